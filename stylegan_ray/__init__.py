@@ -1,0 +1,1 @@
+"""StyleGAN2 training as a Ray job."""

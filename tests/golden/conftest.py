@@ -1,0 +1,42 @@
+"""Finds the golden files: by group, in $STYLEGAN_RAY_GOLDEN or beside this file."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
+
+
+def pytest_generate_tests(metafunc):
+    """Parametrises `golden_file` with the files that the test's `golden_files(group, pattern)` mark names."""
+    mark = metafunc.definition.get_closest_marker("golden_files")
+    if mark is None:
+        return
+    group, pattern = mark.args
+    files = sorted((ROOT / group).glob(pattern))
+    # A group without files is a failure, so it still makes one test, which fails in the fixture.
+    metafunc.parametrize("golden_path", files or [ROOT / group / pattern], ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def golden(golden_path):
+    """(meta, arrays) of one golden file; the group being empty fails the test."""
+    if not golden_path.is_file():
+        pytest.fail(f"no golden files match {golden_path}")
+    return load(golden_path)
+
+
+@pytest.fixture
+def golden_folder():
+    """The folder that holds the groups."""
+    return ROOT
+
+
+def load(path: Path):
+    """The meta data and the arrays of an .npz file."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files if name != "meta"}
+        return json.loads(str(file["meta"])), arrays
