@@ -1,0 +1,212 @@
+"""FIR resampling: insert zeros, pad, filter, keep every n-th sample.
+
+The adjoint of such an operation is one of the same kind (up and down swapped, filter flipped), so the fast path defines
+its own backward and any order of derivative costs as little as the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]
+
+
+def fir_filter(
+    taps: Sequence[float] | Sequence[Sequence[float]] | Tensor | float | None,
+    *,
+    normalize: bool = True,
+    flip: bool = False,
+    gain: float = 1.0,
+    separable: bool | None = None,
+) -> Tensor:
+    """The filter that the other functions take, from 1-D or 2-D taps: sums to `gain` per image.
+
+    1-D taps become their outer product, or stay separable (1-D) from 8 taps on.
+    """
+    taps = torch.as_tensor(1.0 if taps is None else taps, dtype=torch.float64).cpu()
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"a FIR filter must have 1-D or 2-D taps, not shape {tuple(taps.shape)}; e.g. [1, 3, 3, 1]")
+    taps = taps.reshape(1) if taps.ndim == 0 else taps
+    if taps.ndim == 1 and not (len(taps) >= 8 if separable is None else separable):
+        taps = torch.outer(taps, taps)
+    if normalize:
+        taps = taps / taps.sum()
+    if flip:
+        taps = taps.flip(tuple(range(taps.ndim)))
+    return (taps * gain ** (taps.ndim / 2)).to(torch.float32)
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Upsamples by zeros, pads (or crops), convolves every channel with `f` and downsamples.
+
+    `up` and `down` are a number or (x, y), `padding` a number, (x, y) or (x0, x1, y0, y1). True convolution, unless
+    `flip_filter`; no filter is a single 1. No gradient flows to `f`.
+    """
+    up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
+    f = x.new_full((1, 1), gain) if f is None else (f * gain ** (f.ndim / 2)).to(x.dtype)
+    if f.ndim == 2:
+        return _UpFirDn.apply(x, f, up_xy, down_xy, pads, flip_filter)  # type: ignore[return-value]
+    x = _UpFirDn.apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)  # type: ignore
+    return _UpFirDn.apply(x, f[:, None], (1, up_xy[1]), (1, down_xy[1]), (0, 0, *pads[2:]), flip_filter)  # type: ignore
+
+
+def upfirdn2d_reference(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """What `upfirdn2d` means, step by step, differentiated by autograd."""
+    f = x.new_ones(1, 1) if f is None else f if f.ndim == 2 else torch.outer(f, f)
+    f = (f * gain).to(x.dtype)
+    x = _pad(_insert_zeros(x, _pair(up)), four_pads(padding))
+    x = _depthwise(x, f if flip_filter else f.flip((0, 1)), stride=(1, 1))
+    down_x, down_y = _pair(down)
+    return x[:, :, ::down_y, ::down_x]
+
+
+def filter2d(
+    x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
+):
+    """Filters without changing the size, apart from `padding`."""
+    x0, x1, y0, y1 = four_pads(padding)
+    fw, fh = filter_size(f)
+    pads = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
+    return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Upsamples images so that their mean stays (the original's `upsample_2d`)."""
+    up_x, up_y = _pair(up)
+    x0, x1, y0, y1 = four_pads(padding)
+    fw, fh = filter_size(f)
+    pads = (x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2)
+    return upfirdn2d(x, f, up=up, padding=pads, flip_filter=flip_filter, gain=gain * up_x * up_y)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Filters images and keeps every n-th sample (the original's `downsample_2d`)."""
+    down_x, down_y = _pair(down)
+    x0, x1, y0, y1 = four_pads(padding)
+    fw, fh = filter_size(f)
+    pads = (x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2, y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2)
+    return upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter, gain=gain)
+
+
+def filter_size(f: Tensor | None) -> Pair:
+    """Width and height of a filter; None is the filter that does nothing."""
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+class _UpFirDn(torch.autograd.Function):
+    """A linear map of x whose backward is its adjoint, itself one of these."""
+
+    @staticmethod
+    def forward(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
+        return _upfirdn(x, f if flip else f.flip((0, 1)), up, down, pads)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, f, ctx.up, ctx.down, pads, ctx.flip = inputs
+        ctx.save_for_backward(f)
+        (in_h, in_w), (out_h, out_w), (fh, fw) = x.shape[2:], output.shape[2:], f.shape
+        ctx.pads = (
+            fw - 1 - pads[0],
+            in_w * ctx.up[0] - out_w * ctx.down[0] + pads[0] - ctx.up[0] + 1,
+            fh - 1 - pads[2],
+            in_h * ctx.up[1] - out_h * ctx.down[1] + pads[2] - ctx.up[1] + 1,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor):
+        (f,) = ctx.saved_tensors
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _UpFirDn.apply(grad_outputs[0], f, ctx.down, ctx.up, ctx.pads, not ctx.flip)
+        return grad_x, None, None, None, None, None
+
+
+def _upfirdn(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads) -> Tensor:
+    """Correlates with `f`; no autograd."""
+    if up == (1, 1):
+        x, pad_hw = _leave_even_padding(x, pads)
+        return _depthwise(x, f, stride=(down[1], down[0]), padding=pad_hw)
+    if down == (1, 1):
+        fh, fw = f.shape
+        crop_x = (fw - 1 - pads[0], fw - up[0] - pads[1])
+        crop_y = (fh - 1 - pads[2], fh - up[1] - pads[3])
+        if crop_x[0] == crop_x[1] >= 0 and crop_y[0] == crop_y[1] >= 0:
+            weight = f.flip((0, 1)).expand(x.shape[1], 1, fh, fw)
+            return F.conv_transpose2d(
+                x, weight, stride=(up[1], up[0]), padding=(crop_y[0], crop_x[0]), groups=x.shape[1]
+            )
+    return _depthwise(_pad(_insert_zeros(x, up), pads), f, stride=(down[1], down[0]))
+
+
+def _depthwise(x: Tensor, f: Tensor, stride: Pair, padding: Pair = (0, 0)) -> Tensor:
+    channels = x.shape[1]
+    return F.conv2d(x, f.expand(channels, 1, *f.shape), stride=stride, padding=padding, groups=channels)
+
+
+def _leave_even_padding(x: Tensor, pads: Pads) -> tuple[Tensor, Pair]:
+    """Pads x so far that the rest is the same on both sides, which a convolution does for free."""
+    even_x, even_y = max(min(pads[0], pads[1]), 0), max(min(pads[2], pads[3]), 0)
+    return _pad(x, (pads[0] - even_x, pads[1] - even_x, pads[2] - even_y, pads[3] - even_y)), (even_y, even_x)
+
+
+def _insert_zeros(x: Tensor, up: Pair) -> Tensor:
+    if up == (1, 1):
+        return x
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h, 1, w, 1)
+    x = F.pad(x, [0, up[0] - 1, 0, 0, 0, up[1] - 1])  # [N,C,H,up,W,up]
+    return x.reshape(n, c, h * up[1], w * up[0])
+
+
+def _pad(x: Tensor, pads: Pads) -> Tensor:
+    """Zero padding; negative numbers crop."""
+    return F.pad(x, list(pads)) if any(pads) else x
+
+
+def _pair(value: int | Sequence[int]) -> Pair:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def four_pads(padding: int | Sequence[int]) -> Pads:
+    if isinstance(padding, int):
+        return (padding, padding, padding, padding)
+    if len(padding) == 2:
+        return (padding[0], padding[0], padding[1], padding[1])
+    x0, x1, y0, y1 = padding
+    return (x0, x1, y0, y1)
