@@ -33,7 +33,7 @@ class RunSection(Section):
     name: str | None = None
     """Folder of the run inside the storage; null: <preset>-<data>-<8 hex digits of the configuration>."""
     storage: str | None = None
-    """Where runs are kept: a folder or an s3:// or gs:// address; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
+    """Where runs are kept: a folder, s3:// or gs://; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the run."""
     preset: str = "config-f"
@@ -89,7 +89,7 @@ class ModelConfig(Section):
     normalize_latents: bool = True
     """Normalise z (and the embedded label) before the mapping network."""
     label_mode: Literal["joint", "separate"] = "joint"
-    """Labels as in the TensorFlow original (joint) or as in StyleGAN2-ADA (separate: own normalisation, projection D)."""
+    """Labels as in the TensorFlow original (joint), or as in StyleGAN2-ADA (separate; D projects them)."""
     D_mapping_layers: Positive = 8
     """Layers of D's label mapping network (label_mode separate)."""
     cmap_dim: Positive | None = None

@@ -1,0 +1,135 @@
+"""The training loop: a generator that stands still between groups whenever somebody may want to look or save."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.seeds import LabelSource, SeededDraws
+from stylegan_ray.train.phases import train_iteration
+from stylegan_ray.train.schedule import Group, group_at
+from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.stats import StopWatch
+
+MicroBatches = Sequence[tuple[Tensor, Tensor]]
+"""This rank's micro-batches of one minibatch: (uint8 images [N,C,H,W], float labels [N,L])."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The run stands between two groups; its state may be saved."""
+
+    stats: dict[str, Any] | None
+    """The tick's row of stats.jsonl, when a tick has just ended."""
+    done: bool
+    """Whether total_kimg is reached."""
+
+
+def training_loop(
+    state: TrainState,
+    cfg: RunConfig,
+    minibatches: Iterator[MicroBatches],
+    label_source: LabelSource | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    watch: StopWatch | None = None,
+) -> Iterator[Pause]:
+    """Trains from where the state stands to total_kimg; yields at ticks, when `interrupted` says so, and at the end.
+
+    `minibatches` begins at state.cur_nimg. `interrupted` is asked once per group and must answer alike on all ranks.
+    """
+    watch = watch or StopWatch(state.device)
+    clock = TickClock(state)
+    draws = SeededDraws(cfg.run.seed, state.stream_salt, label_source)
+    while state.cur_nimg < cfg.train.total_kimg * 1000:
+        group = group_at(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
+        reset_for_new_lod(state, cfg, group.schedule.lod)
+        for _ in range(group.repeats):
+            with watch("data"):
+                micro_batches = next(minibatches)
+            train_iteration(state, cfg, micro_batches, draws, group.schedule, watch)
+        done = state.cur_nimg >= cfg.train.total_kimg * 1000
+        ended = tick_ended(state, group) or done
+        asked = interrupted()
+        if ended or asked:
+            clock.pause()
+            yield Pause(clock.end_tick(group, watch) if ended else None, done)
+            clock.resume()
+
+
+def tick_ended(state: TrainState, group: Group) -> bool:
+    """Whether a tick ends here; the very first one ends with the first group, so that a run shows signs of life."""
+    return state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + group.schedule.tick_kimg * 1000
+
+
+def reset_for_new_lod(state: TrainState, cfg: RunConfig, lod: float) -> None:
+    """Forgets Adam's moments when a resolution begins to fade in or has faded in; notes the lod."""
+    changed = math.floor(lod) != math.floor(state.prev_lod) or math.ceil(lod) != math.ceil(state.prev_lod)
+    if cfg.train.reset_opt_for_new_lod and changed and state.iteration:
+        for optimizer in state.optimizers.values():
+            optimizer.reset()
+    state.prev_lod = lod
+
+
+class TickClock:
+    """Wall time of ticks, and the row that ends one."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.tick_began = self.since = self.paused_at = time.perf_counter()
+        self.maintenance_sec = 0.0
+        self.tick_nimg = state.cur_nimg
+
+    def resume(self) -> None:
+        """The caller has done what it wanted to do at a pause."""
+        now = time.perf_counter()
+        self.state.elapsed_sec += now - self.since
+        self.maintenance_sec += now - self.paused_at
+        self.since = now
+
+    def pause(self) -> None:
+        self.paused_at = time.perf_counter()
+        self.state.elapsed_sec += self.paused_at - self.since
+        self.since = self.paused_at
+
+    def end_tick(self, group: Group, watch: StopWatch) -> dict[str, Any]:
+        """The row of stats.jsonl for the tick that ends now; begins the next."""
+        state = self.state
+        sec = max(self.paused_at - self.tick_began, 1e-9)
+        kimg = (state.cur_nimg - self.tick_nimg) / 1000
+        skipped = int(state.nonfinite.item())
+        row = {
+            "Progress/tick": state.tick,
+            "Progress/kimg": state.cur_nimg / 1000,
+            "Progress/lod": group.schedule.lod,
+            "Progress/minibatch": group.schedule.minibatch_size,
+            "Progress/augment_p": 0.0,
+            **{name: value for name, value in state.means.take().items() if name.startswith("Loss/")},
+            "nonfinite": skipped,
+            "Timing/total_sec": state.elapsed_sec,
+            "Timing/sec_per_tick": sec,
+            "Timing/sec_per_kimg": sec / kimg,
+            "Timing/maintenance_sec": self.maintenance_sec,
+            **{f"Timing/share/{part}": value / sec for part, value in watch.take().items()},
+            **resources_used(state.device),
+        }
+        state.num_nonfinite += skipped
+        state.nonfinite.zero_()
+        state.tick += 1
+        state.tick_start_nimg = state.cur_nimg
+        self.tick_began, self.maintenance_sec, self.tick_nimg = self.paused_at, 0.0, state.cur_nimg
+        return row
+
+
+def resources_used(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process and of its GPU, in GiB."""
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"Resources/peak_gpu_mem_gb": gpu / 2**30, "Resources/cpu_mem_gb": cpu / 2**30}

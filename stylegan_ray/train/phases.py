@@ -1,0 +1,323 @@
+"""One iteration: the turns of G and D, each a sum over micro-batches, one reduction and one Adam step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray import distributed
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data.process_reals import process_reals
+from stylegan_ray.networks import mix_styles
+from stylegan_ray.seeds import Draws, Place
+from stylegan_ray.train import losses
+from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
+from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.stats import StopWatch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward and backward of a term needs to know."""
+
+    state: TrainState
+    cfg: RunConfig
+    schedule: Schedule
+    draws: Draws
+    place: Place
+    images: Tensor
+    """Reals as the data pipeline serves them, uint8 [N,C,H,W] on the device."""
+    labels: Tensor
+    """Labels of the reals [N,label_size]."""
+
+    @property
+    def num(self) -> int:
+        return self.schedule.minibatch_gpu
+
+    def reals(self) -> Tensor:
+        """The reals as D sees them."""
+        return process_reals(
+            self.images, self.schedule.lod, None, self.cfg.train.drange_net, dtype=self.state.dtype
+        )  # [N,C,H,W]
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.state.device, self.state.dtype)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a term gives back for one micro-batch."""
+
+    loss: Tensor
+    """To be minimised, a scalar: the mean over the micro-batch."""
+    w_mean: Tensor | None
+    """Mean of the unmixed w [w_dim], which moves w_avg; None when G made nothing."""
+    scalars: dict[str, Tensor]
+    """Detached means over the micro-batch, by name in SCALARS of the network."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss or a penalty."""
+
+    run: Callable[[MicroBatch], Outcome]
+    scalars: tuple[str, ...]
+    """Names of the means it brings."""
+    generates: bool = True
+    """Whether it runs G, so that w_avg moves."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A turn of one network: its terms add up to one gradient."""
+
+    network: str
+    part: str
+    """Which share of the time it counts to."""
+    interval: int
+    gain: float
+    terms: tuple[Term, ...]
+
+    @property
+    def scalars(self) -> list[str]:
+        return [name for term in self.terms for name in term.scalars]
+
+
+@dataclass(frozen=True)
+class Fakes:
+    images: Tensor
+    ws: Tensor
+    w_mean: Tensor
+
+
+def generate(batch: MicroBatch, purpose: str, num: int, labels: Tensor) -> Fakes:
+    """Pictures of G in training mode: style mixing, fresh noise, no truncation."""
+    G, model = batch.state.G, batch.cfg.model
+    num_ws = G.synthesis.num_ws
+    num_layers = num_ws - 2 * batch.schedule.level  # layers in use at this lod
+    w = G.mapping(batch.to_device(batch.draws.latents(purpose, batch.place, num, G.z_dim)), labels)  # [N,w]
+    cutoff = batch.draws.mixing(purpose, batch.place, model.style_mixing_prob, num_layers)
+    w2 = None
+    if cutoff < num_layers:
+        z2 = batch.draws.latents(f"{purpose}/mixed", batch.place, num, G.z_dim)
+        w2 = G.mapping(batch.to_device(z2), labels)
+    ws = mix_styles(w, w2, cutoff, num_ws)  # [N,L,w]
+    shapes = G.synthesis.noise_shapes(num, batch.schedule.lod)
+    noise = batch.draws.noise(purpose, batch.place, shapes, batch.state.device, batch.state.dtype)
+    images = G.synthesis(ws, noise=noise, lod=batch.schedule.lod)
+    return Fakes(images, ws, w.detach().mean(dim=0))
+
+
+def fake_labels(batch: MicroBatch, purpose: str, num: int) -> Tensor:
+    """Labels for generated pictures, drawn from the data set."""
+    return batch.to_device(batch.draws.fake_labels(purpose, batch.place, num, batch.labels.shape[1]))
+
+
+def G_main(batch: MicroBatch) -> Outcome:
+    """The adversarial term of G."""
+    labels = fake_labels(batch, "G_main", batch.num)
+    fakes = generate(batch, "G_main", batch.num, labels)
+    logits = batch.state.D(fakes.images, labels, lod=batch.schedule.lod)
+    loss = losses.G_logistic_ns(logits).mean()
+    return Outcome(loss, fakes.w_mean, {"Loss/G/loss": loss.detach()})
+
+
+def G_reg(batch: MicroBatch) -> Outcome:
+    """Path length regularisation of G, on latents of its own (Karras et al. 2020, section 3.2)."""
+    cfg = batch.cfg.loss
+    num = max(batch.num // cfg.pl_minibatch_shrink, 1)
+    fakes = generate(batch, "G_reg", num, fake_labels(batch, "G_reg", num))
+    shape = tuple(fakes.images.shape)
+    noise = batch.draws.pl_noise(batch.place, shape, batch.state.device, batch.state.dtype)
+    lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
+    reg = losses.path_length_penalty(lengths, batch.state.pl_mean, cfg.pl_decay).mean() * cfg.pl_weight
+    return Outcome(reg, fakes.w_mean, {"Loss/G/reg": reg.detach(), "pl_length": lengths.detach().mean()})
+
+
+def D_main(batch: MicroBatch) -> Outcome:
+    """The adversarial term of D; fakes carry the labels of the reals, or drawn ones in the ADA dialect."""
+    joint = batch.cfg.model.label_mode == "joint"
+    labels = batch.to_device(batch.labels)
+    of_fakes = labels if joint else fake_labels(batch, "D_main", batch.num)
+    with torch.no_grad():
+        fakes = generate(batch, "D_main", batch.num, of_fakes)
+    fake_logits = batch.state.D(fakes.images, of_fakes, lod=batch.schedule.lod)
+    real_logits = batch.state.D(batch.reals(), labels, lod=batch.schedule.lod)
+    loss = losses.D_logistic(fake_logits, real_logits).mean()
+    scalars = {
+        "Loss/D/loss": loss.detach(),
+        "Loss/scores/real": real_logits.detach().mean(),
+        "Loss/scores/fake": fake_logits.detach().mean(),
+        "Loss/signs/real": real_logits.detach().sign().mean(),
+    }
+    return Outcome(loss, fakes.w_mean, scalars)
+
+
+def D_reg(batch: MicroBatch) -> Outcome:
+    """R1 regularisation of D on the reals."""
+    reals = batch.reals().requires_grad_()
+    logits = batch.state.D(reals, batch.to_device(batch.labels), lod=batch.schedule.lod)
+    reg = losses.gradient_penalty(logits, reals).mean() * (batch.cfg.loss.r1_gamma / 2)
+    return Outcome(reg, None, {"Loss/D/reg": reg.detach()})
+
+
+G_MAIN = Term(G_main, ("Loss/G/loss",))
+G_REG = Term(G_reg, ("Loss/G/reg", "pl_length"))
+D_MAIN = Term(D_main, ("Loss/D/loss", "Loss/scores/real", "Loss/scores/fake", "Loss/signs/real"))
+D_REG = Term(D_reg, ("Loss/D/reg",), generates=False)
+
+
+def phases_of(cfg: RunConfig) -> tuple[list[Phase], list[Phase]]:
+    """The turns of G, then those of D, in the order of an iteration; G_ema moves in between."""
+    G_regs = (G_REG,) if cfg.loss.G == "logistic_ns_pathreg" else ()
+    D_regs = (D_REG,) if cfg.loss.D == "logistic_r1" else ()
+    turns = []
+    for network, main, regs, interval in (
+        ("G", G_MAIN, G_regs, cfg.train.G_reg_interval),
+        ("D", D_MAIN, D_regs, cfg.train.D_reg_interval),
+    ):
+        if not cfg.train.lazy_regularization:
+            turns.append([Phase(network, network, 1, 1.0, (main, *regs))])
+            continue
+        lazy = [Phase(network, f"{network}_reg", interval, float(interval), regs)] if regs else []
+        turns.append([Phase(network, network, 1, 1.0, (main,)), *lazy])
+    return turns[0], turns[1]
+
+
+def train_iteration(
+    state: TrainState,
+    cfg: RunConfig,
+    micro_batches: Sequence[tuple[Tensor, Tensor]],
+    draws: Draws,
+    schedule: Schedule | None = None,
+    watch: StopWatch | None = None,
+) -> dict[str, Tensor]:
+    """One minibatch through G, G regularisation, G_ema, D, D regularisation; returns means over the minibatch.
+
+    `micro_batches` are those of this rank, in order: (uint8 images [N,C,H,W], labels [N,L]). The schedule is that of
+    the group the minibatch belongs to; None reads it at cur_nimg.
+    """
+    schedule = schedule or training_schedule(cfg, state.cur_nimg, _resolution_log2(state))
+    watch = watch or StopWatch(state.device)
+    batches = list(_placed(state, cfg, micro_batches, draws, schedule))
+    G_turns, D_turns = phases_of(cfg)
+    stats: dict[str, Tensor] = {}
+    for phase in _due(G_turns, state.iteration):
+        stats |= run_phase(phase, state, batches, watch)
+    with watch("G"):
+        update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
+    for phase in _due(D_turns, state.iteration):
+        stats |= run_phase(phase, state, batches, watch)
+    state.cur_nimg += schedule.minibatch_size
+    state.iteration += 1
+    for name, value in stats.items():
+        state.means.add(name, value)
+    return stats
+
+
+def _placed(
+    state: TrainState,
+    cfg: RunConfig,
+    micro_batches: Sequence[tuple[Tensor, Tensor]],
+    draws: Draws,
+    schedule: Schedule,
+) -> Iterator[MicroBatch]:
+    places = places_of_rank(state.cur_nimg, schedule, distributed.rank(), distributed.world_size())
+    for place, (images, labels) in zip(places, micro_batches, strict=True):
+        images = images.to(state.device, non_blocking=True)
+        yield MicroBatch(state, cfg, schedule, draws, place, images, labels)
+
+
+def _resolution_log2(state: TrainState) -> float:
+    return float(torch.tensor(max(state.G.resolution), dtype=torch.float64).log2())
+
+
+def _due(turns: list[Phase], iteration: int) -> Iterator[Phase]:
+    return (phase for phase in turns if iteration % phase.interval == 0)
+
+
+def run_phase(
+    phase: Phase, state: TrainState, batches: Sequence[MicroBatch], watch: StopWatch | None = None
+) -> dict[str, Tensor]:
+    """One turn: gradients averaged over the minibatch, one reduction, feedback, one step; returns its means."""
+    watch = watch or StopWatch(state.device)
+    with watch(phase.part):
+        accumulate(phase, state, batches)
+    with watch("reduce"):
+        state.gradients[phase.network].reduce()
+    with watch(phase.part):
+        return finish_phase(phase, state, batches[0].cfg, batches[0].schedule)
+
+
+def accumulate(phase: Phase, state: TrainState, batches: Sequence[MicroBatch]) -> None:
+    """Adds up the gradients and feedback of this rank's micro-batches, each by its share of the global minibatch."""
+    grads = state.gradients[phase.network]
+    grads.zero()
+    share = 1.0 / batches[0].schedule.num_micro_batches
+    with frozen(state.D) if phase.network == "G" else nullcontext():
+        for batch in batches:
+            for number, term in enumerate(phase.terms):
+                outcome = term.run(batch)
+                (outcome.loss * (phase.gain * share)).backward()
+                _board(grads.passengers, phase, number, outcome, share)
+
+
+def finish_phase(phase: Phase, state: TrainState, cfg: RunConfig, schedule: Schedule) -> dict[str, Tensor]:
+    """After the reduction: moves w_avg and pl_mean, steps Adam unless a gradient is not finite, returns the means."""
+    grads = state.gradients[phase.network]
+    nonfinite = grads.num_nonfinite()
+    if cfg.train.on_nonfinite == "error" and nonfinite.item():
+        raise FloatingPointError(
+            f"a gradient of {phase.network} is not finite at nimg {state.cur_nimg} (train.on_nonfinite=error); "
+            f"lower the learning rate, or train with on_nonfinite=skip"
+        )
+    state.nonfinite += nonfinite
+    stats = _alight(phase, state, cfg, nonfinite)
+    lrate = schedule.G_lrate if phase.network == "G" else schedule.D_lrate
+    state.optimizers[phase.network].step(lrate, nonfinite)
+    return stats
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Computes no gradients of the network's parameters inside."""
+    network.requires_grad_(False)
+    yield
+    network.requires_grad_(True)
+
+
+def _board(passengers: Tensor, phase: Phase, number: int, outcome: Outcome, share: float) -> None:
+    """Adds a micro-batch's feedback to the values that ride in the reduction: scalars, then one w mean per term."""
+    for name, value in outcome.scalars.items():
+        passengers[phase.scalars.index(name)] += value * share
+    if outcome.w_mean is not None:
+        _seat_of_w(passengers, phase, number, len(outcome.w_mean)).add_(outcome.w_mean, alpha=share)
+
+
+def _seat_of_w(passengers: Tensor, phase: Phase, number: int, w_dim: int) -> Tensor:
+    start = len(phase.scalars) + number * w_dim
+    return passengers[start : start + w_dim]
+
+
+def _alight(phase: Phase, state: TrainState, cfg: RunConfig, nonfinite: Tensor) -> dict[str, Tensor]:
+    """Applies the reduced feedback (nothing moves when a gradient was not finite); returns the phase's means."""
+    passengers = state.gradients[phase.network].passengers
+    means = dict(zip(phase.scalars, passengers.clone(), strict=False))
+    beta, w_avg = cfg.model.dlatent_avg_beta, state.G.w_avg
+    for number, term in enumerate(phase.terms):
+        if term.generates:
+            w_mean = _seat_of_w(passengers, phase, number, len(w_avg))
+            _move(w_avg, w_mean + (w_avg - w_mean) * beta, nonfinite)
+    if "pl_length" in means:
+        _move(state.pl_mean, state.pl_mean + cfg.loss.pl_decay * (means["pl_length"] - state.pl_mean), nonfinite)
+        means["Loss/pl_mean"] = state.pl_mean.clone()
+    return means
+
+
+def _move(value: Tensor, target: Tensor, nonfinite: Tensor) -> None:
+    value.copy_(torch.where(nonfinite > 0, value, target))

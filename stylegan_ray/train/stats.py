@@ -1,0 +1,68 @@
+"""Means of losses and scores since the last tick, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Sums and counts by name, float64 on the device; the same on every rank, and part of what a crash must spare."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        if name not in self.sums:
+            self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+            self.counts[name] = 0
+        self.sums[name] += value
+        self.counts[name] += 1
+
+    def take(self) -> dict[str, float]:
+        """The mean of each name; begins anew."""
+        names = list(self.sums)
+        values = torch.stack([self.sums[name] for name in names]).tolist() if names else []
+        means = {name: value / self.counts[name] for name, value in zip(names, values, strict=True)}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+PARTS = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
+
+
+class StopWatch:
+    """Seconds spent in the parts of the loop; on CUDA measured on the device by events, without waiting."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        if self.cuda and part not in ("data", "checkpoint"):
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+            yield
+            last.record()
+            self.events.append((part, first, last))
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds[part] += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """Seconds by part; begins anew."""
+        if self.events:
+            torch.cuda.synchronize()
+        for part, first, last in self.events:
+            self.seconds[part] += first.elapsed_time(last) / 1000
+        seconds, self.seconds, self.events = self.seconds, dict.fromkeys(PARTS, 0.0), []
+        return seconds
