@@ -1,0 +1,23 @@
+"""Quality metrics: arithmetic on features, detectors that make them, and an engine that generates and measures.
+
+Only the arithmetic is imported here; engine and detectors are in `compute` and `detectors`.
+"""
+
+from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance
+from stylegan_ray.metrics.manifold import precision_recall
+from stylegan_ray.metrics.names import MetricSpec, parse_metric
+from stylegan_ray.metrics.path_length import perceptual_path_length
+from stylegan_ray.metrics.separability import linear_separability
+from stylegan_ray.metrics.statistics import FeatureStats
+
+__all__ = [
+    "FeatureStats",
+    "MetricSpec",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "linear_separability",
+    "parse_metric",
+    "perceptual_path_length",
+    "precision_recall",
+]

@@ -1,0 +1,129 @@
+"""Names of metrics: fid50k, kid50k_full, pr50k3, ppl_wend, ... with any count; `_tiny` for the shipped detector."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.metrics.path_length import PathSettings
+
+Kind = Literal["fid", "kid", "is", "pr", "ppl", "ls"]
+
+EXAMPLES = (
+    "fid50k", "fid50k_full", "kid50k", "kid50k_full", "is50k", "pr50k3", "pr50k3_full",
+    "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "ppl2_wend", "ls",
+    "fid5k_tiny", "fid5k_full_tiny", "kid5k_tiny", "is5k_tiny", "pr5k3_tiny", "ppl_wend_tiny", "fid50k_dinov2",
+)  # fmt: skip
+"""Spellings shown when a name is not understood; counts may be any, e.g. fid500 or fid2.5k."""
+
+DETECTORS = {"fid": "inception", "kid": "inception", "is": "inception", "pr": "vgg16", "ppl": "lpips", "ls": "celeba"}
+"""Detector of each kind, as in the original."""
+
+SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2"}
+"""Detectors that a suffix asks for."""
+
+_SETS = re.compile(r"(?P<kind>fid|kid)(?P<count>\d+(\.\d+)?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2))?")
+_IS = re.compile(r"is(?P<count>\d+(\.\d+)?k?)(_(?P<suffix>tiny))?")
+_PR = re.compile(
+    r"pr(?P<count>\d+(\.\d+)?k|\d+)(_?(?P<nhood>(?<=[k_])\d+))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2))?"
+)
+_PPL = re.compile(
+    r"ppl(?P<version>2?)(?P<count>\d+(\.\d+)?k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
+)
+_LS = re.compile(r"ls(?P<count>\d+(\.\d+)?k?)?")
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """What a metric's name asks for."""
+
+    name: str
+    kind: Kind
+    detector: str
+    """Name of the detector it looks through."""
+    num_gen: int
+    """Generated pictures; steps for path lengths."""
+    num_real: int | None = None
+    """Real pictures, at most; null: all there are."""
+    needs_reals: bool = True
+    nhood_size: int = 3
+    """pr: neighbours that make the radius of a ball."""
+    num_splits: int = 10
+    """is: splits of the pictures."""
+    num_subsets: int = 100
+    """kid: subsets."""
+    subset_size: int = 1000
+    """kid: pictures of a subset, at most."""
+    path: PathSettings | None = None
+    """ppl: where steps are taken."""
+    keep: float = 0.5
+    """ls: share of the pictures that the classifier is surest of."""
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether single features are needed, not only their mean and covariance."""
+        return self.kind in ("kid", "pr", "is")
+
+
+def parse_metric(name: str) -> MetricSpec:
+    """The metric of a name; raises ConfigError with the nearest name when it is not understood."""
+    for pattern, make in (
+        (_SETS, _set_distance),
+        (_IS, _inception_score),
+        (_PR, _precision_recall),
+        (_PPL, _path_length),
+        (_LS, _separability),
+    ):
+        match = pattern.fullmatch(name)
+        if match:
+            spec = make(name, match.groupdict())
+            if spec.num_gen < 2:
+                raise ConfigError(f"metric {name!r} asks for {spec.num_gen} pictures; at least 2 are needed")
+            return spec
+    hint = nearest(name, EXAMPLES)
+    raise ConfigError(f"unknown metric {name!r}{hint} Metrics: {', '.join(EXAMPLES)} (with any count)")
+
+
+def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
+    """The metrics of several names, each once."""
+    return [parse_metric(name) for name in dict.fromkeys(names)]
+
+
+def _count(text: str) -> int:
+    return round(float(text[:-1]) * 1000) if text.endswith("k") else round(float(text))
+
+
+def _detector(kind: str, suffix: str | None) -> str:
+    return SUFFIXES[suffix] if suffix else DETECTORS[kind]
+
+
+def _set_distance(name: str, parts: dict[str, str | None]) -> MetricSpec:
+    kind, count = "fid" if parts["kind"] == "fid" else "kid", _count(parts["count"] or "")
+    return MetricSpec(name, kind, _detector(kind, parts["suffix"]), count, None if parts["full"] else count)
+
+
+def _inception_score(name: str, parts: dict[str, str | None]) -> MetricSpec:
+    detector = _detector("is", parts["suffix"])
+    return MetricSpec(name, "is", detector, _count(parts["count"] or ""), num_real=0, needs_reals=False)
+
+
+def _precision_recall(name: str, parts: dict[str, str | None]) -> MetricSpec:
+    count, nhood = _count(parts["count"] or ""), int(parts["nhood"] or 3)
+    detector = _detector("pr", parts["suffix"])
+    return MetricSpec(name, "pr", detector, count, None if parts["full"] else count, nhood_size=nhood)
+
+
+def _path_length(name: str, parts: dict[str, str | None]) -> MetricSpec:
+    path = PathSettings(
+        space="z" if parts["space"] == "z" else "w",
+        sampling="full" if parts["sampling"] == "full" else "end",
+        crop=not parts["version"],  # ppl2 differs from ppl by not cropping to the face
+    )
+    detector = _detector("ppl", parts["suffix"])
+    return MetricSpec(name, "ppl", detector, _count(parts["count"] or "50k"), 0, needs_reals=False, path=path)
+
+
+def _separability(name: str, parts: dict[str, str | None]) -> MetricSpec:
+    return MetricSpec(name, "ls", DETECTORS["ls"], _count(parts["count"] or "200k"), 0, needs_reals=False)
