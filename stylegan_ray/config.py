@@ -492,8 +492,6 @@ UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     ("train.save_weight_histograms", (False,), "weight histograms"),
     ("schedule.lod_initial_resolution", (None,), "progressive growing"),
     ("metrics.names", ((),), "metrics during training"),
-    ("loss.G", ("logistic_ns_pathreg", "logistic_ns"), "this loss of G"),
-    ("loss.D", ("logistic_r1", "logistic"), "this loss of D"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""
 

@@ -37,6 +37,10 @@ class Draws(Protocol):
         """Labels of random training pictures [num, label_size], one stream per position, on the CPU."""
         ...
 
+    def uniforms(self, purpose: str, place: Place, num: int) -> Tensor:
+        """Uniform numbers in [0, 1) [num], one stream per position, on the CPU."""
+        ...
+
     def mixing(self, purpose: str, place: Place, prob: float, num_layers: int) -> int:
         """Layers below the returned one keep the first w: 1 <= cutoff < num_layers with probability prob, else all."""
         ...
@@ -123,6 +127,10 @@ class SeededDraws:
         key, most = self._key(f"{purpose}/label"), self.label_source.num_images
         indices = [stream(key, place.position + i).integers(most) for i in range(num)]
         return torch.from_numpy(self.label_source.labels(np.array(indices)))
+
+    def uniforms(self, purpose: str, place: Place, num: int) -> Tensor:
+        key = self._key(purpose)
+        return torch.tensor([stream(key, place.position + i).random() for i in range(num)], dtype=torch.float64)
 
     def mixing(self, purpose: str, place: Place, prob: float, num_layers: int) -> int:
         generator = stream(self._key(f"{purpose}/mixing"), place.nimg, place.micro_batch)

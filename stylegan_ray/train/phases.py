@@ -54,7 +54,7 @@ class Outcome:
     """What a term gives back for one micro-batch."""
 
     loss: Tensor
-    """To be minimised, a scalar: the mean over the micro-batch."""
+    """To be minimised, per sample [N]."""
     w_mean: Tensor | None
     """Mean of the unmixed w [w_dim], which moves w_avg; None when G made nothing."""
     scalars: dict[str, Tensor]
@@ -113,6 +113,19 @@ def generate(batch: MicroBatch, purpose: str, num: int, labels: Tensor) -> Fakes
     return Fakes(images, ws, w.detach().mean(dim=0))
 
 
+def fakes_for_D(batch: MicroBatch, purpose: str) -> tuple[Fakes, Tensor]:
+    """Generated pictures as data for D; they carry the labels of the reals, or drawn ones in the ADA dialect."""
+    joint = batch.cfg.model.label_mode == "joint"
+    labels = batch.to_device(batch.labels) if joint else fake_labels(batch, purpose, batch.num)
+    with torch.no_grad():
+        return generate(batch, purpose, batch.num, labels), labels
+
+
+def judge(batch: MicroBatch, images: Tensor, labels: Tensor) -> Tensor:
+    """Logits of D [N,1]."""
+    return batch.state.D(images, labels, lod=batch.schedule.lod)
+
+
 def fake_labels(batch: MicroBatch, purpose: str, num: int) -> Tensor:
     """Labels for generated pictures, drawn from the data set."""
     return batch.to_device(batch.draws.fake_labels(purpose, batch.place, num, batch.labels.shape[1]))
@@ -122,9 +135,12 @@ def G_main(batch: MicroBatch) -> Outcome:
     """The adversarial term of G."""
     labels = fake_labels(batch, "G_main", batch.num)
     fakes = generate(batch, "G_main", batch.num, labels)
-    logits = batch.state.D(fakes.images, labels, lod=batch.schedule.lod)
-    loss = losses.G_logistic_ns(logits).mean()
-    return Outcome(loss, fakes.w_mean, {"Loss/G/loss": loss.detach()})
+    logits = judge(batch, fakes.images, labels)
+    if batch.cfg.loss.G == "rpgan":
+        loss = losses.relativistic(logits, judge(batch, batch.reals(), batch.to_device(batch.labels)))
+    else:
+        loss = losses.G_LOSSES[batch.cfg.loss.G](logits)
+    return Outcome(loss, fakes.w_mean, {"Loss/G/loss": loss.detach().mean()})
 
 
 def G_reg(batch: MicroBatch) -> Outcome:
@@ -135,35 +151,56 @@ def G_reg(batch: MicroBatch) -> Outcome:
     shape = tuple(fakes.images.shape)
     noise = batch.draws.pl_noise(batch.place, shape, batch.state.device, batch.state.dtype)
     lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
-    reg = losses.path_length_penalty(lengths, batch.state.pl_mean, cfg.pl_decay).mean() * cfg.pl_weight
-    return Outcome(reg, fakes.w_mean, {"Loss/G/reg": reg.detach(), "pl_length": lengths.detach().mean()})
+    reg = losses.path_length_penalty(lengths, batch.state.pl_mean, cfg.pl_decay) * cfg.pl_weight
+    return Outcome(reg, fakes.w_mean, {"Loss/G/reg": reg.detach().mean(), "pl_length": lengths.detach().mean()})
 
 
 def D_main(batch: MicroBatch) -> Outcome:
-    """The adversarial term of D; fakes carry the labels of the reals, or drawn ones in the ADA dialect."""
-    joint = batch.cfg.model.label_mode == "joint"
-    labels = batch.to_device(batch.labels)
-    of_fakes = labels if joint else fake_labels(batch, "D_main", batch.num)
-    with torch.no_grad():
-        fakes = generate(batch, "D_main", batch.num, of_fakes)
-    fake_logits = batch.state.D(fakes.images, of_fakes, lod=batch.schedule.lod)
-    real_logits = batch.state.D(batch.reals(), labels, lod=batch.schedule.lod)
-    loss = losses.D_logistic(fake_logits, real_logits).mean()
+    """The adversarial term of D."""
+    fakes, of_fakes = fakes_for_D(batch, "D_main")
+    fake = judge(batch, fakes.images, of_fakes)
+    real = judge(batch, batch.reals(), batch.to_device(batch.labels))
+    loss = losses.D_loss(batch.cfg.loss, fake, real)
     scalars = {
-        "Loss/D/loss": loss.detach(),
-        "Loss/scores/real": real_logits.detach().mean(),
-        "Loss/scores/fake": fake_logits.detach().mean(),
-        "Loss/signs/real": real_logits.detach().sign().mean(),
+        "Loss/D/loss": loss.detach().mean(),
+        "Loss/scores/real": real.detach().mean(),
+        "Loss/scores/fake": fake.detach().mean(),
+        "Loss/signs/real": real.detach().sign().mean(),
     }
     return Outcome(loss, fakes.w_mean, scalars)
 
 
 def D_reg(batch: MicroBatch) -> Outcome:
-    """R1 regularisation of D on the reals."""
+    """The gradient penalties of D."""
+    reg = torch.stack([penalty(batch) for penalty in PENALTIES[batch.cfg.loss.D]]).sum(dim=0)
+    return Outcome(reg, None, {"Loss/D/reg": reg.detach().mean()})
+
+
+def r1(batch: MicroBatch) -> Tensor:
+    """R1: the gradient of D at the reals."""
     reals = batch.reals().requires_grad_()
-    logits = batch.state.D(reals, batch.to_device(batch.labels), lod=batch.schedule.lod)
-    reg = losses.gradient_penalty(logits, reals).mean() * (batch.cfg.loss.r1_gamma / 2)
-    return Outcome(reg, None, {"Loss/D/reg": reg.detach()})
+    logits = judge(batch, reals, batch.to_device(batch.labels))
+    return losses.squared_gradient_norm(logits, reals) * (batch.cfg.loss.r1_gamma / 2)
+
+
+def r2(batch: MicroBatch) -> Tensor:
+    """R2: the gradient of D at generated pictures."""
+    fakes, labels = fakes_for_D(batch, "D_reg")
+    images = fakes.images.requires_grad_()
+    return losses.squared_gradient_norm(judge(batch, images, labels), images) * (batch.cfg.loss.r1_gamma / 2)
+
+
+def wgan_gp(batch: MicroBatch) -> Tensor:
+    """The WGAN penalty between reals and generated pictures."""
+    fakes, labels = fakes_for_D(batch, "D_reg")
+    mix = batch.to_device(batch.draws.uniforms("wgan_mix", batch.place, batch.num)).reshape(-1, 1, 1, 1)
+    mixed = torch.lerp(batch.reals(), fakes.images, mix).requires_grad_()
+    cfg = batch.cfg.loss
+    return losses.wgan_gradient_penalty(judge(batch, mixed, labels), mixed, cfg.wgan_lambda, cfg.wgan_target)
+
+
+PENALTIES = {"logistic_r1": (r1,), "logistic_r2": (r2,), "rpgan": (r1, r2), "wgan_gp": (wgan_gp,)}
+"""Gradient penalties of each loss of D that has any."""
 
 
 G_MAIN = Term(G_main, ("Loss/G/loss",))
@@ -175,7 +212,7 @@ D_REG = Term(D_reg, ("Loss/D/reg",), generates=False)
 def phases_of(cfg: RunConfig) -> tuple[list[Phase], list[Phase]]:
     """The turns of G, then those of D, in the order of an iteration; G_ema moves in between."""
     G_regs = (G_REG,) if cfg.loss.G == "logistic_ns_pathreg" else ()
-    D_regs = (D_REG,) if cfg.loss.D == "logistic_r1" else ()
+    D_regs = (D_REG,) if cfg.loss.D in PENALTIES else ()
     turns = []
     for network, main, regs, interval in (
         ("G", G_MAIN, G_regs, cfg.train.G_reg_interval),
@@ -204,7 +241,7 @@ def train_iteration(
     """
     schedule = schedule or training_schedule(cfg, state.cur_nimg, _resolution_log2(state))
     watch = watch or StopWatch(state.device)
-    batches = list(_placed(state, cfg, micro_batches, draws, schedule))
+    batches = place(state, cfg, micro_batches, draws, schedule)
     G_turns, D_turns = phases_of(cfg)
     stats: dict[str, Tensor] = {}
     for phase in _due(G_turns, state.iteration):
@@ -220,17 +257,19 @@ def train_iteration(
     return stats
 
 
-def _placed(
+def place(
     state: TrainState,
     cfg: RunConfig,
     micro_batches: Sequence[tuple[Tensor, Tensor]],
     draws: Draws,
     schedule: Schedule,
-) -> Iterator[MicroBatch]:
+) -> list[MicroBatch]:
+    """This rank's micro-batches of the minibatch at cur_nimg, with all that the terms need."""
     places = places_of_rank(state.cur_nimg, schedule, distributed.rank(), distributed.world_size())
-    for place, (images, labels) in zip(places, micro_batches, strict=True):
-        images = images.to(state.device, non_blocking=True)
-        yield MicroBatch(state, cfg, schedule, draws, place, images, labels)
+    return [
+        MicroBatch(state, cfg, schedule, draws, where, images.to(state.device, non_blocking=True), labels)
+        for where, (images, labels) in zip(places, micro_batches, strict=True)
+    ]
 
 
 def _resolution_log2(state: TrainState) -> float:
@@ -241,71 +280,37 @@ def _due(turns: list[Phase], iteration: int) -> Iterator[Phase]:
     return (phase for phase in turns if iteration % phase.interval == 0)
 
 
-def run_phase(
-    phase: Phase, state: TrainState, batches: Sequence[MicroBatch], watch: StopWatch | None = None
-) -> dict[str, Tensor]:
+def run_phase(phase: Phase, state: TrainState, batches: Sequence[MicroBatch], watch: StopWatch) -> dict[str, Tensor]:
     """One turn: gradients averaged over the minibatch, one reduction, feedback, one step; returns its means."""
-    watch = watch or StopWatch(state.device)
+    grads, schedule = state.gradients[phase.network], batches[0].schedule
     with watch(phase.part):
-        accumulate(phase, state, batches)
-    with watch("reduce"):
-        state.gradients[phase.network].reduce()
-    with watch(phase.part):
-        return finish_phase(phase, state, batches[0].cfg, batches[0].schedule)
-
-
-def accumulate(phase: Phase, state: TrainState, batches: Sequence[MicroBatch]) -> None:
-    """Adds up the gradients and feedback of this rank's micro-batches, each by its share of the global minibatch."""
-    grads = state.gradients[phase.network]
-    grads.zero()
-    share = 1.0 / batches[0].schedule.num_micro_batches
-    with frozen(state.D) if phase.network == "G" else nullcontext():
+        grads.zero()
         for batch in batches:
-            for number, term in enumerate(phase.terms):
-                outcome = term.run(batch)
-                (outcome.loss * (phase.gain * share)).backward()
-                _board(grads.passengers, phase, number, outcome, share)
+            accumulate(phase, batch, 1.0 / schedule.num_micro_batches)
+    with watch("reduce"):
+        grads.reduce()
+    with watch(phase.part):
+        nonfinite = grads.num_nonfinite()
+        means = move_feedback(phase, state, batches[0].cfg, nonfinite)
+        step(phase, state, batches[0].cfg, schedule, nonfinite)
+    return means
 
 
-def finish_phase(phase: Phase, state: TrainState, cfg: RunConfig, schedule: Schedule) -> dict[str, Tensor]:
-    """After the reduction: moves w_avg and pl_mean, steps Adam unless a gradient is not finite, returns the means."""
-    grads = state.gradients[phase.network]
-    nonfinite = grads.num_nonfinite()
-    if cfg.train.on_nonfinite == "error" and nonfinite.item():
-        raise FloatingPointError(
-            f"a gradient of {phase.network} is not finite at nimg {state.cur_nimg} (train.on_nonfinite=error); "
-            f"lower the learning rate, or train with on_nonfinite=skip"
-        )
-    state.nonfinite += nonfinite
-    stats = _alight(phase, state, cfg, nonfinite)
-    lrate = schedule.G_lrate if phase.network == "G" else schedule.D_lrate
-    state.optimizers[phase.network].step(lrate, nonfinite)
-    return stats
+def accumulate(phase: Phase, batch: MicroBatch, share: float) -> None:
+    """Adds a micro-batch's gradients and feedback, weighted by its share of the global minibatch."""
+    passengers = batch.state.gradients[phase.network].passengers
+    with frozen(batch.state.D) if phase.network == "G" else nullcontext():
+        for number, term in enumerate(phase.terms):
+            outcome = term.run(batch)
+            (outcome.loss.mean() * (phase.gain * share)).backward()
+            for name, value in outcome.scalars.items():
+                passengers[phase.scalars.index(name)] += value * share
+            if outcome.w_mean is not None:
+                _seat_of_w(passengers, phase, number, len(outcome.w_mean)).add_(outcome.w_mean, alpha=share)
 
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Computes no gradients of the network's parameters inside."""
-    network.requires_grad_(False)
-    yield
-    network.requires_grad_(True)
-
-
-def _board(passengers: Tensor, phase: Phase, number: int, outcome: Outcome, share: float) -> None:
-    """Adds a micro-batch's feedback to the values that ride in the reduction: scalars, then one w mean per term."""
-    for name, value in outcome.scalars.items():
-        passengers[phase.scalars.index(name)] += value * share
-    if outcome.w_mean is not None:
-        _seat_of_w(passengers, phase, number, len(outcome.w_mean)).add_(outcome.w_mean, alpha=share)
-
-
-def _seat_of_w(passengers: Tensor, phase: Phase, number: int, w_dim: int) -> Tensor:
-    start = len(phase.scalars) + number * w_dim
-    return passengers[start : start + w_dim]
-
-
-def _alight(phase: Phase, state: TrainState, cfg: RunConfig, nonfinite: Tensor) -> dict[str, Tensor]:
-    """Applies the reduced feedback (nothing moves when a gradient was not finite); returns the phase's means."""
+def move_feedback(phase: Phase, state: TrainState, cfg: RunConfig, nonfinite: Tensor) -> dict[str, Tensor]:
+    """Moves w_avg and pl_mean by the reduced means, unless a gradient was not finite; returns the phase's means."""
     passengers = state.gradients[phase.network].passengers
     means = dict(zip(phase.scalars, passengers.clone(), strict=False))
     beta, w_avg = cfg.model.dlatent_avg_beta, state.G.w_avg
@@ -317,6 +322,33 @@ def _alight(phase: Phase, state: TrainState, cfg: RunConfig, nonfinite: Tensor) 
         _move(state.pl_mean, state.pl_mean + cfg.loss.pl_decay * (means["pl_length"] - state.pl_mean), nonfinite)
         means["Loss/pl_mean"] = state.pl_mean.clone()
     return means
+
+
+def step(phase: Phase, state: TrainState, cfg: RunConfig, schedule: Schedule, nonfinite: Tensor) -> None:
+    """One Adam step of the phase's network, skipped and counted (or refused) when a gradient is not finite."""
+    if cfg.train.on_nonfinite == "error" and nonfinite.item():
+        raise FloatingPointError(
+            f"a gradient of {phase.network} is not finite at nimg {state.cur_nimg} (train.on_nonfinite=error); "
+            f"lower the learning rate, or train with on_nonfinite=skip"
+        )
+    state.nonfinite += nonfinite
+    lrate = schedule.G_lrate if phase.network == "G" else schedule.D_lrate
+    state.optimizers[phase.network].step(lrate, nonfinite)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Computes no gradients of the network's parameters inside."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
+def _seat_of_w(passengers: Tensor, phase: Phase, number: int, w_dim: int) -> Tensor:
+    start = len(phase.scalars) + number * w_dim
+    return passengers[start : start + w_dim]
 
 
 def _move(value: Tensor, target: Tensor, nonfinite: Tensor) -> None:

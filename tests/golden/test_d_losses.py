@@ -1,0 +1,142 @@
+"""Losses, penalties and their gradients, per sample, against the original's."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from stylegan_ray.interop.tensorflow import network_from_tf
+from support.recorded import RecordedDraws
+from torch import Tensor
+
+from stylegan_ray.config import load_config
+from stylegan_ray.seeds import Place
+from stylegan_ray.train import phases
+from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.state import TrainState
+
+pytestmark = pytest.mark.golden
+
+KEYS = {"gamma": "r1_gamma"}
+
+
+@dataclass(frozen=True)
+class FloatBatch(phases.MicroBatch):
+    """A micro-batch whose reals are given as D sees them."""
+
+    def reals(self) -> Tensor:
+        return self.images.clone()
+
+
+def under(arrays, prefix):
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def read(path):
+    with np.load(path) as file:
+        return json.loads(str(file["meta"])), {name: file[name] for name in file.files if name != "meta"}
+
+
+def batch_of(meta, arrays, nets_meta, nets):
+    G_kwargs = nets_meta["G_build_kwargs"]
+    G = network_from_tf(nets_meta["G_func"], G_kwargs, under(nets, "var:G/"))
+    D = network_from_tf(nets_meta["D_func"], nets_meta["D_build_kwargs"], under(nets, "var:D/"))
+    network, loss = meta["loss_func"].removeprefix("loss.").split("_", 1)
+    num = meta["minibatch_size"]
+    cfg = load_config("config-f", {
+        f"loss.{network}": loss,
+        **{f"loss.{KEYS.get(key, key)}": value for key, value in meta["loss_kwargs"].items()},
+        "model.dlatent_avg_beta": G_kwargs.get("dlatent_avg_beta", 0.995),
+        "schedule.minibatch_size": num, "schedule.minibatch_gpu": num,
+        "train.drange_net": tuple(G_kwargs.get("drange_net", (-1.0, 1.0))),
+    })  # fmt: skip
+    state = TrainState.around(cfg, G, D)
+    if meta["pl_mean_before"] is not None:
+        state.pl_mean.fill_(meta["pl_mean_before"])
+    schedule = training_schedule(cfg, 0, np.log2(G.resolution[0]))
+    object.__setattr__(schedule, "lod", float(nets_meta["lod"]))
+    reals, labels = (torch.from_numpy(nets[f"in:{name}"]) for name in ("reals", "d_labels"))
+    draws = RecordedDraws(recorded(nets_meta, nets, cfg.loss.pl_minibatch_shrink))
+    return FloatBatch(state, cfg, schedule, draws, Place(0, 0, 0), reals, labels)
+
+
+def recorded(nets_meta, nets, shrink):
+    """Draws by purpose; a path length turn that is not shrunk takes the latents of the main turn."""
+    main = {"": "in:latents", "/mixed": "in:latents2", "/labels": "in:labels"}
+    own = {"": "in:pl_latents", "/mixed": "in:pl_latents2", "/labels": "in:pl_labels"}
+    draws = {"pl_noise": [nets["in:pl_noise" if shrink > 1 else "in:pl_noise_full"]]}
+    draws |= {"wgan_mix": [nets["in:wgan_mix"].reshape(-1)]}
+    for purpose, names, mixing in (
+        ("G_main", main, "main"), ("D_main", main, "main"), ("D_reg", main, "main"),
+        ("G_reg", own if shrink > 1 else main, "pl" if shrink > 1 else "main"),
+    ):  # fmt: skip
+        draws |= {f"{purpose}{suffix}": [nets[name]] for suffix, name in names.items()}
+        if nets_meta["mixing_draws"]:
+            draws[f"{purpose}/cutoff"] = [nets_meta["mixing_draws"][mixing]["cutoff"]]
+    return draws
+
+
+def close(ours, expected, tolerance, what):
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    np.testing.assert_allclose(ours.detach().numpy(), expected, atol=tolerance * scale, rtol=0, err_msg=what)
+
+
+def check_gradients(meta, arrays, batch, network, which, losses, nets_meta, nets, tolerance):
+    """Whole-gradient norm, and every given tensor where importing it puts it."""
+    net = getattr(batch.state, network)
+    parameters = dict(net.named_parameters())
+    found = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
+    grads = {
+        name: grad if grad is not None else torch.zeros_like(parameters[name])
+        for name, grad in zip(parameters, found, strict=True)
+    }
+    norm = torch.stack([grad.square().sum() for grad in grads.values()]).sum().sqrt()
+    assert abs(norm - arrays[f"out:gradnorm_{which}"]) <= tolerance * norm, f"gradient norm of {which}"
+    given = under(arrays, f"out:grad_{which}/")
+    variables = under(nets, f"var:{network}/")
+    func, kwargs = nets_meta[f"{network}_func"], nets_meta[f"{network}_build_kwargs"]
+    rms = float(norm) / sum(p.numel() for p in parameters.values()) ** 0.5
+    for name, expected in given.items():
+        # A variable's gradient is that of the parameter it is imported into, laid out the same way.
+        marked = network_from_tf(func, kwargs, variables | {name: np.full_like(variables[name], np.nan)})
+        like = network_from_tf(func, kwargs, variables | {name: expected})
+        base = network_from_tf(func, kwargs, variables | {name: np.zeros_like(expected)})
+        for key, value in marked.named_parameters():
+            where = value.isnan()
+            if where.any():
+                target = (dict(like.named_parameters())[key] - dict(base.named_parameters())[key])[where]
+                scale = max(float(target.abs().max()), rms)
+                assert (grads[key][where] - target).abs().max() <= tolerance * scale, (which, name)
+
+
+@pytest.mark.golden_files("d_losses", "*__[GD]_*.npz")
+def test_loss(golden, golden_path):
+    meta, arrays = golden
+    nets_meta, nets = read(golden_path.parent / meta["nets"])
+    batch = batch_of(meta, arrays, nets_meta, nets)
+    network = meta["grads_wrt"]
+    main = phases.G_main if network == "G" else phases.D_main
+    outcome = main(batch)
+    close(outcome.loss, arrays["out:loss"][:, 0], 2e-5, "loss")
+    if "out:dlatent_avg_after" in arrays and "out:reg" not in arrays:
+        beta, w_avg = batch.cfg.model.dlatent_avg_beta, batch.state.G.w_avg
+        close(outcome.w_mean + (w_avg - outcome.w_mean) * beta, arrays["out:dlatent_avg_after"], 2e-5, "w_avg")
+    for which in ("real", "fake"):
+        if f"out:scores_{which}" in arrays:
+            ours = outcome.scalars[f"Loss/scores/{which}"]
+            close(ours, arrays[f"out:scores_{which}"].mean(), 1e-4, f"scores_{which}")
+    check_gradients(meta, arrays, batch, network, "loss", outcome.loss, nets_meta, nets, 1e-4)
+    if "out:reg" in arrays:
+        check_regularisation(meta, arrays, batch, network, nets_meta, nets)
+
+
+def check_regularisation(meta, arrays, batch, network, nets_meta, nets):
+    outcome = (phases.G_reg if network == "G" else phases.D_reg)(batch)
+    close(outcome.loss, arrays["out:reg"], 3e-4, "reg")
+    if "out:pl_lengths" in arrays:
+        lengths = arrays["out:pl_lengths"]
+        close(outcome.scalars["pl_length"], lengths.mean(), 3e-4, "pl_lengths")
+        moved = batch.state.pl_mean + batch.cfg.loss.pl_decay * (outcome.scalars["pl_length"] - batch.state.pl_mean)
+        close(moved, arrays["out:pl_mean_after"], 3e-4, "pl_mean")
+    check_gradients(meta, arrays, batch, network, "reg", outcome.loss, nets_meta, nets, 3e-4)

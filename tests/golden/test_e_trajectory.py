@@ -1,0 +1,170 @@
+"""Whole training trajectories of the original, through the trainer's own iteration."""
+
+import numpy as np
+import pytest
+import torch
+from stylegan_ray.interop.tensorflow import network_from_tf
+from support.recorded import RecordedDraws
+
+from stylegan_ray.config import load_config
+from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.phases import accumulate, move_feedback, phases_of, step, train_iteration
+from stylegan_ray.train.phases import place as placed
+from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.state import TrainState
+
+pytestmark = pytest.mark.golden
+
+
+def under(arrays, prefix):
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def config(meta):
+    settings, kwargs = meta["settings"], meta["G_build_kwargs"]
+    lrate, adam = settings["base_lr"], settings["adam"]
+    return load_config("config-f", {
+        "model.style_mixing_prob": kwargs.get("style_mixing_prob", 0.9),
+        "model.dlatent_avg_beta": kwargs.get("dlatent_avg_beta", 0.995),
+        "loss.r1_gamma": settings["gamma"],
+        "optim.beta1": adam["beta1"], "optim.beta2": adam["beta2"], "optim.epsilon": adam["epsilon"],
+        "schedule.minibatch_size": settings["minibatch_size"], "schedule.minibatch_gpu": settings["minibatch_gpu"],
+        "schedule.G_lrate": lrate, "schedule.D_lrate": lrate, "schedule.G_lrate_dict": {}, "schedule.D_lrate_dict": {},
+        "schedule.G_smoothing_kimg": settings["G_smoothing_kimg"],
+        "train.G_reg_interval": settings["G_reg_interval"], "train.D_reg_interval": settings["D_reg_interval"],
+        "train.lazy_regularization": settings.get("lazy", settings["lazy_regularization"]),
+    })  # fmt: skip
+
+
+def networks(meta, arrays, prefix):
+    """G, D (and Gs where given) with the variables under a prefix; what is not there is as at the start."""
+    nets = {}
+    for part in ("G", "D"):
+        variables = under(arrays, f"init:{part}/") | under(arrays, f"{prefix}{part}/")
+        nets[part] = network_from_tf(meta[f"{part}_func"], meta[f"{part}_build_kwargs"], variables)
+    variables = under(arrays, "init:G/") | under(arrays, f"{prefix}Gs/")
+    nets["Gs"] = network_from_tf(meta["G_func"], meta["G_build_kwargs"], variables)
+    return nets
+
+
+def start(meta, arrays):
+    cfg = config(meta)
+    nets = networks(meta, arrays, "init:")
+    return cfg, TrainState.around(cfg, nets["G"], nets["D"])
+
+
+def draws_of(arrays, i, k):
+    """What the original drew in iteration i, with the k-th path length turn."""
+    recorded = {"G_main": arrays["in:g_latents"][i], "D_main": arrays["in:d_latents"][i]}
+    turns = len(arrays["in:pl_latents"])
+    recorded |= {"G_reg": arrays["in:pl_latents"][min(k, turns - 1)]}
+    recorded |= {"pl_noise": arrays["in:pl_noise"][min(k, turns - 1)]}
+    if "in:g_labels" in arrays:
+        recorded |= {"G_main/labels": arrays["in:g_labels"][i]}
+        recorded |= {"G_reg/labels": arrays["in:pl_labels"][min(k, turns - 1)]}
+    return RecordedDraws(recorded)
+
+
+def reals_of(arrays, i):
+    images = torch.from_numpy(arrays["in:reals_uint8"][i])
+    labels = arrays.get("in:r_labels", np.zeros((*images.shape[:1], 0, 0, 0), np.float32))
+    labels = (
+        torch.from_numpy(arrays["in:r_labels"][i]) if "in:r_labels" in arrays else torch.zeros(*images.shape[:2], 0)
+    )
+    return list(zip(images, labels, strict=True))
+
+
+LOGGED = {
+    "G_loss": "Loss/G/loss", "G_reg": "Loss/G/reg", "D_loss": "Loss/D/loss", "D_reg": "Loss/D/reg",
+    "pl_lengths_mean": "pl_length", "pl_mean": "Loss/pl_mean",
+    "scores_real": "Loss/scores/real", "scores_fake": "Loss/scores/fake",
+}  # fmt: skip
+
+
+def check_log(arrays, i, stats, state, race):
+    tolerance = 1e-4 if i < 10 else 1e-3
+    for name, ours in LOGGED.items():
+        expected = float(np.mean(arrays[f"log:{name}"][i]))
+        if np.isnan(expected):
+            assert ours not in stats, f"{name} is not due in iteration {i}"
+        elif ours in stats:
+            assert abs(float(stats[ours]) - expected) <= tolerance, (name, i)
+        else:
+            assert name == "pl_mean", (name, i)  # logged every iteration, moved on path length turns
+            assert abs(float(state.pl_mean) - expected) <= tolerance
+    if not race:
+        np.testing.assert_allclose(state.G.w_avg.numpy(), arrays["log:dlatent_avg"][i], atol=tolerance)
+        np.testing.assert_allclose(state.G_ema.w_avg.numpy(), arrays["log:Gs_dlatent_avg"][i], atol=tolerance)
+
+
+def check_final(meta, arrays, state, race):
+    """Every final tensor that is given, by importing it and finding where it lands."""
+    expected = networks(meta, arrays, "final:")
+    ours = {"G": state.G, "D": state.D, "Gs": state.G_ema}
+    names = [name.removeprefix("final:") for name in arrays if name.startswith("final:")]
+    assert names
+    for name in names:
+        part, variable = name.split("/", 1)
+        if variable == "dlatent_avg" and race:
+            continue
+        blank = arrays | {f"final:{name}": np.full_like(arrays[f"final:{name}"], np.nan)}
+        marked = networks(meta, blank, "final:")[part].state_dict()
+        for key, value in marked.items():
+            place = value.isnan()
+            if place.any():
+                target, mine = expected[part].state_dict()[key][place], ours[part].state_dict()[key][place]
+                rms = max(meta["final_rms"].get(name, 0.0), float(target.square().mean().sqrt()))
+                tolerance = 1e-3 * rms + 10 * meta.get("self_noise_final", {}).get(name, 0.0)
+                assert (mine - target).abs().max() <= tolerance, (name, key)
+
+
+def iterate(meta, arrays, run_iteration):
+    cfg, state = start(meta, arrays)
+    race = not cfg.train.lazy_regularization
+    for i in range(meta["settings"]["iters"]):
+        k = i // cfg.train.G_reg_interval if cfg.train.lazy_regularization else i
+        stats = run_iteration(cfg, state, i, draws_of(arrays, i, k), reals_of(arrays, i))
+        check_log(arrays, i, stats, state, race)
+    check_final(meta, arrays, state, race)
+
+
+@pytest.mark.golden_files("e_trajectory", "*.npz")
+def test_trajectory(golden):
+    meta, arrays = golden
+    if meta["settings"]["rounds"] > 1:
+        iterate(meta, arrays, original_rounds)
+    else:
+        iterate(meta, arrays, lambda cfg, state, i, draws, reals: train_iteration(state, cfg, reals, draws))
+
+
+def original_rounds(cfg, state, i, draws, reals):
+    """The original's gradient accumulation: feedback moves in every round, D regularisation sees the last reals only.
+
+    The trainer differs on purpose (law 3): feedback once per phase, D regularisation on all reals.
+    """
+    schedule = training_schedule(cfg, state.cur_nimg, np.log2(max(state.G.resolution)))
+    stats = {}
+    G_turns, D_turns = phases_of(cfg)
+    for phase in [*G_turns, None, *D_turns]:
+        if phase is None:
+            update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
+        elif i % phase.interval == 0:
+            shown = [reals[-1]] * len(reals) if phase.part == "D_reg" else reals
+            stats |= rounds_of_a_phase(phase, cfg, state, schedule, placed(state, cfg, shown, draws, schedule))
+    state.cur_nimg += schedule.minibatch_size
+    return stats
+
+
+def rounds_of_a_phase(phase, cfg, state, schedule, batches):
+    grads, rounds = state.gradients[phase.network], []
+    grads.zero()
+    for batch in batches:
+        grads.passengers.zero_()
+        accumulate(phase, batch, 1.0 / schedule.num_micro_batches)
+        grads.passengers.mul_(schedule.num_micro_batches)
+        rounds.append(move_feedback(phase, state, cfg, torch.zeros(())))
+    step(phase, state, cfg, schedule, grads.num_nonfinite())
+    means = {name: torch.stack([stats[name] for stats in rounds]).mean() for name in rounds[0]}
+    if "Loss/pl_mean" in means:
+        means["Loss/pl_mean"] = rounds[-1]["Loss/pl_mean"]
+    return means

@@ -1,0 +1,60 @@
+"""A run small enough for a test: 8x8 pictures, a few feature maps, labels of three classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from stylegan_ray import distributed
+from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.seeds import stream, stream_key
+from stylegan_ray.train.loop import MicroBatches
+from stylegan_ray.train.schedule import places_of_rank, walk
+from stylegan_ray.train.state import TrainState
+
+RESOLUTION, CHANNELS, LABELS = 8, 3, 3
+
+
+def toy_config(**overrides: Any) -> RunConfig:
+    """Four micro-batches a minibatch, regularisation turns every 2 and 3 minibatches, mixing and labels on."""
+    keys = {
+        "model.z_dim": 6, "model.w_dim": 6, "model.mapping_fmaps": 6, "model.mapping_layers": 2,
+        "model.fmap_base": 32, "model.fmap_max": 6, "model.mbstd_group_size": 2,
+        "schedule.minibatch_size": 8, "schedule.minibatch_gpu": 2, "schedule.minibatch_repeats": 2,
+        "schedule.tick_kimg": 0.032, "schedule.tick_kimg_dict": {}, "schedule.G_smoothing_kimg": 0.05,
+        "train.G_reg_interval": 2, "train.D_reg_interval": 3, "train.total_kimg": 0.192,
+    }  # fmt: skip
+    return load_config("config-f", keys | overrides)
+
+
+def toy_state(cfg: RunConfig) -> TrainState:
+    return TrainState.create(cfg, RESOLUTION, CHANNELS, LABELS)
+
+
+class ToySet:
+    """Pictures and labels made from their position."""
+
+    num_images = 12
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return np.eye(LABELS, dtype=np.float32)[np.asarray(indices) % LABELS]
+
+    def micro_batch(self, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+        key = stream_key(7, 0, "toy")
+        shape = (CHANNELS, RESOLUTION, RESOLUTION)
+        images = [stream(key, p % self.num_images).integers(0, 256, shape, dtype=np.uint8) for p in positions]
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(self.labels(np.array(positions)))
+
+
+def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0) -> Iterator[MicroBatches]:
+    """This rank's micro-batches, minibatch by minibatch, from a clock value on."""
+    source = ToySet()
+    for group in walk(cfg, cur_nimg, math.log2(RESOLUTION)):
+        for nimg in group.minibatch_nimgs():
+            places = places_of_rank(nimg, group.schedule, distributed.rank(), distributed.world_size())
+            size = group.schedule.minibatch_gpu
+            yield [source.micro_batch(range(place.position, place.position + size)) for place in places]

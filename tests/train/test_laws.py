@@ -1,0 +1,156 @@
+"""The laws of the training loop: any number of workers, any cut into micro-batches, any restart gives the same run."""
+
+import copy
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from support.toy import ToySet, toy_config, toy_minibatches, toy_state
+
+from stylegan_ray.seeds import SeededDraws
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
+from stylegan_ray.train.loop import training_loop
+from stylegan_ray.train.phases import train_iteration
+
+
+def run(cfg, state, pauses=None):
+    """Trains to the end or for a number of pauses; returns the rows without times."""
+    rows = []
+    loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg), ToySet())
+    for number, pause in enumerate(loop, 1):
+        rows.append({k: v for k, v in pause.stats.items() if not k.startswith(("Timing/", "Resources/"))})
+        if number == pauses:
+            break
+    return rows
+
+
+def worker(rank, world_size, folder, overrides):
+    torch.set_num_threads(1)
+    store = dist.FileStore(os.path.join(folder, f"store{world_size}"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    cfg = toy_config(**overrides)
+    state = toy_state(cfg)
+    rows = run(cfg, state)
+    torch.save({"tensors": state.tensors(), "rows": rows}, os.path.join(folder, f"{world_size}-{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def trained_by(world_size, folder, overrides):
+    mp.spawn(worker, (world_size, str(folder), overrides), nprocs=world_size)
+    ranks = [torch.load(folder / f"{world_size}-{rank}.pt") for rank in range(world_size)]
+    for other in ranks[1:]:  # replicas stay equal bit for bit
+        assert all(torch.equal(value, ranks[0]["tensors"][name]) for name, value in other["tensors"].items())
+        assert other["rows"] == ranks[0]["rows"]
+    return ranks[0]
+
+
+def largest_difference(a, b):
+    """Largest difference relative to the largest value, over all tensors but Adam's counts."""
+    worst = 0.0
+    for name, value in a.items():
+        scale = value.abs().max().clamp(min=1e-3)
+        worst = max(worst, ((value - b[name]).abs().max() / scale).item())
+    return worst
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-9), ("float32", 2e-2)])
+def test_any_number_of_workers_trains_the_same_run(tmp_path, dtype, bound, record_property):
+    """24 iterations, four micro-batches a minibatch: one, two and three workers (three do not divide four)."""
+    overrides = {"train.dtype": dtype}
+    one, two, three = (trained_by(n, tmp_path, overrides) for n in (1, 2, 3))
+    assert len(one["rows"]) > 3
+    for other in (two, three):
+        difference = largest_difference(one["tensors"], other["tensors"])
+        record_property(f"difference_{dtype}", difference)
+        print(f"{dtype}: largest relative difference {difference:.2e}")
+        assert difference < bound
+        for ours, theirs in zip(one["rows"], other["rows"], strict=True):
+            assert ours.keys() == theirs.keys()
+            assert all(ours[key] == pytest.approx(theirs[key], rel=bound, abs=bound) for key in ours)
+
+
+def test_the_cut_into_micro_batches_is_part_of_the_run():
+    """Minibatch-std groups and mixing belong to the micro-batch, so another minibatch_gpu is another run."""
+    states = []
+    for minibatch_gpu in (2, 4):
+        cfg = toy_config(**{"train.dtype": "float64", "schedule.minibatch_gpu": minibatch_gpu})
+        states.append(toy_state(cfg))
+        run(cfg, states[-1], pauses=1)
+    assert largest_difference(states[0].tensors(), states[1].tensors()) > 1e-6
+
+
+def test_gradients_are_averaged_over_slices():
+    """Without what binds a micro-batch together, the same minibatch in one slice or four has the same gradient."""
+    plain = {
+        "train.dtype": "float64", "model.mbstd_group_size": 0, "model.style_mixing_prob": 0.0,
+        "loss.pl_minibatch_shrink": 1, "loss.G": "logistic_ns",
+    }  # fmt: skip
+    states = []
+    for minibatch_gpu in (2, 8):
+        cfg = toy_config(**plain, **{"schedule.minibatch_gpu": minibatch_gpu, "model.use_noise": False})
+        state = toy_state(cfg)
+        train_iteration(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()))
+        states.append(state)
+    assert largest_difference(states[0].tensors(), states[1].tensors()) < 1e-9
+
+
+def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(tmp_path):
+    cfg = toy_config()
+    straight = toy_state(cfg)
+    rows = run(cfg, straight)
+
+    checkpoints = Storage.at(tmp_path)
+    first, resumed = toy_state(cfg), toy_state(cfg)
+    rows_before = run(cfg, first, pauses=3)
+    write_checkpoint(Snapshot.of(first, cfg), checkpoints)
+    run(cfg, first, pauses=1)  # what the crash loses
+    newest_checkpoint(checkpoints).restore(resumed)
+    rows_after = run(cfg, resumed)
+
+    assert rows_before + rows_after == rows
+    assert len(rows_after) > 1
+    for name, value in straight.tensors().items():
+        assert torch.equal(value, resumed.tensors()[name]), name
+    assert straight.counters() | {"elapsed_sec": 0} == resumed.counters() | {"elapsed_sec": 0}
+
+
+def test_a_checkpoint_inside_a_tick_changes_no_row(tmp_path):
+    cfg = toy_config(**{"schedule.tick_kimg": 0.064})
+    rows = run(cfg, toy_state(cfg))
+    state, resumed, after = toy_state(cfg), toy_state(cfg), []
+    loop = training_loop(state, cfg, toy_minibatches(cfg), ToySet(), interrupted=lambda: state.cur_nimg == 48)
+    for pause in loop:
+        if pause.stats is None:
+            Snapshot.of(state, cfg).restore(resumed)
+            break
+        after.append({k: v for k, v in pause.stats.items() if not k.startswith(("Timing/", "Resources/"))})
+    assert resumed.cur_nimg == 48
+    assert after + run(cfg, resumed) == rows
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted():
+    cfg = toy_config()
+    state = toy_state(cfg)
+    run(cfg, state, pauses=1)
+    before = copy.deepcopy(state.tensors())
+    micro_batches = next(toy_minibatches(cfg, state.cur_nimg))
+    with torch.no_grad():
+        next(state.D.parameters()).view(-1)[0] = float("nan")
+    train_iteration(state, cfg, micro_batches, SeededDraws(0, 0, ToySet()))
+    assert state.nonfinite.item() >= 2
+    for name, value in state.G.state_dict().items():
+        assert torch.equal(value, before[f"G.{name}"]), name
+    assert torch.equal(state.pl_mean, before["pl_mean"])
+    assert all(value.isfinite().all() for value in state.G_ema.state_dict().values())
+
+
+def test_on_nonfinite_error_stops():
+    cfg = toy_config(**{"train.on_nonfinite": "error"})
+    state = toy_state(cfg)
+    with torch.no_grad():
+        next(state.G.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="on_nonfinite"):
+        train_iteration(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()))
