@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +19,7 @@ Pads = tuple[int, int, int, int]
 
 
 def fir_filter(
-    taps: Sequence[float] | Sequence[Sequence[float]] | Tensor | float | None,
+    taps: Any,
     *,
     normalize: bool = True,
     flip: bool = False,
@@ -29,17 +30,17 @@ def fir_filter(
 
     1-D taps become their outer product, or stay separable (1-D) from 8 taps on.
     """
-    taps = torch.as_tensor(1.0 if taps is None else taps, dtype=torch.float64).cpu()
-    if taps.ndim > 2 or taps.numel() == 0:
-        raise ValueError(f"a FIR filter must have 1-D or 2-D taps, not shape {tuple(taps.shape)}; e.g. [1, 3, 3, 1]")
+    taps = np.asarray(1.0 if taps is None else taps, dtype=np.float64)
+    if taps.ndim > 2 or taps.size == 0:
+        raise ValueError(f"a FIR filter must have 1-D or 2-D taps, not shape {taps.shape}; e.g. [1, 3, 3, 1]")
     taps = taps.reshape(1) if taps.ndim == 0 else taps
     if taps.ndim == 1 and not (len(taps) >= 8 if separable is None else separable):
-        taps = torch.outer(taps, taps)
+        taps = np.outer(taps, taps)
     if normalize:
         taps = taps / taps.sum()
     if flip:
-        taps = taps.flip(tuple(range(taps.ndim)))
-    return (taps * gain ** (taps.ndim / 2)).to(torch.float32)
+        taps = np.flip(taps)
+    return torch.tensor(taps * gain ** (taps.ndim / 2), dtype=torch.float32)
 
 
 def upfirdn2d(

@@ -32,6 +32,8 @@ def modulated_conv2d(
     """
     n, _, h, w = x.shape
     coefs = _demodulation(weight, styles, eps, gain) if demodulate else None  # [N,O]
+    if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
+        return _pointwise(x, weight, styles, noise, coefs, gain)
     if grouped:
         kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
         kernels = kernels * (gain if coefs is None else coefs[:, :, None, None, None])
@@ -73,6 +75,16 @@ def modulated_conv2d_reference(
         for image, kernel in samples
     ]
     return torch.cat(images) if noise is None else torch.cat(images) + noise
+
+
+def _pointwise(
+    x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, coefs: Tensor | None, gain: float
+) -> Tensor:
+    """A 1x1 kernel: the modulated weights are small, so one matrix product a sample spares scaling x."""
+    kernels = weight[None, :, :, 0, 0] * styles[:, None, :]  # [N,O,I]
+    kernels = kernels * (gain if coefs is None else coefs[:, :, None])
+    y = torch.bmm(kernels, x.flatten(2)).unflatten(2, x.shape[2:])  # [N,O,H,W]
+    return y if noise is None else y + noise
 
 
 def _demodulation(weight: Tensor, styles: Tensor, eps: float, gain: float) -> Tensor:

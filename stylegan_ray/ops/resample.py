@@ -20,6 +20,7 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Upsamples, pads, convolves with `w` [O,I/groups,kh,kw] and downsamples; `padding` counts upsampled pixels.
 
@@ -30,18 +31,18 @@ def conv2d_resample(
     pads = resampling_pads(f, up, down, padding)
     if (kh, kw) == (1, 1) and up == 1 and down > 1:
         x = upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter)
-        return F.conv2d(x, w, groups=groups)
+        return F.conv2d(x, w, bias, groups=groups)
     if (kh, kw) == (1, 1) and up > 1 and down == 1:
         x = F.conv2d(x, w, groups=groups)
-        return upfirdn2d(x, f, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
+        return _biased(upfirdn2d(x, f, up=up, padding=pads, gain=up**2, flip_filter=flip_filter), bias)
     if up > 1:
-        return _transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
+        return _biased(_transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter), bias)
     if up == 1 and down > 1:
         x = upfirdn2d(x, f, padding=pads, flip_filter=flip_filter)
-        return F.conv2d(x, _correlated(w, flip_weight), stride=down, groups=groups)
+        return F.conv2d(x, _correlated(w, flip_weight), bias, stride=down, groups=groups)
     if up == 1 and down == 1 and pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
-        return F.conv2d(x, _correlated(w, flip_weight), padding=(pads[2], pads[0]), groups=groups)
-    return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter)
+        return F.conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)
+    return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter, bias)
 
 
 def conv2d_resample_reference(
@@ -54,13 +55,14 @@ def conv2d_resample_reference(
     groups: int = 1,
     flip_weight: bool = True,
     flip_filter: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """What `conv2d_resample` means: filter the upsampled image, convolve, filter again and downsample."""
     pads = resampling_pads(f, up, down, padding)
     filter_up, filter_down = (f if n > 1 else None for n in (up, down))
     x = upfirdn2d_reference(x, filter_up, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
     x = F.conv2d(x, _correlated(w, flip_weight), groups=groups)
-    return upfirdn2d_reference(x, filter_down, down=down, flip_filter=flip_filter)
+    return _biased(upfirdn2d_reference(x, filter_down, down=down, flip_filter=flip_filter), bias)
 
 
 def resampling_pads(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> Pads:
@@ -103,3 +105,7 @@ def _transposed(
 
 def _correlated(w: Tensor, flip_weight: bool) -> Tensor:
     return w if flip_weight else w.flip((2, 3))
+
+
+def _biased(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias[:, None, None]

@@ -31,6 +31,8 @@ def test_fir_operations(golden):
         f = None if case["filter"] == "none" else torch.tensor(arrays[f"filter:{case['filter']}"])
         y = getattr(ops, case["op"])(x, f, **case["kwargs"])
         close(y, arrays[f"out:{case['key']}"], 2e-5)
+        if f"out:{case['key']}_gradout" not in arrays:
+            continue
         (dx,) = torch.autograd.grad(y, x, torch.tensor(arrays[f"out:{case['key']}_gradout"]))
         close(dx, arrays[f"out:{case['key']}_dx"], 1e-4)
 

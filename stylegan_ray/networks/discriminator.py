@@ -1,0 +1,156 @@
+"""The discriminator of StyleGAN2 (section 4.1, figure 7): resnet, skip or orig."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
+from stylegan_ray.networks.mapping import Mapping, checked_labels
+from stylegan_ray.networks.shapes import Size, level_name
+from stylegan_ray.networks.synthesis import refuse_lod
+from stylegan_ray.ops import downsample2d, fir_filter
+
+
+class DiscriminatorBlock(nn.Module):
+    """One resolution: two convolutions, the second one downsampling, and what the architecture adds."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_channels: int,
+        *,
+        architecture: str,
+        act: str,
+        taps: Sequence[float],
+        is_first: bool,
+        clamp: float | None,
+    ):
+        super().__init__()
+        has_rgb = is_first or architecture == "skip"
+        self.fromrgb = Conv(num_channels, in_channels, 1, act, clamp=clamp) if has_rgb else None
+        self.conv0 = Conv(in_channels, in_channels, 3, act, clamp=clamp)
+        self.conv1 = Conv(in_channels, out_channels, 3, act, down=2, taps=taps, clamp=clamp)
+        resnet = architecture == "resnet"
+        self.skip = Conv(in_channels, out_channels, 1, down=2, taps=taps, bias=False) if resnet else None
+
+    def forward(self, x: Tensor | None, image: Tensor | None) -> Tensor:
+        x = add_rgb(x, image, self.fromrgb)
+        if self.skip is None:
+            return self.conv1(self.conv0(x))
+        y = self.skip(x, gain=0.5**0.5)
+        return y + self.conv1(self.conv0(x), gain=0.5**0.5)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """The last resolution: minibatch standard deviation, convolution, dense layers."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        dense_width: int,
+        out_features: int,
+        size: Size,
+        num_channels: int,
+        *,
+        architecture: str,
+        act: str,
+        mbstd_group_size: int | None,
+        mbstd_num_features: int,
+        clamp: float | None,
+    ):
+        super().__init__()
+        if mbstd_num_features and in_channels % mbstd_num_features:
+            raise ValueError(
+                f"model.mbstd_num_features={mbstd_num_features} must divide the {in_channels} feature maps of the last "
+                "resolution; try 1"
+            )
+        self.mbstd_group_size, self.mbstd_num_features = mbstd_group_size, mbstd_num_features
+        self.fromrgb = Conv(num_channels, in_channels, 1, act) if architecture == "skip" else None
+        self.conv = Conv(in_channels + mbstd_num_features, in_channels, 3, act, clamp=clamp)
+        self.dense0 = Dense(in_channels * size[0] * size[1], dense_width, act)
+        self.out = Dense(dense_width, out_features)
+
+    def forward(self, x: Tensor, image: Tensor | None) -> Tensor:
+        x = add_rgb(x, image, self.fromrgb)
+        if self.mbstd_num_features:
+            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_features)
+        return self.out(self.dense0(self.conv(x).flatten(1)))  # [N,out]
+
+
+class Discriminator(nn.Module):
+    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1].
+
+    With labels the score is the sum of outputs times label (`label_mode` joint), or of outputs times a mapped label
+    over its root size (separate: projection, Miyato and Koyama 2018). mbstd_num_features 0 leaves that layer out.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        widths: Sequence[int],
+        num_channels: int,
+        label_size: int,
+        *,
+        architecture: str = "resnet",
+        act: str = "lrelu",
+        taps: Sequence[float] = (1, 3, 3, 1),
+        mbstd_group_size: int | None = 4,
+        mbstd_num_features: int = 1,
+        dense_width: int,
+        mapping: Mapping | None = None,
+        clamp: float | None = None,
+    ):
+        super().__init__()
+        self.sizes, self.resolution = list(sizes), sizes[-1]
+        self.num_channels, self.label_size, self.architecture = num_channels, label_size, architecture
+        options = {"architecture": architecture, "act": act, "clamp": clamp}
+        for level in reversed(range(1, len(sizes))):
+            is_first = level == len(sizes) - 1
+            block = DiscriminatorBlock(
+                widths[level + 1], widths[level], num_channels, taps=taps, is_first=is_first, **options
+            )
+            self.add_module(level_name(sizes[level]), block)
+        self.register_buffer("taps", fir_filter(taps), persistent=False)
+        self.mapping = mapping
+        out_features = max(label_size, 1) if mapping is None else mapping.w_dim
+        epilogue = DiscriminatorEpilogue(
+            widths[1], dense_width, out_features, sizes[0], num_channels, mbstd_group_size=mbstd_group_size,
+            mbstd_num_features=mbstd_num_features, **options,
+        )  # fmt: skip
+        self.add_module(level_name(sizes[0]), epilogue)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, lod: float = 0.0) -> Tensor:
+        refuse_lod(lod)
+        check_images(images, self.num_channels, self.resolution)
+        labels = checked_labels(labels, self.label_size, images)
+        x, image = None, images
+        for size in reversed(self.sizes):
+            x = self.get_submodule(level_name(size))(x, image)
+            image = downsample2d(images, self.taps) if self.architecture == "skip" and size != self.sizes[0] else None
+            images = images if image is None else image
+        assert x is not None
+        return self._score(x, labels)
+
+    def _score(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            return x
+        if self.mapping is None:
+            return (x * labels).sum(dim=1, keepdim=True)
+        cmap = self.mapping(None, labels)  # [N,cmap]
+        return (x * cmap).sum(dim=1, keepdim=True) / cmap.shape[1] ** 0.5
+
+
+def add_rgb(x: Tensor | None, image: Tensor | None, fromrgb: nn.Module | None) -> Tensor:
+    """Features of the image, where a block takes it, added to those so far."""
+    if image is None or fromrgb is None:
+        assert x is not None
+        return x
+    return fromrgb(image) if x is None else x + fromrgb(image)
+
+
+def check_images(images: Tensor, num_channels: int, resolution: Size) -> None:
+    if images.ndim != 4 or tuple(images.shape[1:]) != (num_channels, *resolution):
+        raise ValueError(f"images {tuple(images.shape)} must be [N, {num_channels}, {resolution[0]}, {resolution[1]}]")

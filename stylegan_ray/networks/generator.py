@@ -1,0 +1,53 @@
+"""The generator: mapping, truncation and synthesis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray.networks.mapping import Mapping
+from stylegan_ray.networks.shapes import Size
+
+
+class Generator(nn.Module):
+    """z [N,z] (and labels [N,L]) -> images [N,C,H,W]. The buffer `w_avg` is the centre of truncation."""
+
+    w_avg: Tensor
+
+    def __init__(self, mapping: Mapping, synthesis: Any, resolution: Size):
+        super().__init__()
+        self.mapping, self.synthesis, self.resolution = mapping, synthesis, resolution
+        self.z_dim, self.w_dim, self.label_size = mapping.z_dim, mapping.w_dim, mapping.label_size
+        self.num_channels: int = synthesis.num_channels
+        self.register_buffer("w_avg", torch.zeros(mapping.w_dim))
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        psi: float = 1.0,
+        cutoff: int | None = None,
+        noise: Any = "const",
+        lod: float = 0.0,
+    ) -> Tensor:
+        """Truncates w towards w_avg by `psi` in layers below `cutoff` (None: all); psi 1 is off."""
+        ws = mix_styles(self.mapping(z, labels), None, 0, self.synthesis.num_ws)
+        return self.synthesis(truncate(ws, self.w_avg, psi, cutoff), noise=noise, lod=lod)
+
+
+def mix_styles(w1: Tensor, w2: Tensor | None, cutoff: int, num_ws: int) -> Tensor:
+    """ws [N,num_ws,w]: layers below `cutoff` take w1, the others w2 (StyleGAN, section 3.1); w2 None: all w1."""
+    ws = w1[:, None].expand(-1, num_ws, -1)
+    if w2 is None or cutoff >= num_ws:
+        return ws
+    return torch.cat([ws[:, :cutoff], w2[:, None].expand(-1, num_ws - cutoff, -1)], dim=1)
+
+
+def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
+    """w_avg + psi * (w - w_avg) in layers below `cutoff` (StyleGAN, appendix B)."""
+    if psi == 1 or (cutoff is not None and cutoff <= 0):
+        return ws
+    near = torch.lerp(w_avg.to(ws.dtype).expand_as(ws[:, :cutoff]), ws[:, :cutoff], psi)
+    return near if cutoff is None else torch.cat([near, ws[:, cutoff:]], dim=1)

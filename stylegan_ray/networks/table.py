@@ -1,0 +1,58 @@
+"""Tables of layers, for people."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray.networks.generator import Generator
+
+
+class LayerRow(NamedTuple):
+    name: str
+    num_parameters: int
+    output_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...] | None
+
+
+def layer_table(network: nn.Module) -> list[LayerRow]:
+    """Name, parameter count, output shape (of one sample) and weight shape of every layer of G or D.
+
+    The forward pass runs on the meta device: nothing is computed, and the network is left as it is.
+    """
+    network = copy.deepcopy(network).to("meta")
+    rows = [name for name, module in network.named_modules() if _is_row(name, module)]
+    counts = dict.fromkeys(rows, 0)
+    for name, parameter in network.named_parameters():
+        counts[max((row for row in rows if name.startswith(f"{row}.")), key=len)] += parameter.numel()
+    table: list[LayerRow] = []
+
+    def record(name: str):
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            weight = getattr(module, "weight", None)
+            shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
+            table.append(LayerRow(name, counts[name], tuple(output.shape[1:]), shape))
+
+        return hook
+
+    for name in rows:
+        network.get_submodule(name).register_forward_hook(record(name))
+    with torch.no_grad():
+        network(*_example(network))
+    return table
+
+
+def _is_row(name: str, module: nn.Module) -> bool:
+    """Whether a module has a row: those with parameters of their own, but styles count as part of their layer."""
+    return any(True for _ in module.parameters(recurse=False)) and not name.endswith("affine")
+
+
+def _example(network: Any) -> list[Tensor]:
+    labels = torch.empty(1, network.label_size, device="meta")
+    if isinstance(network, Generator):
+        return [torch.empty(1, network.z_dim, device="meta"), labels]
+    return [torch.empty(1, network.num_channels, *network.resolution, device="meta"), labels]
