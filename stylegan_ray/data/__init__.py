@@ -1,0 +1,7 @@
+"""Data sets: formats, decoding, order, and the step from stored pictures to those that D sees."""
+
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.opening import open_dataset
+
+__all__ = ["BadImage", "DataError", "Dataset", "open_dataset"]

@@ -1,0 +1,123 @@
+"""What a data set holds, found once and kept in a cache so that the next run opens at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stylegan_ray.data.files import FileInfo
+from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.names import Names
+
+INDEX_VERSION = 1
+"""Raised when an older index could be misread."""
+
+IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
+"""Bits of Index.flags."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Index:
+    """All pictures of a data set, as they lie in storage; independent of how they are decoded."""
+
+    kind: str
+    """folder, zip, tar, parquet or tfrecords."""
+    names: Names
+    places: dict[str, np.ndarray]
+    """Where each picture lies inside its file, as its format needs it."""
+    labels: Labels
+    height: np.ndarray
+    width: np.ndarray
+    flags: np.ndarray
+    """uint8 [n] of IS_COLOUR, IS_TRANSPARENT, IS_BAD."""
+    crc: np.ndarray
+    """uint32 [n]: CRC-32 of each picture's bytes (of its first bytes where only headers were read)."""
+    bad: dict[int, str] = field(default_factory=dict)
+    """Why the pictures marked IS_BAD cannot be used."""
+    shards: tuple[str, ...] = ()
+    """Names of the files that hold the pictures, where several pictures share one."""
+    attribution: str | None = None
+
+    def digest(self) -> str:
+        """sha256 over names, contents and labels; the same wherever the data lies."""
+        sha = hashlib.sha256(f"{INDEX_VERSION} {self.kind}".encode())
+        parts = [self.names.joined, self.names.ends, self.crc, self.height, self.width, self.flags]
+        for part in [*parts, *([] if self.labels.values is None else [self.labels.values])]:
+            sha.update(np.ascontiguousarray(part).tobytes())
+        return sha.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes the index; readers see the whole of it or nothing."""
+        meta = {
+            "kind": self.kind, "bad": self.bad, "shards": self.shards, "attribution": self.attribution,
+            "label_problem": self.labels.problem, "class_names": self.labels.class_names,
+        }  # fmt: skip
+        arrays = {f"place:{name}": array for name, array in self.places.items()}
+        if self.labels.values is not None:
+            arrays["labels"] = self.labels.values
+        scanned = {name: getattr(self, name) for name in ("height", "width", "flags", "crc")}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.joined, "ends": self.names.ends}
+        with open(partial, "wb") as file:
+            np.savez(file, **{**arrays, **scanned})  # type: ignore[arg-type]
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        """The index that `save` wrote; raises OSError, ValueError or KeyError when there is none or it is damaged."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays["meta"]))
+        class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
+        return cls(
+            kind=meta["kind"], names=Names(arrays["joined"], arrays["ends"]),
+            places={name[6:]: array for name, array in arrays.items() if name.startswith("place:")},
+            labels=Labels(arrays.get("labels"), meta["label_problem"], class_names),
+            height=arrays["height"], width=arrays["width"], flags=arrays["flags"], crc=arrays["crc"],
+            bad={int(i): reason for i, reason in meta["bad"].items()},
+            shards=tuple(meta["shards"]), attribution=meta["attribution"],
+        )  # fmt: skip
+
+
+def cached_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index]) -> Index:
+    """The index of the data at `path`, from the cache as long as no file of it has another name, size or time."""
+    sha = hashlib.sha256(f"{INDEX_VERSION}".encode())
+    for info in infos:
+        sha.update(f"{info.name}\0{info.size}\0{info.mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    owner = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    file = cache_folder() / "prepared" / f"{owner}-{sha.hexdigest()[:16]}.npz"
+    try:
+        return Index.load(file)
+    except Exception as error:  # absent, cut short or of another version: it is only a cache
+        log.debug("no prepared index for %s: %s", path, error)
+    index = build()
+    try:
+        index.save(file)
+        _forget_older(file, owner)
+    except OSError as error:
+        log.warning("the prepared index of %s cannot be kept in %s: %s", path, file.parent, error)
+    return index
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
+    return Path(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray").expanduser()
+
+
+def _forget_older(file: Path, owner: str) -> None:
+    for other in file.parent.glob(f"{owner}-*.npz"):
+        if other != file:
+            other.unlink(missing_ok=True)

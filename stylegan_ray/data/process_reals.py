@@ -1,0 +1,39 @@
+"""Pictures as the data set holds them to pictures as D sees them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def process_reals(
+    images: Tensor,
+    lod: float = 0.0,
+    mirror: Tensor | None = None,
+    drange_net: tuple[float, float] = (-1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """uint8 [N,C,H,W] at level floor(lod) to full-size pictures in drange_net; rows where `mirror` is set are flipped.
+
+    Between two levels of detail the picture is blended with its own 2x2 means (Karras et al. 2018, section 2).
+    """
+    low, high = drange_net
+    x = images.to(dtype) * ((high - low) / 255) + low
+    if mirror is not None:
+        x = torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
+    level = math.floor(lod)
+    fade = lod - level
+    if fade > 0:
+        x = x.lerp(_upscaled(torch.nn.functional.avg_pool2d(x, 2), 2), fade)
+    return _upscaled(x, 2**level)
+
+
+def _upscaled(x: Tensor, factor: int) -> Tensor:
+    """Nearest-neighbour enlargement of [N,C,H,W] by a whole factor."""
+    if factor == 1:
+        return x
+    n, c, h, w = x.shape
+    x = x[:, :, :, None, :, None].expand(n, c, h, factor, w, factor)  # [N,C,H,f,W,f]
+    return x.reshape(n, c, h * factor, w * factor)

@@ -1,0 +1,67 @@
+"""Real pictures by sample position: order, reading, what replaces a bad picture, and flips."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.order import image_index
+from stylegan_ray.seeds import coin, stream_key
+
+
+class RealsSource:
+    """Micro-batches of real pictures; a function of (data, seed, stream_salt, position) and of nothing else."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: int,
+        stream_salt: int = 0,
+        mirror_augment: bool = False,
+        shuffle: Literal["full", "blocks"] = "full",
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> None:
+        self.dataset, self.seed, self.stream_salt = dataset, seed, stream_salt
+        self.mirror_augment, self.shuffle, self.on_bad_image = mirror_augment, shuffle, on_bad_image
+
+    def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions."""
+        positions = np.asarray(positions, dtype=np.int64)
+        indices = self.indices(positions)
+        images = np.empty((len(positions), *self.dataset.shape(level)), dtype=np.uint8)
+        for i, position in enumerate(positions.tolist()):
+            indices[i], pixels = self._read(int(indices[i]), position, level)
+            images[i] = pixels[:, :, ::-1] if self.is_mirrored(position) else pixels
+        return images, self.dataset.labels(indices)
+
+    def indices(self, positions: np.ndarray) -> np.ndarray:
+        """The picture that belongs at each position."""
+        return image_index(self.seed, self.stream_salt, positions, self.dataset.num_images, self.shuffle)
+
+    def is_mirrored(self, position: int) -> bool:
+        """Whether the picture at a position is flipped left to right."""
+        return self.mirror_augment and coin(stream_key(self.seed, self.stream_salt, "mirror"), position)
+
+    def _read(self, index: int, position: int, level: int) -> tuple[int, np.ndarray]:
+        try:
+            return index, self.dataset.read(index, level)
+        except BadImage as bad:
+            if self.on_bad_image == "error":
+                raise BadImage(bad.name, bad.reason, position) from bad
+            return self._next_good(position, level)
+
+    def _next_good(self, position: int, level: int) -> tuple[int, np.ndarray]:
+        """The first picture after the position that can be decoded; after the end of the pass comes its beginning."""
+        num_images = self.dataset.num_images
+        data_pass, place = divmod(position, num_images)
+        for step in range(1, num_images):
+            instead = data_pass * num_images + (place + step) % num_images
+            index = int(self.indices(np.array([instead]))[0])
+            try:
+                return index, self.dataset.read(index, level)
+            except BadImage:
+                continue
+        raise DataError(f"data.path={self.dataset.path}: no picture of it can be decoded")
