@@ -1,6 +1,6 @@
 """The networks: mapping, synthesis and discriminators, and their builders."""
 
-from stylegan_ray.networks.build import build_discriminator, build_generator
+from stylegan_ray.networks.build import build_discriminator, build_generator, build_mapping, build_synthesis
 from stylegan_ray.networks.discriminator import Discriminator
 from stylegan_ray.networks.generator import Generator, mix_styles, truncate
 from stylegan_ray.networks.mapping import Mapping
@@ -16,6 +16,8 @@ __all__ = [
     "Synthesis",
     "build_discriminator",
     "build_generator",
+    "build_mapping",
+    "build_synthesis",
     "layer_table",
     "level_sizes",
     "mix_styles",

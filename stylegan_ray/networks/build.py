@@ -17,18 +17,27 @@ BOX = (1.0, 1.0)
 
 def build_generator(cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int, label_size: int) -> Generator:
     """A new generator; its initial values come from torch's global generator."""
-    sizes = level_sizes(resolution)
-    mapping = Mapping(
+    synthesis = build_synthesis(cfg, resolution, num_channels)
+    return Generator(build_mapping(cfg, label_size), synthesis)
+
+
+def build_mapping(cfg: ModelConfig, label_size: int, num_ws: int | None = None) -> Mapping:
+    """The mapping network of G."""
+    return Mapping(
         cfg.z_dim, label_size, cfg.w_dim, num_layers=cfg.mapping_layers, hidden_dim=cfg.mapping_fmaps,
         embed_dim=cfg.w_dim, lrmul=cfg.mapping_lrmul, act=cfg.mapping_nonlinearity, normalize=cfg.normalize_latents,
-        label_mode=cfg.label_mode,
+        label_mode=cfg.label_mode, num_ws=num_ws,
     )  # fmt: skip
-    synthesis = Synthesis(
+
+
+def build_synthesis(cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int) -> Synthesis:
+    """The synthesis network of G."""
+    sizes = level_sizes(resolution)
+    return Synthesis(
         sizes, _widths(cfg, len(sizes)), cfg.w_dim, num_channels, architecture=cfg.G_architecture,
         act=cfg.nonlinearity, taps=cfg.resample_kernel or BOX, use_noise=cfg.use_noise, clamp=cfg.conv_clamp,
         grouped=cfg.fused_modconv == "grouped",
     )  # fmt: skip
-    return Generator(mapping, synthesis, sizes[-1])
 
 
 def build_discriminator(
@@ -38,15 +47,18 @@ def build_discriminator(
     sizes = level_sizes(resolution)
     widths = _widths(cfg, len(sizes))
     separate = cfg.label_mode == "separate"
-    group, features = cfg.mbstd_group_size, cfg.mbstd_num_features
-    if group == 0 or (group == 1 and not separate):  # the PyTorch port keeps the layer for groups of one
-        features = 0
     return Discriminator(
         sizes, widths, num_channels, label_size, architecture=cfg.D_architecture, act=cfg.nonlinearity,
-        taps=cfg.resample_kernel or BOX, mbstd_group_size=group, mbstd_num_features=features, clamp=cfg.conv_clamp,
-        dense_width=widths[1] if separate else widths[0],
+        taps=cfg.resample_kernel or BOX, mbstd_group_size=cfg.mbstd_group_size,
+        mbstd_num_features=_mbstd_features(cfg), clamp=cfg.conv_clamp, dense_width=widths[1] if separate else widths[0],
         mapping=_label_mapping(cfg, label_size, cfg.cmap_dim or widths[1]) if separate and label_size else None,
     )  # fmt: skip
+
+
+def _mbstd_features(cfg: ModelConfig) -> int:
+    """Feature maps of the minibatch standard deviation layer; 0: no layer."""
+    off = (0,) if cfg.label_mode == "separate" else (0, 1)  # the PyTorch port keeps the layer for groups of one
+    return 0 if cfg.mbstd_group_size in off else cfg.mbstd_num_features
 
 
 def _label_mapping(cfg: ModelConfig, label_size: int, cmap_dim: int) -> Mapping:

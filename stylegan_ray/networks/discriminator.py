@@ -87,6 +87,8 @@ class Discriminator(nn.Module):
     over its root size (separate: projection, Miyato and Koyama 2018). mbstd_num_features 0 leaves that layer out.
     """
 
+    taps: Tensor
+
     def __init__(
         self,
         sizes: Sequence[Size],

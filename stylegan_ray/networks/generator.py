@@ -16,9 +16,10 @@ class Generator(nn.Module):
 
     w_avg: Tensor
 
-    def __init__(self, mapping: Mapping, synthesis: Any, resolution: Size):
+    def __init__(self, mapping: Mapping, synthesis: Any):
         super().__init__()
-        self.mapping, self.synthesis, self.resolution = mapping, synthesis, resolution
+        self.mapping, self.synthesis = mapping, synthesis
+        self.resolution: Size = synthesis.resolution
         self.z_dim, self.w_dim, self.label_size = mapping.z_dim, mapping.w_dim, mapping.label_size
         self.num_channels: int = synthesis.num_channels
         self.register_buffer("w_avg", torch.zeros(mapping.w_dim))

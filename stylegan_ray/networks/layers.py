@@ -57,6 +57,8 @@ class Conv(nn.Module):
     The kernel of an upsampling layer is stored as the transposed convolution uses it, that is flipped.
     """
 
+    taps: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -89,6 +91,9 @@ class Conv(nn.Module):
 
 class StyledConv(nn.Module):
     """Modulated and demodulated 3x3 convolution, noise, bias, activation (StyleGAN2, figure 2d)."""
+
+    taps: Tensor
+    noise_const: Tensor | None
 
     def __init__(
         self,

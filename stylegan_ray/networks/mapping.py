@@ -14,7 +14,8 @@ class Mapping(nn.Module):
     """Dense layers z [N,z] (and labels [N,L]) -> w [N,w].
 
     `label_mode` joint embeds the label linearly and normalises it together with z (TensorFlow original); separate
-    gives the embedding a bias and a normalisation of its own (StyleGAN2-ADA). z_dim 0 maps the label alone.
+    gives the embedding a bias and a normalisation of its own (StyleGAN2-ADA). z_dim 0 maps the label alone. With
+    `num_ws` the result is repeated for that many layers, [N,num_ws,w].
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class Mapping(nn.Module):
         act: str = "lrelu",
         normalize: bool = True,
         label_mode: str = "joint",
+        num_ws: int | None = None,
         weight_gain: float = 1.0,
         act_gain: float | None = None,
         use_wscale: bool = True,
     ):
         super().__init__()
         self.z_dim, self.label_size, self.w_dim = z_dim, label_size, w_dim
-        self.num_layers, self.normalize, self.label_mode = num_layers, normalize, label_mode
+        self.num_layers, self.normalize, self.label_mode, self.num_ws = num_layers, normalize, label_mode, num_ws
         embed_dim = 0 if label_size == 0 else z_dim if label_mode == "joint" else embed_dim
         if label_size and label_mode == "joint":
             self.label_weight = nn.Parameter(torch.randn(embed_dim, label_size))  # used as it is
@@ -53,7 +55,7 @@ class Mapping(nn.Module):
         x = self._joint(z, labels) if self.label_mode == "joint" else self._separate(z, labels)
         for i in range(self.num_layers):
             x = self.get_submodule(f"dense{i}")(x)
-        return x
+        return x if self.num_ws is None else x[:, None].expand(-1, self.num_ws, -1)
 
     def _joint(self, z: Tensor | None, labels: Tensor | None) -> Tensor:
         assert z is not None

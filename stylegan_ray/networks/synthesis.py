@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ Noise = str | Sequence[Tensor]
 
 class SynthesisBlock(nn.Module):
     """One resolution: (upsampling) convolutions, and what the architecture adds to them."""
+
+    taps: Tensor
 
     def __init__(
         self,
@@ -89,7 +92,8 @@ class Synthesis(nn.Module):
         grouped: bool = False,
     ):
         super().__init__()
-        self.sizes, self.w_dim, self.num_channels = list(sizes), w_dim, num_channels
+        self.sizes, self.resolution = list(sizes), sizes[-1]
+        self.w_dim, self.num_channels = w_dim, num_channels
         self.num_ws = 2 * len(sizes)
         for level, size in enumerate(sizes):
             block = SynthesisBlock(
@@ -119,24 +123,26 @@ class Synthesis(nn.Module):
         return [layer for layer in self.modules() if isinstance(layer, StyledConv)]
 
 
-def noise_inputs(noise: Noise, layers: Sequence[nn.Module], like: Tensor) -> Iterator[Tensor | None]:
+def noise_inputs(noise: Noise, layers: Sequence[Any], like: Tensor) -> Iterator[Tensor | None]:
     """One noise tensor (or None) for each of the layers: stored, drawn here, none, or as given."""
-    buffers = [layer.noise_const for layer in layers]
-    if isinstance(noise, str):
-        if noise not in ("const", "random", "none"):
-            raise ValueError(f"noise={noise!r} must be 'const', 'random', 'none' or a list of tensors")
-        if noise == "random":
-            shapes = [None if b is None else (len(like), 1, *b.shape[2:]) for b in buffers]
-            buffers = [None if s is None else torch.randn(s, dtype=like.dtype, device=like.device) for s in shapes]
-        return iter([None] * len(layers) if noise == "none" else buffers)  # type: ignore[list-item]
+    stored: list[Tensor | None] = [layer.noise_const for layer in layers]
+    if not isinstance(noise, str):
+        return _given_noise(noise, stored, len(like))
+    if noise == "const":
+        return iter(stored)
+    if noise == "none":
+        return iter([None] * len(layers))
+    if noise != "random":
+        raise ValueError(f"noise={noise!r} must be 'const', 'random', 'none' or a list of tensors")
+    return (None if s is None else like.new_empty(len(like), 1, *s.shape[2:]).normal_() for s in stored)
+
+
+def _given_noise(noise: Sequence[Tensor], stored: Sequence[Tensor | None], num: int) -> Iterator[Tensor | None]:
+    wanted = [(num, *s.shape[1:]) for s in stored if s is not None]
+    if [tuple(n.shape) for n in noise] != wanted:
+        raise ValueError(f"noise tensors {[tuple(n.shape) for n in noise]} must be {wanted}: noise_shapes()")
     given = iter(noise)
-    wanted = [b for b in buffers if b is not None]
-    if len(noise) != len(wanted) or any(n.shape[1:] != b.shape[1:] for n, b in zip(noise, wanted, strict=True)):
-        shapes = [tuple(n.shape) for n in noise]
-        raise ValueError(
-            f"noise tensors {shapes} must be {[(len(like), *b.shape[1:]) for b in wanted]}: noise_shapes()"
-        )
-    return iter([None if b is None else next(given) for b in buffers])
+    return (None if s is None else next(given) for s in stored)
 
 
 def check_ws(ws: Tensor, num_ws: int, w_dim: int) -> None:

@@ -1,0 +1,223 @@
+"""Networks of NVIDIA's TensorFlow programs: names, layouts and keyword arguments.
+
+Our parameters hold the same numbers as its variables, transposed; two differ: upsampling kernels are flipped, and
+style biases are one larger (its code adds the one).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from stylegan_ray.config import ModelConfig
+from stylegan_ray.networks import (
+    Discriminator,
+    Generator,
+    build_discriminator,
+    build_generator,
+    build_mapping,
+    build_synthesis,
+)
+
+
+class Layout(NamedTuple):
+    """How an array is turned into ours and back; `offset` is added to values (not to gradients)."""
+
+    ours: Callable[[NDArray], NDArray]
+    theirs: Callable[[NDArray], NDArray]
+    offset: float = 0.0
+
+
+SAME = Layout(lambda a: a, lambda a: a)
+DENSE = Layout(lambda a: a.T, lambda a: a.T)
+STYLE_BIAS = Layout(lambda a: a, lambda a: a, offset=1.0)
+CONV = Layout(lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
+FLIPPED_CONV = Layout(
+    lambda a: a[::-1, ::-1].transpose(3, 2, 0, 1), lambda a: a[:, :, ::-1, ::-1].transpose(2, 3, 1, 0)
+)
+
+FAMILIES = {
+    "G_main": "stylegan2",
+    "G_mapping": "stylegan2",
+    "G_synthesis_stylegan2": "stylegan2",
+    "D_stylegan2": "stylegan2",
+}
+"""Function names of the original and the family of networks they build."""
+
+KEYS = {
+    "latent_size": "z_dim",
+    "dlatent_size": "w_dim",
+    "mapping_layers": "mapping_layers",
+    "mapping_fmaps": "mapping_fmaps",
+    "mapping_lrmul": "mapping_lrmul",
+    "mapping_nonlinearity": "mapping_nonlinearity",
+    "normalize_latents": "normalize_latents",
+    "fmap_base": "fmap_base",
+    "fmap_decay": "fmap_decay",
+    "fmap_min": "fmap_min",
+    "fmap_max": "fmap_max",
+    "nonlinearity": "nonlinearity",
+    "resample_kernel": "resample_kernel",
+    "mbstd_group_size": "mbstd_group_size",
+    "mbstd_num_features": "mbstd_num_features",
+    "style_mixing_prob": "style_mixing_prob",
+    "dlatent_avg_beta": "dlatent_avg_beta",
+}
+"""Keyword arguments of the original and our keys in `model`."""
+
+ELSEWHERE = frozenset(
+    "label_size num_channels resolution dlatent_broadcast mapping_func synthesis_func randomize_noise fused_modconv "
+    "is_training is_validation is_template_graph return_dlatents truncation_psi truncation_cutoff truncation_psi_val "
+    "truncation_cutoff_val structure dtype force_clean_graph components func_name name".split()
+)
+"""Keyword arguments that say nothing about the model, or are read apart."""
+
+
+def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mapping[str, ArrayLike]) -> nn.Module:
+    """The network that `func` (e.g. networks_stylegan2.G_main) builds from these arguments, with these variables.
+
+    A Generator for G_main, else the Mapping, Synthesis or Discriminator. Evaluations are ours: no truncation
+    unless asked for (`truncation` gives what the original does).
+    """
+    network = _build(func, build_kwargs)
+    load_variables(network, variables)
+    return network
+
+
+def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
+    """Our `model` section for the keyword arguments of a network function of the original."""
+    values: dict[str, Any] = {"family": _family(func, build_kwargs)}
+    unknown = [key for key in build_kwargs if key not in KEYS and key not in ELSEWHERE and key != "architecture"]
+    if unknown:
+        raise ValueError(f"{func} has keyword arguments that are not known here: {', '.join(unknown)}")
+    values |= {KEYS[key]: value for key, value in build_kwargs.items() if key in KEYS}
+    if "architecture" in build_kwargs:
+        values["D_architecture" if _name(func).startswith("D_") else "G_architecture"] = build_kwargs["architecture"]
+    return ModelConfig.model_validate(values)
+
+
+def truncation(func: str, run_kwargs: Mapping[str, Any]) -> tuple[float, int | None]:
+    """psi and cutoff (None: all layers) that an evaluation of G_main or G_style with these arguments uses."""
+    style = _name(func) == "G_style"
+    psi, cutoff = run_kwargs.get("truncation_psi", 0.7 if style else 0.5), run_kwargs.get("truncation_cutoff", 8)
+    if not style:
+        cutoff = run_kwargs.get("truncation_cutoff")
+    if run_kwargs.get("is_validation"):
+        psi, cutoff = run_kwargs.get("truncation_psi_val"), run_kwargs.get("truncation_cutoff_val")
+    if psi is None or run_kwargs.get("is_training") or (style and cutoff is None):
+        return 1.0, None
+    return psi, cutoff
+
+
+def load_variables(network: nn.Module, variables: Mapping[str, ArrayLike]) -> None:
+    """Fills a network from variables under the original's names; all that it has, and nothing else, must be there."""
+    state = network.state_dict()
+    rows = list(tf_names(network))
+    missing = [theirs for _, theirs, _ in rows if theirs not in variables]
+    extra = [name for name in variables if name not in {theirs for _, theirs, _ in rows} and not name.endswith("lod")]
+    if missing or extra:
+        raise ValueError(f"variables do not fit: missing {missing or 'none'}, not used {extra or 'none'}")
+    for ours, theirs, layout in rows:
+        array = layout.ours(np.asarray(variables[theirs]))
+        if array.shape != state[ours].shape:
+            raise ValueError(f"variable {theirs} becomes {array.shape}, but {ours} is {tuple(state[ours].shape)}")
+        state[ours].copy_(torch.tensor(array + np.asarray(layout.offset, array.dtype)))
+
+
+def tf_variables(network: nn.Module) -> dict[str, NDArray]:
+    """All tensors of a network as variables of the original: its names, layouts and values."""
+    state = network.state_dict()
+    return {
+        theirs: layout.theirs(state[ours].cpu().numpy()) - layout.offset for ours, theirs, layout in tf_names(network)
+    }
+
+
+def tf_gradients(network: nn.Module) -> dict[str, NDArray | None]:
+    """The gradients of all parameters under the original's names and layouts; None where there is none."""
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    return {
+        theirs: None if gradients[ours] is None else layout.theirs(gradients[ours].cpu().numpy())  # type: ignore
+        for ours, theirs, layout in tf_names(network)
+        if ours in gradients
+    }
+
+
+def tf_names(network: nn.Module) -> Iterator[tuple[str, str, Layout]]:
+    """Our name, the original's name and the layout of every tensor of a network."""
+    for ours in network.state_dict():
+        if ours == "w_avg":
+            yield ours, "dlatent_avg", SAME
+        elif isinstance(network, Generator):
+            part, _, rest = ours.partition(".")
+            theirs, layout = _translate(network.get_submodule(part), rest)
+            yield ours, f"G_{part}/{theirs}", layout
+        else:
+            yield ours, *_translate(network, ours)
+
+
+def _build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
+    cfg, kwargs = model_config(func, build_kwargs), build_kwargs
+    resolution, num_channels = kwargs.get("resolution", 1024), kwargs.get("num_channels", 3)
+    label_size = kwargs.get("label_size", 0)
+    if _name(func) == "G_mapping":
+        return build_mapping(cfg, label_size, kwargs.get("dlatent_broadcast"))
+    if _name(func).startswith("G_synthesis"):
+        return build_synthesis(cfg, resolution, num_channels)
+    if _name(func).startswith("D_"):
+        return build_discriminator(cfg, resolution, num_channels, label_size)
+    return build_generator(cfg, resolution, num_channels, label_size)
+
+
+def _family(func: str, build_kwargs: Mapping[str, Any]) -> str:
+    name = build_kwargs.get("synthesis_func", _name(func))
+    if name not in FAMILIES:
+        raise ValueError(f"network function {name!r} is not known here; known are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _name(func: str) -> str:
+    return func.rpartition(".")[2]
+
+
+G_LAYERS = {"conv0": "Conv0_up", "conv1": "Conv1", "skip": "Skip", "torgb": "ToRGB"}
+D_LAYERS = {
+    "fromrgb": "FromRGB", "conv0": "Conv0", "conv1": "Conv1_down", "skip": "Skip", "conv": "Conv", "dense0": "Dense0",
+}  # fmt: skip
+TENSORS = {
+    "bias": ("bias", SAME),
+    "noise_strength": ("noise_strength", SAME),
+    "affine.weight": ("mod_weight", DENSE),
+    "affine.bias": ("mod_bias", STYLE_BIAS),
+}
+
+
+def _translate(network: Any, ours: str) -> tuple[str, Layout]:
+    """The original's name and the layout of a tensor of a mapping, synthesis or discriminator network."""
+    if ours == "label_weight":
+        return "LabelConcat/weight", DENSE
+    if match := re.fullmatch(r"dense(\d+)\.(weight|bias)", ours):
+        return f"Dense{match[1]}/{match[2]}", DENSE if match[2] == "weight" else SAME
+    match = re.fullmatch(r"b(\d+)\.(\w+)\.?(.*)", ours)
+    if match is None:
+        raise ValueError(f"tensor {ours} has no counterpart in the TensorFlow programs")
+    size, layer, tensor = int(match[1]), match[2], match[3]
+    if layer == "constant":
+        return f"{size}x{size}/Const/const", SAME
+    if tensor == "noise_const":
+        return f"noise{2 * size.bit_length() - (7 if layer == 'conv0' else 6)}", SAME
+    name, layout = TENSORS.get(tensor, (tensor, DENSE if layer in ("dense0", "out") else CONV))
+    if isinstance(network, Discriminator):
+        return f"{_discriminator_scope(size, layer)}/{name}", layout
+    if layer == "conv0" and tensor == "weight":
+        layout = FLIPPED_CONV
+    return f"{size}x{size}/{'Conv' if (size, layer) == (4, 'conv1') else G_LAYERS[layer]}/{name}", layout
+
+
+def _discriminator_scope(size: int, layer: str) -> str:
+    return "Output" if layer == "out" else f"{size}x{size}/{D_LAYERS[layer]}"
