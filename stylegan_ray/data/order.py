@@ -13,6 +13,9 @@ BLOCK_ROWS = 128
 WINDOW_BLOCKS = 16
 """Blocks whose rows `blocks` mixes with each other."""
 
+TABLE_UP_TO = 1 << 16
+"""Passes over so few pictures are kept as tables, which are faster to look up than to compute."""
+
 
 def image_index(
     seed: int,
@@ -23,17 +26,28 @@ def image_index(
     block_rows: int = BLOCK_ROWS,
     window_blocks: int = WINDOW_BLOCKS,
 ) -> np.ndarray:
-    """The picture at each sample position; no table for `full`, one of num_images/block_rows numbers for `blocks`."""
+    """The picture at each sample position; a table only for small data sets, or of blocks."""
     passes, places = np.divmod(np.asarray(positions, dtype=np.int64), num_images)
     images = np.empty_like(places)
     for data_pass in np.unique(passes).tolist():
         here = passes == data_pass
         key = stream_key(seed, stream_salt, "order", data_pass)
         if shuffle == "full":
-            images[here] = permuted(places[here], num_images, key)
+            images[here] = _in_full(places[here], num_images, key)
         else:
             images[here] = _in_blocks(places[here], num_images, key, block_rows, window_blocks)
     return images
+
+
+def _in_full(places: np.ndarray, num_images: int, key: tuple[int, int]) -> np.ndarray:
+    if num_images > TABLE_UP_TO:
+        return permuted(places, num_images, key)
+    return _pass_table(num_images, key)[places]
+
+
+@lru_cache(maxsize=4)
+def _pass_table(num_images: int, key: tuple[int, int]) -> np.ndarray:
+    return permuted(np.arange(num_images), num_images, key)
 
 
 def _in_blocks(

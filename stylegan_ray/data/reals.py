@@ -9,7 +9,7 @@ import numpy as np
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.order import image_index
-from stylegan_ray.seeds import coin, stream_key
+from stylegan_ray.seeds import coins, stream_key
 
 
 class RealsSource:
@@ -30,20 +30,22 @@ class RealsSource:
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Pictures uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions."""
         positions = np.asarray(positions, dtype=np.int64)
-        indices = self.indices(positions)
+        indices, mirrored = self.indices(positions), self.mirrored(positions)
         images = np.empty((len(positions), *self.dataset.shape(level)), dtype=np.uint8)
         for i, position in enumerate(positions.tolist()):
             indices[i], pixels = self._read(int(indices[i]), position, level)
-            images[i] = pixels[:, :, ::-1] if self.is_mirrored(position) else pixels
+            images[i] = pixels[:, :, ::-1] if mirrored[i] else pixels
         return images, self.dataset.labels(indices)
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
         """The picture that belongs at each position."""
         return image_index(self.seed, self.stream_salt, positions, self.dataset.num_images, self.shuffle)
 
-    def is_mirrored(self, position: int) -> bool:
-        """Whether the picture at a position is flipped left to right."""
-        return self.mirror_augment and coin(stream_key(self.seed, self.stream_salt, "mirror"), position)
+    def mirrored(self, positions: np.ndarray) -> np.ndarray:
+        """Whether the picture at each position is flipped left to right."""
+        if not self.mirror_augment:
+            return np.zeros(len(positions), dtype=bool)
+        return coins(stream_key(self.seed, self.stream_salt, "mirror"), positions)
 
     def _read(self, index: int, position: int, level: int) -> tuple[int, np.ndarray]:
         try:
