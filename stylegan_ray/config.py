@@ -82,6 +82,8 @@ class ModelConfig(Section):
     """Dense layers from z to w."""
     mapping_fmaps: Positive = 512
     """Width of the hidden mapping layers."""
+    mapping_embed: Positive | None = None
+    """Width of the embedded label (label_mode separate); null: w_dim."""
     mapping_lrmul: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate multiplier of the mapping network."""
     mapping_nonlinearity: Literal["lrelu", "relu"] = "lrelu"

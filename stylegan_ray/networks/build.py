@@ -25,8 +25,8 @@ def build_mapping(cfg: ModelConfig, label_size: int, num_ws: int | None = None) 
     """The mapping network of G."""
     return Mapping(
         cfg.z_dim, label_size, cfg.w_dim, num_layers=cfg.mapping_layers, hidden_dim=cfg.mapping_fmaps,
-        embed_dim=cfg.w_dim, lrmul=cfg.mapping_lrmul, act=cfg.mapping_nonlinearity, normalize=cfg.normalize_latents,
-        label_mode=cfg.label_mode, num_ws=num_ws,
+        embed_dim=cfg.mapping_embed or cfg.w_dim, lrmul=cfg.mapping_lrmul, act=cfg.mapping_nonlinearity,
+        normalize=cfg.normalize_latents, label_mode=cfg.label_mode, num_ws=num_ws,
     )  # fmt: skip
 
 

@@ -84,8 +84,8 @@ class Conv(nn.Module):
         gain *= self.act_gain  # relu and lrelu let a gain through
         weight = self.weight * (self.weight_scale * gain)
         bias = None if self.bias is None else self.bias * gain
-        pad, up_or_down = self.weight.shape[2] // 2, {"up": self.up, "down": self.down}
-        x = conv2d_resample(x, weight, self.taps, padding=pad, flip_weight=self.up == 1, bias=bias, **up_or_down)
+        pad = self.weight.shape[2] // 2
+        x = conv2d_resample(x, weight, self.taps, self.up, self.down, pad, flip_weight=self.up == 1, bias=bias)
         return bias_act(x, act=self.act, gain=1.0, clamp=_scaled(self.clamp, gain / self.act_gain))
 
 

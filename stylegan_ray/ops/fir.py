@@ -58,7 +58,9 @@ def upfirdn2d(
     `flip_filter`; no filter is a single 1. No gradient flows to `f`.
     """
     up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
-    f = x.new_full((1, 1), gain) if f is None else (f * gain ** (f.dim() / 2)).to(x.dtype)
+    if f is None:
+        f = x.new_ones(1, 1)
+    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
     if f.ndim == 2:
         return _UpFirDn.apply(x, f, up_xy, down_xy, pads, flip_filter)  # type: ignore[return-value]
     x = _UpFirDn.apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)  # type: ignore

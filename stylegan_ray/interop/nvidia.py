@@ -1,0 +1,117 @@
+"""Networks of NVIDIA's StyleGAN2-ADA PyTorch programs.
+
+Our parameters hold the same numbers in the same layout; only names differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray.config import ModelConfig
+from stylegan_ray.networks import build_discriminator, build_generator
+
+KEYS = {
+    "G": {
+        "z_dim": "z_dim",
+        "w_dim": "w_dim",
+        "mapping_kwargs.num_layers": "mapping_layers",
+        "mapping_kwargs.layer_features": "mapping_fmaps",
+        "mapping_kwargs.embed_features": "mapping_embed",
+        "mapping_kwargs.activation": "mapping_nonlinearity",
+        "mapping_kwargs.lr_multiplier": "mapping_lrmul",
+        "mapping_kwargs.w_avg_beta": "dlatent_avg_beta",
+        "synthesis_kwargs.channel_max": "fmap_max",
+        "synthesis_kwargs.architecture": "G_architecture",
+        "synthesis_kwargs.resample_filter": "resample_kernel",
+        "synthesis_kwargs.conv_clamp": "conv_clamp",
+        "synthesis_kwargs.activation": "nonlinearity",
+        "synthesis_kwargs.use_noise": "use_noise",
+    },
+    "D": {
+        "architecture": "D_architecture",
+        "channel_max": "fmap_max",
+        "conv_clamp": "conv_clamp",
+        "cmap_dim": "cmap_dim",
+        "block_kwargs.activation": "nonlinearity",
+        "block_kwargs.resample_filter": "resample_kernel",
+        "mapping_kwargs.num_layers": "D_mapping_layers",
+        "mapping_kwargs.activation": "mapping_nonlinearity",
+        "mapping_kwargs.lr_multiplier": "mapping_lrmul",
+        "epilogue_kwargs.mbstd_group_size": "mbstd_group_size",
+        "epilogue_kwargs.mbstd_num_channels": "mbstd_num_features",
+    },
+}
+"""Keyword arguments of the port, nested ones with a dot, and our keys in `model`."""
+
+ELSEWHERE = frozenset(
+    "c_dim img_resolution img_channels channel_base num_fp16_res fp16_channels_last block_kwargs.fp16_channels_last "
+    "block_kwargs.freeze_layers synthesis_kwargs.channel_base synthesis_kwargs.num_fp16_res "
+    "synthesis_kwargs.fp16_channels_last".split()
+)
+"""Keyword arguments that are read apart, or choose among equal computations."""
+
+
+def network_from_ada(part: str, init_kwargs: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The Generator (part G) or Discriminator (part D) of the port, built with these arguments, with this state."""
+    cfg = model_config(part, init_kwargs)
+    build = build_generator if part == "G" else build_discriminator
+    network = build(cfg, init_kwargs["img_resolution"], init_kwargs["img_channels"], init_kwargs["c_dim"])
+    load_state(network, state_dict)
+    return network
+
+
+def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
+    """Our `model` section for the keyword arguments of the port's generator (part G) or discriminator (D)."""
+    if part not in KEYS:
+        raise ValueError(f"part={part!r} must be 'G' or 'D'")
+    flat, keys = _flat(init_kwargs), KEYS[part]
+    unknown = [key for key in flat if key not in keys and key not in ELSEWHERE]
+    if unknown:
+        raise ValueError(f"StyleGAN2-ADA {part} has keyword arguments that are not known here: {', '.join(unknown)}")
+    values: dict[str, Any] = {"label_mode": "separate"}
+    values |= {keys[key]: value for key, value in flat.items() if key in keys}
+    values["fmap_base"] = flat.get("synthesis_kwargs.channel_base" if part == "G" else "channel_base", 32768) // 2
+    if part == "G":
+        values["mapping_fmaps"] = values.get("mapping_fmaps") or init_kwargs["w_dim"]
+    if values.get("mbstd_num_features") == 0:  # our word for no such layer
+        values |= {"mbstd_num_features": 1, "mbstd_group_size": 0}
+    return ModelConfig.model_validate(values)
+
+
+def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Fills a network from the port's state; all that it has must be there, and nothing else but filters."""
+    theirs = {_our_name(name): tensor for name, tensor in state_dict.items() if not name.endswith("resample_filter")}
+    state = network.state_dict()
+    missing, extra = [name for name in state if name not in theirs], [name for name in theirs if name not in state]
+    if missing or extra:
+        raise ValueError(f"state does not fit: missing {missing or 'none'}, not used {extra or 'none'}")
+    for name, tensor in state.items():
+        value = torch.as_tensor(theirs[name])
+        if name.endswith(("constant", "noise_const")):  # stored without the leading axes
+            value = value.reshape(tensor.shape)
+        if value.shape != tensor.shape:
+            raise ValueError(f"{name} is {tuple(value.shape)} in the file, but {tuple(tensor.shape)} here")
+        tensor.copy_(value)
+
+
+def _our_name(name: str) -> str:
+    name = re.sub(r"\bfc(\d*)\.", lambda match: f"dense{match[1] or 0}.", name)
+    return {"mapping.w_avg": "w_avg"}.get(name, re.sub(r"\.const$", ".constant", name))
+
+
+def _flat(kwargs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keyword arguments with dotted names; those that are None stand for their default and are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in kwargs.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key == "resample_filter":
+            flat[prefix + key] = (1.0,) if value is None else value  # none: insert zeros and keep samples unfiltered
+        elif value is not None or key == "mbstd_group_size":
+            flat[prefix + key] = value
+    return flat
