@@ -412,7 +412,7 @@ def _preset_text(preset: str) -> tuple[str, str]:
         return path.read_text(), path.stem
     if preset not in preset_names():
         hint = nearest(preset, preset_names())
-        raise ConfigError(f"unknown preset {preset!r}{hint} Presets: {', '.join(preset_names())}, or a YAML file")
+        raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
     return (_presets() / f"{preset}.yaml").read_text(), preset
 
 
@@ -486,7 +486,6 @@ def _check_drange(drange: tuple[float, float]) -> None:
 UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # (key, values that work today, what is missing)
     ("augment.mode", ("noaug",), "adaptive augmentation"),
-    ("model.family", ("stylegan2",), "the networks of configurations A to D"),
     ("model.num_lowp_res", (0,), "mixed precision"),
     ("train.compile", (False,), "compiling the training step"),
     ("train.on_nonfinite", ("skip", "error"), "rolling back to a checkpoint"),

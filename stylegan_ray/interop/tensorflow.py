@@ -19,11 +19,14 @@ from stylegan_ray.config import ModelConfig
 from stylegan_ray.networks import (
     Discriminator,
     Generator,
+    GrowingDiscriminator,
+    GrowingSynthesis,
     build_discriminator,
     build_generator,
     build_mapping,
     build_synthesis,
 )
+from stylegan_ray.networks.stylegan1 import Style1Block, Style1Epilogue
 
 
 class Layout(NamedTuple):
@@ -43,12 +46,18 @@ FLIPPED_CONV = Layout(
 )
 
 FAMILIES = {
-    "G_main": "stylegan2",
-    "G_mapping": "stylegan2",
-    "G_synthesis_stylegan2": "stylegan2",
-    "D_stylegan2": "stylegan2",
+    "networks_stylegan2.G_main": "stylegan2",
+    "networks_stylegan2.G_mapping": "stylegan2",
+    "networks_stylegan2.G_synthesis_stylegan2": "stylegan2",
+    "networks_stylegan2.G_synthesis_stylegan_revised": "revised",
+    "networks_stylegan2.D_stylegan": "revised",
+    "networks_stylegan2.D_stylegan2": "stylegan2",
+    "networks_stylegan.G_style": "stylegan1",
+    "networks_stylegan.G_mapping": "stylegan1",
+    "networks_stylegan.G_synthesis": "stylegan1",
+    "networks_stylegan.D_basic": "stylegan1",
 }
-"""Function names of the original and the family of networks they build."""
+"""Network functions of the originals and the family of networks that they build."""
 
 KEYS = {
     "latent_size": "z_dim",
@@ -68,6 +77,14 @@ KEYS = {
     "mbstd_num_features": "mbstd_num_features",
     "style_mixing_prob": "style_mixing_prob",
     "dlatent_avg_beta": "dlatent_avg_beta",
+    "use_wscale": "use_wscale",
+    "use_styles": "use_styles",
+    "const_input_layer": "const_input_layer",
+    "use_noise": "use_noise",
+    "use_pixel_norm": "use_pixel_norm",
+    "use_instance_norm": "use_instance_norm",
+    "blur_filter": "blur_filter",
+    "fused_scale": "fused_scale",
 }
 """Keyword arguments of the original and our keys in `model`."""
 
@@ -97,6 +114,10 @@ def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
     if unknown:
         raise ValueError(f"{func} has keyword arguments that are not known here: {', '.join(unknown)}")
     values |= {KEYS[key]: value for key, value in build_kwargs.items() if key in KEYS}
+    if isinstance(values.get("fused_scale"), bool):
+        values["fused_scale"] = "on" if values["fused_scale"] else "off"
+    if values["family"] == "stylegan1":
+        values.setdefault("fmap_base", 8192)
     if "architecture" in build_kwargs:
         values["D_architecture" if _name(func).startswith("D_") else "G_architecture"] = build_kwargs["architecture"]
     return ModelConfig.model_validate(values)
@@ -175,10 +196,11 @@ def _build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def _family(func: str, build_kwargs: Mapping[str, Any]) -> str:
-    name = build_kwargs.get("synthesis_func", _name(func))
-    if name not in FAMILIES:
-        raise ValueError(f"network function {name!r} is not known here; known are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    module, _, name = func.rpartition(".")
+    full = f"{module.rpartition('.')[2]}.{build_kwargs.get('synthesis_func', name)}"
+    if full not in FAMILIES:
+        raise ValueError(f"network function {func} is not known here; known are {', '.join(FAMILIES)}")
+    return FAMILIES[full]
 
 
 def _name(func: str) -> str:
@@ -197,6 +219,14 @@ TENSORS = {
 }
 
 
+STYLE1_TENSORS = {
+    "noise_strength": ("Noise/weight", SAME),
+    "style.weight": ("StyleMod/weight", DENSE),
+    "style.bias": ("StyleMod/bias", SAME),
+    "bias": ("bias", SAME),
+}
+
+
 def _translate(network: Any, ours: str) -> tuple[str, Layout]:
     """The original's name and the layout of a tensor of a mapping, synthesis or discriminator network."""
     if ours == "label_weight":
@@ -207,17 +237,34 @@ def _translate(network: Any, ours: str) -> tuple[str, Layout]:
     if match is None:
         raise ValueError(f"tensor {ours} has no counterpart in the TensorFlow programs")
     size, layer, tensor = int(match[1]), match[2], match[3]
+    block = network.get_submodule(f"b{size}")
+    name, layout = TENSORS.get(tensor, (tensor, DENSE if layer in ("dense0", "out") else CONV))
+    if layer in ("torgb", "fromrgb") and isinstance(network, GrowingSynthesis | GrowingDiscriminator):
+        scope = "ToRGB" if layer == "torgb" else "FromRGB"
+        return f"{scope}_lod{max(network.resolution).bit_length() - size.bit_length()}/{name}", layout
+    if isinstance(network, Discriminator | GrowingDiscriminator):
+        last = "4x4/Dense1" if isinstance(block, Style1Epilogue) else "Output"
+        return f"{last if layer == 'out' else f'{size}x{size}/{D_LAYERS[layer]}'}/{name}", layout
+    if isinstance(block, Style1Block):
+        return _translate_style1(block, size, layer, tensor)
     if layer == "constant":
         return f"{size}x{size}/Const/const", SAME
     if tensor == "noise_const":
-        return f"noise{2 * size.bit_length() - (7 if layer == 'conv0' else 6)}", SAME
-    name, layout = TENSORS.get(tensor, (tensor, DENSE if layer in ("dense0", "out") else CONV))
-    if isinstance(network, Discriminator):
-        return f"{_discriminator_scope(size, layer)}/{name}", layout
-    if layer == "conv0" and tensor == "weight":
-        layout = FLIPPED_CONV
+        return f"noise{2 * block.level - (1 if layer == 'conv0' else 0)}", SAME
+    layout = FLIPPED_CONV if (layer, tensor) == ("conv0", "weight") else layout
     return f"{size}x{size}/{'Conv' if (size, layer) == (4, 'conv1') else G_LAYERS[layer]}/{name}", layout
 
 
-def _discriminator_scope(size: int, layer: str) -> str:
-    return "Output" if layer == "out" else f"{size}x{size}/{D_LAYERS[layer]}"
+def _translate_style1(block: Style1Block, size: int, layer: str, tensor: str) -> tuple[str, Layout]:
+    """As `_translate`, for the synthesis of StyleGAN1."""
+    if tensor == "noise_const":
+        return f"noise{2 * block.level + (layer == 'layer1')}", SAME
+    second = "Conv1" if block.level else "Conv"
+    first = "Conv0_up" if block.level else "Const" if block.start.is_constant else "Dense"
+    scope = f"{size}x{size}/{second if layer in ('conv', 'layer1') else first}"
+    if layer in ("layer0", "layer1"):
+        name, layout = STYLE1_TENSORS[tensor]
+        return f"{scope}/{name}", layout
+    if tensor == "constant":
+        return f"{scope}/const", SAME
+    return f"{scope}/weight", DENSE if tensor == "dense.weight" else CONV

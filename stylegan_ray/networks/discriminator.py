@@ -134,15 +134,17 @@ class Discriminator(nn.Module):
             image = downsample2d(images, self.taps) if self.architecture == "skip" and size != self.sizes[0] else None
             images = images if image is None else image
         assert x is not None
-        return self._score(x, labels)
+        return label_score(x, labels, self.mapping)
 
-    def _score(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            return x
-        if self.mapping is None:
-            return (x * labels).sum(dim=1, keepdim=True)
-        cmap = self.mapping(None, labels)  # [N,cmap]
-        return (x * cmap).sum(dim=1, keepdim=True) / cmap.shape[1] ** 0.5
+
+def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:
+    """Score [N,1] from the outputs x of the last layer."""
+    if labels is None:
+        return x
+    if mapping is None:
+        return (x * labels).sum(dim=1, keepdim=True)
+    cmap = mapping(None, labels)  # [N,cmap]
+    return (x * cmap).sum(dim=1, keepdim=True) / cmap.shape[1] ** 0.5
 
 
 def add_rgb(x: Tensor | None, image: Tensor | None, fromrgb: nn.Module | None) -> Tensor:

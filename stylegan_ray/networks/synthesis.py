@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,20 @@ Noise = str | Sequence[Tensor]
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: (upsampling) convolutions, and what the architecture adds to them."""
+    """One resolution: (upsampling) convolutions, and what the architecture adds to them.
+
+    The convolutions of level l take w number 2l-1 and 2l, ToRGB takes 2l+1: that of the next convolution.
+    """
 
     taps: Tensor
 
     def __init__(
         self,
+        level: int,
+        size: Size,
         in_channels: int,
         out_channels: int,
         w_dim: int,
-        size: Size,
         num_channels: int,
         *,
         architecture: str,
@@ -37,45 +41,51 @@ class SynthesisBlock(nn.Module):
         grouped: bool,
     ):
         super().__init__()
-        self.size, self.is_first = size, in_channels == 0
+        self.level = level
 
         def styled(wide: int, up: int) -> StyledConv:
             options = {"use_noise": use_noise, "clamp": clamp, "grouped": grouped}
             return StyledConv(wide, out_channels, w_dim, size, act, up=up, taps=taps, **options)
 
-        if self.is_first:
+        if level == 0:
             self.constant = nn.Parameter(torch.randn(1, out_channels, *size))
         else:
             self.conv0 = styled(in_channels, up=2)
             self.register_buffer("taps", fir_filter(taps), persistent=False)
         self.conv1 = styled(out_channels, up=1)
-        has_skip = architecture == "resnet" and not self.is_first
+        has_skip = architecture == "resnet" and level > 0
         self.skip = Conv(in_channels, out_channels, 1, up=2, taps=taps, bias=False) if has_skip else None
         has_rgb = architecture == "skip" or is_last
         self.torgb = ToRGB(out_channels, num_channels, w_dim, clamp=clamp) if has_rgb else None
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Sequence[Tensor], noise: Iterator[Tensor | None]
+        self, x: Tensor | None, image: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]
     ) -> tuple[Tensor, Tensor | None]:
-        """`ws`: w of conv0, conv1 and torgb, each [N,w]; the first block has no conv0 but takes all three."""
-        if x is None:
-            x = self.conv1(self.constant.expand(len(ws[1]), -1, -1, -1), ws[1], next(noise))
-        elif self.skip is None:
-            x = self.conv1(self.conv0(x, ws[0], next(noise)), ws[1], next(noise))
-        else:
-            y = self.skip(x, gain=0.5**0.5)
-            x = self.conv0(x, ws[0], next(noise))
-            x = y + self.conv1(x, ws[1], next(noise), gain=0.5**0.5)
+        """Features and image so far, with this resolution's part."""
+        x = self.features(x, w, noise)
         if image is not None:
             image = upsample2d(image, self.taps)
         if self.torgb is not None:
-            rgb = self.torgb(x, ws[2])
-            image = rgb if image is None else image + rgb
-        return x, image  # type: ignore[return-value]
+            image = self.rgb(x, w) if image is None else image + self.rgb(x, w)
+        return x, image
+
+    def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
+        w1 = w[2 * self.level]
+        if x is None:
+            return self.conv1(self.constant.expand(len(w1), -1, -1, -1), w1, next(noise))
+        w0 = w[2 * self.level - 1]
+        if self.skip is None:
+            return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
+        y = self.skip(x, gain=0.5**0.5)
+        return y + self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise), gain=0.5**0.5)
+
+    def rgb(self, x: Tensor, w: Sequence[Tensor]) -> Tensor:
+        assert self.torgb is not None
+        return self.torgb(x, w[2 * self.level + 1])
 
 
 class Synthesis(nn.Module):
-    """ws [N,num_ws,w] -> images [N,C,H,W]; layers of 2 a resolution, ToRGB shares its w with the next convolution."""
+    """ws [N,num_ws,w] -> images [N,C,H,W]."""
 
     def __init__(
         self,
@@ -93,34 +103,38 @@ class Synthesis(nn.Module):
     ):
         super().__init__()
         self.sizes, self.resolution = list(sizes), sizes[-1]
-        self.w_dim, self.num_channels = w_dim, num_channels
-        self.num_ws = 2 * len(sizes)
+        self.w_dim, self.num_channels, self.num_ws = w_dim, num_channels, 2 * len(sizes)
         for level, size in enumerate(sizes):
             block = SynthesisBlock(
-                widths[level] if level else 0, widths[level + 1], w_dim, size, num_channels, architecture=architecture,
-                act=act, taps=taps, is_last=level == len(sizes) - 1, use_noise=use_noise, clamp=clamp, grouped=grouped,
+                level, size, widths[level], widths[level + 1], w_dim, num_channels, architecture=architecture, act=act,
+                taps=taps, is_last=level == len(sizes) - 1, use_noise=use_noise, clamp=clamp, grouped=grouped,
             )  # fmt: skip
             self.add_module(level_name(size), block)
 
     def forward(self, ws: Tensor, noise: Noise = "const", lod: float = 0.0) -> Tensor:
         refuse_lod(lod)
-        check_ws(ws, self.num_ws, self.w_dim)
-        w = ws.unbind(dim=1)
-        noises = noise_inputs(noise, self._noise_layers(), ws)
+        w = layer_ws(ws, self.num_ws, self.w_dim)
+        noises = noise_inputs(noise, noise_layers(self.children()), ws)
         x = image = None
-        for level, size in enumerate(self.sizes):
-            block_ws = (w[max(2 * level - 1, 0)], w[2 * level], w[2 * level + 1])
-            x, image = self.get_submodule(level_name(size))(x, image, block_ws, noises)
+        for block in self.children():
+            x, image = block(x, image, w, noises)
         assert image is not None
         return image
 
-    def noise_shapes(self, num: int, lod: float = 0.0) -> list[tuple[int, int, int, int]]:
+    def noise_shapes(self, num: int, lod: float = 0.0) -> list[tuple[int, ...]]:
         """Shapes of the noise tensors that `forward` takes for `num` samples, in its order."""
         refuse_lod(lod)
-        return [(num, 1, *layer.size) for layer in self._noise_layers() if layer.noise_const is not None]
+        return noise_shapes(self.children(), num)
 
-    def _noise_layers(self) -> list[StyledConv]:
-        return [layer for layer in self.modules() if isinstance(layer, StyledConv)]
+
+def noise_layers(blocks: Iterable[nn.Module]) -> list[Any]:
+    """All layers that may take noise, in the order of the forward pass."""
+    return [layer for block in blocks for layer in block.modules() if hasattr(layer, "noise_const")]
+
+
+def noise_shapes(blocks: Iterable[nn.Module], num: int) -> list[tuple[int, ...]]:
+    stored = [layer.noise_const for layer in noise_layers(blocks)]
+    return [(num, *s.shape[1:]) for s in stored if s is not None]
 
 
 def noise_inputs(noise: Noise, layers: Sequence[Any], like: Tensor) -> Iterator[Tensor | None]:
@@ -145,9 +159,11 @@ def _given_noise(noise: Sequence[Tensor], stored: Sequence[Tensor | None], num: 
     return (None if s is None else next(given) for s in stored)
 
 
-def check_ws(ws: Tensor, num_ws: int, w_dim: int) -> None:
+def layer_ws(ws: Tensor, num_ws: int, w_dim: int) -> tuple[Tensor, ...]:
+    """One w [N,w] for each layer."""
     if ws.ndim != 3 or ws.shape[1:] != (num_ws, w_dim):
         raise ValueError(f"ws {tuple(ws.shape)} must be [N, {num_ws}, {w_dim}]: one w for each layer (mix_styles)")
+    return ws.unbind(dim=1)
 
 
 def refuse_lod(lod: float) -> None:

@@ -58,9 +58,7 @@ def upfirdn2d(
     `flip_filter`; no filter is a single 1. No gradient flows to `f`.
     """
     up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
-    if f is None:
-        f = x.new_ones(1, 1)
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    f = _scaled(f, x, gain)
     if f.ndim == 2:
         return _UpFirDn.apply(x, f, up_xy, down_xy, pads, flip_filter)  # type: ignore[return-value]
     x = _UpFirDn.apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)  # type: ignore
@@ -77,8 +75,8 @@ def upfirdn2d_reference(
     gain: float = 1.0,
 ) -> Tensor:
     """What `upfirdn2d` means, step by step, differentiated by autograd."""
-    f = x.new_ones(1, 1) if f is None else f if f.ndim == 2 else torch.outer(f, f)
-    f = (f * gain).to(x.dtype)
+    f = _scaled(f, x, gain)
+    f = f if f.ndim == 2 else torch.outer(f, f)
     x = _pad(_insert_zeros(x, _pair(up)), four_pads(padding))
     x = _depthwise(x, f if flip_filter else f.flip((0, 1)), stride=(1, 1))
     down_x, down_y = _pair(down)
@@ -200,6 +198,11 @@ def _insert_zeros(x: Tensor, up: Pair) -> Tensor:
 def _pad(x: Tensor, pads: Pads) -> Tensor:
     """Zero padding; negative numbers crop."""
     return F.pad(x, list(pads)) if any(pads) else x
+
+
+def _scaled(f: Tensor | None, x: Tensor, gain: float) -> Tensor:
+    """The filter with a gain, in the data type of x."""
+    return x.new_full((1, 1), gain) if f is None else (f * gain ** (f.dim() / 2)).to(x.dtype)
 
 
 def _pair(value: int | Sequence[int]) -> Pair:

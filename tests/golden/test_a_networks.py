@@ -65,30 +65,23 @@ def test_discriminator(golden):
             close(grad[: len(outs[name])], outs[name], 1e-4)
 
 
-def check_generator_run(meta, arrays, run):
-    """One evaluation, or one training-mode pass with the mixing draws that the original made."""
-    G, outs, kwargs = imported(meta, arrays), part(arrays, "out"), run["run_kwargs"]
-    z, labels, z2 = tensors(arrays, "latents", "labels", "latents2")
-    lod, num_ws = run["lod"], G.synthesis.num_ws
-    if not kwargs.get("is_training"):
-        psi, cutoff = truncation(meta["func"], kwargs)
-        close(G(z, labels, psi=psi, cutoff=cutoff, lod=lod), outs[run["name"]], 2e-5)
-        return
-    settings = {"style_mixing_prob": 0.9, "dlatent_avg_beta": 0.995, **run, **kwargs}
-    mixes = settings.get("mixing_uniform_draw", 1.0) < settings["style_mixing_prob"]
-    w = G.mapping(z, labels)
-    cutoff = settings["mixing_randint_draw"] if mixes else num_ws - 2 * int(lod)
-    ws = mix_styles(w, G.mapping(z2, labels) if mixes else w, cutoff, num_ws)
-    close(G.synthesis(ws, noise="const", lod=lod), outs[f"{run['name']}_images"], 2e-5)
-    w_avg = torch.lerp(w.mean(dim=0), G.w_avg, settings["dlatent_avg_beta"])
-    close(w_avg, outs[f"{run['name']}_dlatent_avg_after"], 2e-5)
-    if f"{run['name']}_dlatents" in outs:
-        z_second = G.mapping(z2, labels)
-        close(mix_styles(w, z_second, cutoff, num_ws), outs[f"{run['name']}_dlatents"], 2e-5)
-
-
 @pytest.mark.golden_files("a_gmain", "*.npz")
 def test_generator(golden):
     meta, arrays = golden
+    G, outs = imported(meta, arrays), part(arrays, "out")
+    z, labels, z2 = tensors(arrays, "latents", "labels", "latents2")
+    w, second, num_ws = G.mapping(z, labels), G.mapping(z2, labels), G.synthesis.num_ws
     for run in meta["runs"]:
-        check_generator_run(meta, arrays, run)
+        name, kwargs = run["name"], run["run_kwargs"]
+        if not kwargs.get("is_training"):
+            psi, cutoff = truncation(meta["func"], kwargs)
+            close(G(z, labels, psi=psi, cutoff=cutoff), outs[name], 2e-5)
+            continue
+        settings = {"style_mixing_prob": 0.9, "dlatent_avg_beta": 0.995, **run, **kwargs}
+        mixes = settings.get("mixing_uniform_draw", 1.0) < settings["style_mixing_prob"]
+        ws = mix_styles(w, second, settings["mixing_randint_draw"] if mixes else num_ws, num_ws)
+        close(G.synthesis(ws, noise="const"), outs[f"{name}_images"], 2e-5)
+        if f"{name}_dlatents" in outs:
+            close(ws, outs[f"{name}_dlatents"], 2e-5)
+        w_avg = torch.lerp(w.mean(dim=0), G.w_avg, settings["dlatent_avg_beta"])
+        close(w_avg, outs[f"{name}_dlatent_avg_after"], 2e-5)
