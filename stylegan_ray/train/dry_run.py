@@ -1,0 +1,105 @@
+"""What a run would be, in words: configuration, networks, schedule, memory. Takes no resources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data import open_dataset
+from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.train.schedule import Schedule, training_schedule
+
+COPIES_IN_TRAINING = {"G": 5, "D": 4}
+"""Tensors per parameter on a worker: value, gradient, Adam's two moments, and G_ema's copy."""
+
+
+def describe(cfg: RunConfig) -> str:
+    """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
+    data = open_dataset(cfg.data, cfg.run.seed)
+    shape = (data.resolution, data.num_channels, data.label_size)
+    with torch.device("meta"):
+        networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}
+    height, width = data.resolution
+    classes = f", labels of size {data.label_size}" if data.label_size else ""
+    parts = [
+        cfg.to_yaml().rstrip(),
+        f"Data: {data.path}, {data.num_images} pictures of {width}x{height}, {data.num_channels} channels{classes}",
+        *(_layers(name, network) for name, network in networks.items()),
+        _schedule(cfg, math.log2(max(data.resolution))),
+        _memory(cfg, networks, shape),
+    ]
+    return "\n\n".join(parts)
+
+
+def _layers(name: str, network: torch.nn.Module) -> str:
+    rows = [
+        (row.name, f"{row.num_parameters:,}", _shape(row.output_shape), _shape(row.weight_shape))
+        for row in layer_table(network)
+    ]
+    total = sum(parameter.numel() for parameter in network.parameters())
+    return table([(name, "parameters", "output", "weight"), *rows, ("total", f"{total:,}", "", "")])
+
+
+def _shape(shape: Sequence[int] | None) -> str:
+    return "x".join(map(str, shape)) if shape else "-"
+
+
+def _schedule(cfg: RunConfig, resolution_log2: float) -> str:
+    """The settings at the start, wherever one of them changes its course, and at the end."""
+    rows = [
+        ("kimg", "lod", "resolution", "minibatch", "minibatch_gpu", "G_lrate", "D_lrate", "tick_kimg", "G_ema keeps")
+    ]
+    for kimg in _turning_points(cfg, resolution_log2):
+        now = training_schedule(cfg, round(kimg * 1000), resolution_log2)
+        rows.append((f"{kimg:g}", *_settings(now)))
+    return table(rows)
+
+
+def _settings(now: Schedule) -> tuple[str, ...]:
+    rates = (f"{now.G_lrate:g}", f"{now.D_lrate:g}", f"{now.tick_kimg:g}", f"{now.G_smoothing_beta:.6f}")
+    return (f"{now.lod:.2f}", str(now.resolution), str(now.minibatch_size), str(now.minibatch_gpu), *rates)
+
+
+def _turning_points(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
+    sched, total = cfg.schedule, cfg.train.total_kimg
+    points = {0.0, total, sched.lrate_rampup_kimg}
+    if sched.G_smoothing_rampup is not None:
+        points.add(sched.G_smoothing_kimg / sched.G_smoothing_rampup)
+    if sched.lod_initial_resolution is not None:
+        phase_kimg = sched.lod_training_kimg + sched.lod_transition_kimg
+        for phase in range(math.ceil(resolution_log2 - math.log2(sched.lod_initial_resolution)) + 1):
+            points |= {phase * phase_kimg, phase * phase_kimg + sched.lod_training_kimg}
+    return iter(sorted(point for point in points if point <= total))
+
+
+def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) -> str:
+    item = torch.finfo(getattr(torch, cfg.train.dtype)).bits // 8
+    sizes = {name: sum(p.numel() for p in network.parameters()) * item for name, network in networks.items()}
+    weights = sum(COPIES_IN_TRAINING[name] * size for name, size in sizes.items())
+    checkpoint = 4 * sizes["G"] + 3 * sizes["D"]
+    outputs = sum(math.prod(row.output_shape) for network in networks.values() for row in layer_table(network))
+    # Autograd keeps 2.6 to 2.8 times the layers' outputs in a main turn of G (config-f and tiny), less in all others.
+    activations = 3 * outputs * item * cfg.schedule.minibatch_gpu
+    return (
+        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema; about "
+        f"{_bytes(activations)} for a micro-batch of {cfg.schedule.minibatch_gpu}.\n"
+        f"A checkpoint: {_bytes(checkpoint)}; {cfg.cluster.keep_checkpoints} are kept."
+    )
+
+
+def _bytes(num: float) -> str:
+    return f"{num / 2**30:.1f} GiB" if num >= 2**30 else f"{num / 2**20:.1f} MiB"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns, numbers to the right, with a line under the first."""
+    columns = []
+    for head, *cells in zip(*rows, strict=True):
+        width = max(map(len, (head, *cells)))
+        is_number = all(cell.replace(",", "").replace(".", "").isdigit() for cell in cells if cell)
+        aligned = [cell.rjust(width) if is_number else cell.ljust(width) for cell in (head, *cells)]
+        columns.append([aligned[0], "-" * width, *aligned[1:]])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
