@@ -60,9 +60,10 @@ def network_from_ada(part: str, init_kwargs: Mapping[str, Any], state_dict: Mapp
     """The Generator (part G) or Discriminator (part D) of the port, built with these arguments, with this state."""
     cfg = model_config(part, init_kwargs)
     build = build_generator if part == "G" else build_discriminator
-    network = build(cfg, init_kwargs["img_resolution"], init_kwargs["img_channels"], init_kwargs["c_dim"])
+    with torch.random.fork_rng(devices=[]):
+        network = build(cfg, init_kwargs["img_resolution"], init_kwargs["img_channels"], init_kwargs["c_dim"])
     load_state(network, state_dict)
-    return network
+    return network.eval()
 
 
 def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:

@@ -102,9 +102,10 @@ def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mappi
     A Generator for G_main, else the Mapping, Synthesis or Discriminator. Evaluations are ours: no truncation
     unless asked for (`truncation` gives what the original does).
     """
-    network = _build(func, build_kwargs)
+    with torch.random.fork_rng(devices=[]):
+        network = _build(func, build_kwargs)
     load_variables(network, variables)
-    return network
+    return network.eval()
 
 
 def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
@@ -121,6 +122,14 @@ def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
     if "architecture" in build_kwargs:
         values["D_architecture" if _name(func).startswith("D_") else "G_architecture"] = build_kwargs["architecture"]
     return ModelConfig.model_validate(values)
+
+
+def full_name(func: str) -> str:
+    """A function name with its module, for the functions that build whole networks (pickles lack the module)."""
+    names = [name for name in FAMILIES if name.endswith(f".{func}")]
+    if not names:
+        raise ValueError(f"network function {func!r} is not known here; known are {', '.join(FAMILIES)}")
+    return names[0]
 
 
 def truncation(func: str, run_kwargs: Mapping[str, Any]) -> tuple[float, int | None]:

@@ -1,0 +1,118 @@
+"""Our own network files: safetensors with the tensors of G, D and G_ema, and the configuration as metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor, nn
+
+from stylegan_ray.config import FORMAT_VERSION, ModelConfig, RunConfig, validated
+from stylegan_ray.networks import build_discriminator, build_generator
+
+PARTS = ("G", "D", "G_ema")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a file and what is known about them."""
+
+    G: Any
+    D: Any
+    G_ema: Any
+    config: RunConfig
+    D_model: ModelConfig | None = None  # where D was built from other settings than config.model
+    cur_nimg: int = 0
+    lod: float = 0.0
+    augment_p: float | None = None
+
+    def parts(self) -> dict[str, Any]:
+        return {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+
+
+def save_network(
+    G: Any, D: nn.Module, G_ema: nn.Module, cfg: RunConfig, cur_nimg: int, D_model: ModelConfig | None = None
+) -> bytes:
+    """The content of a network file (network-final.safetensors and its like)."""
+    tensors = {
+        f"{part}.{name}": value.detach().cpu().contiguous()
+        for part, network in zip(PARTS, (G, D, G_ema), strict=True)
+        for name, value in network.state_dict().items()
+    }
+    metadata = {
+        "config": json.dumps(cfg.model_dump(mode="json")),
+        "cur_nimg": str(cur_nimg),
+        "resolution": json.dumps(list(G.resolution)),
+        "num_channels": str(G.num_channels),
+        "label_size": str(G.label_size),
+        "format_version": str(FORMAT_VERSION),
+    }
+    if D_model is not None:
+        metadata["D_model"] = D_model.model_dump_json()
+    return safetensors.torch.save(tensors, metadata)
+
+
+def networks_from_bytes(content: bytes) -> Networks:
+    """Reads what `save_network` wrote; raises ValueError that says what is wrong with it."""
+    try:
+        tensors = safetensors.torch.load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"not a whole safetensors file: {error}") from error
+    missing = [key for key in ("config", "resolution", "num_channels", "label_size") if key not in metadata]
+    if missing:
+        raise ValueError(f"not a network file of this program: its metadata lacks {', '.join(missing)}")
+    if int(metadata.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+        raise ValueError(
+            f"file format {metadata['format_version']} is newer than {FORMAT_VERSION}; update this program"
+        )
+    D_model = ModelConfig.model_validate_json(metadata["D_model"]) if "D_model" in metadata else None
+    shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
+    cfg = validated(json.loads(metadata["config"]))
+    return _rebuilt(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
+
+
+def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) -> Networks:
+    """The networks of a training checkpoint, from the contents of its three files."""
+    tensors = safetensors.torch.load(state)
+    cfg = validated(yaml.safe_load(config_yaml))
+    G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
+    return _rebuilt(tensors, cfg, None, _shape_of(G), int(json.loads(counters)["cur_nimg"]))
+
+
+def _rebuilt(
+    tensors: Mapping[str, Tensor], cfg: RunConfig, D_model: ModelConfig | None, shape: tuple, cur_nimg: int
+) -> Networks:
+    networks = {}
+    for part in PARTS:
+        model = (D_model or cfg.model) if part == "D" else cfg.model
+        build = build_discriminator if part == "D" else build_generator
+        with torch.device("meta"):  # compare first, so that a wrong configuration costs nothing
+            expected = {name: tuple(value.shape) for name, value in build(model, *shape).state_dict().items()}
+        state = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        if found != expected:
+            wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+            what = ", ".join(f"{n} {found.get(n, 'missing')} for {expected.get(n, 'none')}" for n in wrong[:4])
+            raise ValueError(f"{len(wrong)} tensors of {part} do not fit the configuration in the file: {what}")
+        with torch.random.fork_rng(devices=[]):
+            network = build(model, *shape)
+        network.to(next(iter(state.values())).dtype).load_state_dict(state)
+        networks[part] = network.eval()
+    return Networks(**networks, config=cfg, D_model=D_model, cur_nimg=cur_nimg)
+
+
+def _shape_of(G: Mapping[str, Tensor]) -> tuple[tuple[int, int], int, int]:
+    """Resolution, channels and label size of a generator, read off its tensors."""
+    levels = sorted({int(name.split(".")[1][1:]) for name in G if name.startswith("synthesis.b")})
+    first, last = f"synthesis.b{levels[0]}", f"synthesis.b{levels[-1]}"
+    start = [value.shape[2:] for name, value in G.items() if name.startswith(first) and name.endswith("constant")]
+    height, width = start[0] if start else (levels[0], levels[0])
+    factor = 2 ** (len(levels) - 1)
+    labels = [G[name].shape[1] for name in ("mapping.label_weight", "mapping.embed.weight") if name in G]
+    return (height * factor, width * factor), G[f"{last}.torgb.weight"].shape[0], labels[0] if labels else 0

@@ -1,0 +1,163 @@
+"""Reads pickles of other programs as data: only names on a list are known, and all stand for classes of this file.
+
+Neither code in the file nor code that it names is ever run, and the numbers are read by this file rather than by
+numpy's or torch's own unpickling.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class UnsafePickleError(ValueError):
+    """A pickle that asks for something which a file of networks has no need of."""
+
+
+class Record:
+    """An object of another program: the name of its class, its attributes, and what it was made from."""
+
+    class_name = ""
+
+    def __init__(self, meta: dict[str, Any] | None = None):
+        self.meta = meta or {}
+        self.state: dict[str, Any] = self.meta.get("state", {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.meta, self.state = {}, state
+
+
+class Dtype:
+    """A numpy data type: plain numbers only."""
+
+    def __init__(self, name: str, *_: Any):
+        self.type = np.dtype(name)
+        if self.type.kind not in "biuf":
+            raise UnsafePickleError(f"the file holds numpy arrays of type {name!r}; networks are made of numbers")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.type = self.type.newbyteorder(state[1])
+
+
+class Array:
+    """A numpy array, or one number of numpy."""
+
+    def __init__(self, *_: Any):
+        self.value: NDArray[Any] = np.zeros(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, content = state
+        self.value = _array(dtype, content, shape, "F" if is_fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.value if dtype is None else self.value.astype(dtype)
+
+
+class TorchStorage:
+    """The numbers of torch tensors."""
+
+    def __init__(self, content: bytes):
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        self.numbers = torch.empty(0, dtype=loaded.dtype).set_(loaded)  # [all of them]
+
+
+def load_pickle(content: bytes) -> Any:
+    """The objects of a pickle, Record for what other programs define; raises UnsafePickleError for all else."""
+    try:
+        return _Unpickler(io.BytesIO(content)).load()
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # a damaged or hostile file can fail anywhere in the machine that reads it
+        raise UnsafePickleError(f"the pickle cannot be read: {error}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        self.made: dict[tuple[str, str], Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name stands for: a class or function made for this file alone, which the file may spoil."""
+        key = (module, name)
+        if key not in ALLOWED:
+            raise UnsafePickleError(
+                f"the file asks for {module}.{name}, of which networks have no need; nothing of it was run"
+            )
+        if key not in self.made:
+            known = ALLOWED[key]
+            if known in (collections.OrderedDict, set):
+                self.made[key] = known
+            elif isinstance(known, type):
+                self.made[key] = type(known.__name__, (known,), {"class_name": name})
+            else:
+                self.made[key] = partial(known)
+        return self.made[key]
+
+
+def _array(dtype: Dtype, content: bytes, shape: Any, order: Any = "C") -> NDArray[Any]:
+    if not isinstance(dtype, Dtype) or not isinstance(content, bytes):
+        raise UnsafePickleError("the file holds a numpy array that is not made of plain numbers")
+    return np.frombuffer(content, dtype.type).reshape(shape, order=order)
+
+
+def _scalar(dtype: Dtype, content: bytes) -> Array:
+    array = Array()
+    array.value = _array(dtype, content, ())
+    return array
+
+
+def _from_buffer(content: bytes, dtype: Dtype, shape: tuple, order: str) -> Array:
+    array = Array()
+    array.value = _array(dtype, content, shape, order)
+    return array
+
+
+def _tensor(storage: TorchStorage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    if not isinstance(storage, TorchStorage):
+        raise UnsafePickleError("the file holds a tensor without numbers")
+    return torch.as_strided(storage.numbers, size, stride, offset).clone()
+
+
+def _parameter(data: Tensor, *_: Any) -> Tensor:
+    return data
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes as old pickle protocols write them."""
+    if encoding != "latin1":
+        raise UnsafePickleError(f"the file encodes bytes as {encoding!r}, not latin1")
+    return text.encode("latin1")
+
+
+class Dict(dict):
+    """A dictionary class of another program."""
+
+
+NUMPY = [("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray")]
+ALLOWED: dict[tuple[str, str], Any] = {
+    **{key: Array for key in NUMPY},
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): _latin1,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("torch.storage", "_load_from_bytes"): TorchStorage,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Record,
+    ("dnnlib.util", "EasyDict"): Dict,
+    ("dnnlib.tflib.network", "Network"): Record,
+}
+"""Every name that a pickle may ask for, and what it gets."""
