@@ -41,7 +41,7 @@ class GenerateOptions:
     mix_styles: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "0-6"
     """Layers that take the style of the column."""
     video: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Write a walk through the seeds, in a circle: .mp4 (needs the extra `video`), .webp, .gif or .png."""
+    """Write a walk through the seeds, in a circle: .mp4 (needs the extra `video`), .webp or .gif."""
     frames: int = 60
     """Frames of a video from one seed to the next."""
     fps: int = 30

@@ -41,9 +41,15 @@ class Sampler:
     """Pictures of one generator, a batch at a time."""
 
     def __init__(
-        self, G: Any, psi: float = 1.0, cutoff: int | None = None, noise: NoiseMode = "const", batch: int = 16
-    ):
-        self.G, self.psi, self.cutoff, self.noise, self.batch = G, psi, cutoff, noise, batch
+        self,
+        G: Any,
+        psi: float = 1.0,
+        cutoff: int | None = None,
+        noise: NoiseMode = "const",
+        batch: int = 16,
+        lod: float = 0.0,
+    ) -> None:
+        self.G, self.psi, self.cutoff, self.noise, self.batch, self.lod = G, psi, cutoff, noise, batch, lod
         self.where = next(G.parameters())
 
     def styles(self, seeds: Sequence[int], class_index: int | None = None) -> Tensor:
@@ -60,7 +66,7 @@ class Sampler:
             part = ws[begin : begin + self.batch]
             chosen = None if seeds is None else seeds[begin : begin + self.batch]
             with torch.no_grad():
-                yield from self.G.synthesis(part, noise=self._noise(len(part), chosen))
+                yield from self.G.synthesis(part, noise=self._noise(len(part), chosen), lod=self.lod)
 
     def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:
         """Noise inputs; random ones belong to a seed, so that they do not depend on its neighbours."""
@@ -68,7 +74,7 @@ class Sampler:
             return self.noise
         keys = [stream_key(seed, 0, "generate/noise") for seed in (seeds or [0] * num)]
         inputs = []
-        for layer, shape in enumerate(self.G.synthesis.noise_shapes(num)):
+        for layer, shape in enumerate(self.G.synthesis.noise_shapes(num, self.lod)):
             rows = [stream(key, layer).standard_normal(shape[1:], np.float32) for key in keys]
             inputs.append(torch.from_numpy(np.stack(rows)).to(self.where))
         return inputs

@@ -49,9 +49,8 @@ def _shape(shape: Sequence[int] | None) -> str:
 
 def _schedule(cfg: RunConfig, resolution_log2: float) -> str:
     """The settings at the start, wherever one of them changes its course, and at the end."""
-    rows = [
-        ("kimg", "lod", "resolution", "minibatch", "minibatch_gpu", "G_lrate", "D_lrate", "tick_kimg", "G_ema keeps")
-    ]
+    head = ("kimg", "lod", "resolution", "minibatch", "minibatch_gpu", "G_lrate", "D_lrate", "tick_kimg", "G_ema keeps")
+    rows: list[tuple[str, ...]] = [head]
     for kimg in _turning_points(cfg, resolution_log2):
         now = training_schedule(cfg, round(kimg * 1000), resolution_log2)
         rows.append((f"{kimg:g}", *_settings(now)))
