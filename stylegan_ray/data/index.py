@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,11 +71,9 @@ class Index:
             arrays["labels"] = self.labels.values
         scanned = {name: getattr(self, name) for name in ("height", "width", "flags", "crc")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.joined, "ends": self.names.ends}
-        with open(partial, "wb") as file:
+        with replaced_when_whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, **{**arrays, **scanned})  # type: ignore[arg-type]
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> Index:
@@ -115,6 +115,19 @@ def cached_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index
 def cache_folder() -> Path:
     """Where prepared data is kept: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
     return Path(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray").expanduser()
+
+
+@contextmanager
+def replaced_when_whole(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which then takes its place at once; many processes and machines may do so."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def _forget_older(file: Path, owner: str) -> None:

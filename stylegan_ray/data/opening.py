@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
-from stylegan_ray.data import folder, openmoji, zipped
-from stylegan_ray.data.dataset import Dataset, DecodedPictures, Source
+from stylegan_ray.data import folder, openmoji, tfrecord_set, zipped
+from stylegan_ray.data.dataset import Dataset, DecodedPictures, Pictures
+from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files, files_at
+from stylegan_ray.data.files import Files, files_at
 from stylegan_ray.data.index import Index, Progress, cached_index
 from stylegan_ray.data.labels import chosen_size
-from stylegan_ray.data.policies import chosen_decoder
+from stylegan_ray.data.policies import chosen_decoder, wanted_resolution
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:
@@ -25,20 +27,31 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
     The first opening looks at every picture; what it finds is kept in the cache (see index.cache_folder).
     """
     is_openmoji = cfg.path is None or cfg.path == openmoji.NAME
-    path = openmoji.NAME if is_openmoji else str(cfg.path)
-    index, source = _indexed(openmoji.prepared(cfg, progress) if is_openmoji else path, progress)
+    path = openmoji.NAME if is_openmoji else os.path.expanduser(str(cfg.path))
+    files, index = indexed(openmoji.prepared(cfg, progress) if is_openmoji else path, progress)
     if not len(index.names):
         raise DataError(f"data.path={path} holds no pictures (looked for {', '.join(folder.PICTURE_ENDINGS)})")
+    if index.kind == "tfrecords":
+        index = tfrecord_set.at_resolution(index, wanted_resolution(cfg))
     decoder = chosen_decoder(cfg, index, path)
     label_size = chosen_size(index.labels, cfg.cond, cfg.max_label_size, path)
     rows = chosen_rows(len(index.names), cfg.subset, seed)
     return Dataset(
-        path=path, pictures=DecodedPictures(source, decoder), names=index.names, rows=rows,
+        path=path, pictures=_pictures(files, index, decoder), names=index.names, rows=rows,
         label_values=index.labels.values if label_size else None, label_size=label_size,
         resolution=decoder.resolution, num_channels=decoder.num_channels,
         fingerprint=_fingerprint(index, rows, vars(decoder), label_size),
         bad=index.bad, class_names=index.labels.class_names if label_size else None, attribution=index.attribution,
     )  # fmt: skip
+
+
+def _pictures(files: Files, index: Index, decoder: Decoder) -> Pictures:
+    """What reads the pixels of an indexed data set."""
+    if index.kind == "tfrecords":
+        return tfrecord_set.TFRecordPictures(files, index, decoder)
+    if index.kind == "zip":
+        return DecodedPictures(zipped.ZipSource(files, index.shards[0], index.names, index.places), decoder)
+    return DecodedPictures(folder.FolderSource(files, index.names), decoder)
 
 
 def chosen_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
@@ -58,17 +71,34 @@ def _fingerprint(index: Index, rows: np.ndarray, decoding: dict, label_size: int
     return sha.hexdigest()
 
 
-def _indexed(path: str, progress: Progress | None) -> tuple[Index, Source]:
-    """The index of the data at a path, and where its bytes come from."""
-    if path.lower().endswith(".zip"):
-        files, zip_name = _parent(path)
-        infos = [_info(files, zip_name, path)]
-        index = cached_index(path_key(path), infos, lambda: zipped.build_index(files, zip_name, progress))
-        return index, zipped.ZipSource(files, zip_name, index.names, index.places)
-    files = files_at(path)
-    infos = folder.relevant(_listing(files, path))
-    index = cached_index(path_key(path), infos, lambda: folder.build_index(files, infos, progress))
-    return index, folder.FolderSource(files, index.names)
+def indexed(path: str, progress: Progress | None = None) -> tuple[Files, Index]:
+    """The files of the data at a path and what they hold, from the cache or looked through now."""
+    with _explained(path):
+        if path.lower().endswith(".zip"):
+            files, name = _parent(path)
+            infos, build = [files.info(name)], lambda: zipped.build_index(files, name, progress)
+        else:
+            files = files_at(path)
+            listing = files.listing()
+            kind = tfrecord_set if tfrecord_set.relevant(listing) else folder
+            infos = kind.relevant(listing)
+            build = lambda: kind.build_index(files, infos, progress)  # noqa: E731
+        return files, cached_index(path_key(path), infos, build)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Turns what the file system says about a path into words for its owner."""
+    try:
+        yield
+    except DataError:
+        raise
+    except NotADirectoryError as error:
+        raise DataError(f"data.path={path} is a file, but neither a folder nor a zip of pictures") from error
+    except FileNotFoundError as error:
+        raise DataError(f"data.path={path} does not exist{_nearest(path)}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.path={path} cannot be read: {error}") from error
 
 
 def path_key(path: str) -> str:
@@ -81,28 +111,11 @@ def _parent(path: str) -> tuple[Files, str]:
     return files_at(head or "/"), name
 
 
-def _info(files: Files, name: str, path: str) -> FileInfo:
-    try:
-        return files.info(name)
-    except OSError as error:
-        raise DataError(_missing(path, error)) from error
-
-
-def _listing(files: Files, path: str) -> Sequence[FileInfo]:
-    try:
-        return files.listing()
-    except NotADirectoryError as error:
-        raise DataError(f"data.path={path} is a file, but neither a folder nor a zip of pictures") from error
-    except OSError as error:
-        raise DataError(_missing(path, error)) from error
-
-
-def _missing(path: str, error: OSError) -> str:
-    """What is known about a path that cannot be opened, with the nearest name that exists."""
-    if not isinstance(error, FileNotFoundError):
-        return f"data.path={path} cannot be read: {error}"
+def _nearest(path: str) -> str:
+    """A hint: the nearest name that exists."""
+    if "://" in path:
+        return ""
     head, tail = os.path.split(os.path.abspath(path))
-    hint = nearest(tail, os.listdir(head)) if "://" not in path and os.path.isdir(head) else ""
-    if not hint and "://" not in path and not os.path.isdir(head):
-        hint = f"; its folder {head} does not exist either"
-    return f"data.path={path} does not exist{hint or '; `openmoji` is the built-in set'}"
+    if not os.path.isdir(head):
+        return f"; its folder {head} does not exist either"
+    return nearest(tail, os.listdir(head)) or f"; `{openmoji.NAME}` is the built-in set"

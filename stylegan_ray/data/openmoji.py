@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.index import Progress, cache_folder
+from stylegan_ray.data.index import Progress, cache_folder, replaced_when_whole
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
 from stylegan_ray.data.policies import wanted_resolution
@@ -63,19 +63,16 @@ def draw(code: str, font: ImageFont.FreeTypeFont, canvas: int, side: int) -> Ima
 
 def _write(path: Path, side: int, progress: Progress | None) -> None:
     """Draws all emoji into a zip as StyleGAN2-ADA's tool would write it; the file appears when it is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w") as archive:
-            _fill(archive, side, progress)
-        os.utime(partial, (0, 0))  # whoever draws it, the file is the same: so is the key of its index
-        os.replace(partial, path)
+        with replaced_when_whole(path) as partial:
+            with zipfile.ZipFile(partial, "w") as archive:
+                _fill(archive, side, progress)
+            os.utime(partial, (0, 0))  # whoever draws it, the file is the same: so is the key of its index
     except OSError as error:
         raise DataError(
             f"the built-in emoji cannot be kept in {path.parent}: {error}; set $STYLEGAN_RAY_CACHE"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _fill(archive: zipfile.ZipFile, side: int, progress: Progress | None) -> None:

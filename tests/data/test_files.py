@@ -1,0 +1,47 @@
+"""Files through pyarrow, as in an object store, give what a local disk gives."""
+
+import pickle
+
+import numpy as np
+import pytest
+from support.data_sets import numbered, opened, write_folder, write_zip
+
+from stylegan_ray.data import DataError
+from stylegan_ray.data.files import LocalFiles, StoredFiles, files_at
+
+
+@pytest.fixture
+def both(tmp_path):
+    write_folder(tmp_path / "d", {"b/2.bin": b"2" * 1000, "a.bin": bytes(range(256)), "b/1.bin": b""})
+    return files_at(str(tmp_path / "d")), files_at(f"file://{tmp_path}/d")
+
+
+def test_local_and_stored_files_agree(both):
+    local, stored = both
+    assert isinstance(local, LocalFiles) and isinstance(stored, StoredFiles)
+    assert [info[:2] for info in local.listing()] == [("a.bin", 256), ("b/1.bin", 0), ("b/2.bin", 1000)]
+    assert local.listing() == stored.listing()
+    for files in (local, stored, pickle.loads(pickle.dumps(local)), pickle.loads(pickle.dumps(stored))):
+        assert files.info("b/2.bin") == local.info("b/2.bin")
+        assert files.read("a.bin") == bytes(range(256))
+        assert files.read_at("a.bin", 250, 100) == bytes(range(250, 256))
+        with files.open("a.bin") as file:
+            file.seek(-2, 2)
+            assert file.read() == b"\xfe\xff"
+        with pytest.raises(FileNotFoundError):
+            files.info("c.bin")
+
+
+def test_stored_data_sets(tmp_path):
+    write_folder(tmp_path / "d", numbered(4))
+    write_zip(tmp_path / "d.zip", numbered(4))
+    for name in ("d", "d.zip"):
+        local, stored = opened(tmp_path / name), opened(f"file://{tmp_path}/{name}")
+        assert local.fingerprint == stored.fingerprint
+        np.testing.assert_array_equal(local.read(3), pickle.loads(pickle.dumps(stored)).read(3))
+    with pytest.raises(DataError, match="does not exist"):
+        opened(f"file://{tmp_path}/none.zip")
+    with pytest.raises(DataError, match="does not exist"):
+        opened(f"file://{tmp_path}/none")
+    with pytest.raises(DataError, match="cannot be opened"):
+        opened("nonsense://bucket/d")

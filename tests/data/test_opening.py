@@ -1,0 +1,359 @@
+"""Opening data sets: what is found, what is refused with which words, and what is kept for the next time."""
+
+import io
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
+
+from stylegan_ray.data import BadImage, DataError, scan
+
+
+def test_folder_is_read_at_any_depth_in_the_order_of_names(tmp_path):
+    files = {"b/2.png": noise_picture(2), "a.PNG": noise_picture(1), "b/1.jpg": encoded(noise_picture(3), "JPEG")}
+    extra = {"notes.txt": b"no picture", ".hidden.png": b"", "b/._2.png": b"x", "__MACOSX/2.png": b"x"}
+    data = opened(write_folder(tmp_path / "d", {**files, **extra}))
+    assert [data.name(i) for i in range(data.num_images)] == ["a.PNG", "b/1.jpg", "b/2.png"]
+    np.testing.assert_array_equal(data.read(2), chw(files["b/2.png"]))
+    assert (data.resolution, data.num_channels, data.label_size) == ((16, 16), 3, 0)
+    assert data.labels(np.arange(3)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_and_folder_hold_the_same(tmp_path, compression):
+    from_zip = opened(write_zip(tmp_path / "d.zip", numbered(5), compression))
+    from_folder = opened(write_folder(tmp_path / "d", numbered(5)))
+    for i in range(5):
+        np.testing.assert_array_equal(from_zip.read(i), from_folder.read(i))
+
+
+def test_labels_from_sub_folders(tmp_path):
+    root = write_folder(
+        tmp_path / "d", {f"{kind}/{i}.png": noise_picture(i) for kind in ("cat", "dog") for i in (0, 1)}
+    )
+    data = opened(root, cond=True)
+    assert data.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(data.labels(np.array([0, 3])), [[1, 0], [0, 1]])
+    assert opened(root).label_size == 0
+
+
+def test_labels_from_json(tmp_path):
+    soft = [["000.png", [0.25, 0.75, 1]], ["002.png", [0, 0, 0]], ["001.png", [1, 2, 3]]]
+    data = opened(write_folder(tmp_path / "soft", {**numbered(3), "dataset.json": label_json(soft)}), cond=True)
+    np.testing.assert_array_equal(data.labels(np.array([1, 0])), np.float32([[1, 2, 3], [0.25, 0.75, 1]]))
+    hard = [["000.png", 4], ["001.png", 0], ["002.png", 2]]
+    root = write_folder(tmp_path / "hard", {**numbered(3), "dataset.json": label_json(hard)})
+    data = opened(root, cond=True)
+    assert data.label_size == 5 and data.labels(np.arange(3)).argmax(1).tolist() == [4, 0, 2]
+    limited = opened(root, cond=True, max_label_size=3)
+    np.testing.assert_array_equal(limited.labels(np.arange(3)), [[0, 0, 0], [1, 0, 0], [0, 0, 1]])
+    assert opened(root, cond=True, max_label_size=0).label_size == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([["000.png", 0]], "has no label for '001.png'"),
+        ([["000.png", 0], ["001.png", 1], ["gone.png", 1]], "names 'gone.png', which the data set does not hold"),
+        ([["000.png", 0], ["001.png", [1.0]]], "must hold"),
+        ([["000.png", 0], ["001.png", -1]], "class -1 is negative"),
+        ([["000.png", [0.5]], ["001.png", [float("nan")]]], "finite"),
+        ({"000.png": 0}, "must hold"),
+        (None, "holds no labels"),
+    ],
+)
+def test_wrong_label_files(tmp_path, labels, words):
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(labels)})
+    with pytest.raises(DataError, match=f"data.cond=True needs labels.*{words}.*--data.no-cond"):
+        opened(root, cond=True)
+    assert opened(root).num_images == 2  # not asked for, so not looked at
+
+
+def test_cond_without_any_labels(tmp_path):
+    with pytest.raises(DataError, match="sub-folder per class"):
+        opened(write_folder(tmp_path / "d", numbered(2)), cond=True)
+
+
+def test_missing_paths_name_what_is_near(tmp_path):
+    write_folder(tmp_path / "pictures", numbered(1))
+    with pytest.raises(DataError, match="does not exist; did you mean 'pictures'"):
+        opened(tmp_path / "picures")
+    with pytest.raises(DataError, match="does not exist"):
+        opened(tmp_path / "no" / "such.zip")
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(DataError, match="neither a folder"):
+        opened(tmp_path / "file.txt")
+
+
+def test_empty_sets(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        opened(tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no pictures"):
+        opened(write_zip(tmp_path / "empty.zip", {}))
+
+
+def test_damaged_zip(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(3))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a whole zip"):
+        opened(path)
+    damaged = bytearray(whole)
+    damaged[300] ^= 255  # inside the first picture
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"1 of 3 pictures cannot be used: '000.png' is damaged: its CRC"):
+        opened(path)
+
+
+def test_unreadable_pictures_are_named_and_counted(tmp_path):
+    bad = {f"x{i}.png": b"no picture" for i in range(4)} | {"w.png": encoded(noise_picture(0))[:200], "v.png": b""}
+    root = write_folder(tmp_path / "d", {**numbered(3), **bad})
+    with pytest.raises(DataError) as caught:
+        opened(root)
+    text = str(caught.value)
+    assert "6 of 9 pictures cannot be used" in text and "and 3 more" in text and "on_bad_image skip" in text
+    assert "'v.png' is not a picture" in text and "'w.png'" in text and "truncated" in text
+    data = opened(root, on_bad_image="skip")
+    assert data.num_images == 9 and [data.is_bad(i) for i in range(9)] == [False] * 3 + [True] * 6
+    with pytest.raises(BadImage, match=r"x0\.png"):
+        data.read(5)
+    with pytest.raises(DataError, match="6 of 6"):
+        opened(write_folder(tmp_path / "all", bad), on_bad_image="skip")
+
+
+def test_sizes_that_differ(tmp_path):
+    sizes = [(16, 16), (16, 16), (40, 24)]
+    root = write_folder(tmp_path / "d", {f"{i}.png": noise_picture(i, size) for i, size in enumerate(sizes)})
+    with pytest.raises(
+        DataError, match=r"2 sizes .*16x16: '0.png' and 1 more; 40x24: '2.png'.*--data.resolution 16 --data"
+    ):
+        opened(root)
+    with pytest.raises(DataError, match=r"data.resolution=16x16, but .* 40x24 .*'2.png'; try .*--data.crop center"):
+        opened(root, resolution=16)
+    with pytest.raises(DataError, match="scale them"):
+        opened(root, resolution=32, crop="center")
+    data = opened(root, resolution=16, crop="center", resize="lanczos")
+    assert data.read(2).shape == (3, 16, 16)
+    cut = opened(root, resolution=16, crop="center")
+    np.testing.assert_array_equal(cut.read(2), chw(noise_picture(2, (40, 24)))[:, 12:28, 4:20])
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [((16, 16), 1), ((12, 16), 1), ((64, 48), 1), ((96, 160), 1), ((100, 100), 0), ((18, 18), 0), ((4, 4), 0)],
+)
+def test_sides_that_the_networks_can_have(tmp_path, size, fits):
+    root = write_folder(tmp_path / "d", numbered(2, size=size))
+    if fits:
+        assert opened(root).resolution == size
+    else:
+        with pytest.raises(DataError, match=r"cannot be trained on: both sides .*--data.resolution"):
+            opened(root)
+
+
+def test_non_square_target(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(2, size=(30, 40)))
+    data = opened(root, resolution=(16, 24), crop="center", resize="box")
+    expected = noise_picture(0, (30, 40)).crop((0, 1, 40, 28)).resize((24, 16), Image.Resampling.BOX)
+    np.testing.assert_array_equal(data.read(0), chw(expected))
+
+
+def test_square_crop_without_a_resolution(tmp_path):
+    sizes = [(16, 20), (24, 16), (16, 16)]
+    root = write_folder(tmp_path / "d", {f"{i}.png": noise_picture(i, size) for i, size in enumerate(sizes)})
+    data = opened(root, crop="center")
+    np.testing.assert_array_equal(data.read(0), chw(noise_picture(0, (16, 20)))[:, :, 2:18])
+
+
+def test_grey_and_colour(tmp_path):
+    root = write_folder(tmp_path / "d", {"c.png": noise_picture(0), "g.png": noise_picture(1, mode="L")})
+    with pytest.raises(DataError, match=r"1 colour and 1 grey .*'c.png' and 'g.png'.*--data.channels 3"):
+        opened(root)
+    colour, grey = opened(root, channels=3), opened(root, channels=1)
+    np.testing.assert_array_equal(colour.read(1), np.repeat(chw(noise_picture(1, mode="L")), 3, axis=0))
+    np.testing.assert_array_equal(grey.read(0), chw(noise_picture(0).convert("L")))
+    assert opened(write_folder(tmp_path / "g", numbered(2, mode="L"))).num_channels == 1
+
+
+def test_transparent_pictures(tmp_path):
+    picture = noise_picture(0, mode="RGBA")
+    root = write_folder(tmp_path / "d", {"a.png": picture, "b.png": noise_picture(1)})
+    with pytest.raises(DataError, match=r"1 pictures are transparent, e.g. 'a.png'.*--data.alpha white"):
+        opened(root)
+    pixels = np.asarray(picture).astype(float)
+    share = pixels[:, :, 3:] / 255
+    for policy, expected in [
+        ("white", pixels[:, :, :3] * share + 255 * (1 - share)),
+        ("black", pixels[:, :, :3] * share),
+        ("drop", pixels[:, :, :3]),
+    ]:
+        got = opened(root, alpha=policy).read(0).transpose(1, 2, 0)
+        assert np.abs(got - expected).max() <= 1, policy
+    picture.putalpha(255)
+    opaque = opened(write_folder(tmp_path / "opaque", {"a.png": picture}))
+    np.testing.assert_array_equal(opaque.read(0), chw(picture)[:3])
+
+
+def test_other_kinds_of_pixels(tmp_path):
+    grey = noise_picture(0, mode="L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 7)
+    bilevel, palette = grey.convert("1"), noise_picture(0).convert("P")
+    root = write_folder(tmp_path / "grey", {"16bit.png": deep, "1bit.png": bilevel})
+    data = opened(root)
+    np.testing.assert_array_equal(data.read(0)[0], np.asarray(grey))
+    np.testing.assert_array_equal(data.read(1)[0], np.asarray(bilevel) * 255)
+    data = opened(write_folder(tmp_path / "palette", {"p.png": palette}))
+    np.testing.assert_array_equal(data.read(0), chw(palette.convert("RGB")))
+
+
+def test_photographs_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    photo = noise_picture(0, (16, 32))
+    data = opened(
+        write_folder(tmp_path / "d", {"p.jpg": encoded(photo, "JPEG", exif=exif, quality=100, subsampling=0)})
+    )
+    assert data.resolution == (32, 16)
+    turned = np.rot90(np.asarray(photo), -1).transpose(2, 0, 1)
+    assert np.abs(data.read(0).astype(int) - turned).mean() < 3
+
+
+def huge_png(side):
+    """A small file that claims to be a picture of side x side."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [12_000, 30_000])
+def test_decompression_bombs_are_not_unpacked(tmp_path, side):
+    root = write_folder(tmp_path / "d", {**numbered(2), "bomb.png": huge_png(side)})
+    with pytest.raises(DataError, match=r"1 of 3 .*'bomb.png'.*(pixels|decompression bomb)"):
+        opened(root)
+
+
+def test_a_second_opening_looks_at_no_picture(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "d", numbered(5))
+    calls = []
+    first = opened(root, progress=lambda *call: calls.append(call))
+    assert calls[-1] == (5, 5, "checking pictures")
+    monkeypatch.setattr(scan, "_look", lambda *_: pytest.fail("looked again"))
+    assert opened(root).fingerprint == first.fingerprint
+    assert opened(root, resolution=8, resize="box").read(0).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rewrite", "label"])
+def test_changed_data_is_looked_at_again(tmp_path, change):
+    root = write_folder(tmp_path / "d", numbered(3))
+    before = opened(root)
+    if change == "remove":
+        (root / "001.png").unlink()
+    else:
+        new = {"add": {"9.png": noise_picture(9)}, "rewrite": {"001.png": noise_picture(9)}}
+        labels = {"dataset.json": label_json([[f"00{i}.png", i] for i in range(3)])}
+        write_folder(root, new.get(change, labels))
+    after = opened(root)
+    assert after.fingerprint != before.fingerprint
+    assert after.num_images == {"add": 4, "remove": 2}.get(change, 3)
+
+
+def test_fingerprint_follows_content_and_decoding_not_place_or_time(tmp_path):
+    first = opened(write_folder(tmp_path / "a", numbered(4)))
+    assert opened(write_folder(tmp_path / "b", numbered(4))).fingerprint == first.fingerprint
+    for keys in [{"resolution": 8, "resize": "box"}, {"channels": 1}, {"subset": 3}]:
+        assert opened(tmp_path / "a", **keys).fingerprint != first.fingerprint
+
+
+def test_index_that_cannot_be_read_or_kept_is_no_obstacle(tmp_path, cache):
+    root = write_folder(tmp_path / "d", numbered(2))
+    opened(root)
+    (kept,) = (cache / "prepared").glob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert opened(root).num_images == 2
+    kept.unlink()
+    (cache / "prepared").rmdir()
+    (cache / "prepared").write_text("in the way")
+    assert opened(root).num_images == 2
+
+
+def test_old_index_of_changed_data_is_removed(tmp_path, cache):
+    root = write_folder(tmp_path / "d", numbered(2))
+    opened(root)
+    write_folder(root, {"9.png": noise_picture(9)})
+    opened(root)
+    assert len(list((cache / "prepared").glob("*.npz"))) == 1
+
+
+def test_very_large_sets_have_their_headers_read_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan.scan, "__defaults__", (None, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(noise_picture(0, (16, 32)), "JPEG", exif=exif)
+    root = write_folder(
+        tmp_path / "d",
+        {**numbered(3, size=(32, 16)), "t.jpg": turned, "u.tif": encoded(noise_picture(0, (32, 16)), "TIFF")},
+    )
+    content = (root / "001.png").read_bytes()
+    (root / "001.png").write_bytes(content[:400])
+    data = opened(root)
+    assert data.resolution == (32, 16) and data.num_images == 5
+    with pytest.raises(BadImage, match="truncated"):
+        data.read(1)
+
+
+def test_subset_depends_on_the_seed(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(20))
+    some = [opened(root, seed=seed, subset=7).rows.tolist() for seed in (0, 0, 1, 2**40)]
+    assert some[0] == some[1] != some[2] and all(len(rows) == 7 and rows == sorted(rows) for rows in some)
+    assert opened(root, subset=50).num_images == 20
+
+
+def test_file_that_vanished_is_an_io_error(tmp_path):
+    data = opened(write_folder(tmp_path / "d", numbered(2)))
+    (tmp_path / "d" / "001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"001.png"):
+        data.read(1)
+
+
+def test_links_are_followed_once(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(2))
+    (root / "again").symlink_to(root)
+    (tmp_path / "other").symlink_to(root)
+    assert opened(tmp_path / "other").num_images == 2
+
+
+def test_names_with_strange_letters(tmp_path):
+    names = ["ä.png", "日本/1.png", "a b'c.png"]
+    data = opened(write_folder(tmp_path / "d", {name: noise_picture(0) for name in names}))
+    assert [data.name(i) for i in range(3)] == sorted(names)
+    data = opened(write_zip(tmp_path / "d.zip", {name: noise_picture(0) for name in names}))
+    assert data.read(0).shape == (3, 16, 16) and [data.name(i) for i in range(3)] == sorted(names)
+
+
+def test_encrypted_or_oddly_packed_zip(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(1), zipfile.ZIP_LZMA)
+    with pytest.raises(DataError, match=r"'000.png' .*without compression"):
+        opened(path)
+
+
+def test_text_of_a_picture_is_read_whole(tmp_path):
+    """A zip entry whose local header is longer than the directory's (extra fields) is found."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("0.png")
+        info.extra = struct.pack("<HH", 0x9999, 200) + bytes(200)
+        archive.writestr(info, encoded(noise_picture(5)))
+    (tmp_path / "d.zip").write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(opened(tmp_path / "d.zip").read(0), chw(noise_picture(5)))

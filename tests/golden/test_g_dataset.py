@@ -1,0 +1,75 @@
+"""TFRecord data sets of the original: read at every level, and written again byte for byte."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from stylegan_ray.config import DataConfig
+from stylegan_ray.data import open_dataset, tfrecords
+
+pytestmark = [pytest.mark.golden, pytest.mark.golden_files("g_dataset", "*_decoded.npz")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def folder(golden_path):
+    return golden_path.with_name(golden_path.stem.removesuffix("_decoded"))
+
+
+def all_pictures(data, level=0):
+    return np.stack([data.read(i, level) for i in range(data.num_images)])
+
+
+def test_every_level_and_all_labels(golden, folder):
+    meta, arrays = golden
+    data = open_dataset(DataConfig(path=str(folder), cond=meta["label_size"] > 0))
+    assert (list(data.shape()), data.label_size) == (meta["shape"], meta["label_size"])
+    compared = set()
+    for lod in range(meta["resolution_log2"] - 1):
+        images = all_pictures(data, lod)
+        for key, wanted in arrays.items():
+            if key == f"out:images_lod{lod}" or key.startswith(f"out:images_lod{lod}_first"):
+                np.testing.assert_array_equal(images[: len(wanted)], wanted)
+                compared.add(key)
+        hashes = meta.get("sha256_of_CHW_bytes_per_image", {}).get(f"images_lod{lod}")
+        assert hashes is None or hashes == [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    assert compared == {key for key in arrays if key.startswith("out:images")}
+    if "out:labels" in arrays:
+        np.testing.assert_array_equal(data.labels(np.arange(data.num_images)), arrays["out:labels"])
+
+
+def test_first_columns_of_the_labels(golden, folder):
+    _, arrays = golden
+    for key, wanted in arrays.items():
+        if key.startswith("out:labels_maxlabel"):
+            most = int(key.removeprefix("out:labels_maxlabel"))
+            data = open_dataset(DataConfig(path=str(folder), cond=True, max_label_size=most))
+            np.testing.assert_array_equal(data.labels(np.arange(data.num_images)), wanted)
+
+
+def test_written_again_byte_for_byte(golden, folder):
+    """From the source pictures where they are given, else from the largest level as it was read."""
+    meta, arrays = golden
+    images = all_pictures(open_dataset(DataConfig(path=str(folder))))
+    if "order" in meta:
+        order = tfrecords.export_order(len(images))
+        assert order.tolist() == meta["order"]
+        images = arrays["in:images"][order] if "in:images" in arrays else images
+    levels = zip(*(tfrecords.picture_levels(image) for image in images), strict=True)
+    written = {}
+    for pictures in levels:
+        name = tfrecords.file_name(folder.name, pictures[0].shape[-1])
+        written[name] = tfrecords.framed([tfrecords.encode_example(picture) for picture in pictures])
+    if "in:labels" in arrays:
+        name, content = tfrecords.label_file(folder.name, arrays["in:labels"][order])
+        written[name] = content
+    elif "out:labels" in arrays:
+        written[f"{folder.name}-rxx.labels"] = tfrecords.label_file(folder.name, arrays["out:labels"])[1]
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(written) == sorted(files)
+    assert all(written[name] == content for name, content in files.items())
