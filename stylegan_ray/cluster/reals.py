@@ -1,0 +1,223 @@
+"""The stream of real pictures for one training worker: an endless line of minibatches, decoded ahead by Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import Tensor
+
+from stylegan_ray.cluster._ray_private import Execution
+from stylegan_ray.cluster.decoding import Chunk, ChunkDatasource, MicroBatchPlan, Source, arrays_of
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.train.schedule import places_of_rank, walk
+
+MicroBatches = list[tuple[Tensor, Tensor]]
+"""One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""
+
+MAX_CHUNKS_PER_TASK = 64
+MAX_BYTES_PER_TASK = 64 << 20
+"""Decoded bytes of a task: what is decoded again, at most, when its process dies."""
+CHUNKS_PER_SEGMENT = 256
+MAX_TASKS_PER_SEGMENT = 64
+PREPARE_SEC = 3.0
+"""How long before the end of a segment the next one is prepared."""
+
+
+def stream_of_reals(
+    cfg: RunConfig, source: RealsSource, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
+) -> RealsStream:
+    """This rank's minibatches from a clock value on; decoding begins at once."""
+    chunks = chunks_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
+    picture_bytes = math.prod(source.dataset.shape())
+    return RealsStream(source, chunks, picture_bytes, cfg.cluster.read_ahead, cfg.cluster.decode_tasks)
+
+
+def chunks_of_rank(
+    cfg: RunConfig, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
+) -> Iterator[Chunk]:
+    """What a rank reads from a clock value on: a chunk per group of minibatches, endless."""
+    for group in walk(cfg, cur_nimg, resolution_log2):
+        schedule = group.schedule
+        yield tuple(
+            tuple(
+                MicroBatchPlan(place.position, schedule.minibatch_gpu, schedule.level)
+                for place in places_of_rank(nimg, schedule, rank, world_size)
+            )
+            for nimg in group.minibatch_nimgs()
+        )
+
+
+class RealsStream(Iterator[MicroBatches]):
+    """Minibatches of a line of chunks; close it, or use it as a context manager, to stop its tasks.
+
+    The line is cut into segments, each one execution of Ray Data: an execution that never ends keeps statistics of
+    every block, and a generator task that never ends starts from its beginning when its process dies. Tasks ask for no
+    CPU, so they run beside workers that have taken all; their number and the blocks ahead are bounded instead.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        chunks: Iterator[Chunk],
+        picture_bytes: int,
+        read_ahead: int = 4,
+        decode_tasks: int = 1,
+    ) -> None:
+        self.chunks, self.picture_bytes = iter(chunks), picture_bytes
+        self.read_ahead, self.decode_tasks = read_ahead, decode_tasks
+        self._source = ray.put(source)
+        self._segments: deque[Segment] = deque()
+        self._minibatches: Iterator[MicroBatches] = iter(())
+        self._begin_segment()
+
+    def __next__(self) -> MicroBatches:
+        """This rank's micro-batches of the next minibatch."""
+        for micro_batches in self._minibatches:
+            return micro_batches
+        self._minibatches = iter(())  # lets go of the old block before it waits for the new one
+        self._minibatches = self._next_chunk()
+        return next(self._minibatches)
+
+    def close(self) -> None:
+        """Stops decoding; the stream ends here."""
+        self.chunks, self._minibatches = iter(()), iter(())
+        while self._segments:
+            self._segments.pop().close()
+
+    def __enter__(self) -> RealsStream:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
+
+    def _next_chunk(self) -> Iterator[MicroBatches]:
+        if self._segments and not self._segments[0].chunks:
+            self._segments.popleft().close()
+        if not self._segments or (len(self._segments) == 1 and self._segments[0].ends_soon()):
+            self._begin_segment()
+        if not self._segments:
+            raise StopIteration
+        try:
+            return self._segments[0].next_chunk()
+        except RayError as error:
+            self.close()
+            raise clear_error(error) from None
+
+    def _begin_segment(self) -> None:
+        tasks = self._next_tasks()
+        if tasks:
+            after = self._segments[-1] if self._segments else None
+            self._segments.append(Segment(self._source, tasks, self.read_ahead, self.decode_tasks, after))
+
+    def _next_tasks(self) -> list[list[Chunk]]:
+        """The next stretch of the line, cut into tasks; parallel tasks hold one chunk each, as they go in order."""
+        first = next(self.chunks, None)
+        if first is None:
+            return []
+        fitting = MAX_BYTES_PER_TASK // (self.picture_bytes * num_pictures(first) >> 2 * first[0][0].level)
+        per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK) if self.decode_tasks == 1 else 1
+        num_chunks = min(CHUNKS_PER_SEGMENT, per_task * MAX_TASKS_PER_SEGMENT)
+        stretch = [first, *islice(self.chunks, num_chunks - 1)]
+        return [stretch[i : i + per_task] for i in range(0, len(stretch), per_task)]
+
+
+class Segment:
+    """A stretch of the line while Ray Data decodes it; its tasks wait until the segment before has none left."""
+
+    def __init__(
+        self,
+        source: ray.ObjectRef,
+        tasks: Sequence[Sequence[Chunk]],
+        read_ahead: int,
+        decode_tasks: int,
+        after: Segment | None = None,
+    ) -> None:
+        self.chunks = deque(chunk for task in tasks for chunk in task)
+        self.margin = read_ahead + 2 * decode_tasks
+        self.num_taken, self.taken_since = 0, math.inf
+        self.execution = Execution(
+            dataset_of(source, tasks),
+            max_tasks=decode_tasks,
+            max_ready=max(read_ahead - decode_tasks, 1),
+            after=after.execution if after else None,
+        )
+
+    def next_chunk(self) -> Iterator[MicroBatches]:
+        """The minibatches of the next chunk; waits until it is decoded."""
+        start, images, labels = arrays_of(self.execution.next_block())
+        chunk = self.chunks.popleft()
+        assert start == chunk[0][0].start, f"the stream is at {start} where {chunk[0][0].start} was planned"
+        self.taken_since = min(self.taken_since, time.monotonic())
+        self.num_taken += 1
+        return minibatches_of(chunk, images, labels)
+
+    def ends_soon(self) -> bool:
+        """Whether it is time to prepare the next segment, at the pace of the consumer so far."""
+        sec_per_chunk = (time.monotonic() - self.taken_since) / max(self.num_taken, 1)
+        return len(self.chunks) <= self.margin or len(self.chunks) * sec_per_chunk < PREPARE_SEC
+
+    def close(self) -> None:
+        self.execution.close()
+
+
+def num_pictures(chunk: Chunk) -> int:
+    """Pictures of a chunk."""
+    return sum(plan.count for minibatch in chunk for plan in minibatch)
+
+
+def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iterator[MicroBatches]:
+    """A chunk's arrays as tensors of their own, minibatch by minibatch."""
+    begin = 0
+    for minibatch in chunk:
+        micro_batches = []
+        for plan in minibatch:
+            here = slice(begin, begin := begin + plan.count)
+            micro_batches.append((torch.from_numpy(images[here].copy()), torch.from_numpy(labels[here].copy())))
+        yield micro_batches
+
+
+def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.data.Dataset:
+    """A data set of Ray Data that decodes the tasks on this node, one block a chunk, in order and quietly."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the caller; a pause is no reason to warn
+    dataset = ray.data.read_datasource(
+        ChunkDatasource(source, tasks),
+        override_num_blocks=len(tasks),
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+    )
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # a row, which is a chunk, becomes a block as soon as it is there
+    context.execution_no_progress_timeout_s = -1  # a training may pause for as long as it likes
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None
+    context.issue_detectors_config.detectors = []
+    return dataset
+
+
+def clear_error(error: RayError) -> Exception:
+    """What went wrong in a task, without the tasks' own traces."""
+    cause: BaseException = error
+    while isinstance(cause, RayError):
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if inner is None:
+            return RuntimeError(f"decoding real pictures failed: {type(cause).__name__}: {cause}")
+        cause = inner
+    return cause if isinstance(cause, Exception) else RuntimeError(f"decoding real pictures was stopped: {cause!r}")
