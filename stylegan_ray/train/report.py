@@ -204,14 +204,16 @@ def closing_message(
     networks = [name for name in names if name.startswith("network-snapshot-")]
     if state == "done" and "network-final.safetensors" in names:
         networks.append("network-final.safetensors")
-    further = f" --train.total_kimg {2 * cfg.train.total_kimg:g}" if state == "done" else ""
+    if state == "done":
+        command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
+        command += f" --train.total_kimg {2 * cfg.train.total_kimg:g}"
     lines = {
         "Pictures": f"{at}/{grids[-1]}" if grids else None,
         "Reals": f"{at}/reals.png" if "reals.png" in names else None,
         "Network": f"{at}/{networks[-1]}" if networks else None,
         "Curves": f"tensorboard --logdir {shlex.quote(f'{at}/tensorboard')}",
         "Generate": f"stylegan-ray generate {shlex.quote(at)} --seeds 0-63 --grid grid.png",
-        "Go on": f"{command}{further}",
+        "Go on": command,
     }
     title = {"done": "Done.", "stopped": "Stopped as asked; the state is saved."}[state]
     return "\n".join([title, *(f"  {label:9s} {text}" for label, text in lines.items() if text)])
@@ -280,6 +282,33 @@ class ConsoleView:
         if "NO_COLOR" in os.environ:
             return "━" * full + "─" * (length - full)
         return f"\x1b[32m{'━' * full}\x1b[0;2m{'─' * (length - full)}\x1b[0m"
+
+
+class ProgressLine:
+    """A line that counts something long before the training: one that grows in a terminal, a few in a job log."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.is_live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.shown_at, self.shown = -math.inf, False
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Shows `what done / total`, at most ten times a second in a terminal and every ten seconds in a log."""
+        now = time.monotonic()
+        if now - self.shown_at < (0.1 if self.is_live else 10.0) and done < total:
+            return
+        self.shown_at, self.shown = now, True
+        line = f"{what} {done} / {total}"
+        self.stream.write(f"\r\x1b[2K{line}\r" if self.is_live else f"{line}\n")
+        self.stream.flush()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.is_live and self.shown:
+            self.stream.write("\r\x1b[2K")
+            self.stream.flush()
 
 
 def _losses(stats: Mapping[str, Any]) -> str:

@@ -257,9 +257,9 @@ def test_closing_message(tmp_path):
     ):
         (tmp_path / name).touch()
     cfg = load_config("tiny", {"train.total_kimg": 60})
-    done = closing_message(str(tmp_path), cfg, "done", "python jobs/train.py tiny")
+    done = closing_message(str(tmp_path), cfg, "done", "python jobs/train.py tiny --train.total-kimg=60 --data.cond")
     assert f"{tmp_path}/fakes000060.png" in done and "network-snapshot-000060" in done
     assert f"stylegan-ray generate {tmp_path} --seeds" in done
-    assert "python jobs/train.py tiny --train.total_kimg 120" in done
+    assert "python jobs/train.py tiny --data.cond --train.total_kimg 120" in done
     stopped = closing_message(str(tmp_path), cfg, "stopped", "python jobs/train.py tiny")
     assert stopped.splitlines()[-1].split() == ["Go", "on", "python", "jobs/train.py", "tiny"]
