@@ -26,9 +26,13 @@ def sum_over_ranks(flat: Tensor) -> Tensor:
     return flat
 
 
-def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether the flag is set on any rank; every rank gets the same answer."""
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+def largest_over_ranks(value: int, device: torch.device | str = "cpu") -> int:
+    """The largest value that any rank holds; every rank gets the same answer."""
+    if world_size() == 1:
+        return value
+    box = torch.tensor(value, device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return int(box)
 
 
 def from_rank0(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,8 +53,6 @@ class TrainState:
     """Steps skipped in the whole run, up to the last tick."""
     elapsed_sec: float = 0.0
     data_fingerprint: str = ""
-    fixed: dict[str, Tensor] = field(default_factory=dict)
-    """What the picture grids show: latents `grid_z` and labels `grid_labels`."""
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +84,7 @@ class TrainState:
         device, dtype = torch.device(device), getattr(torch, cfg.train.dtype)
         G, D = G.to(device, dtype).train(), D.to(device, dtype).train()
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-        w_dim = int(G.w_avg.numel())
+        w_dim = G.get_buffer("w_avg").numel()
         return cls(
             G=G,
             D=D,
@@ -101,7 +99,6 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, not copied."""
         named = {"pl_mean": self.pl_mean, "nonfinite": self.nonfinite}
-        named |= {f"fixed.{name}": value for name, value in self.fixed.items()}
         named |= {f"means.{name}": value for name, value in self.means.sums.items()}
         for part in ("G", "D", "G_ema"):
             named |= {f"{part}.{name}": value for name, value in getattr(self, part).state_dict().items()}
@@ -132,7 +129,6 @@ class TrainState:
             optimizer.load(_under(tensors, f"{part}_opt."), counters["num_steps"][part])
         self.pl_mean.copy_(tensors["pl_mean"])
         self.nonfinite.copy_(tensors["nonfinite"])
-        self.fixed = dict(_under(tensors, "fixed."))
         self.means.sums = {name: value.to(self.device).clone() for name, value in _under(tensors, "means.").items()}
         self.means.counts = dict(counters["means"])
         self.data_fingerprint = counters["data_fingerprint"]

@@ -34,7 +34,7 @@ class Means:
         return means
 
 
-PARTS = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
+PARTS: tuple[str, ...] = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
 
 
 class StopWatch:
@@ -42,7 +42,7 @@ class StopWatch:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager

@@ -1,0 +1,280 @@
+"""From a configuration to a finished run: data, storage, cluster, TorchTrainer, last words."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
+from stylegan_ray.config import ConfigError, RunConfig, differences
+from stylegan_ray.data import open_dataset
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.runs import STOP, storage_address
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
+from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
+
+RAY_DEFAULTS = {
+    # Ray Train looks at reports this often; each report waits for one look.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
+}
+
+
+@dataclass
+class Run:
+    """One run, as the driver sees it."""
+
+    cfg: RunConfig
+    """Complete: data path, resolution and channels are filled in."""
+    dataset: Dataset
+    address: str
+    resume_from: str | None = None
+
+    @property
+    def storage(self) -> Storage:
+        return Storage.at(self.address)
+
+    @property
+    def cur_nimg(self) -> int:
+        """Where the newest complete checkpoint stands."""
+        names = complete_checkpoints(self.storage.folder(FOLDER))
+        return int(names[-1].removeprefix("ckpt-")) if names else 0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.storage.exists("network-final.safetensors") and self.cur_nimg >= self.cfg.train.total_kimg * 1000
+
+
+def train(cfg: RunConfig, resume_from: str | None = None) -> int:
+    """Trains a run, or continues it; returns the exit status."""
+    os.environ.update({key: value for key, value in RAY_DEFAULTS.items() if key not in os.environ})
+    run = prepare(cfg, resume_from)
+    view = ConsoleView(run.cfg.train.total_kimg)
+    if run.is_finished:
+        view.message(
+            f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
+        )
+        view.message(closing_message(run.address, run.cfg, "done", spoken_command()))
+        return 0
+    with joined(run.cfg, view.message):
+        share = share_of_cluster(run.cfg)
+        write_beginnings(run, share)
+        view.message(f"Run {run.address}")
+        return fit(run, share, view)
+
+
+def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
+    """Opens data and storage and checks that the run may begin or go on; raises ConfigError before anything starts."""
+    refuse_relative_paths(cfg, resume_from)
+    with ProgressLine() as progress:
+        dataset = open_dataset(cfg.data, cfg.run.seed, progress)
+    base = storage_address(cfg.run.storage)
+    if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
+        cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
+    name = cfg.run.name or default_name(cfg)
+    height, width = dataset.resolution
+    complete = cfg.with_overrides(
+        {
+            "run.name": name,
+            "run.storage": base,
+            "data.resolution": height if height == width else (height, width),
+            "data.channels": dataset.num_channels,
+        }
+    )
+    run = Run(complete, dataset, f"{base.rstrip('/')}/{name}", resume_from)
+    check_writable(run.storage)
+    check_continues(run)
+    return run
+
+
+def default_name(cfg: RunConfig) -> str:
+    """<preset>-<data>-<8 hex digits of the configuration>."""
+    data = "openmoji" if cfg.data.path is None else Path(cfg.data.path.rstrip("/")).stem
+    return f"{cfg.run.preset}-{data}-{cfg.digest()}"
+
+
+def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
+    """Inside a submitted job the working directory vanishes with the job."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+    given = {"run.storage": cfg.run.storage, "data.path": cfg.data.path, "--resume-from": resume_from}
+    for key, path in given.items():
+        if path and path != "openmoji" and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
+            raise ConfigError(
+                f"{key}={path!r} is relative, and a submitted job's working directory vanishes with it; "
+                f"give an absolute path that every node sees, or an s3:// or gs:// address"
+            )
+
+
+def check_writable(storage: Storage) -> None:
+    """Raises ConfigError when the run's folder cannot be written."""
+    try:
+        storage.write(".writable", b"")
+        storage.filesystem.delete_file(storage.path(".writable"))
+    except OSError as error:
+        raise ConfigError(
+            f"run.storage: {storage.path()} cannot be written: {error}; give another with --run.storage, or set "
+            f"STYLEGAN_RAY_STORAGE"
+        ) from error
+
+
+def check_continues(run: Run) -> None:
+    """Raises ConfigError when the folder holds a run that this configuration or data does not continue."""
+    if not run.storage.exists("config.yaml") or not complete_checkpoints(run.storage.folder(FOLDER)):
+        return
+    old = load_config_text(run.storage.read("config.yaml").decode())
+    changed = differences(old, run.cfg)
+    if changed:
+        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
+        raise ConfigError(
+            f"run {run.address} was begun with another configuration:\n{lines}\n"
+            f"give the old values, or another --run.name for a new run"
+        )
+    before = json.loads(run.storage.read("run.json"))["data"]["fingerprint"]
+    if before != run.dataset.fingerprint:
+        raise ConfigError(
+            f"run {run.address} was begun on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
+            f"({run.dataset.path}); put the pictures back as they were, or give another --run.name for a new run"
+        )
+
+
+def load_config_text(text: str) -> RunConfig:
+    """The configuration of a saved config.yaml."""
+    import yaml
+
+    from stylegan_ray.config import validated
+
+    return validated(yaml.safe_load(text))
+
+
+def write_beginnings(run: Run, share: Share) -> None:
+    """config.yaml and run.json; forgets an old STOP, and what Ray Train remembers of checkpoints."""
+    storage = run.storage
+    # Resuming looks at the checkpoints themselves; Ray's list would be stale after a crash or a new version of Ray.
+    for name in (STOP, "checkpoint_manager_snapshot.json"):
+        if storage.exists(name):
+            storage.filesystem.delete_file(storage.path(name))
+    storage.write("config.yaml", run.cfg.to_yaml().encode())
+    storage.write("run.json", json.dumps(provenance(run, share), indent=1).encode())
+
+
+def provenance(run: Run, share: Share) -> dict[str, Any]:
+    """What run.json says: versions, host, command, and where the data is from."""
+    packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
+    data = run.dataset
+    return {
+        "name": run.cfg.run.name,
+        "command": spoken_command(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "workers": share.describe(),
+        "resume_from": run.resume_from,
+        "data": {
+            "path": data.path,
+            "fingerprint": data.fingerprint,
+            "num_images": data.num_images,
+            "resolution": list(data.resolution),
+            "num_channels": data.num_channels,
+            "label_size": data.label_size,
+            "attribution": data.attribution,
+        },
+    }
+
+
+def spoken_command() -> str:
+    """The command as it was typed."""
+    return shlex.join(["python" if sys.argv[0].endswith(".py") else "", *sys.argv]).removeprefix("'' ")
+
+
+def fit(run: Run, share: Share, view: ConsoleView) -> int:
+    """Runs the TorchTrainer beside the view; returns the exit status."""
+    import ray
+
+    from stylegan_ray.cluster.mailbox import Mailbox
+    from stylegan_ray.cluster.trainer import trainer_of
+
+    mailbox = Mailbox.remote()
+    attempt = Attempt(trainer_of(run.cfg, run.dataset, run.address, share, mailbox, run.resume_from))
+    attempt.start()
+    with asked_to_stop(lambda: mailbox.stop.remote(), view) as interrupted:
+        failure = watch(attempt, view, lambda: ray.get(mailbox.take.remote()))
+    view.close()
+    if failure:
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        return 1
+    state = "done" if attempt.outcome == "done" else "stopped"
+    view.message(closing_message(run.address, run.cfg, state, spoken_command()))
+    return 130 if interrupted() else 0
+
+
+class Attempt(threading.Thread):
+    """trainer.fit() in a thread, since the main thread shows progress and hears signals."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(daemon=True, name="fit")
+        self.trainer = trainer
+        self.outcome: str | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.trainer.fit().return_value
+        except BaseException as error:
+            self.error = error
+
+
+def watch(attempt: Attempt, view: ConsoleView, take: Any, every_sec: float = 0.5) -> str | None:
+    """Shows what rank 0 says until the attempt ends; returns why it failed, or None."""
+    from stylegan_ray.cluster.mailbox import BEGIN, FAIL, SAY, TICK
+
+    while True:
+        alive = attempt.is_alive()
+        for kind, content in take():
+            if kind == TICK:
+                view.tick(content)
+            elif kind == SAY:
+                view.message(content)
+            elif kind == FAIL:
+                return content
+            else:
+                assert kind == BEGIN
+        if not alive:
+            return str(attempt.error) if attempt.error else None
+        view.refresh()
+        attempt.join(every_sec)
+
+
+@contextmanager
+def asked_to_stop(stop: Any, view: ConsoleView) -> Iterator[Any]:
+    """Turns the first SIGINT or SIGTERM into a wish to save and stop; the second one ends the driver at once."""
+    seen: list[int] = []
+
+    def handle(number: int, _frame: Any) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        stop()
+        view.message("Saving, then stopping; once more to stop at once.")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""What one process writes of a run: its growing files, picture grids and network snapshots."""
+
+from __future__ import annotations
+
+import torch
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.interop.native import save_network
+from stylegan_ray.pictures.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.loop import Pause
+from stylegan_ray.train.report import RunFiles, kimg_name
+from stylegan_ray.train.state import TrainState
+
+
+class Recorder:
+    """Belongs to rank 0; the other ranks write nothing."""
+
+    def __init__(self, run: Storage, cfg: RunConfig, dataset: Dataset, state: TrainState) -> None:
+        self.run, self.cfg, self.state, self.dataset = run, cfg, state, dataset
+        self.files = RunFiles(run, cfg)
+        self.cols, self.rows = grid_shape(cfg.train.grid_size, dataset.resolution)
+        self.shown = choose_reals(dataset, cfg.train.grid_layout, cfg.run.seed, (self.cols, self.rows))
+        self.grid_z = choose_latents(cfg.run.seed, len(self.shown), state.G.z_dim)
+        self.grid_labels = torch.from_numpy(dataset.labels(self.shown)) if dataset.label_size else None
+
+    def begin(self) -> None:
+        """Cuts the files to what the state knows; a new run gets its first pictures."""
+        self.files.restore(self.state.tick)
+        if self.state.iteration == 0:
+            reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.shown.tolist()])
+            self.files.picture("reals", image_grid(reals, self.cols, self.rows), 0)
+            self._fakes("fakes_init")
+
+    def at_pause(self, pause: Pause) -> None:
+        """Writes what is due: the tick's row, pictures, networks, and the final network."""
+        if pause.stats is None:
+            return
+        self.files.tick(pause.stats)
+        tick, name, train = pause.stats["Progress/tick"], kimg_name(self.state.cur_nimg), self.cfg.train
+        if pause.done or _due(tick, train.image_snapshot_ticks):
+            self._fakes(f"fakes{name}", self.state.prev_lod)
+        if _due(tick, train.network_snapshot_ticks) or pause.done:
+            self.run.write(f"network-snapshot-{name}.safetensors", self.network())
+        if pause.done:
+            self.run.write("network-final.safetensors", self.network())
+
+    def network(self) -> bytes:
+        """G, D and G_ema as a .safetensors file."""
+        state = self.state
+        return save_network(G=state.G, D=state.D, G_ema=state.G_ema, cfg=self.cfg, cur_nimg=state.cur_nimg)
+
+    def _fakes(self, name: str, lod: float = 0.0) -> None:
+        cfg = self.cfg
+        fakes = snapshot_fakes(
+            self.state.G_ema, self.grid_z, self.grid_labels, cfg.schedule.minibatch_gpu, cfg.train.drange_net, lod
+        )
+        self.files.picture(name, image_grid(fakes, self.cols, self.rows), self.state.cur_nimg)
+
+    def _real(self, index: int):
+        """A picture of the data set; a bad one is shown as black where the policy is to skip it."""
+        from stylegan_ray.data.errors import BadImage
+
+        try:
+            return self.dataset.read(index)
+        except BadImage:
+            if self.cfg.data.on_bad_image == "error":
+                raise
+            return torch.zeros(self.dataset.num_channels, *self.dataset.resolution, dtype=torch.uint8).numpy()
+
+
+def _due(tick: int, every: int | None) -> bool:
+    """Whether something that happens every so many ticks happens at this one; None: at the first only."""
+    return tick % every == 0 if every else tick == 0
