@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan_ray.interop.nvidia import network_from_ada
 from stylegan_ray.metrics import (
     FeatureStats,
     frechet_distance,
@@ -16,7 +17,7 @@ from stylegan_ray.metrics import (
     precision_recall,
 )
 from stylegan_ray.metrics.manifold import Manifold
-from stylegan_ray.metrics.path_length import PathSettings, lerp, slerp
+from stylegan_ray.metrics.path_length import PathSettings, as_seen, lerp, path_distances, path_ends, slerp
 from stylegan_ray.metrics.separability import conditional_entropy, entropy, mutual_information
 
 ORIGINAL = pytest.mark.golden_files("f_metrics", "tf_*.npz")
@@ -181,3 +182,32 @@ def test_names_mean_what_the_original_means(golden):
         if spec.path:
             given = {key: settings[key] for key in ("space", "sampling", "crop", "epsilon")}
             assert spec.path == PathSettings(**given)
+
+
+def noise_inputs(arrays, key):
+    """Noise inputs of the synthesis in its order, as drawn for a case."""
+    names = [name for name in arrays if name.startswith(f"draw:{key}_noise/")]
+    names.sort(key=lambda name: [int(number) for number in re.findall(r"\.b(\d+)\.conv(\d)\.", name)[0]])
+    return [torch.from_numpy(arrays[name])[None, None] for name in names]
+
+
+@ADA
+def test_path_sampler_of_ada(golden):
+    meta, arrays = golden
+    wiring = meta["ppl_wiring"]
+    state = {name[2:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("G:")}
+    G = network_from_ada("G", wiring["G_kwargs"], state)
+    for case in wiring["cases"]:
+        key = case["key"]
+        settings = PathSettings(case["space"], case["sampling"], case["crop"], case["epsilon"])
+        z0, z1 = torch.from_numpy(arrays[f"draw:{key}_z0z1"]).chunk(2)
+        t = torch.from_numpy(arrays[f"draw:{key}_t"])
+        with torch.no_grad():
+            w = torch.cat(path_ends(G.mapping, z0, z1, t, settings))
+            noise = [plane.expand(len(w), -1, -1, -1) for plane in noise_inputs(arrays, key)]
+            images = G.synthesis(w[:, None].expand(-1, G.synthesis.num_ws, -1), noise=noise)
+            seen = as_seen(images, settings.crop)
+        assert list(seen.shape) == case["network_input_shape"]
+        distances = path_distances(*(seen.flatten(1) * 0.02).chunk(2), settings.epsilon)
+        # Differences of nearly equal pictures lose digits: float32 rounding of the pictures over epsilon^2.
+        np.testing.assert_allclose(distances, arrays[f"out:{key}"], rtol=1e-3, err_msg=key)

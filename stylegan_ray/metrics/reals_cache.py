@@ -1,0 +1,79 @@
+"""Features of real pictures, kept so that they are computed once for a data set and a detector."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from stylegan_ray.data import Dataset
+from stylegan_ray.metrics.detectors import Detector
+from stylegan_ray.metrics.reduction import Collected
+from stylegan_ray.metrics.statistics import FeatureStats
+from stylegan_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+VERSION = 1
+"""Raised when the choice or order of real pictures changes."""
+
+
+class RealsCache:
+    """Collected features by name, in memory and, where a folder is given, in storage."""
+
+    def __init__(self, folder: Storage | None = None) -> None:
+        self.folder = folder
+        self._memory: dict[str, Collected] = {}
+
+    def get(self, name: str, rows: bool, stats: bool) -> Collected | None:
+        """What is kept under the name, if it has what is needed."""
+        found = self._memory.get(name) or self._read(name)
+        if found is None or (rows and not found.keeps_rows) or (stats and not found.makes_stats):
+            return None
+        self._memory[name] = found
+        return found
+
+    def put(self, name: str, collected: Collected) -> None:
+        """Keeps collected features; a folder that cannot be written is only warned of."""
+        self._memory[name] = collected
+        if self.folder is None:
+            return
+        try:
+            self.folder.write(f"{name}.safetensors", save_arrays(_arrays(collected)))
+        except OSError as error:
+            log.warning("features of real pictures are not kept: %s cannot be written (%s)", self.folder.root, error)
+
+    def _read(self, name: str) -> Collected | None:
+        if self.folder is None:
+            return None
+        try:
+            return _collected(load_arrays(self.folder.read(f"{name}.safetensors")))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError) as error:
+            log.warning("features of real pictures in %s/%s cannot be read (%s)", self.folder.root, name, error)
+            return None
+
+
+def reals_name(dataset: Dataset, detector: Detector, count: int, mirror: bool) -> str:
+    """The name of features: by data set, detector with its weights and scaling, and count."""
+    parts = [
+        dataset.fingerprint[:16],
+        detector.name,
+        detector.sha256[:16],
+        detector.resize.replace(" ", "_"),
+        str(count),
+    ]
+    return "-".join([f"v{VERSION}", *parts, *(["mirror"] if mirror else [])])
+
+
+def _arrays(collected: Collected) -> dict[str, np.ndarray]:
+    arrays = {} if collected.stats is None else collected.stats.arrays()
+    return {**arrays, **({"rows": collected.rows()} if collected.keeps_rows else {}), "count": np.array(collected.num)}
+
+
+def _collected(arrays: dict[str, np.ndarray]) -> Collected:
+    stats = FeatureStats.from_arrays(arrays) if "scatter" in arrays else None
+    return Collected.restored(int(arrays["count"]), arrays.get("rows"), stats)

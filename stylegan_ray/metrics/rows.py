@@ -1,0 +1,118 @@
+"""Rows of metrics.jsonl: a number with all that one must know to compare it, and the comparison."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from stylegan_ray.data import Dataset
+from stylegan_ray.metrics.blocks import Plan
+from stylegan_ray.metrics.detectors import Detector
+from stylegan_ray.metrics.names import MetricSpec
+from stylegan_ray.metrics.reduction import Value
+
+Row = dict[str, Any]
+
+MUST_AGREE = (
+    "metric", "num_gen", "num_real", "detector", "detector_sha256", "resize", "data", "mirror", "dialect",
+    "psi", "cutoff", "noise",
+)  # fmt: skip
+"""Keys in which rows must agree to be comparable. The seed may differ: that is what the spread is about."""
+
+
+class UnlikeRows(ValueError):  # noqa: N818 (it names what was found, and the command says no)
+    """Rows that must not be compared; the message says in what they differ."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two comparable rows."""
+
+    metric: str
+    a: Row
+    b: Row
+
+    @property
+    def difference(self) -> float:
+        """Value of B minus value of A."""
+        return self.b["value"] - self.a["value"]
+
+    @property
+    def in_spreads(self) -> float | None:
+        """The difference in units of the spread over repeats, where both rows have one."""
+        spreads = [row["spread"] for row in (self.a, self.b) if row.get("spread")]
+        return self.difference / math.hypot(*spreads) if len(spreads) == 2 else None
+
+
+def value_row(
+    value: Value, plan: Plan, detector: Detector, dataset: Dataset | None, provenance: Mapping[str, Any], seconds: float
+) -> Row:
+    """The row of a number; `provenance` says where the networks come from (kimg, checkpoint, total_sec, ...)."""
+    return {
+        "metric": value.metric, "value": value.value, "spread": value.spread,
+        "num_gen": value.num_gen, "num_real": value.num_real, "seed": plan.seed,
+        "detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize,
+        "data": getattr(dataset, "fingerprint", None), "data_path": getattr(dataset, "path", None),
+        "mirror": plan.mirror, "dialect": plan.dialect, "psi": plan.psi, "cutoff": plan.cutoff, "noise": plan.noise,
+        **_circumstances(provenance, seconds),
+    }  # fmt: skip
+
+
+def unavailable_row(spec: MetricSpec, reason: str, provenance: Mapping[str, Any]) -> Row:
+    """The row of a metric that could not be taken: no value, and the command that would make it available."""
+    return {"metric": spec.name, "value": None, "unavailable": reason, **_circumstances(provenance, 0.0)}
+
+
+def summary_rows(repeats: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row per metric over repeats with different seeds: mean, and standard deviation of a single repeat."""
+    summaries = []
+    for rows in zip(*repeats, strict=True):
+        values = [row["value"] for row in rows]
+        if None in values:
+            continue
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        own = {
+            "value": statistics.fmean(values),
+            "spread": spread,
+            "values": values,
+            "seed": [row["seed"] for row in rows],
+        }
+        summaries.append({**rows[0], **own, "repeats": len(rows), "seconds": sum(row["seconds"] for row in rows)})
+    return summaries
+
+
+def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
+    """The last row of each metric on both sides, side by side; raises UnlikeRows when any must not be compared."""
+    last_a, last_b = _last(rows_a), _last(rows_b)
+    shared = [metric for metric in last_a if metric in last_b]
+    if not shared:
+        sides = [", ".join(last) or "none" for last in (last_a, last_b)]
+        raise UnlikeRows(f"no metric on both sides: A has {sides[0]}; B has {sides[1]}")
+    unlike = [
+        f"{metric}: {key} is {last_a[metric].get(key)} in A and {last_b[metric].get(key)} in B"
+        for metric in shared
+        for key in MUST_AGREE
+        if last_a[metric].get(key) != last_b[metric].get(key)
+    ]
+    if unlike:
+        raise UnlikeRows("these rows must not be compared:\n" + "\n".join(unlike))
+    return [Comparison(metric, last_a[metric], last_b[metric]) for metric in shared]
+
+
+def _last(rows: Iterable[Row]) -> dict[str, Row]:
+    """The last row of each metric that has a value; a summary over repeats stands for them."""
+    return {row["metric"]: row for row in rows if row.get("value") is not None}
+
+
+def _circumstances(provenance: Mapping[str, Any], seconds: float) -> Row:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    versions = {"stylegan_ray": metadata.version("stylegan-ray"), "torch": torch.__version__, "numpy": np.__version__}
+    return {"kimg": None, **provenance, "versions": versions, "seconds": round(seconds, 3), "time": when}
