@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 Size = tuple[int, int]
 
-MOST_START = 32
+MOST_START = 20
 """Largest side of the first level: its dense layers grow with the square."""
 
 
@@ -17,17 +17,33 @@ def level_sizes(resolution: int | Sequence[int]) -> list[Size]:
     to a small start.
     """
     size = (resolution, resolution) if isinstance(resolution, int) else (int(resolution[0]), int(resolution[1]))
-    sizes = [size]
-    while _can_be_halved(sizes[0]):
-        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
-    if min(size) < 1 or max(sizes[0]) > MOST_START or len(sizes) < 2:
-        step = 2 ** max(max(size).bit_length() - 5, 1)
-        nearby = " x ".join(str(max(round(side / step), 1) * step) for side in size)
+    sizes = _halved(size)
+    if not _is_allowed(sizes):
         raise ValueError(
-            f"resolution {size[0]} x {size[1]} cannot be trained: height and width must be a small number (at most "
-            f"{MOST_START}) times the same power of two, and the larger at least 8; try {nearby}"
+            f"resolution {size[0]} x {size[1]} cannot be trained: height and width must be small numbers (at most "
+            f"{MOST_START}) times the same power of two, and the larger one at least 8; try {_nearby(size)}"
         )
     return sizes
+
+
+def _halved(size: Size) -> list[Size]:
+    sizes = [size]
+    while sizes[0][0] % 2 == 0 and sizes[0][1] % 2 == 0 and max(sizes[0]) >= 8:
+        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
+    return sizes
+
+
+def _is_allowed(sizes: list[Size]) -> bool:
+    return len(sizes) > 1 and min(sizes[0]) > 0 and max(sizes[0]) <= MOST_START
+
+
+def _nearby(size: Size) -> str:
+    """An allowed size close to this one: the nearest multiples of the smallest power of two that works."""
+    for power in range(1, 30):
+        height, width = (max(round(side / 2**power), 1) * 2**power for side in size)
+        if _is_allowed(_halved((height, width))):
+            return f"{height} x {width}"
+    return "256 x 256"
 
 
 def level_name(size: Size) -> str:
@@ -38,7 +54,3 @@ def level_name(size: Size) -> str:
 def feature_maps(num: int, base: int, decay: float, least: int, most: int) -> list[int]:
     """Feature maps of stages 0 to num-1; the block at level i (smallest: 0) has those of stage i + 1."""
     return [min(max(int(base / 2 ** (stage * decay)), least), most) for stage in range(num)]
-
-
-def _can_be_halved(size: Size) -> bool:
-    return size[0] % 2 == 0 and size[1] % 2 == 0 and max(size) >= 8
