@@ -179,14 +179,11 @@ def test_a_job_file_runs_on_its_own(tmp_path):
     assert done.returncode == 2 and "no run 'nothing'" in done.stderr
 
 
-def test_dry_run_prints_the_whole_plan(tmp_path, capsys, monkeypatch):
-    def no_data(cfg, seed):
-        return Shape()
-
+def test_dry_run_prints_the_whole_plan(capsys, monkeypatch):
     class Shape:
         path, num_images, resolution, num_channels, label_size = "somewhere", 7, (16, 16), 3, 5
 
-    monkeypatch.setattr(dry_run, "open_dataset", no_data)
+    monkeypatch.setattr(dry_run, "open_dataset", lambda cfg, seed, progress: Shape())
     words = "tiny --dry-run --schedule.lrate_rampup_kimg 7 --model.fmap_max 8 --schedule.G_lrate_dict {16:0.5}"
     assert cli.run(cli.train, words.split()) == 0
     said = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.train.report import ProgressLine
 from stylegan_ray.train.schedule import Schedule, training_schedule
 
 COPIES_IN_TRAINING = {"G": 5, "D": 4}
@@ -18,7 +20,8 @@ COPIES_IN_TRAINING = {"G": 5, "D": 4}
 
 def describe(cfg: RunConfig) -> str:
     """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
-    data = open_dataset(cfg.data, cfg.run.seed)
+    with ProgressLine(sys.stderr) as progress:
+        data = open_dataset(cfg.data, cfg.run.seed, progress)
     shape = (data.resolution, data.num_channels, data.label_size)
     with torch.device("meta"):
         networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}
