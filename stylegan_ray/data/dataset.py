@@ -11,6 +11,7 @@ from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.labels import vectors
 from stylegan_ray.data.levels import reduced
 from stylegan_ray.data.names import Names
+from stylegan_ray.data.order import BLOCK_ROWS
 
 
 class Source(Protocol):
@@ -41,7 +42,10 @@ class DecodedPictures:
 
 
 class Dataset:
-    """Pictures by index, with labels. Pickles small and opens its files in each process when it first reads."""
+    """Pictures by index, with labels. Pickles small and opens its files in each process when it first reads.
+
+    `block_rows` says how many neighbours are best read together (data.shuffle=blocks).
+    """
 
     def __init__(
         self,
@@ -57,12 +61,14 @@ class Dataset:
         bad: dict[int, str],
         class_names: tuple[str, ...] | None = None,
         attribution: str | None = None,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
         self.path, self.pictures, self.names, self.rows = path, pictures, names, rows
         self.label_values, self.label_size = label_values, label_size
         self.resolution, self.num_channels = resolution, num_channels
         self.fingerprint, self.bad = fingerprint, bad
         self.class_names, self.attribution = class_names, attribution
+        self.block_rows = block_rows
 
     @property
     def num_images(self) -> int:

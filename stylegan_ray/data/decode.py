@@ -39,8 +39,9 @@ class Decoder:
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The pixels [C,H,W] of an opened picture; raises ValueError when it does not fit."""
         image = self._fitted(self._in_channels(image))
-        pixels = np.asarray(image)
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if self.num_channels == 1:
+            return np.array(image)[None]
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def _in_channels(self, image: Image.Image) -> Image.Image:
         mode = "L" if self.num_channels == 1 else "RGB"

@@ -52,6 +52,11 @@ def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | No
     return Index(kind="folder", names=names, places={}, labels=labels, **vars(seen))
 
 
+def source(files: Files, index: Index) -> FolderSource:
+    """Where the bytes of an indexed data set come from."""
+    return FolderSource(files, index.names)
+
+
 def found_labels(content: bytes | None, names: Names) -> Labels:
     """Labels from dataset.json, or without one from the sub-folders."""
     if not len(names):

@@ -30,6 +30,14 @@ class Labels:
             return 0
         return int(self.values.max()) + 1 if self.values.ndim == 1 else self.values.shape[1]
 
+    @classmethod
+    def of(cls, labels: list[Any], where: str, class_names: tuple[str, ...] | None = None) -> Labels:
+        """Class numbers or vectors, one per picture."""
+        try:
+            return cls(_as_array(labels), class_names=class_names)
+        except (TypeError, ValueError) as error:
+            return cls(problem=f"{where} must hold whole numbers, or vectors of one length: {error}")
+
 
 def vectors(values: np.ndarray, size: int) -> np.ndarray:
     """float32 [n, size] of class numbers [n] (one-hot) or of vectors [n,L] (first columns)."""
@@ -63,7 +71,7 @@ def _matched(given: dict[str, Any], names: Names, class_names: tuple[str, ...] |
     if len(given) > len(names):
         unknown = sorted(set(given).difference(names))
         return Labels(problem=f"{LABEL_FILE} names {some_names(unknown)}, which the data set does not hold")
-    return Labels(_as_array([given[name] for name in names]), class_names=class_names)
+    return Labels.of([given[name] for name in names], LABEL_FILE, class_names)
 
 
 def _as_array(labels: list[Any]) -> np.ndarray:
@@ -79,12 +87,12 @@ def _as_array(labels: list[Any]) -> np.ndarray:
     return values
 
 
-def labels_from_folders(names: Names) -> Labels:
+def labels_from_folders(names: Names, otherwise: str = f"there is no {LABEL_FILE}") -> Labels:
     """The first folder of each picture's name as its class, numbered in the order of the folders' names."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     class_names = sorted(set(folders))
     if "" in class_names or len(class_names) < 2:
-        return Labels(problem=f"there is no {LABEL_FILE}, and the pictures do not lie in a sub-folder per class")
+        return Labels(problem=f"{otherwise}, and the pictures do not lie in a sub-folder per class")
     numbers = {name: number for number, name in enumerate(class_names)}
     return Labels(np.array([numbers[folder] for folder in folders], dtype=np.int32), class_names=tuple(class_names))
 

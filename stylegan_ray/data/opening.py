@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
-from stylegan_ray.data import folder, openmoji, tfrecord_set, zipped
+from stylegan_ray.data import folder, openmoji, parquet, tarred, tfrecord_set, zipped
 from stylegan_ray.data.dataset import Dataset, DecodedPictures, Pictures
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import Files, files_at
+from stylegan_ray.data.files import FileInfo, Files, files_at
 from stylegan_ray.data.index import Index, Progress, cached_index
-from stylegan_ray.data.labels import chosen_size
+from stylegan_ray.data.labels import chosen_size, some_names
+from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.policies import chosen_decoder, wanted_resolution
+
+FILE_ENDINGS = (zipped.ENDING, tarred.ENDING, parquet.ENDING)
+
+log = logging.getLogger(__name__)
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:
@@ -30,9 +37,11 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
     path = openmoji.NAME if is_openmoji else os.path.expanduser(str(cfg.path))
     files, index = indexed(openmoji.prepared(cfg, progress) if is_openmoji else path, progress)
     if not len(index.names):
-        raise DataError(f"data.path={path} holds no pictures (looked for {', '.join(folder.PICTURE_ENDINGS)})")
+        raise DataError(f"data.path={path} holds no pictures{_instead(files, path)}")
     if index.kind == "tfrecords":
         index = tfrecord_set.at_resolution(index, wanted_resolution(cfg))
+    if index.kind == "parquet" and cfg.shuffle == "full":
+        log.warning("data.shuffle=full reads a whole row group of %s for each picture; blocks is faster", path)
     decoder = chosen_decoder(cfg, index, path)
     label_size = chosen_size(index.labels, cfg.cond, cfg.max_label_size, path)
     rows = chosen_rows(len(index.names), cfg.subset, seed)
@@ -42,6 +51,7 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
         resolution=decoder.resolution, num_channels=decoder.num_channels,
         fingerprint=_fingerprint(index, rows, vars(decoder), label_size),
         bad=index.bad, class_names=index.labels.class_names if label_size else None, attribution=index.attribution,
+        block_rows=parquet.block_rows(index) if index.kind == "parquet" else BLOCK_ROWS,
     )  # fmt: skip
 
 
@@ -49,9 +59,8 @@ def _pictures(files: Files, index: Index, decoder: Decoder) -> Pictures:
     """What reads the pixels of an indexed data set."""
     if index.kind == "tfrecords":
         return tfrecord_set.TFRecordPictures(files, index, decoder)
-    if index.kind == "zip":
-        return DecodedPictures(zipped.ZipSource(files, index.shards[0], index.names, index.places), decoder)
-    return DecodedPictures(folder.FolderSource(files, index.names), decoder)
+    source = {"zip": zipped.source, "tar": tarred.source, "parquet": parquet.source, "folder": folder.source}
+    return DecodedPictures(source[index.kind](files, index), decoder)
 
 
 def chosen_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
@@ -74,16 +83,34 @@ def _fingerprint(index: Index, rows: np.ndarray, decoding: dict, label_size: int
 def indexed(path: str, progress: Progress | None = None) -> tuple[Files, Index]:
     """The files of the data at a path and what they hold, from the cache or looked through now."""
     with _explained(path):
-        if path.lower().endswith(".zip"):
+        if path.lower().endswith(FILE_ENDINGS):
             files, name = _parent(path)
-            infos, build = [files.info(name)], lambda: zipped.build_index(files, name, progress)
+            listing = [files.info(name)]
         else:
             files = files_at(path)
             listing = files.listing()
-            kind = tfrecord_set if tfrecord_set.relevant(listing) else folder
-            infos = kind.relevant(listing)
-            build = lambda: kind.build_index(files, infos, progress)  # noqa: E731
-        return files, cached_index(path_key(path), infos, build)
+        kind = _format(path, listing)
+        infos = listing if kind is zipped else kind.relevant(listing)
+        return files, cached_index(path_key(path), infos, lambda: kind.build_index(files, infos, progress))
+
+
+def _format(path: str, listing: Sequence[FileInfo]) -> Any:
+    """The module that reads the data."""
+    if path.lower().endswith(zipped.ENDING):
+        return zipped
+    if tfrecord_set.relevant(listing):
+        return tfrecord_set
+    if any(folder.is_picture(info.name) for info in listing):
+        return folder
+    return next((kind for kind in (parquet, tarred) if kind.relevant(listing)), folder)
+
+
+def _instead(files: Files, path: str) -> str:
+    """What a path without pictures holds."""
+    if path.lower().endswith(FILE_ENDINGS):
+        return ""
+    zips = [info.name for info in files.listing() if info.name.lower().endswith(zipped.ENDING)]
+    return f", but {some_names(zips)}: name the zip itself" if zips else f" ({', '.join(folder.PICTURE_ENDINGS)})"
 
 
 @contextmanager
@@ -94,7 +121,7 @@ def _explained(path: str) -> Iterator[None]:
     except DataError:
         raise
     except NotADirectoryError as error:
-        raise DataError(f"data.path={path} is a file, but neither a folder nor a zip of pictures") from error
+        raise DataError(f"data.path={path} is a file, but neither a folder nor a zip, tar or Parquet file") from error
     except FileNotFoundError as error:
         raise DataError(f"data.path={path} does not exist{_nearest(path)}") from error
     except (OSError, ValueError) as error:

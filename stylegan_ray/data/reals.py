@@ -39,7 +39,8 @@ class RealsSource:
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
         """The picture that belongs at each position."""
-        return image_index(self.seed, self.stream_salt, positions, self.dataset.num_images, self.shuffle)
+        num_images, block_rows = self.dataset.num_images, self.dataset.block_rows
+        return image_index(self.seed, self.stream_salt, positions, num_images, self.shuffle, block_rows)
 
     def mirrored(self, positions: np.ndarray) -> np.ndarray:
         """Whether the picture at each position is flipped left to right."""

@@ -117,11 +117,11 @@ class TFRecordPictures:
         shape = self.shapes[file]
         start, data = (int(self.places[f"{part}{file}"][entry]) for part in ("start", "data"))
         if not self.places["checked"]:
-            return self._checked(file, entry, name)[data : data + math.prod(shape)].reshape(shape)
+            return self._checked(file, entry, name)[data : data + math.prod(shape)].reshape(shape).copy()
         content = self.files.read_at(self.names[file], start + data, math.prod(shape))
         if len(content) < math.prod(shape):
             raise BadImage(name, f"{self.names[file]} became shorter since it was opened")
-        return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
 
     def _checked(self, file: int, entry: int, name: str) -> np.ndarray:
         """A whole payload whose CRC was not looked at when the data set was opened."""
@@ -190,6 +190,8 @@ def _around(payload: memoryview, example: Example) -> bytes:
 def _check_levels(found: list[FileIndex], root: str) -> None:
     """All files must hold the same pictures."""
     for index in found:
+        if not index.shape:
+            raise DataError(f"data.path={root}: no record of {index.name} fits its CRC; copy it again from its origin")
         if len(index.start) != len(found[0].start) or index.shape[0] != found[0].shape[0]:
             raise DataError(
                 f"data.path={root}: {index.name} holds {len(index.start)} pictures of {index.shape[0]} channels, but "

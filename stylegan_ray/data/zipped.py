@@ -6,18 +6,20 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import Files
+from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.folder import found_labels, is_picture
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.names import Names
 from stylegan_ray.data.scan import scan
 
+ENDING = ".zip"
 LOCAL_HEADER = 30
 USUAL_EXTRA = 64
 IS_ENCRYPTED = 1
@@ -55,8 +57,9 @@ class ZipSource:
         return chunk[start : start + size]
 
 
-def build_index(files: Files, zip_name: str, progress: Progress | None) -> Index:
+def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
     """Reads the directory of the zip, opens all pictures and reads the labels."""
+    zip_name = infos[0].name
     try:
         with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
             entries = sorted((e for e in archive.infolist() if is_picture(e.filename)), key=lambda e: e.filename)
@@ -75,6 +78,11 @@ def build_index(files: Files, zip_name: str, progress: Progress | None) -> Index
     seen.crc[:] = places["crc"]
     labels = found_labels(content, names)
     return Index("zip", names, places, labels, **vars(seen), shards=(zip_name,), attribution=_attribution(content))
+
+
+def source(files: Files, index: Index) -> ZipSource:
+    """Where the bytes of an indexed data set come from."""
+    return ZipSource(files, index.shards[0], index.names, index.places)
 
 
 def _refuse_unreadable(entries: list[zipfile.ZipInfo], zip_name: str) -> None:

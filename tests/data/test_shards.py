@@ -1,0 +1,147 @@
+"""Tar and Parquet data sets."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
+
+from stylegan_ray.data import DataError, parquet
+from stylegan_ray.data.reals import RealsSource
+
+
+def write_tar(path, files, mode="w"):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            content = content if isinstance(content, bytes) else encoded(content)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def samples(first, num):
+    """WebDataset samples: a picture, its class and something else each."""
+    files = {}
+    for i in range(first, first + num):
+        files |= {f"s{i:03d}.png": noise_picture(i), f"s{i:03d}.cls": str(i % 4).encode(), f"s{i:03d}.txt": b"words"}
+    return files
+
+
+def test_tar_shards(tmp_path):
+    write_tar(tmp_path / "d" / "b.tar", samples(5, 5))
+    write_tar(tmp_path / "d" / "a.tar", samples(0, 5))
+    data = opened(tmp_path / "d", cond=True)
+    assert data.num_images == 10 and data.name(7) == "b.tar/s007.png"
+    for copy in (data, pickle.loads(pickle.dumps(data))):
+        np.testing.assert_array_equal([copy.read(i) for i in range(10)], [chw(noise_picture(i)) for i in range(10)])
+    assert data.labels(np.arange(10)).argmax(1).tolist() == [i % 4 for i in range(10)]
+    assert opened(f"file://{tmp_path}/d").fingerprint == opened(tmp_path / "d").fingerprint
+
+
+def test_one_tar_with_folders_as_classes(tmp_path):
+    files = {"./dog/1.jpg": encoded(noise_picture(1), "JPEG"), "./cat/1.jpg": encoded(noise_picture(0), "JPEG")}
+    data = opened(write_tar(tmp_path / "d.tar", files), cond=True)
+    assert data.class_names == ("cat", "dog") and data.name(0) == "dog/1.jpg"
+    np.testing.assert_array_equal(data.labels(np.arange(2)), [[0, 1], [1, 0]])
+
+
+def test_tar_labels_missing(tmp_path):
+    files = samples(0, 3)
+    del files["s001.cls"]
+    path = write_tar(tmp_path / "d.tar", files)
+    with pytest.raises(DataError, match=r"no \.cls file for 's001.png'"):
+        opened(path, cond=True)
+    path = write_tar(tmp_path / "e.tar", numbered(2))
+    with pytest.raises(DataError, match=r"hold no \.cls files"):
+        opened(path, cond=True)
+
+
+def test_damaged_tars(tmp_path):
+    path = write_tar(tmp_path / "d.tar", samples(0, 3))
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"1 of 1 pictures|cannot be read as an uncompressed tar"):
+        opened(path)
+    with pytest.raises(DataError, match="uncompressed tar"):
+        opened(write_tar(tmp_path / "z.tar", samples(0, 3), "w:gz"))
+
+
+def write_parquet(path, images, labels=None, names=None, group=4, plain=False):
+    """Encoded pictures as Hugging Face keeps them."""
+    path.parent.mkdir(exist_ok=True)
+    content = [encoded(image) for image in images]
+    column = pa.array(content) if plain else pa.array([{"bytes": c, "path": f"{i}.png"} for i, c in enumerate(content)])
+    columns = {"id": pa.array(range(len(images))), "image": column}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+    table = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_parquet_shards(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)  # groups are read again and again
+    images = [noise_picture(i) for i in range(17)]
+    write_parquet(tmp_path / "d" / "0.parquet", images[:10], [i % 2 for i in range(10)], ["a", "b"], plain=plain)
+    write_parquet(tmp_path / "d" / "1.parquet", images[10:], [1] * 7, ["a", "b"], plain=plain)
+    data = opened(tmp_path / "d", cond=True, shuffle="blocks")
+    assert data.num_images == 17 and data.name(12) == "1.parquet#2" and data.block_rows == 4
+    assert data.class_names == ("a", "b")
+    for copy in (data, pickle.loads(pickle.dumps(data))):
+        np.testing.assert_array_equal([copy.read(i) for i in range(17)], [chw(image) for image in images])
+    assert data.labels(np.arange(17)).argmax(1).tolist() == [0, 1] * 5 + [1] * 7
+    assert opened(f"file://{tmp_path}/d").fingerprint == opened(tmp_path / "d").fingerprint
+
+
+def test_parquet_blocks_are_row_groups(tmp_path):
+    data = opened(write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(40)]), shuffle="blocks")
+    indices = RealsSource(data, 0, shuffle="blocks").indices(np.arange(40))
+    assert sorted(indices) == list(range(40)) and data.block_rows == 4
+
+
+def test_parquet_by_full_shuffle_warns(tmp_path, caplog):
+    opened(write_parquet(tmp_path / "d.parquet", [noise_picture(0)]))
+    assert "data.shuffle=full reads a whole row group" in caplog.text
+
+
+def test_parquet_refusals(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no PAR1")
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        opened(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="no column of encoded pictures, only a, b"):
+        opened(tmp_path / "y.parquet")
+    path = write_parquet(tmp_path / "z.parquet", [noise_picture(0)])
+    with pytest.raises(DataError, match="column `label`"):
+        opened(path, cond=True)
+    pq.write_table(
+        pa.table({"image": [{"bytes": None, "path": "a.png"}, {"bytes": b"", "path": ""}]}), tmp_path / "n.parquet"
+    )
+    with pytest.raises(DataError, match=r"2 of 2 .*is a path or empty"):
+        opened(tmp_path / "n.parquet")
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
+    (tmp_path / "w").mkdir()
+    with pytest.raises(DataError, match=r"row group 0 of w.parquet takes"):
+        opened(write_parquet(tmp_path / "w" / "w.parquet", [noise_picture(0)]))
+
+
+def test_a_folder_of_pictures_may_hold_other_files(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(3))
+    write_tar(root / "backup.tar", samples(0, 3))
+    assert opened(root).name(0) == "000.png"
+
+
+def test_a_folder_of_zips_says_to_name_one(tmp_path):
+    write_folder(tmp_path / "d", {"ffhq.zip": b"", "notes.txt": b""})
+    with pytest.raises(DataError, match=r"holds no pictures, but 'ffhq.zip': name the zip itself"):
+        opened(tmp_path / "d")
