@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.pictures.grid import image_grid, pil_uint8, shrink2, to_uint8
 
 RANGES = {"": (-1.0, 1.0), "_drange01": (0.0, 1.0), "_drange-1_1": (-1.0, 1.0)}
-CONVERSIONS = {"to_uint8", "to_uint8_nhwc_shrink2", "pil_uint8", "image_grid"}
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_files("c_schedule", "process_reals*.npz")]
 
@@ -58,3 +58,11 @@ def test_image_grid_of_its_own_shape(golden):
     assert cols == math.ceil(math.sqrt(num))
     repeated = images[torch.arange(num) % len(images)]
     np.testing.assert_array_equal(image_grid(repeated).numpy(), expected)
+
+
+def test_from_uint8(golden):
+    """The way in, by the function that training uses."""
+    images = torch.from_numpy(golden[1]["in:uint8_images"])
+    torch.testing.assert_close(
+        process_reals(images, 0.0, None, (-1.0, 1.0)), torch.from_numpy(golden[1]["out:from_uint8"]), rtol=0, atol=1e-6
+    )
