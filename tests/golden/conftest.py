@@ -1,11 +1,10 @@
 """Finds the golden files: by group, in $STYLEGAN_RAY_GOLDEN or beside this file."""
 
-import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support.golden_checks import read
 
 ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
 
@@ -26,17 +25,10 @@ def golden(golden_path):
     """(meta, arrays) of one golden file; the group being empty fails the test."""
     if not golden_path.is_file():
         pytest.fail(f"no golden files match {golden_path}")
-    return load(golden_path)
+    return read(golden_path)
 
 
 @pytest.fixture
 def golden_folder():
     """The folder that holds the groups."""
     return ROOT
-
-
-def load(path: Path):
-    """The meta data and the arrays of an .npz file."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files if name != "meta"}
-        return json.loads(str(file["meta"])), arrays

@@ -1,16 +1,15 @@
 """Losses, penalties and their gradients, per sample, against the original's."""
 
-import json
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from stylegan_ray.interop.tensorflow import network_from_tf
+from support.golden_checks import FloatBatch, check_gradients, check_norm, close, read, under
 from support.recorded import RecordedDraws
-from torch import Tensor
 
 from stylegan_ray.config import load_config
+from stylegan_ray.interop.tensorflow import network_from_tf
 from stylegan_ray.seeds import Place
 from stylegan_ray.train import phases
 from stylegan_ray.train.schedule import training_schedule
@@ -19,23 +18,6 @@ from stylegan_ray.train.state import TrainState
 pytestmark = pytest.mark.golden
 
 KEYS = {"gamma": "r1_gamma"}
-
-
-@dataclass(frozen=True)
-class FloatBatch(phases.MicroBatch):
-    """A micro-batch whose reals are given as D sees them."""
-
-    def reals(self) -> Tensor:
-        return self.images.clone()
-
-
-def under(arrays, prefix):
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-def read(path):
-    with np.load(path) as file:
-        return json.loads(str(file["meta"])), {name: file[name] for name in file.files if name != "meta"}
 
 
 def batch_of(meta, arrays, nets_meta, nets):
@@ -77,37 +59,18 @@ def recorded(nets_meta, nets, shrink):
     return draws
 
 
-def close(ours, expected, tolerance, what):
-    scale = max(float(np.abs(expected).max()), 1e-6)
-    np.testing.assert_allclose(ours.detach().numpy(), expected, atol=tolerance * scale, rtol=0, err_msg=what)
-
-
-def check_gradients(meta, arrays, batch, network, which, losses, nets_meta, nets, tolerance):
-    """Whole-gradient norm, and every given tensor where importing it puts it."""
-    net = getattr(batch.state, network)
-    parameters = dict(net.named_parameters())
+def check(arrays, batch, network, which, losses, nets_meta, nets, tolerance):
+    """Whole-gradient norm of a loss or penalty, and every given tensor where importing it puts it."""
+    parameters = dict(getattr(batch.state, network).named_parameters())
     found = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
     grads = {
-        name: grad if grad is not None else torch.zeros_like(parameters[name])
+        name: torch.zeros_like(parameters[name]) if grad is None else grad
         for name, grad in zip(parameters, found, strict=True)
     }
-    norm = torch.stack([grad.square().sum() for grad in grads.values()]).sum().sqrt()
-    assert abs(norm - arrays[f"out:gradnorm_{which}"]) <= tolerance * norm, f"gradient norm of {which}"
-    given = under(arrays, f"out:grad_{which}/")
-    variables = under(nets, f"var:{network}/")
-    func, kwargs = nets_meta[f"{network}_func"], nets_meta[f"{network}_build_kwargs"]
-    rms = float(norm) / sum(p.numel() for p in parameters.values()) ** 0.5
-    for name, expected in given.items():
-        # A variable's gradient is that of the parameter it is imported into, laid out the same way.
-        marked = network_from_tf(func, kwargs, variables | {name: np.full_like(variables[name], np.nan)})
-        like = network_from_tf(func, kwargs, variables | {name: expected})
-        base = network_from_tf(func, kwargs, variables | {name: np.zeros_like(expected)})
-        for key, value in marked.named_parameters():
-            where = value.isnan()
-            if where.any():
-                target = (dict(like.named_parameters())[key] - dict(base.named_parameters())[key])[where]
-                scale = max(float(target.abs().max()), rms)
-                assert (grads[key][where] - target).abs().max() <= tolerance * scale, (which, name)
+    check_norm(grads, arrays[f"out:gradnorm_{which}"], tolerance, which)
+    given, variables = under(arrays, f"out:grad_{which}/"), under(nets, f"var:{network}/")
+    load = partial(network_from_tf, nets_meta[f"{network}_func"], nets_meta[f"{network}_build_kwargs"])
+    check_gradients(grads, given, load, variables, tolerance, which)
 
 
 @pytest.mark.golden_files("d_losses", "*__[GD]_*.npz")
@@ -126,12 +89,12 @@ def test_loss(golden, golden_path):
         if f"out:scores_{which}" in arrays:
             ours = outcome.scalars[f"Loss/scores/{which}"]
             close(ours, arrays[f"out:scores_{which}"].mean(), 1e-4, f"scores_{which}")
-    check_gradients(meta, arrays, batch, network, "loss", outcome.loss, nets_meta, nets, 1e-4)
+    check(arrays, batch, network, "loss", outcome.loss, nets_meta, nets, 1e-4)
     if "out:reg" in arrays:
-        check_regularisation(meta, arrays, batch, network, nets_meta, nets)
+        check_regularisation(arrays, batch, network, nets_meta, nets)
 
 
-def check_regularisation(meta, arrays, batch, network, nets_meta, nets):
+def check_regularisation(arrays, batch, network, nets_meta, nets):
     outcome = (phases.G_reg if network == "G" else phases.D_reg)(batch)
     close(outcome.loss, arrays["out:reg"], 3e-4, "reg")
     if "out:pl_lengths" in arrays:
@@ -139,4 +102,4 @@ def check_regularisation(meta, arrays, batch, network, nets_meta, nets):
         close(outcome.scalars["pl_length"], lengths.mean(), 3e-4, "pl_lengths")
         moved = batch.state.pl_mean + batch.cfg.loss.pl_decay * (outcome.scalars["pl_length"] - batch.state.pl_mean)
         close(moved, arrays["out:pl_mean_after"], 3e-4, "pl_mean")
-    check_gradients(meta, arrays, batch, network, "reg", outcome.loss, nets_meta, nets, 3e-4)
+    check(arrays, batch, network, "reg", outcome.loss, nets_meta, nets, 3e-4)

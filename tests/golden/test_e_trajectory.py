@@ -1,12 +1,15 @@
 """Whole training trajectories of the original, through the trainer's own iteration."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from stylegan_ray.interop.tensorflow import network_from_tf
+from support.golden_checks import landing, under
 from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
+from stylegan_ray.interop.tensorflow import network_from_tf
 from stylegan_ray.train.ema import update_ema
 from stylegan_ray.train.phases import accumulate, move_feedback, phases_of, step, train_iteration
 from stylegan_ray.train.phases import place as placed
@@ -14,10 +17,6 @@ from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
 pytestmark = pytest.mark.golden
-
-
-def under(arrays, prefix):
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def config(meta):
@@ -36,21 +35,22 @@ def config(meta):
     })  # fmt: skip
 
 
-def networks(meta, arrays, prefix):
-    """G, D (and Gs where given) with the variables under a prefix; what is not there is as at the start."""
-    nets = {}
-    for part in ("G", "D"):
-        variables = under(arrays, f"init:{part}/") | under(arrays, f"{prefix}{part}/")
-        nets[part] = network_from_tf(meta[f"{part}_func"], meta[f"{part}_build_kwargs"], variables)
-    variables = under(arrays, "init:G/") | under(arrays, f"{prefix}Gs/")
-    nets["Gs"] = network_from_tf(meta["G_func"], meta["G_build_kwargs"], variables)
-    return nets
+def load(meta, part):
+    """Imports G, D or Gs, which is a G."""
+    kind = "D" if part == "D" else "G"
+    return partial(network_from_tf, meta[f"{kind}_func"], meta[f"{kind}_build_kwargs"])
+
+
+def variables_of(part, arrays, prefix):
+    """The variables of G, D or Gs under a prefix; what is not there is as at the start."""
+    start = under(arrays, f"init:{'D' if part == 'D' else 'G'}/")
+    return start | under(arrays, f"{prefix}{part}/")
 
 
 def start(meta, arrays):
     cfg = config(meta)
-    nets = networks(meta, arrays, "init:")
-    return cfg, TrainState.around(cfg, nets["G"], nets["D"])
+    G, D = (load(meta, part)(variables_of(part, arrays, "init:")) for part in ("G", "D"))
+    return cfg, TrainState.around(cfg, G, D)
 
 
 def draws_of(arrays, i, k):
@@ -67,10 +67,8 @@ def draws_of(arrays, i, k):
 
 def reals_of(arrays, i):
     images = torch.from_numpy(arrays["in:reals_uint8"][i])
-    labels = arrays.get("in:r_labels", np.zeros((*images.shape[:1], 0, 0, 0), np.float32))
-    labels = (
-        torch.from_numpy(arrays["in:r_labels"][i]) if "in:r_labels" in arrays else torch.zeros(*images.shape[:2], 0)
-    )
+    labels = arrays["in:r_labels"][i] if "in:r_labels" in arrays else np.zeros((*images.shape[:2], 0), np.float32)
+    labels = torch.from_numpy(labels)
     return list(zip(images, labels, strict=True))
 
 
@@ -99,23 +97,20 @@ def check_log(arrays, i, stats, state, race):
 
 def check_final(meta, arrays, state, race):
     """Every final tensor that is given, by importing it and finding where it lands."""
-    expected = networks(meta, arrays, "final:")
-    ours = {"G": state.G, "D": state.D, "Gs": state.G_ema}
+    ours = {"G": state.G.state_dict(), "D": state.D.state_dict(), "Gs": state.G_ema.state_dict()}
+    variables = {part: variables_of(part, arrays, "final:") for part in ours}
+    expected = {part: load(meta, part)(variables[part]).state_dict() for part in ours}
     names = [name.removeprefix("final:") for name in arrays if name.startswith("final:")]
     assert names
     for name in names:
         part, variable = name.split("/", 1)
-        if variable == "dlatent_avg" and race:
+        if variable == "lod" or (variable == "dlatent_avg" and race):  # our networks take lod as an argument
             continue
-        blank = arrays | {f"final:{name}": np.full_like(arrays[f"final:{name}"], np.nan)}
-        marked = networks(meta, blank, "final:")[part].state_dict()
-        for key, value in marked.items():
-            place = value.isnan()
-            if place.any():
-                target, mine = expected[part].state_dict()[key][place], ours[part].state_dict()[key][place]
-                rms = max(meta["final_rms"].get(name, 0.0), float(target.square().mean().sqrt()))
-                tolerance = 1e-3 * rms + 10 * meta.get("self_noise_final", {}).get(name, 0.0)
-                assert (mine - target).abs().max() <= tolerance, (name, key)
+        for key, where in landing(load(meta, part), variables[part], variable).items():
+            target, mine = expected[part][key][where], ours[part][key][where]
+            rms = max(meta["final_rms"].get(name, 0.0), float(target.square().mean().sqrt()))
+            tolerance = 1e-3 * rms + 10 * meta.get("self_noise_final", {}).get(name, 0.0)
+            assert (mine - target).abs().max() <= tolerance, (name, key)
 
 
 def iterate(meta, arrays, run_iteration):
