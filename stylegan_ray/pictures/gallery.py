@@ -21,10 +21,8 @@ def make_pictures(options: GenerateOptions) -> Iterator[str]:
     seeds = numbers(options.seeds, "--seeds")
     _check(options, len(seeds))
     networks = load(options.checkpoint)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    sampler = Sampler(
-        networks.G_ema.to(device), options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod
-    )
+    G = networks.G_ema.to(_device(options.device))
+    sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
     gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index)
     if options.mix_seeds is not None:
         grid = gallery.mixing_grid(
@@ -41,13 +39,29 @@ def make_pictures(options: GenerateOptions) -> Iterator[str]:
 
 def _check(options: GenerateOptions, num: int) -> None:
     """Raises ConfigError for what would fail only after the network has been read or has worked."""
+    for name in ("frames", "fps", "batch"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} {getattr(options, name)} must be at least 1")
     cols, rows = options.tiles or (1, 1)
+    if cols < 1 or rows < 1:
+        raise ConfigError(f"--tiles {cols} {rows}: columns and rows must be at least 1")
     if options.video:
         check_video_path(Path(options.video))
         if num < 2 * cols * rows:
             raise ConfigError(f"--video with {cols}x{rows} tiles needs at least {2 * cols * rows} --seeds, not {num}")
     elif options.tiles and options.mix_seeds is None and num > cols * rows:
         raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} pictures; --seeds names {num}")
+
+
+def _device(wanted: str) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if has_cuda else "cpu") if wanted == "auto" else wanted)
+    except RuntimeError:
+        raise ConfigError(f"--device {wanted}: write cpu, cuda, cuda:1 or auto") from None
+    if device.type == "cuda" and not has_cuda:
+        raise ConfigError(f"--device {wanted}: there is no GPU that torch can use here; leave --device out")
+    return device
 
 
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:

@@ -34,7 +34,7 @@ def generate(G, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def command(*argv):
-        status = cli.run(cli.generate, ["run", "--device", "cpu", *argv])
+        status = cli.run(cli.generate, ["run", *argv])
         said = capsys.readouterr()
         assert status == (2 if said.err else 0)
         return said.err or said.out.split()
@@ -123,6 +123,9 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--video walk.avi", ".webp"),
         ("--video walk.webp --seeds 0-2 --tiles 2 1", "at least 4"),
         ("--class 3", "no classes"),
+        ("--fps 0", "at least 1"),
+        ("--tiles 0 4", "at least 1"),
+        ("--device gpu", "cpu, cuda"),
         ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
     ],
 )
