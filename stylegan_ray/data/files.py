@@ -58,9 +58,8 @@ class _PerProcess:
     def __call__(self, name: str) -> Any:
         if self.pid != os.getpid():
             self.pid, self.handles = os.getpid(), {}
-        if name not in self.handles:
-            self.handles[name] = self.opener(name)
-        return self.handles[name]
+        handle = self.handles.get(name)
+        return self.handles.setdefault(name, self.opener(name)) if handle is None else handle
 
 
 class LocalFiles:
@@ -85,7 +84,8 @@ class LocalFiles:
             return file.read()
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        return os.pread(self._descriptor(name).number, size, offset)
+        descriptor = self._descriptor(name)  # held here, or another thread's twin could close it
+        return os.pread(descriptor.number, size, offset)
 
     def open(self, name: str) -> BinaryIO:
         return open(self._path(name), "rb")

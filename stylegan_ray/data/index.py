@@ -54,7 +54,7 @@ class Index:
 
     def digest(self) -> str:
         """sha256 over names, contents and labels; the same wherever the data lies."""
-        sha = hashlib.sha256(f"{INDEX_VERSION} {self.kind}".encode())
+        sha = hashlib.sha256(self.kind.encode())
         parts = [self.names.joined, self.names.ends, self.crc, self.height, self.width, self.flags]
         for part in [*parts, *([] if self.labels.values is None else [self.labels.values])]:
             sha.update(np.ascontiguousarray(part).tobytes())

@@ -1,6 +1,7 @@
 """Files through pyarrow, as in an object store, give what a local disk gives."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,3 +46,13 @@ def test_stored_data_sets(tmp_path):
         opened(f"file://{tmp_path}/none")
     with pytest.raises(DataError, match="cannot be opened"):
         opened("nonsense://bucket/d")
+
+
+def test_many_threads_read_one_file(tmp_path):
+    content = np.random.default_rng(0).bytes(1 << 16)
+    write_folder(tmp_path / "d", {"a.bin": content})
+    for _ in range(20):
+        files = files_at(str(tmp_path / "d"))
+        with ThreadPoolExecutor(8) as pool:
+            parts = pool.map(lambda at, files=files: files.read_at("a.bin", at, 512), range(0, 1 << 16, 512))
+            assert b"".join(parts) == content
