@@ -9,9 +9,7 @@ from stylegan_ray.data.decode import Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import some_names
-
-MAX_BASE = 8
-"""Both sides must be a number up to this, times one power of two: the networks start there and double."""
+from stylegan_ray.networks.shapes import level_sizes
 
 Size = tuple[int, int]
 
@@ -38,14 +36,10 @@ def wanted_resolution(cfg: DataConfig) -> Size | None:
 
 def check_resolution(size: Size, path: str) -> None:
     """Raises DataError when the networks cannot be built for this size."""
-    height, width = size
-    while height % 2 == 0 and width % 2 == 0 and max(height, width) > 4:
-        height, width = height // 2, width // 2
-    if max(height, width) > MAX_BASE or max(size) < 8:
-        raise DataError(
-            f"data.path={path}: pictures of {_text(size)} cannot be trained on: both sides must be a number from 1 to "
-            f"{MAX_BASE} times one power of two, and at least 8, such as 256x256 or 512x384; try {_way_out(min(size))}"
-        )
+    try:
+        level_sizes(size)
+    except ValueError as error:
+        raise DataError(f"data.path={path}: {error}, or {_way_out(min(size))}") from error
 
 
 def _chosen_resolution(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> Size:
