@@ -103,7 +103,7 @@ def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mappi
     unless asked for (`truncation` gives what the original does).
     """
     with torch.random.fork_rng(devices=[]):
-        network = _build(func, build_kwargs)
+        network = build(func, build_kwargs)
     load_variables(network, variables)
     return network.eval()
 
@@ -154,9 +154,10 @@ def load_variables(network: nn.Module, variables: Mapping[str, ArrayLike]) -> No
     if missing or extra:
         raise ValueError(f"variables do not fit: missing {missing or 'none'}, not used {extra or 'none'}")
     for ours, theirs, layout in rows:
-        array = layout.ours(np.asarray(variables[theirs]))
-        if array.shape != state[ours].shape:
-            raise ValueError(f"variable {theirs} becomes {array.shape}, but {ours} is {tuple(state[ours].shape)}")
+        array, shape = np.asarray(variables[theirs]), tuple(state[ours].shape)
+        array = layout.ours(array) if array.ndim == len(shape) else array
+        if array.shape != shape:
+            raise ValueError(f"variable {theirs} becomes {array.shape}, but {ours} is {shape}")
         state[ours].copy_(torch.tensor(array + np.asarray(layout.offset, array.dtype)))
 
 
@@ -191,7 +192,8 @@ def tf_names(network: nn.Module) -> Iterator[tuple[str, str, Layout]]:
             yield ours, *_translate(network, ours)
 
 
-def _build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
+def build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
+    """A new network like the one that `func` builds from these arguments."""
     cfg, kwargs = model_config(func, build_kwargs), build_kwargs
     resolution, num_channels = kwargs.get("resolution", 1024), kwargs.get("num_channels", 3)
     label_size = kwargs.get("label_size", 0)

@@ -103,7 +103,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(dtype: Dtype, content: bytes, shape: Any, order: Any = "C") -> NDArray[Any]:
-    if not isinstance(dtype, Dtype) or not isinstance(content, bytes):
+    if not isinstance(dtype, Dtype) or not isinstance(content, bytes | bytearray):
         raise UnsafePickleError("the file holds a numpy array that is not made of plain numbers")
     return np.frombuffer(content, dtype.type).reshape(shape, order=order)
 
@@ -137,6 +137,11 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """The empty bytes, as old pickle protocols write them."""
+    return b""
+
+
 class Dict(dict):
     """A dictionary class of another program."""
 
@@ -151,6 +156,8 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): Dtype,
     ("_codecs", "encode"): _latin1,
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("torch.storage", "_load_from_bytes"): TorchStorage,

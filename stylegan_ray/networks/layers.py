@@ -13,6 +13,12 @@ from stylegan_ray.ops import ACTIVATIONS, bias_act, conv2d_resample, fir_filter,
 DEMODULATION_EPS = 1e-8
 
 
+def normal(*shape: int, std: float = 1.0) -> Tensor:
+    """Normal numbers from torch's global generator, as all initial values are drawn."""
+    x = torch.empty(*shape)
+    return x if x.is_meta else x.normal_(std=std)  # drawing nothing would cost seconds of imports
+
+
 class Dense(nn.Module):
     """act(x W^T + b) * act_gain, weight [out,in].
 
@@ -35,7 +41,7 @@ class Dense(nn.Module):
     ):
         super().__init__()
         std = weight_gain / in_features**0.5
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) * ((1.0 if use_wscale else std) / lrmul))
+        self.weight = nn.Parameter(normal(out_features, in_features, std=(1.0 if use_wscale else std) / lrmul))
         self.bias = nn.Parameter(torch.full((out_features,), bias_init)) if bias else None
         self.act = act
         self.act_gain = ACTIVATIONS[act].gain if act_gain is None else act_gain
@@ -73,7 +79,7 @@ class Conv(nn.Module):
         clamp: float | None = None,
     ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.register_buffer("taps", fir_filter(taps), persistent=False)
         self.act, self.clamp, self.up, self.down = act, clamp, up, down
@@ -111,10 +117,10 @@ class StyledConv(nn.Module):
     ):
         super().__init__()
         self.affine = Dense(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(())) if use_noise else None
-        self.register_buffer("noise_const", torch.randn(1, 1, *size) if use_noise else None)
+        self.register_buffer("noise_const", normal(1, 1, *size) if use_noise else None)
         self.register_buffer("taps", fir_filter(taps), persistent=False)
         self.act, self.clamp, self.up, self.grouped, self.size = act, clamp, up, grouped, size
         self.act_gain = ACTIVATIONS[act].gain
@@ -138,7 +144,7 @@ class ToRGB(nn.Module):
     def __init__(self, in_channels: int, num_channels: int, w_dim: int, clamp: float | None = None):
         super().__init__()
         self.affine = Dense(w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(num_channels, in_channels, 1, 1))
+        self.weight = nn.Parameter(normal(num_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.clamp = clamp
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stylegan_ray.networks.layers import Dense
+from stylegan_ray.networks.layers import Dense, normal
 
 
 class Mapping(nn.Module):
@@ -41,7 +41,7 @@ class Mapping(nn.Module):
         self.num_layers, self.normalize, self.label_mode, self.num_ws = num_layers, normalize, label_mode, num_ws
         embed_dim = 0 if label_size == 0 else z_dim if label_mode == "joint" else embed_dim
         if label_size and label_mode == "joint":
-            self.label_weight = nn.Parameter(torch.randn(embed_dim, label_size))  # used as it is
+            self.label_weight = nn.Parameter(normal(embed_dim, label_size))  # used as it is
         elif label_size:
             self.embed = Dense(label_size, embed_dim)
         widths = [z_dim + embed_dim, *[hidden_dim] * (num_layers - 1), w_dim]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.discriminator import add_rgb
 from stylegan_ray.networks.growing import enlarge
-from stylegan_ray.networks.layers import Dense, minibatch_stddev
+from stylegan_ray.networks.layers import Dense, minibatch_stddev, normal
 from stylegan_ray.networks.shapes import Size
 from stylegan_ray.ops import bias_act, fir_filter, upfirdn2d
 
@@ -39,7 +39,7 @@ class PlainConv(nn.Module):
     ):
         super().__init__()
         std = gain / (in_channels * kernel**2) ** 0.5
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel) * (1 if use_wscale else std))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel, std=1.0 if use_wscale else std))
         self.weight_scale = std if use_wscale else 1.0
         self.up, self.down, self.fused = up, down, fused
 
@@ -101,7 +101,7 @@ class StyledLayer(nn.Module):
         self.act, self.use_pixel_norm, self.use_instance_norm = act, use_pixel_norm, use_instance_norm
         self.bias = nn.Parameter(torch.zeros(channels))
         self.noise_strength = nn.Parameter(torch.zeros(channels)) if use_noise else None
-        self.register_buffer("noise_const", torch.randn(1, 1, *size) if use_noise else None)
+        self.register_buffer("noise_const", normal(1, 1, *size) if use_noise else None)
         self.style = Dense(w_dim, 2 * channels, use_wscale=use_wscale) if use_styles else None
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB
+from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB, normal
 from stylegan_ray.networks.shapes import Size, level_name
 from stylegan_ray.ops import fir_filter, upsample2d
 
@@ -48,7 +47,7 @@ class SynthesisBlock(nn.Module):
             return StyledConv(wide, out_channels, w_dim, size, act, up=up, taps=taps, **options)
 
         if level == 0:
-            self.constant = nn.Parameter(torch.randn(1, out_channels, *size))
+            self.constant = nn.Parameter(normal(1, out_channels, *size))
         else:
             self.conv0 = styled(in_channels, up=2)
             self.register_buffer("taps", fir_filter(taps), persistent=False)

@@ -1,0 +1,106 @@
+"""load_network finds networks in files, checkpoints and run folders."""
+
+import json
+import os
+
+import pytest
+import safetensors.torch
+import torch
+
+from stylegan_ray.interop import load_network, read_networks, save_network
+
+
+@pytest.fixture
+def run(tmp_path, made):
+    """A run folder with a snapshot; returns what else a test may put there."""
+    cfg, G, D, G_ema = made()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "network-snapshot-000001.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 1000))
+    (folder / "network-snapshot-000002.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 2000))
+    return folder, (cfg, G, D, G_ema)
+
+
+def write_checkpoint(folder, cfg, G, D, G_ema, nimg, complete=True):
+    folder.mkdir(parents=True)
+    parts = {"G": G, "D": D, "G_ema": G_ema}
+    tensors = {f"{part}.{name}": t for part, network in parts.items() for name, t in network.state_dict().items()}
+    tensors |= {"pl_mean": torch.zeros(()), "G_opt.exp_avg.0": torch.zeros(3)}
+    (folder / "state.safetensors").write_bytes(safetensors.torch.save(tensors))
+    (folder / "state.json").write_text(json.dumps({"cur_nimg": nimg}))
+    (folder / "config.yaml").write_text(cfg.to_yaml())
+    if complete:
+        (folder / "COMPLETE").write_text("{}")
+
+
+def test_a_file_by_absolute_and_relative_path(run, same, monkeypatch):
+    folder, (_, G, D, G_ema) = run
+    path = folder / "network-snapshot-000001.safetensors"
+    for address in (path, str(path)):
+        networks = load_network(address)
+        same(networks["G"], G), same(networks["D"], D), same(networks["G_ema"], G_ema)
+    monkeypatch.chdir(folder)
+    same(load_network(path.name)["G"], G)
+    same(load_network(os.path.join("..", folder.name, path.name))["G"], G)
+
+
+def test_a_run_gives_its_final_networks_else_its_newest_checkpoint_else_its_newest_snapshot(run, made):
+    folder, parts = run
+    assert read_networks(folder).cur_nimg == 2000
+    write_checkpoint(folder / "checkpoints/ckpt-000000003000", *parts, nimg=3000)
+    write_checkpoint(folder / "checkpoints/ckpt-000000004000", *parts, nimg=4000, complete=False)
+    assert read_networks(folder).cur_nimg == 3000
+    cfg, *networks = parts
+    (folder / "network-final.safetensors").write_bytes(save_network(*networks, cfg, 5000))
+    assert read_networks(f"{folder}/").cur_nimg == 5000
+    assert read_networks(folder / "checkpoints/ckpt-000000003000").cur_nimg == 3000
+
+
+@pytest.mark.parametrize("family", ["stylegan2", "revised", "stylegan1"])
+@pytest.mark.parametrize(("resolution", "channels", "labels"), [((16, 12), 3, 2), (16, 1, 0)])
+def test_a_checkpoint_needs_no_word_about_its_pictures(tmp_path, made, same, family, resolution, channels, labels):
+    parts = made(resolution, channels, labels, **{"model.family": family})
+    write_checkpoint(tmp_path / "ckpt", *parts, nimg=7)
+    loaded = read_networks(tmp_path / "ckpt")
+    same(loaded.G, parts[1]), same(loaded.D, parts[2]), same(loaded.G_ema, parts[3])
+    assert loaded.G.resolution == parts[1].resolution
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
+        load_network(tmp_path / "nothing.safetensors")
+    with pytest.raises(FileNotFoundError, match="no_such_run"):
+        load_network(tmp_path / "no_such_run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "log.txt").write_text("")
+    with pytest.raises(ValueError, match="no network file and no complete checkpoint"):
+        load_network(tmp_path / "empty")
+    (tmp_path / "text.pkl").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.pkl: neither"):
+        load_network(tmp_path / "text.pkl")
+
+
+def test_imported_networks_can_be_saved_as_ours(golden_pickles, tmp_path, same):
+    for path in golden_pickles:
+        loaded = read_networks(path)
+        content = save_network(loaded.G, loaded.D, loaded.G_ema, loaded.config, 0, D_model=loaded.D_model)
+        (tmp_path / "ours.safetensors").write_bytes(content)
+        again = load_network(tmp_path / "ours.safetensors")
+        for part, network in loaded.parts().items():
+            same(again[part], network)
+        z = torch.randn(2, loaded.G.z_dim)
+        labels = torch.eye(max(loaded.G.label_size, 1))[:1].repeat(2, 1)[:, : loaded.G.label_size]
+        torch.testing.assert_close(again["G"](z, labels), loaded.G(z, labels))
+
+
+@pytest.fixture
+def golden_pickles():
+    root = os.path.join(os.path.dirname(__file__), "..", "golden")
+    found = [
+        os.path.join(root, folder, name)
+        for folder in ("h_tf_pickles", "h_ada_pickle")
+        for name in sorted(os.listdir(os.path.join(root, folder)))
+        if name.endswith(".pkl")
+    ]
+    assert len(found) == 6
+    return found
