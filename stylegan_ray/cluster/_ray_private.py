@@ -12,6 +12,7 @@ from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
+from ray.data._internal.logical.operators import Read
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
@@ -30,18 +31,23 @@ class Execution:
     stopped in the middle with one block in hand; the executor's thread sleeps until the consumer takes a block.
     """
 
-    def __init__(self, dataset: Dataset, max_tasks: int, max_ready: int, after: Execution | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, max_tasks: int, max_ready: int, max_retries: int, after: Execution | None = None
+    ) -> None:
         self.max_tasks, self.max_ready = max_tasks, max_ready
         self.key, self.closed, self.taken = uuid.uuid4().hex, False, threading.Condition()
         self._after = after
-        _use_pace(dataset, self.key)
+        _prepare(dataset, self.key, max_retries)
         _EXECUTIONS[self.key] = self
         self._executor = dataset._create_executor()
         self._bundles = dataset._build_bundle_iterator(self._executor)
+        self._executor.set_external_consumer_bytes(0)  # or it takes over one block a turn, however many wait
 
     def next_block(self) -> Any:
         """The next block, out of the object store without a copy; raises what a task raised."""
-        bundle: Any = next(self._bundles)
+        bundle: Any = next(self._bundles, None)
+        if bundle is None:
+            raise RuntimeError("Ray Data ended the stream of real pictures before its last block; was Ray shut down?")
         with self.taken:
             self.taken.notify_all()
         (entry,) = bundle.blocks
@@ -102,8 +108,10 @@ class PacePolicy(BackpressurePolicy):
         return 0 if self._pace.wait_while_full(lambda: queue.num_blocks) else None
 
 
-def _use_pace(dataset: Dataset, key: str) -> None:
-    context = dataset.context
+def _prepare(dataset: Dataset, key: str, max_retries: int) -> None:
+    context, read = dataset.context, dataset._logical_plan.dag
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [PacePolicy])
     context.set_config(PACE_KEY, key)
     context._max_num_blocks_in_streaming_gen_buffer = 1
+    assert isinstance(read, Read) and read.ray_remote_args is not None
+    read.ray_remote_args["max_retries"] = max_retries  # Ray Data's own number is infinite

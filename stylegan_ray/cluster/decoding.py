@@ -36,6 +36,11 @@ class Source(Protocol):
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+def first_position(chunk: Chunk) -> int:
+    """The sample position that a chunk begins with."""
+    return chunk[0][0].start
+
+
 def positions_of(chunk: Chunk) -> np.ndarray:
     """All sample positions of a chunk, in the order of its micro-batches."""
     plans = [plan for minibatch in chunk for plan in minibatch]
@@ -46,7 +51,9 @@ def block_of(source: Source, chunk: Chunk) -> pa.Table:
     """A chunk's pictures and labels as one row, so that Ray Data never cuts or joins them."""
     images, labels = source.micro_batch(positions_of(chunk), chunk[0][0].level)
     shapes = pa.array([[*images.shape, labels.shape[1]]])
-    return pa.table({"start": [chunk[0][0].start], "shapes": shapes, "images": _cell(images), "labels": _cell(labels)})
+    return pa.table(
+        {"start": [first_position(chunk)], "shapes": shapes, "images": _cell(images), "labels": _cell(labels)}
+    )
 
 
 def arrays_of(block: pa.Table) -> tuple[int, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
@@ -64,3 +65,14 @@ class Line:
                 answer = False
         self.question = self.mailbox.is_stopping.remote()
         return answer
+
+
+class LogToDriver(logging.Handler):
+    """Sends what this package logs in a worker to the driver."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(logging.WARNING)
+        self.line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line.post(SAY, f"{record.levelname.lower()}: {record.getMessage()}")

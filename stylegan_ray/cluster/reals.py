@@ -15,11 +15,10 @@ import ray
 import ray.data
 import torch
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from stylegan_ray.cluster._ray_private import Execution
-from stylegan_ray.cluster.decoding import Chunk, ChunkDatasource, MicroBatchPlan, Source, arrays_of
+from stylegan_ray.cluster.decoding import Chunk, ChunkDatasource, MicroBatchPlan, Source, arrays_of, first_position
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.train.schedule import places_of_rank, walk
@@ -30,6 +29,8 @@ MicroBatches = list[tuple[Tensor, Tensor]]
 MAX_CHUNKS_PER_TASK = 64
 MAX_BYTES_PER_TASK = 64 << 20
 """Decoded bytes of a task: what is decoded again, at most, when its process dies."""
+MAX_RETRIES = 10
+"""How often a task may lose its process, so that a picture that crashes the decoder ends the run after all."""
 CHUNKS_PER_SEGMENT = 256
 MAX_TASKS_PER_SEGMENT = 64
 PREPARE_SEC = 3.0
@@ -117,8 +118,9 @@ class RealsStream(Iterator[MicroBatches]):
         try:
             return self._segments[0].next_chunk()
         except RayError as error:
+            start = first_position(self._segments[0].chunks[0])
             self.close()
-            raise clear_error(error) from None
+            raise clear_error(error, start) from None
 
     def _begin_segment(self) -> None:
         tasks = self._next_tasks()
@@ -155,7 +157,8 @@ class Segment:
         self.execution = Execution(
             dataset_of(source, tasks),
             max_tasks=decode_tasks,
-            max_ready=max(read_ahead - decode_tasks, 1),
+            max_ready=max(read_ahead - max(decode_tasks, 2), 1),  # tasks hold one each; one of several chunks holds two
+            max_retries=MAX_RETRIES,
             after=after.execution if after else None,
         )
 
@@ -163,7 +166,7 @@ class Segment:
         """The minibatches of the next chunk; waits until it is decoded."""
         start, images, labels = arrays_of(self.execution.next_block())
         chunk = self.chunks.popleft()
-        assert start == chunk[0][0].start, f"the stream is at {start} where {chunk[0][0].start} was planned"
+        assert start == first_position(chunk), f"the stream stands at {start} instead of {first_position(chunk)}"
         self.taken_since = min(self.taken_since, time.monotonic())
         self.num_taken += 1
         return minibatches_of(chunk, images, labels)
@@ -200,7 +203,7 @@ def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.d
         ChunkDatasource(source, tasks),
         override_num_blocks=len(tasks),
         num_cpus=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
     )
     context = dataset.context
     context.execution_options.preserve_order = True
@@ -212,12 +215,14 @@ def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.d
     return dataset
 
 
-def clear_error(error: RayError) -> Exception:
-    """What went wrong in a task, without the tasks' own traces."""
-    cause: BaseException = error
+def clear_error(error: RayError, position: int) -> Exception:
+    """What went wrong in a task that decodes from a sample position on, without the tasks' own traces."""
+    cause: BaseException | None = error
     while isinstance(cause, RayError):
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if inner is None:
-            return RuntimeError(f"decoding real pictures failed: {type(cause).__name__}: {cause}")
-        cause = inner
-    return cause if isinstance(cause, Exception) else RuntimeError(f"decoding real pictures was stopped: {cause!r}")
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, Exception):
+        return cause
+    return RuntimeError(
+        f"real pictures could not be decoded from sample position {position} on: {error}; where processes die, a "
+        f"picture may crash the decoder or memory be short (cluster.read_ahead and cluster.decode_tasks need less)"
+    )

@@ -41,7 +41,8 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 def joined(cfg: RunConfig, say: Say) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one."""
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
+    # What workers have to say comes through the mailbox; their streams, with Ray's own remarks, stay in Ray's logs.
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **quiet)
@@ -90,6 +91,6 @@ def share_of_cluster(cfg: RunConfig) -> Share:
     if cpus * least > sum(node.get("CPU", 0) for node in nodes):
         raise ConfigError(
             f"cluster.num_workers={cfg.cluster.num_workers} with cluster.cpus_per_worker={cpus:g} needs "
-            f"{cpus * least:g} CPUs, and the cluster has {sum(node.get('CPU', 0) for node in nodes):g}; use fewer of either"
+            f"{cpus * least:g} CPUs, and the cluster has {sum(n.get('CPU', 0) for n in nodes):g}; use fewer of either"
         )
     return Share(most if least == most else (least, most), float(cpus), gpus, threads=max(int(cpus), 1))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +20,7 @@ from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.mailbox import BEGIN, FAIL, SAY, TICK, Line
+from stylegan_ray.cluster.mailbox import BEGIN, FAIL, SAY, TICK, Line, LogToDriver
 from stylegan_ray.cluster.reals import stream_of_reals
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
@@ -60,11 +62,13 @@ def train_worker(config: dict[str, Any]) -> str:
     """Trains to the end or until asked to stop; returns "done" or "stopped"."""
     order: Order = config["order"]
     line = Line(order.mailbox)
+    logging.getLogger("stylegan_ray").addHandler(LogToDriver(line))
     try:
         return _train(order, line)
     except Exception as error:
-        if not is_transient(error):
-            line.post_and_wait(FAIL, f"{type(error).__name__}: {error}")
+        kind = SAY if is_transient(error) else FAIL
+        said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
+        line.post_and_wait(kind, f"worker {distributed.rank()} failed: {said}")
         raise
 
 

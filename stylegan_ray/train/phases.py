@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray import distributed
-from stylegan_ray.config import RunConfig
+from stylegan_ray.config import LossConfig, RunConfig
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import mix_styles
 from stylegan_ray.seeds import Draws, Place
@@ -203,6 +203,11 @@ PENALTIES = {"logistic_r1": (r1,), "logistic_r2": (r2,), "rpgan": (r1, r2), "wga
 """Gradient penalties of each loss of D that has any."""
 
 
+def penalty_weight(cfg: LossConfig) -> float:
+    """The weight of D's gradient penalty."""
+    return cfg.wgan_lambda if cfg.D == "wgan_gp" else cfg.r1_gamma
+
+
 G_MAIN = Term(G_main, ("Loss/G/loss",))
 G_REG = Term(G_reg, ("Loss/G/reg", "pl_length"))
 D_MAIN = Term(D_main, ("Loss/D/loss", "Loss/scores/real", "Loss/scores/fake", "Loss/signs/real"))
@@ -210,9 +215,12 @@ D_REG = Term(D_reg, ("Loss/D/reg",), generates=False)
 
 
 def phases_of(cfg: RunConfig) -> tuple[list[Phase], list[Phase]]:
-    """The turns of G, then those of D, in the order of an iteration; G_ema moves in between."""
-    G_regs = (G_REG,) if cfg.loss.G == "logistic_ns_pathreg" else ()
-    D_regs = (D_REG,) if cfg.loss.D in PENALTIES else ()
+    """The turns of G, then those of D, in the order of an iteration; G_ema moves in between.
+
+    A penalty of weight 0 has no turn, as in StyleGAN2-ADA.
+    """
+    G_regs = (G_REG,) if cfg.loss.G == "logistic_ns_pathreg" and cfg.loss.pl_weight else ()
+    D_regs = (D_REG,) if cfg.loss.D in PENALTIES and penalty_weight(cfg.loss) else ()
     turns = []
     for network, main, regs, interval in (
         ("G", G_MAIN, G_regs, cfg.train.G_reg_interval),

@@ -1,0 +1,95 @@
+"""The main job as a user runs it: one command trains, the same command continues, bit for bit."""
+
+import json
+import os
+
+import pytest
+from safetensors.torch import load_file
+from support.jobs import Job, rows_without_times, small_model, write_pictures
+
+OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--data.cond"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, pictures):
+    """A run of two workers from beginning to end: (storage, log)."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "log")
+    assert job.wait() == 0, job.text()
+    return storage, job.text()
+
+
+def test_one_command_leaves_a_whole_run(undisturbed, pictures):
+    storage, log = undisturbed
+    run = storage / "run"
+    names = set(os.listdir(run))
+    assert {"config.yaml", "run.json", "reals.png", "fakes_init.png", "stats.jsonl", "log.txt", "tensorboard"} <= names
+    assert {"fakes000000.016.png", "fakes000000.320.png", "network-final.safetensors"} <= names
+    assert "network-snapshot-000000.320.safetensors" in names
+    assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(6))
+    checkpoints = sorted(name for name in os.listdir(run / "checkpoints"))
+    assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000000320"
+    assert all("COMPLETE" in os.listdir(run / "checkpoints" / name) for name in checkpoints)
+    told = json.loads((run / "run.json").read_text())
+    assert told["data"]["num_images"] == 20 and told["data"]["label_size"] == 2
+    assert "2 workers on CPU" in log and str(run) in log and "fakes000000.320.png" in log
+    assert "Traceback" not in log
+
+
+def test_a_killed_run_continues_bit_for_bit(undisturbed, pictures, tmp_path):
+    """Everything is killed after a checkpoint in the middle; the same command ends as if nothing had happened."""
+    command = ["train", "config-f", str(pictures), *OPTIONS]
+    first = Job(*command, storage=tmp_path, log=tmp_path / "first.log")
+    first.wait_for(lambda: (tmp_path / "run" / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
+    first.kill()
+    assert not (tmp_path / "run" / "network-final.safetensors").exists(), "the kill came too late to mean anything"
+    second = Job(*command, storage=tmp_path, log=tmp_path / "second.log")
+    assert second.wait() == 0, second.text()
+    assert "continuing at 0." in second.text()
+
+    whole, resumed = undisturbed[0] / "run", tmp_path / "run"
+    expected = load_file(whole / "network-final.safetensors")
+    for name, value in load_file(resumed / "network-final.safetensors").items():
+        assert value.equal(expected[name]), name
+    assert rows_without_times(resumed) == rows_without_times(whole)
+
+
+def test_a_finished_run_says_so(undisturbed, pictures):
+    storage, _ = undisturbed
+    job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "again.log")
+    assert job.wait(60) == 0
+    assert "is finished at 0.32 kimg" in job.text()
+
+
+def test_another_configuration_or_data_is_refused_before_anything_starts(undisturbed, pictures, tmp_path):
+    storage, _ = undisturbed
+    command = ["train", "config-f", str(pictures), *OPTIONS]
+    other = Job(*command, "--loss.r1_gamma", "3", storage=storage, log=storage / "other.log")
+    assert other.wait(60) == 2
+    assert "loss.r1_gamma: 10.0 then, 3.0 now" in other.text()
+    fewer = write_pictures(tmp_path / "fewer", num=18)
+    swapped = Job("train", "config-f", str(fewer), *OPTIONS, storage=storage, log=storage / "swapped.log")
+    assert swapped.wait(60) == 2
+    assert "data.path" in swapped.text()
+
+
+def test_stop_saves_and_the_same_command_goes_on(pictures, tmp_path):
+    command = ["train", "config-f", str(pictures), *small_model(), "--run.name", "run", "--train.total_kimg", "50"]
+    job = Job(*command, storage=tmp_path, log=tmp_path / "log")
+    job.wait_for(lambda: (tmp_path / "run" / "stats.jsonl").exists())
+    stop = Job("stop", "run", storage=tmp_path, log=tmp_path / "stop.log")
+    assert stop.wait(60) == 0, stop.text()
+    assert job.wait(60) == 0, job.text()
+    assert "Stopped as asked" in job.text()
+    last = sorted(os.listdir(tmp_path / "run" / "checkpoints"))[-1]
+    counters = json.loads((tmp_path / "run" / "checkpoints" / last / "state.json").read_text())
+    done = int(last.removeprefix("ckpt-"))
+    assert counters["cur_nimg"] == done
+    again = Job(*command, storage=tmp_path, log=tmp_path / "again.log")
+    again.wait_for(lambda: f"continuing at {done / 1000:g} kimg" in again.text())
+    again.kill()
