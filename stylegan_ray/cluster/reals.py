@@ -157,7 +157,7 @@ class Segment:
         self.execution = Execution(
             dataset_of(source, tasks),
             max_tasks=decode_tasks,
-            max_ready=max(read_ahead - max(decode_tasks, 2), 1),  # tasks hold one each; one of several chunks holds two
+            max_ready=max(read_ahead - decode_tasks, 1),
             max_retries=MAX_RETRIES,
             after=after.execution if after else None,
         )
