@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated
 
 import tyro
@@ -80,6 +81,23 @@ def stop(argv: Sequence[str]) -> int:
     return 0
 
 
+def benchmark(argv: Sequence[str]) -> int:
+    """Measures speed and memory, against bars where there are any; writes the figures as JSON."""
+    name, *words = argv or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: {spoken('benchmark')} NAME [--json FILE] ...   (NAME --help says more)\n\n  {named(BENCHMARKS)}")
+        return 0
+    if name not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {named(BENCHMARKS)}")
+    from stylegan_ray.bench.command import run_benchmark
+
+    return run_benchmark(name, import_module(BENCHMARKS[name]), words, f"{spoken('benchmark')} {name}")
+
+
+def named(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
 @dataclass(frozen=True)
 class StopOptions:
     """Asks a run to save its state and stop."""
@@ -90,4 +108,10 @@ class StopOptions:
     """Where runs are kept, if not in $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
 
 
-COMMANDS = {"train": train, "generate": generate, "stop": stop}
+COMMANDS = {"train": train, "generate": generate, "stop": stop, "benchmark": benchmark}
+BENCHMARKS = {
+    "step": "stylegan_ray.bench.step",
+    "checkpoint": "stylegan_ray.bench.checkpoint",
+    "overhead": "stylegan_ray.cluster.bench_overhead",
+}
+"""Where each benchmark is; only the one that is asked for is imported."""

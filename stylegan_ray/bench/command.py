@@ -1,0 +1,62 @@
+"""Running a benchmark: its options, its result as JSON, and a table to read."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import tyro
+
+from stylegan_ray.bench import results
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.options import train_options
+
+Figures = dict[str, Any]
+Bars = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every benchmark; beside them it takes every --section.key of the train command."""
+
+    preset: str = "tiny"
+    """The configuration to measure: a preset, or a YAML file."""
+    json: Path | None = None
+    """Where to write the result."""
+
+
+class Benchmark(Protocol):
+    """A module that measures something."""
+
+    Options: type[Any]
+
+    @staticmethod
+    def measure(options: Any, cfg: RunConfig) -> tuple[Figures, Bars]:
+        """Figures and bars; raises ConfigError for what cannot be measured."""
+        ...
+
+
+def run_benchmark(name: str, benchmark: Benchmark, words: Sequence[str], prog: str) -> int:
+    """Measures, writes the JSON, prints the table."""
+    options, cfg = read_options(benchmark.Options, words, prog)
+    head = results.circumstances(name, f"{prog} {shlex.join(words)}".strip())
+    figures, bars = benchmark.measure(options, cfg)
+    result = {**head, "figures": figures, "bars": bars}
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(results.table(result))
+    return 0
+
+
+def read_options(kind: type[Any], words: Sequence[str], prog: str) -> tuple[Any, RunConfig]:
+    """A benchmark's own options, and the configuration from its preset and all other words."""
+    options, others = tyro.cli(kind, args=list(words), prog=prog, return_unknown_args=True, use_underscores=False)
+    given = train_options([options.preset, *others], prog)
+    if given.dry_run or given.resume_from:
+        raise ConfigError("a benchmark takes neither --dry-run nor --resume-from; leave them out")
+    return options, given.cfg

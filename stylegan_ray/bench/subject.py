@@ -1,0 +1,94 @@
+"""What benchmarks without a data set measure: a training state, and random pictures to feed it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.seeds import SeededDraws, stream, stream_key
+from stylegan_ray.train.phases import MicroBatch, Phase, phases_of, place
+from stylegan_ray.train.schedule import Schedule, training_schedule
+from stylegan_ray.train.state import TrainState
+
+RESOLUTION, NUM_CLASSES = 256, 10
+"""Where the configuration leaves it to the data."""
+
+
+class RandomPictures:
+    """Pictures and labels of nothing."""
+
+    num_images = 1000
+
+    def __init__(self, seed: int, shape: tuple[int, int, int], label_size: int) -> None:
+        self.seed, self.shape, self.label_size = seed, shape, label_size
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """One-hot labels [n, label_size]."""
+        if not self.label_size:
+            return np.zeros((len(indices), 0), dtype=np.float32)
+        return np.eye(self.label_size, dtype=np.float32)[np.asarray(indices) % self.label_size]
+
+    def micro_batch(self, position: int, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures uint8 [N,C,H,W] and labels [N,label_size] of consecutive positions."""
+        pixels = stream(stream_key(self.seed, 0, "bench"), position).integers(0, 256, (num, *self.shape), np.uint8)
+        return torch.from_numpy(pixels), torch.from_numpy(self.labels(np.arange(position, position + num)))
+
+
+class Subject:
+    """A training state with one minibatch, ready for any phase."""
+
+    def __init__(self, cfg: RunConfig, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        shape, label_size = picture_shape(cfg), label_size_of(cfg)
+        pictures = RandomPictures(cfg.run.seed, shape, label_size)
+        self.state = new_state(cfg, device)
+        self.schedule = schedule_of(cfg)
+        size, num = self.schedule.minibatch_gpu, self.schedule.num_micro_batches
+        micro_batches = [pictures.micro_batch(i * size, size) for i in range(num)]
+        draws = SeededDraws(cfg.run.seed, 0, pictures)
+        self.batches: Sequence[MicroBatch] = place(self.state, cfg, micro_batches, draws, self.schedule)
+        G_turns, D_turns = phases_of(cfg)
+        self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
+
+
+def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
+    """A state whose optimisers have made a step, so that their memory is there; the networks stand as drawn."""
+    channels, height, width = picture_shape(cfg)
+    state = TrainState.create(cfg, (height, width), channels, label_size_of(cfg), device)
+    for optimizer in state.optimizers.values():
+        optimizer.load(optimizer.tensors(), num_steps=1)
+    return state
+
+
+def picture_shape(cfg: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures that the configuration trains on."""
+    resolution = cfg.data.resolution or RESOLUTION
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return cfg.data.channels or 3, height, width
+
+
+def label_size_of(cfg: RunConfig) -> int:
+    """Number of classes."""
+    return (cfg.data.max_label_size or NUM_CLASSES) if cfg.data.cond else 0
+
+
+def schedule_of(cfg: RunConfig) -> Schedule:
+    """The schedule at full resolution, where a run spends its time."""
+    return training_schedule(cfg.with_overrides({"schedule.lod_initial_resolution": None}), 0, resolution_log2(cfg))
+
+
+def resolution_log2(cfg: RunConfig) -> float:
+    """log2 of the larger side."""
+    return math.log2(max(picture_shape(cfg)[1:]))
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name; None: the GPU where there is one."""
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {chosen}: torch sees no GPU here; leave it out, or give cpu")
+    return torch.device(chosen)
