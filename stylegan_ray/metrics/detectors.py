@@ -10,12 +10,12 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from stylegan_ray.config import nearest
+from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
@@ -116,7 +116,7 @@ TINY, DINOV2, CELEBA = "tiny", "dinov2", "celeba"
 
 def detector_folder() -> str:
     """Where weights are kept: $STYLEGAN_RAY_DETECTORS (a folder, s3:// or gs:// address) or a cache of the user."""
-    return os.environ.get("STYLEGAN_RAY_DETECTORS") or str(Path("~/.cache/stylegan_ray/detectors").expanduser())
+    return os.environ.get("STYLEGAN_RAY_DETECTORS") or str(cache_folder() / "detectors")
 
 
 def load_detector(name: str, address: str | None = None, trust_script: bool = False) -> Detector:
@@ -185,7 +185,7 @@ def _from_recipe(recipe: Recipe, path: str, expected: str) -> Detector:
             where = path if single else f"{path.rstrip('/')}/{file.name}"
             raise DetectorUnavailable(
                 f"detector {recipe.name!r} needs {where}, which does not exist; fetch it with: "
-                f"{_prefetch_command(recipe.name, None if single else path)}"
+                f"{_prefetch_command(recipe.name, None if single or path == detector_folder() else path)}"
             )
         _check_sum(path, content, expected) if single else file.check(content)
         contents.append(content)

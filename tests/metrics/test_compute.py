@@ -1,0 +1,205 @@
+"""The measuring engine."""
+
+import random
+
+import pytest
+import torch
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.metrics import compute
+from stylegan_ray.metrics.blocks import BlockWorker, Plan, tasks_of
+from stylegan_ray.metrics.compute import available_detectors, evaluate, measure, run_serially
+from stylegan_ray.metrics.detectors import DetectorUnavailable
+from stylegan_ray.metrics.names import parse_metrics
+from stylegan_ray.metrics.reals_cache import RealsCache
+from stylegan_ray.metrics.reduction import Reduction
+from stylegan_ray.storage import Storage
+
+NAMES = ["fid200_tiny", "fid150_full_tiny", "kid200_tiny", "is130_tiny", "pr150_tiny", "ppl0.1k_wend_tiny", "ls0.2k"]
+
+
+@pytest.fixture(autouse=True)
+def free_detectors(monkeypatch, colour_detector):
+    """Detectors of tests cost nothing; Inception is not there."""
+
+    def load(name, address=None):
+        if name == "inception":
+            raise DetectorUnavailable("fetch it with: python jobs/evaluate.py prefetch inception")
+        return colour_detector
+
+    monkeypatch.setattr(compute, "load_detector", load)
+
+
+def numbers(rows):
+    return [(row["metric"], row["value"], row["spread"]) for row in rows]
+
+
+def test_every_metric_gives_a_finite_number(painted, data):
+    rows = evaluate(painted, data, NAMES)
+    assert [row["metric"] for row in rows] == [
+        "fid200_tiny", "fid150_full_tiny", "kid200_tiny", "is130_tiny",
+        "pr150_tiny_precision", "pr150_tiny_recall", "ppl0.1k_wend_tiny", "ls0.2k_z", "ls0.2k_w",
+    ]  # fmt: skip
+    assert torch.tensor([row["value"] for row in rows]).isfinite().all()
+    assert [row["num_gen"] for row in rows] == [200, 150, 200, 130, 150, 150, 100, 200, 200]
+    assert [row["num_real"] for row in rows] == [100, 100, 100, 0, 100, 100, 0, 0, 0]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+def test_the_numbers_have_the_same_bits_for_any_number_of_tasks(painted, data, num_workers):
+    def run_apart(worker, tasks):
+        """Whole blocks dealt out to workers of their own, results in a random order."""
+        workers = [BlockWorker(worker.plan, painted, data, worker.detectors) for _ in range(num_workers)]
+        results = [(task, workers[number % num_workers].run(task)) for number, task in enumerate(tasks)]
+        random.Random(num_workers).shuffle(results)
+        yield from results
+
+    assert numbers(evaluate(painted, data, NAMES, run=run_apart)) == numbers(evaluate(painted, data, NAMES))
+
+
+def test_metrics_that_share_a_pass_give_what_each_gives_alone(painted, data):
+    together = numbers(evaluate(painted, data, NAMES))
+    alone = [row for name in NAMES for row in numbers(evaluate(painted, data, [name]))]
+    assert together == alone
+
+
+def test_pictures_are_generated_once_for_all_metrics():
+    specs = parse_metrics(["fid1000_tiny", "kid640_tiny", "is64_tiny", "pr65_tiny"])
+    tasks = tasks_of(Plan(tuple(specs)), {"tiny": 100})
+    assert sum(task.kind == "fake" for task in tasks) == 16
+    assert sum(task.kind == "real" for task in tasks) == 2
+    assert len(set(tasks)) == len(tasks)
+
+
+def test_a_missing_block_is_noticed(painted, data):
+    def run_badly(worker, tasks):
+        yield from run_serially(worker, tasks[:-1])
+
+    with pytest.raises(AssertionError):
+        evaluate(painted, data, ["fid200_tiny"], run=run_badly)
+
+
+def test_features_of_reals_are_computed_once(painted, data, tmp_path, monkeypatch):
+    folder = Storage.at(tmp_path / "features")
+    first = evaluate(painted, data, NAMES, cache=RealsCache(folder))
+    reads = []
+    monkeypatch.setattr(type(data), "read", lambda self, index, level=0: reads.append(index))
+    again = evaluate(painted, data, NAMES, cache=RealsCache(folder))
+    assert numbers(again) == numbers(first) and not reads
+
+
+@pytest.mark.parametrize("change", ["count", "data", "mirror", "detector", "resize"])
+def test_features_of_other_reals_are_not_taken(painted, data, monkeypatch, colour_detector, change):
+    cache, name, plan = RealsCache(), "fid60_tiny", Plan(())
+    evaluate(painted, data, [name], cache=cache)
+    if change == "data":
+        data.fingerprint = "another"
+    if change in ("detector", "resize"):
+        other = {"sha256": "another"} if change == "detector" else {"resize": "another"}
+        monkeypatch.setattr(
+            compute, "load_detector", lambda *_: type(colour_detector)(**{**vars(colour_detector), **other})
+        )
+    if change == "mirror":
+        plan = Plan((), mirror=True)
+    if change == "count":
+        name = "fid61_tiny"
+    seen = []
+    evaluate(painted, data, [name], plan, cache=cache, progress=lambda done, total, what: seen.append(what))
+    assert "real tiny" in seen
+
+
+def test_kept_statistics_without_rows_do_not_serve_a_metric_that_needs_rows(painted, data, tmp_path):
+    folder = Storage.at(tmp_path)
+    evaluate(painted, data, ["fid100_tiny"], cache=RealsCache(folder))
+    expected = numbers(evaluate(painted, data, ["kid100_tiny"]))
+    assert numbers(evaluate(painted, data, ["kid100_tiny"], cache=RealsCache(folder))) == expected
+
+
+def test_a_damaged_or_unwritable_cache_does_not_stop_anything(painted, data, tmp_path, caplog):
+    folder = Storage.at(tmp_path / "features")
+    expected = numbers(evaluate(painted, data, ["fid100_tiny"], cache=RealsCache(folder)))
+    (path,) = (tmp_path / "features").iterdir()
+    path.write_bytes(b"torn")
+    assert numbers(evaluate(painted, data, ["fid100_tiny"], cache=RealsCache(folder))) == expected
+    assert "cannot be read" in caplog.text
+    (tmp_path / "file").write_bytes(b"")
+    evaluate(painted, data, ["fid100_tiny"], cache=RealsCache(Storage.at(tmp_path / "file")))
+    assert "are not kept" in caplog.text
+
+
+def test_without_weights_the_other_metrics_go_on(painted, data):
+    rows = evaluate(painted, data, ["fid50k", "fid100_tiny", "kid50k"], provenance={"kimg": 7})
+    assert [row["metric"] for row in rows] == ["fid100_tiny", "fid50k", "kid50k"]
+    assert rows[0]["value"] is not None
+    assert rows[1]["value"] is None and "prefetch inception" in rows[1]["unavailable"] and rows[1]["kimg"] == 7
+    assert [row["value"] for row in evaluate(painted, data, ["fid50k"], repeat=3)] == [None]
+
+
+def test_repeats_use_other_seeds_and_give_mean_and_spread(painted, data):
+    rows = evaluate(painted, data, ["fid100_tiny", "is100_tiny"], repeat=4)
+    singles, summaries = rows[:-2], rows[-2:]
+    assert [row["seed"] for row in singles] == [0, 0, 1, 1, 2, 2, 3, 3]
+    values = torch.tensor([row["value"] for row in singles[::2]], dtype=torch.float64)
+    assert len(set(values.tolist())) == 4
+    assert summaries[0]["value"] == pytest.approx(values.mean().item())
+    assert summaries[0]["spread"] == pytest.approx(values.std().item())
+    assert summaries[0]["repeats"] == 4 and summaries[0]["seed"] == [0, 1, 2, 3]
+    assert numbers(evaluate(painted, data, ["fid100_tiny"], Plan((), seed=2))) == numbers(singles[4:5])
+
+
+def test_a_row_says_where_its_number_comes_from(painted, data, colour_detector):
+    (row,) = evaluate(painted, data, ["fid100_tiny"], Plan((), psi=0.7), provenance={"kimg": 12.5, "checkpoint": "c"})
+    expected = {
+        "metric": "fid100_tiny", "num_gen": 100, "num_real": 100, "seed": 0, "psi": 0.7, "noise": "random",
+        "detector": "colour", "detector_sha256": colour_detector.sha256, "resize": "none", "mirror": False,
+        "data": data.fingerprint, "data_path": data.path, "dialect": "original", "kimg": 12.5, "checkpoint": "c",
+    }  # fmt: skip
+    assert row.items() >= expected.items()
+    assert row["versions"]["torch"] == torch.__version__
+    assert row["seconds"] > 0 and row["time"].endswith("Z")
+
+
+def test_progress_counts_every_block(painted, data):
+    told = []
+    evaluate(painted, data, ["fid200_tiny", "ppl0.1k_wend_tiny"], progress=lambda *now: told.append(now))
+    assert [done for done, _, _ in told] == list(range(1, 9)) and {total for _, total, _ in told} == {8}
+    assert [what for _, _, what in told] == ["real tiny"] * 2 + ["fake"] * 4 + ["path ppl0.1k_wend_tiny"] * 2
+
+
+def test_metrics_of_reals_need_a_data_set(painted):
+    with pytest.raises(ValueError, match="fid100_tiny compares with real pictures; give DATA"):
+        evaluate(painted, None, ["fid100_tiny"])
+    assert evaluate(painted, None, ["is100_tiny"])[0]["value"] >= 1
+
+
+def test_too_few_reals_are_refused(painted, data):
+    data.rows = data.rows[:3]
+    with pytest.raises(ValueError, match="pr100_tiny needs at least 4 real pictures"):
+        evaluate(painted, data, ["pr100_tiny"])
+
+
+def test_unknown_names_are_refused_before_anything_is_done(painted, data):
+    with pytest.raises(ConfigError, match="fid5k_tiny"):
+        evaluate(painted, data, ["fid100_tiny", "fid5k_tyni"])
+
+
+def test_detectors_are_loaded_once_for_all_metrics():
+    detectors, missing = available_detectors(parse_metrics(["fid100_tiny", "kid100_tiny", "fid50k", "kid50k"]))
+    assert list(detectors) == ["tiny"] and list(missing) == ["inception"]
+
+
+def test_a_generator_that_paints_like_the_data_is_better(painted, data, colour_detector):
+    worse = type(painted)()
+    worse.synthesis.strength.data.fill_(1.0)
+    good, bad = (evaluate(G, data, ["fid200_tiny"])[0]["value"] for G in (painted, worse))
+    assert good < bad
+
+
+def test_measure_keeps_the_features_it_computed(painted, data, colour_detector):
+    cache = RealsCache()
+    plan = Plan(tuple(parse_metrics(["fid64_tiny"])))
+    worker = BlockWorker(plan, painted, data, {"tiny": colour_detector})
+    (value,) = measure(worker, cache)
+    assert value.num_real == 64
+    counts = {"fid64_tiny": 64}
+    assert not Reduction(plan, counts, compute.known_reals(worker, counts, cache)).missing_reals()

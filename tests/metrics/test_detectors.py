@@ -1,0 +1,205 @@
+"""Where detectors come from."""
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray.metrics import detectors
+from stylegan_ray.metrics.detectors import DetectorUnavailable, Recipe, WeightFile, load_detector, prefetch
+from stylegan_ray.metrics.tiny_detector import FILE
+
+
+class Toy(nn.Module):
+    """Channel means, times a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor):
+        return images.float().mean(dim=(2, 3)) * self.weight, None
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def weights():
+    """The bytes of a file of weights."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.tensor([1.0, 2.0, 3.0])}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def recipe(monkeypatch, tmp_path, weights):
+    """A detector `toy` of one small file, which stands ready to be fetched."""
+    source = tmp_path / "source.pth"
+    source.write_bytes(weights)
+    file = WeightFile("toy.pth", source.as_uri(), sha256(weights)[:8])
+    made = Recipe("toy", (file,), "none", lambda files: detectors._filled(Toy(), detectors._state(files[0])))
+    monkeypatch.setitem(detectors.RECIPES, "toy", made)
+    return source
+
+
+SCRIPTS = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+IMAGES = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_tiny_detector_needs_nothing():
+    detector = load_detector("tiny")
+    content = (Path(detectors.__file__).parent / FILE).read_bytes()
+    assert (detector.name, detector.sha256) == ("tiny-openmoji", sha256(content))
+    features, logits = detector(IMAGES)
+    assert features.shape == (40, 96) and logits.shape == (40, 12)
+
+
+def test_missing_weights_name_the_command_that_fetches_them(recipe, cache_folder, monkeypatch, tmp_path):
+    with pytest.raises(DetectorUnavailable, match=r"toy.pth, which does not exist.*prefetch toy$"):
+        load_detector("toy")
+    with pytest.raises(DetectorUnavailable, match=r"prefetch toy --metrics.detector /some/where$"):
+        load_detector("toy", "/some/where")
+    with pytest.raises(DetectorUnavailable, match=r"/some/where/weights.pth, which does not exist"):
+        load_detector("toy", "/some/where/weights.pth")
+
+
+def test_fetched_weights_are_found(recipe, cache_folder):
+    (path,) = prefetch(["toy", "tiny"])
+    assert path == str(cache_folder / "detectors" / "toy.pth")
+    features, logits = load_detector("toy")(IMAGES)
+    torch.testing.assert_close(features, IMAGES.float().mean(dim=(2, 3)) * torch.tensor([1.0, 2.0, 3.0]))
+    assert logits is None
+
+
+def test_weights_are_fetched_once(recipe, tmp_path):
+    told = []
+    prefetch(["toy"], str(tmp_path / "shared"), progress=lambda *now: told.append(now))
+    assert told[-1][0] == "toy.pth" and told[-1][1] == recipe.stat().st_size
+    recipe.unlink()
+    prefetch(["toy"], str(tmp_path / "shared"))
+    assert load_detector("toy", str(tmp_path / "shared")).name == "toy"
+
+
+def test_the_folder_can_be_shared_by_environment(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_DETECTORS", str(tmp_path / "shared"))
+    prefetch(["toy"])
+    assert (tmp_path / "shared" / "toy.pth").is_file() and load_detector("toy").resize == "none"
+
+
+def test_a_failed_download_says_what_to_do(recipe):
+    recipe.unlink()
+    with pytest.raises(DetectorUnavailable, match=r"cannot be fetched .* download it and put it into .* as toy.pth"):
+        prefetch(["toy"])
+
+
+def test_wrong_content_is_neither_kept_nor_used(recipe, cache_folder, weights):
+    recipe.write_bytes(weights + b"x")
+    with pytest.raises(DetectorUnavailable, match=f"toy.pth has sha256 .* but {sha256(weights)[:8]}... is expected"):
+        prefetch(["toy"])
+    folder = cache_folder / "detectors"
+    assert not (folder / "toy.pth").exists()
+    folder.mkdir(parents=True)
+    (folder / "toy.pth").write_bytes(weights + b"x")
+    with pytest.raises(DetectorUnavailable, match="is damaged or another file"):
+        load_detector("toy")
+
+
+def test_one_file_may_be_named_with_its_checksum(recipe, weights):
+    assert load_detector("toy", f"{recipe}#sha256={sha256(weights)}").sha256 == sha256(weights)
+    with pytest.raises(DetectorUnavailable, match=r"but 0123... is expected"):
+        load_detector("toy", f"{recipe}#sha256=0123")
+
+
+def test_a_file_of_weights_executes_nothing(recipe, tmp_path):
+    trace = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    recipe.write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
+    with pytest.raises(DetectorUnavailable, match="does not hold its weights"):
+        load_detector("toy", str(recipe))
+    assert not trace.exists()
+
+
+def test_weights_of_another_network_are_refused(recipe):
+    torch.save({"other": torch.ones(3)}, recipe)
+    with pytest.raises(DetectorUnavailable, match=r"(?s)does not hold its weights.*other"):
+        load_detector("toy", str(recipe))
+
+
+def test_a_detector_of_two_files_wants_a_folder(recipe):
+    with pytest.raises(DetectorUnavailable, match=r"is made of vgg16-397923af.pth and weights-vgg16-lpips.pth"):
+        load_detector("lpips", str(recipe))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("dinov2", "features"), ("celeba", "attributes"), ("tinny", "did you mean 'tiny'")]
+)
+def test_detectors_without_a_recipe_say_what_to_do(name, said):
+    with pytest.raises(DetectorUnavailable, match=said):
+        load_detector(name)
+    with pytest.raises(DetectorUnavailable, match=said):
+        prefetch([name])
+
+
+class Script(nn.Module):
+    """Answers like NVIDIA's Inception file."""
+
+    def forward(self, img: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        x = img.float().mean(dim=(2, 3))
+        if return_features:
+            return x
+        return torch.softmax(x[:, :2], dim=1) if no_output_bias else x * 0
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(Script()).save(str(path))
+    return path
+
+
+@SCRIPTS
+def test_a_script_runs_only_when_it_is_trusted(script):
+    checksum = sha256(script.read_bytes())
+    with pytest.raises(DetectorUnavailable, match=f"is a program .*#sha256={checksum}"):
+        load_detector("inception", str(script))
+    with pytest.raises(DetectorUnavailable, match="is expected"):
+        load_detector("inception", f"{script}#sha256=beef")
+    for detector in (
+        load_detector("inception", f"{script}#sha256={checksum}"),
+        load_detector("inception", str(script), True),
+    ):
+        assert (detector.name, detector.sha256, detector.resize) == ("inception-script", checksum, "by the script")
+        features, probs = detector(IMAGES)
+        torch.testing.assert_close(features, IMAGES.float().mean(dim=(2, 3)))
+        torch.testing.assert_close(probs, torch.softmax(features[:, :2], dim=1))
+
+
+@SCRIPTS
+def test_a_script_without_keywords_gives_features(tmp_path):
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().mean(dim=(2, 3))
+
+    path = tmp_path / "dino.pt"
+    torch.jit.script(Plain()).save(str(path))
+    features, logits = load_detector("dinov2", str(path), trust_script=True)(IMAGES)
+    assert features.shape == (40, 3) and logits is None
+    path.write_bytes(b"no archive")
+    with pytest.raises(DetectorUnavailable, match="is not a TorchScript file"):
+        load_detector("dinov2", str(path), trust_script=True)
+
+
+def test_grey_pictures_are_shown_in_three_channels(recipe):
+    grey = load_detector("toy", str(recipe))(IMAGES[:, :1])[0]
+    torch.testing.assert_close(grey / torch.tensor([1.0, 2.0, 3.0]), grey[:, :1].expand(-1, 3))
