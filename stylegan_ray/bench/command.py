@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tyro
 
@@ -29,19 +29,11 @@ class Common:
     """Where to write the result."""
 
 
-class Benchmark(Protocol):
-    """A module that measures something."""
+def run_benchmark(name: str, benchmark: Any, words: Sequence[str], prog: str) -> int:
+    """Measures, writes the JSON, prints the table.
 
-    Options: type[Any]
-
-    @staticmethod
-    def measure(options: Any, cfg: RunConfig) -> tuple[Figures, Bars]:
-        """Figures and bars; raises ConfigError for what cannot be measured."""
-        ...
-
-
-def run_benchmark(name: str, benchmark: Benchmark, words: Sequence[str], prog: str) -> int:
-    """Measures, writes the JSON, prints the table."""
+    A benchmark is a module with a dataclass `Options` and a function `measure(options, cfg) -> (figures, bars)`.
+    """
     options, cfg = read_options(benchmark.Options, words, prog)
     head = results.circumstances(name, f"{prog} {shlex.join(words)}".strip())
     figures, bars = benchmark.measure(options, cfg)

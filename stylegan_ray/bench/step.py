@@ -19,6 +19,7 @@ from stylegan_ray.bench.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.train.ema import update_ema
 from stylegan_ray.train.phases import run_phase
+from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.stats import StopWatch
 
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {"plain": plain_twins, "fast": nullcontext}
@@ -45,7 +46,7 @@ class Options(Common):
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation turns."""
     device = chosen_device(options.device)
-    use_threads(options.threads)
+    prepare_process(cfg, options.threads)
     subject = Subject(cfg, device)
     phases: dict[str, dict[str, Any]] = {
         part: {"interval": phase.interval, "sec_plain": [], "sec_fast": []} for part, phase in subject.phases.items()
@@ -108,7 +109,7 @@ def peak_memory_gb(
 def peak_of_turn(cfg: RunConfig, device_name: str, part: str, variant: str, threads: int | None) -> dict[str, float]:
     """What `peak_memory_gb` says, taken in this process."""
     device = torch.device(device_name)
-    use_threads(threads)
+    prepare_process(cfg, threads)
     subject = Subject(cfg, device)
     with VARIANTS[variant](), peak(device) as bytes_used:
         run_once(subject, part)
@@ -124,12 +125,6 @@ def peak(device: torch.device) -> Iterator[dict[str, int]]:
     used = {"mem_before_gb": torch.cuda.memory_allocated(device) if on_gpu else peak_rss()}
     yield used
     used["mem_peak_gb"] = torch.cuda.max_memory_allocated(device) if on_gpu else peak_rss()
-
-
-def use_threads(threads: int | None) -> None:
-    """Sets the threads of torch, where a number is given."""
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def settings(cfg: RunConfig, device: torch.device) -> Figures:

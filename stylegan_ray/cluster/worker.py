@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import tempfile
 import time
 import traceback
@@ -36,6 +35,7 @@ from stylegan_ray.train.checkpoint import (
     write_checkpoint,
 )
 from stylegan_ray.train.loop import Pause, training_loop
+from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.recorder import Recorder
 from stylegan_ray.train.resume import start_from
 from stylegan_ray.train.state import TrainState
@@ -117,15 +117,6 @@ def _train(order: Order, line: Line) -> str:
     if recorder is not None:
         recorder.files.close()
     return "done" if pause.done else "stopped"
-
-
-def prepare_process(cfg: RunConfig, threads: int) -> None:
-    """Threads and kernels as the run wants them."""
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = not cfg.train.deterministic
-    if cfg.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def describe_group(device: torch.device, threads: int) -> str:
