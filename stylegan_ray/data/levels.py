@@ -17,3 +17,13 @@ def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
     squares = pixels.reshape(*lead, height >> level, step, width >> level, step)
     total = squares.sum(axis=(-3, -1), dtype=np.uint32)  # exact: at most 255 * 4^level
     return np.rint(total / (step * step)).astype(np.uint8)
+
+
+def pyramid(pixels: np.ndarray, num_levels: int) -> list[np.ndarray]:
+    """uint8 [...,H,W] at levels 0 to num_levels-1; each level is summed from the one before, which saves most work."""
+    levels, total = [pixels], pixels.astype(np.uint32)
+    for level in range(1, num_levels):
+        total = total[..., ::2, :] + total[..., 1::2, :]
+        total = total[..., ::2] + total[..., 1::2]  # [...,H>>level,W>>level]  exact, as in `reduced`
+        levels.append(np.rint(total / 4**level).astype(np.uint8))
+    return levels

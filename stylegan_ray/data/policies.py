@@ -9,7 +9,6 @@ from stylegan_ray.data.decode import Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import some_names
-from stylegan_ray.networks.shapes import level_sizes
 
 Size = tuple[int, int]
 
@@ -36,6 +35,8 @@ def wanted_resolution(cfg: DataConfig) -> Size | None:
 
 def check_resolution(size: Size, path: str) -> None:
     """Raises DataError when the networks cannot be built for this size."""
+    from stylegan_ray.networks.shapes import level_sizes  # not above: processes that only decode need no torch
+
     try:
         level_sizes(size)
     except ValueError as error:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stylegan_ray.data.crc32c import masked_crc32c
-from stylegan_ray.data.levels import reduced
+from stylegan_ray.data.levels import pyramid
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 VARINT, BYTES = 0, 2
@@ -117,13 +117,12 @@ def framed(payloads: Sequence[bytes]) -> bytes:
 
 
 def picture_levels(pixels: np.ndarray) -> list[np.ndarray]:
-    """A picture uint8 [C,H,W] and its smaller versions as the exporter writes them, down to a side of 4."""
-    levels = [pixels]
-    height, width = pixels.shape[1:]
+    """Pictures uint8 [...,H,W] and their smaller versions as the exporter writes them, down to a side of 4."""
+    height, width = pixels.shape[-2:]
+    num_levels = 1
     while height % 2 == 0 and width % 2 == 0 and max(height, width) >= 8:
-        height, width = height // 2, width // 2
-        levels.append(reduced(pixels, len(levels)))
-    return levels
+        height, width, num_levels = height // 2, width // 2, num_levels + 1
+    return pyramid(pixels, num_levels)
 
 
 def export_order(num_images: int) -> np.ndarray:

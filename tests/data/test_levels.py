@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stylegan_ray.data.levels import reduced
+from stylegan_ray.data.levels import pyramid, reduced
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
@@ -20,3 +20,11 @@ def test_halves_go_to_even():
     assert reduced(np.uint8([[0, 1], [0, 1]]), 1).item() == 0
     assert reduced(np.uint8([[1, 2], [1, 2]]), 1).item() == 2
     assert reduced(np.full((64, 64), 255, np.uint8), 6).item() == 255
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 24, 16), (2, 3, 32, 8)])
+def test_pyramid_is_every_level(shape):
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    for pictures in (pixels, np.full(shape, 255, np.uint8)):
+        for level, smaller in enumerate(pyramid(pictures, 4)):
+            np.testing.assert_array_equal(smaller, reduced(pictures, level))

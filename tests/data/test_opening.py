@@ -1,7 +1,10 @@
 """Opening data sets: what is found, what is refused with which words, and what is kept for the next time."""
 
 import io
+import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -357,3 +360,14 @@ def test_text_of_a_picture_is_read_whole(tmp_path):
         archive.writestr(info, encoded(noise_picture(5)))
     (tmp_path / "d.zip").write_bytes(buffer.getvalue())
     np.testing.assert_array_equal(opened(tmp_path / "d.zip").read(0), chw(noise_picture(5)))
+
+
+def test_reading_needs_no_torch(tmp_path):
+    """Every decoding process would import it first."""
+    data = opened(write_folder(tmp_path / "d", numbered(1)))
+    (tmp_path / "pickled").write_bytes(pickle.dumps(data))
+    code = (
+        "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')).read(0); print({'torch', 'ray'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
