@@ -54,7 +54,7 @@ class Dense(nn.Module):
             x = (x * scale) @ self.weight.t()
         else:
             x = torch.addmm(self.bias, x, self.weight.t(), beta=self.bias_scale * self.act_gain, alpha=scale)
-        return bias_act(x, act=self.act, gain=1.0)
+        return bias_act(x, act=self.act, gain=1.0, overwrite=True)
 
 
 class Conv(nn.Module):
@@ -92,7 +92,8 @@ class Conv(nn.Module):
         bias = None if self.bias is None else self.bias * gain
         pad = self.weight.shape[2] // 2
         x = conv2d_resample(x, weight, self.taps, self.up, self.down, pad, flip_weight=self.up == 1, bias=bias)
-        return bias_act(x, act=self.act, gain=1.0, clamp=_scaled(self.clamp, gain / self.act_gain))
+        clamp = _scaled(self.clamp, gain / self.act_gain)
+        return bias_act(x, act=self.act, gain=1.0, clamp=clamp, overwrite=True)
 
 
 class StyledConv(nn.Module):

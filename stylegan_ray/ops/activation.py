@@ -43,8 +43,12 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
-    """clamp(act(x + b) * gain), `b` along dimension `dim`; the gain goes in with the bias where it may."""
+    """clamp(act(x + b) * gain), `b` along dimension `dim`; the gain goes in with the bias where it may.
+
+    `overwrite` lets it work in the memory of x, which nothing else may need then.
+    """
     function, default_alpha, default_gain = ACTIVATIONS[act]
     alpha, gain = default_alpha if alpha is None else alpha, default_gain if gain is None else gain
     if act not in HOMOGENEOUS or gain <= 0:
@@ -53,7 +57,11 @@ def bias_act(
         x = torch.add(_along(b * gain, dim, x.ndim), x, alpha=gain)
     elif gain != 1:
         x = x * gain
-    x = function(x, alpha)
+    overwrite = overwrite or b is not None or gain != 1
+    if act == "lrelu" and alpha > 0 and overwrite:  # backward then keeps the next layer's input and no other
+        x = F.leaky_relu(x, alpha, inplace=True)
+    else:
+        x = function(x, alpha)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 

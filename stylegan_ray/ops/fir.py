@@ -202,7 +202,9 @@ def _pad(x: Tensor, pads: Pads) -> Tensor:
 
 def _scaled(f: Tensor | None, x: Tensor, gain: float) -> Tensor:
     """The filter with a gain, in the data type of x."""
-    return x.new_full((1, 1), gain) if f is None else (f * gain ** (f.dim() / 2)).to(x.dtype)
+    if f is None:
+        return x.new_full((1, 1), gain)
+    return (f if gain == 1 else f * gain ** (f.dim() / 2)).to(x.dtype)
 
 
 def _pair(value: int | Sequence[int]) -> Pair:
