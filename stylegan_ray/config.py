@@ -319,6 +319,7 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
+        _check_family(self.model)
         _refuse_unbuilt(self)
         return self
 
@@ -366,7 +367,7 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> RunC
         raise ConfigError(f"preset {preset!r} must be a mapping of sections, not {type(tree).__name__}")
     dotted = {key: value for key, value in tree.items() if "." in str(key)}
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted))
-    tree = _merge({"run": {"preset": name}}, tree)
+    tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
     return validated(_merge(tree, _nested(overrides or {})))
 
 
@@ -380,7 +381,17 @@ def validated(tree: Mapping[str, Any]) -> RunConfig:
 
 def preset_names() -> list[str]:
     """Names of the built-in presets."""
-    return sorted(Path(entry.name).stem for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
+    files = [Path(entry.name).stem for entry in _presets().iterdir() if entry.name.endswith(".yaml")]
+    return sorted([*files, *VARIANTS])
+
+
+ARCHITECTURES = ("orig", "skip", "resnet")
+VARIANTS = {
+    f"config-e-G{G}-D{D}": {"model": {"G_architecture": G, "D_architecture": D}}
+    for G in ARCHITECTURES
+    for D in ARCHITECTURES
+}
+"""Built-in presets that are config-e with other architectures (Karras et al. 2020, table 2)."""
 
 
 def known_keys() -> list[str]:
@@ -413,7 +424,8 @@ def _preset_text(preset: str) -> tuple[str, str]:
     if preset not in preset_names():
         hint = nearest(preset, preset_names())
         raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    return (_presets() / f"{preset}.yaml").read_text(), preset
+    file = "config-e" if preset in VARIANTS else preset
+    return (_presets() / f"{file}.yaml").read_text(), preset
 
 
 def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -483,6 +495,27 @@ def _check_drange(drange: tuple[float, float]) -> None:
         raise ValueError(f"train.drange_net={drange} must rise; the original's range is (-1, 1)")
 
 
+STYLE1_ONLY = (
+    "use_wscale", "use_styles", "use_pixel_norm", "use_instance_norm", "const_input_layer", "blur_filter",
+    "fused_scale",
+)  # fmt: skip
+"""Keys of `model` that networks of the other families do not have."""
+
+
+def _check_family(model: ModelConfig) -> None:
+    if model.family != "stylegan2" and model.label_mode == "separate":
+        raise ValueError(f"model.label_mode=separate needs model.family=stylegan2, not {model.family}; use joint")
+    if model.family == "stylegan1":
+        return
+    for key in STYLE1_ONLY:
+        value, default = getattr(model, key), ModelConfig.model_fields[key].default
+        if value != default:
+            raise ValueError(
+                f"model.{key}={value!r}: networks of model.family={model.family} do not have this; "
+                f"use model.family=stylegan1, or {default!r}"
+            )
+
+
 UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # (key, values that work today, what is missing)
     ("augment.mode", ("noaug",), "adaptive augmentation"),
@@ -491,7 +524,6 @@ UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     ("train.on_nonfinite", ("skip", "error"), "rolling back to a checkpoint"),
     ("train.save_tf_graph", (False,), "writing the network graph"),
     ("train.save_weight_histograms", (False,), "weight histograms"),
-    ("schedule.lod_initial_resolution", (None,), "progressive growing"),
     ("metrics.names", ((),), "metrics during training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""

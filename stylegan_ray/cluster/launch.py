@@ -24,6 +24,7 @@ from stylegan_ray.runs import STOP, storage_address
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.train.schedule import check_growing
 
 RAY_DEFAULTS = {
     # Ray Train looks at reports this often; each report waits for one look.
@@ -82,6 +83,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     refuse_relative_paths(cfg, resume_from)
     with ProgressLine() as progress:
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
+    check_growing(cfg, dataset.resolution)
     base = storage_address(cfg.run.storage)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})

@@ -12,7 +12,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
 from stylegan_ray.train.report import ProgressLine
-from stylegan_ray.train.schedule import Schedule, training_schedule
+from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 
 COPIES_IN_TRAINING = {"G": 5, "D": 4}
 """Tensors per parameter on a worker: value, gradient, Adam's two moments, and G_ema's copy."""
@@ -22,6 +22,7 @@ def describe(cfg: RunConfig) -> str:
     """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
     with ProgressLine(sys.stderr) as progress:
         data = open_dataset(cfg.data, cfg.run.seed, progress)
+    check_growing(cfg, data.resolution)
     shape = (data.resolution, data.num_channels, data.label_size)
     with torch.device("meta"):
         networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}

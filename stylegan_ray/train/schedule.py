@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stylegan_ray.config import RunConfig
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.networks import level_sizes
 from stylegan_ray.seeds import Place
 
 
@@ -69,10 +70,34 @@ def _lod(cfg: RunConfig, kimg: float, resolution_log2: float) -> float:
     phase_kimg = sched.lod_training_kimg + sched.lod_transition_kimg
     phase = math.floor(kimg / phase_kimg) if phase_kimg > 0 else 0
     into_phase = kimg - phase * phase_kimg
-    lod = resolution_log2 - math.log2(sched.lod_initial_resolution) - phase
+    lod = _levels_between(sched.lod_initial_resolution, resolution_log2) - phase
     if sched.lod_transition_kimg > 0:
         lod -= max(into_phase - sched.lod_training_kimg, 0.0) / sched.lod_transition_kimg
     return max(lod, 0.0)
+
+
+def _levels_between(initial_resolution: int, resolution_log2: float) -> float:
+    """How many times the first resolution is doubled; a whole number in spite of the rounding of logarithms."""
+    levels = resolution_log2 - math.log2(initial_resolution)
+    return float(round(levels)) if abs(levels - round(levels)) < 1e-9 else levels
+
+
+def check_growing(cfg: RunConfig, resolution: int | Sequence[int]) -> None:
+    """Raises ConfigError when these networks cannot grow as the schedule says."""
+    initial = cfg.schedule.lod_initial_resolution
+    if initial is None:
+        return
+    sides = [max(size) for size in level_sizes(resolution)]
+    if cfg.model.family == "stylegan2":
+        raise ConfigError(
+            f"schedule.lod_initial_resolution={initial}: networks of model.family=stylegan2 do not grow; use null, "
+            f"or model.family=revised or stylegan1 (presets config-a to config-d)"
+        )
+    if initial not in sides:
+        raise ConfigError(
+            f"schedule.lod_initial_resolution={initial} must be a resolution that training at {sides[-1]} pixels goes "
+            f"through; use {' or '.join(map(str, sides))}, or null for no growing"
+        )
 
 
 def _smoothing_beta(cfg: RunConfig, kimg: float, minibatch_size: int) -> float:

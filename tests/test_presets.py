@@ -1,0 +1,65 @@
+"""The presets, and settings that contradict each other."""
+
+import pytest
+
+from stylegan_ray.config import VARIANTS, ConfigError, load_config, preset_names
+from stylegan_ray.options import train_options
+
+FID = {"a": 4.40, "b": 4.39, "c": 4.38, "d": 4.34, "e": 3.31, "f": 2.84}
+
+
+def test_every_configuration_of_the_paper_is_there():
+    names = {f"config-{letter}" for letter in "abcdef"} | {
+        f"config-e-G{G}-D{D}" for G in ("orig", "skip", "resnet") for D in ("orig", "skip", "resnet")
+    }
+    assert names | {"tiny"} == set(preset_names())
+    assert len(VARIANTS) == 9
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_load_under_their_name_and_continue_from_their_saved_form(name, tmp_path):
+    cfg = load_config(name)
+    assert cfg.run.preset == name
+    saved = tmp_path / f"{name}.yaml"  # a file of a preset's name is only a file
+    saved.write_text(cfg.to_yaml())
+    assert load_config(str(saved)) == cfg
+
+
+@pytest.mark.parametrize(("letter", "fid"), FID.items())
+def test_headers_say_what_the_paper_measured(letter, fid):
+    from importlib import resources
+
+    text = (resources.files("stylegan_ray") / "presets" / f"config-{letter}.yaml").read_text()
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert f"FID {fid:.2f} after 25000 kimg" in header
+    assert f"python jobs/train.py config-{letter}" in header
+    assert "Original training time" in header
+
+
+def test_a_variant_is_chosen_by_name_and_can_be_changed():
+    cfg = train_options(["config-e-Gorig-Dskip", "pictures.zip", "--loss.r1_gamma", "7"]).cfg
+    assert (cfg.model.G_architecture, cfg.model.D_architecture, cfg.model.fmap_base) == ("orig", "skip", 8192)
+    assert (cfg.loss.r1_gamma, cfg.run.preset) == (7, "config-e-Gorig-Dskip")
+    assert load_config("config-e-Gorig-Dskip", {"model.G_architecture": "skip"}).model.G_architecture == "skip"
+
+
+def test_help_knows_a_variant(capsys):
+    with pytest.raises(SystemExit):
+        train_options(["config-e-Gresnet-Dorig", "--help"])
+    text = capsys.readouterr().out
+    assert "config-e-Gorig-Dorig" in text and "config-a" in text
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "says"),
+    [
+        ("config-a", {"model.label_mode": "separate"}, "model.label_mode=separate needs model.family=stylegan2"),
+        ("config-b", {"model.use_pixel_norm": True}, "model.use_pixel_norm=True: networks of model.family=revised"),
+        ("config-f", {"model.blur_filter": None}, "use model.family=stylegan1"),
+        ("config-d", {"schedule.minibatch_size_dict": {16: 6}}, "at resolution 16"),
+        ("config-d", {"cluster.num_workers": 9}, "cluster.num_workers=9 needs at least as many micro-batches"),
+    ],
+)
+def test_settings_that_contradict_each_other(preset, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config(preset, changes)
