@@ -6,6 +6,7 @@ A block is a function of the plan, the networks and its number alone, whoever co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,8 +86,7 @@ class BlockWorker:
     def run(self, task: Task) -> Result:
         """The arrays of a block."""
         work = {"real": self._reals, "fake": self._fakes, "path": self._path, "attributes": self._attributes}
-        # Convolutions in full float32 and repeatable, whatever the process around has chosen.
-        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        with full_precision():
             return work[task.kind](task)
 
     def _reals(self, task: Task) -> Result:
@@ -182,6 +182,18 @@ class BlockWorker:
 
     def _stream(self, purpose: str, block: int) -> np.random.Generator:
         return seeds.stream(seeds.stream_key(self.plan.seed, 0, f"metric/{purpose}"), block)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products in full float32 and repeatable, whatever the process around has chosen."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def num_reals(spec: MetricSpec, dataset: Dataset, mirror: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from stylegan_ray.config import ConfigError, nearest
@@ -89,6 +90,19 @@ def parse_metric(name: str) -> MetricSpec:
 def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
     """The metrics of several names, each once."""
     return [parse_metric(name) for name in dict.fromkeys(names)]
+
+
+def with_num_images(name: str, num_images: int) -> str:
+    """The name of the same metric with another count: fid50k with 500 is fid500 (`metrics.num_images`)."""
+    kind = parse_metric(name).kind
+    match = next(match for pattern in (_SETS, _IS, _PR, _PPL, _LS) if (match := pattern.fullmatch(name)))
+    # Between count and neighbourhood, or before an underscore, only the form with k is unambiguous.
+    plain = num_images % 1000 and kind not in ("pr", "ppl")
+    count = str(num_images) if plain else f"{Decimal(num_images) / 1000:f}k"
+    begin, end = match.span("count")
+    if begin < 0:
+        begin = end = match.end("version") if kind == "ppl" else len("ls")
+    return name[:begin] + count + name[end:]
 
 
 def _count(text: str) -> int:

@@ -3,7 +3,7 @@
 import pytest
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.names import EXAMPLES, parse_metric, parse_metrics
+from stylegan_ray.metrics.names import EXAMPLES, parse_metric, parse_metrics, with_num_images
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,18 @@ def test_a_typo_is_answered_with_the_nearest_name(name, hint):
 def test_nonsense_is_refused(name):
     with pytest.raises(ConfigError):
         parse_metric(name)
+
+
+@pytest.mark.parametrize("num_images", [500, 2000, 12345, 1234567])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_another_count_changes_nothing_else(name, num_images):
+    before, after = parse_metric(name), parse_metric(with_num_images(name, num_images))
+    assert after.num_gen == num_images
+    kept = ("kind", "detector", "needs_reals", "nhood_size", "path")
+    assert [getattr(after, key) for key in kept] == [getattr(before, key) for key in kept]
+
+
+def test_counts_are_written_plainly():
+    assert [with_num_images(name, 500) for name in ("fid50k_full", "pr50k3_tiny", "ppl_wend", "ls")] == [
+        "fid500_full", "pr0.5k3_tiny", "ppl0.5k_wend", "ls500",
+    ]  # fmt: skip
