@@ -35,7 +35,7 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
     folder, _, name = address.rpartition("/")
     try:
         here = Storage.at(address)
-        names = here.names() if "." not in name or not name.endswith((".safetensors", ".pkl")) else []
+        names = [] if name.endswith((".safetensors", ".pkl")) else here.names()
         if names:
             return _from_folder(here, names)
         return _from_bytes(Storage.at(folder or ("." if "/" not in address else "/")).read(name))
@@ -66,7 +66,13 @@ def _from_bytes(content: bytes) -> Networks:
         return networks_from_bytes(content)
     if content[:1] != b"\x80":
         raise ValueError("neither a safetensors file nor a pickle of NVIDIA's programs")
-    found = load_pickle(content)
+    try:
+        return _from_pickle(load_pickle(content))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the networks in the pickle are not whole: {error!r}") from error
+
+
+def _from_pickle(found: Any) -> Networks:
     if isinstance(found, tuple) and len(found) == 3 and all(isinstance(part, Record) for part in found):
         return _from_tensorflow(*found)
     if isinstance(found, Mapping) and all(isinstance(found.get(part), Record) for part in ("G", "D", "G_ema")):

@@ -71,7 +71,7 @@ def networks_from_bytes(content: bytes) -> Networks:
         raise ValueError(
             f"file format {metadata['format_version']} is newer than {FORMAT_VERSION}; update this program"
         )
-    D_model = ModelConfig.model_validate_json(metadata["D_model"]) if "D_model" in metadata else None
+    D_model = validated({"model": json.loads(metadata["D_model"])}).model if "D_model" in metadata else None
     shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
     cfg = validated(json.loads(metadata["config"]))
     return _rebuilt(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))

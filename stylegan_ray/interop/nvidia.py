@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stylegan_ray.config import ModelConfig
+from stylegan_ray.config import ModelConfig, validated
 from stylegan_ray.networks import build_discriminator, build_generator
 
 KEYS = {
@@ -81,7 +81,7 @@ def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
         values["mapping_fmaps"] = values.get("mapping_fmaps") or init_kwargs["w_dim"]
     if values.get("mbstd_num_features") == 0:  # our word for no such layer
         values |= {"mbstd_num_features": 1, "mbstd_group_size": 0}
-    return ModelConfig.model_validate(values)
+    return validated({"model": values}).model
 
 
 def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from stylegan_ray.config import ModelConfig
+from stylegan_ray.config import ModelConfig, validated
 from stylegan_ray.networks import (
     Discriminator,
     Generator,
@@ -121,7 +121,7 @@ def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
         values.setdefault("fmap_base", 8192)
     if "architecture" in build_kwargs:
         values["D_architecture" if _name(func).startswith("D_") else "G_architecture"] = build_kwargs["architecture"]
-    return ModelConfig.model_validate(values)
+    return validated({"model": values}).model
 
 
 def full_name(func: str) -> str:

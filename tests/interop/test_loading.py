@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 import safetensors.torch
@@ -75,6 +76,12 @@ def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / "empty" / "log.txt").write_text("")
     with pytest.raises(ValueError, match="no network file and no complete checkpoint"):
         load_network(tmp_path / "empty")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"G": 1}))
+    with pytest.raises(ValueError, match=r"other\.pkl: the pickle holds no networks"):
+        load_network(tmp_path / "other.pkl")
+    (tmp_path / "hollow.pkl").write_bytes(b"\x80\x02" + b"cdnnlib.tflib.network\nNetwork\n)\x81}b" * 3 + b"\x87.")
+    with pytest.raises(ValueError, match=r"hollow\.pkl: the networks in the pickle are not whole"):
+        load_network(tmp_path / "hollow.pkl")
     (tmp_path / "text.pkl").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pkl: neither"):
         load_network(tmp_path / "text.pkl")

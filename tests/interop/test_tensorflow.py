@@ -63,6 +63,8 @@ def test_unknown_functions_and_arguments_are_refused():
         model_config("pggan.G_paper", {})
     with pytest.raises(ValueError, match="fmap_bsae"):
         model_config("networks_stylegan2.G_main", {"fmap_bsae": 3})
+    with pytest.raises(ValueError, match=r"model\.nonlinearity='tanh'"):
+        model_config("networks_stylegan2.G_main", {"nonlinearity": "tanh"})
 
 
 def test_defaults_of_the_originals():
