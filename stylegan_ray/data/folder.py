@@ -43,11 +43,13 @@ def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
     return [info for info in infos if is_picture(info.name) or info.name == LABEL_FILE]
 
 
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
+def build_index(
+    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+) -> Index:
     """Opens all pictures and reads the labels."""
     names = Names.of(info.name for info in infos if info.name != LABEL_FILE)
     has_json = any(info.name == LABEL_FILE for info in infos)
-    seen = scan(FolderSource(files, names).read, names, progress)
+    seen = scan(FolderSource(files, names).read, names, progress, decode_up_to)
     labels = found_labels(files.read(LABEL_FILE) if has_json else None, names)
     return Index(kind="folder", names=names, places={}, labels=labels, **vars(seen))
 

@@ -33,11 +33,31 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
 
     The first opening looks at every picture; what it finds is kept in the cache (see index.cache_folder).
     """
-    is_openmoji = cfg.path is None or cfg.path == openmoji.NAME
-    path = openmoji.NAME if is_openmoji else os.path.expanduser(str(cfg.path))
-    files, index = indexed(openmoji.prepared(cfg, progress) if is_openmoji else path, progress)
+    return as_configured(cfg, *looked_through(cfg, progress), seed)
+
+
+def looked_through(cfg: DataConfig, progress: Progress | None = None) -> tuple[Files, Index]:
+    """The files that `data.path` names and what they hold; raises DataError when there is no picture."""
+    path = path_of(cfg)
+    files, index = indexed(openmoji.prepared(cfg, progress) if path == openmoji.NAME else path, progress)
+    refuse_empty(files, index, path)
+    return files, index
+
+
+def path_of(cfg: DataConfig) -> str:
+    """`data.path` as messages name it."""
+    return openmoji.NAME if cfg.path is None or cfg.path == openmoji.NAME else os.path.expanduser(cfg.path)
+
+
+def refuse_empty(files: Files, index: Index, path: str) -> None:
+    """Raises DataError when the data holds no pictures."""
     if not len(index.names):
         raise DataError(f"data.path={path} holds no pictures{_instead(files, path)}")
+
+
+def as_configured(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> Dataset:
+    """The data set that the data section makes of the pictures found; raises DataError when they do not allow it."""
+    path = path_of(cfg)
     if index.kind == "tfrecords":
         index = tfrecord_set.at_resolution(index, wanted_resolution(cfg))
     if index.kind == "parquet" and cfg.shuffle == "full":
@@ -80,8 +100,11 @@ def _fingerprint(index: Index, rows: np.ndarray, decoding: dict, label_size: int
     return sha.hexdigest()
 
 
-def indexed(path: str, progress: Progress | None = None) -> tuple[Files, Index]:
-    """The files of the data at a path and what they hold, from the cache or looked through now."""
+def indexed(path: str, progress: Progress | None = None, decode: bool = True) -> tuple[Files, Index]:
+    """The files of the data at a path and what they hold, from the cache or looked through now.
+
+    Without `decode` only headers of pictures are read, and nothing is kept.
+    """
     with _explained(path):
         if path.lower().endswith(FILE_ENDINGS):
             files, name = _parent(path)
@@ -91,6 +114,8 @@ def indexed(path: str, progress: Progress | None = None) -> tuple[Files, Index]:
             listing = files.listing()
         kind = _format(path, listing)
         infos = listing if kind is zipped else kind.relevant(listing)
+        if not decode:
+            return files, kind.build_index(files, infos, progress, 0)
         return files, cached_index(path_key(path), infos, lambda: kind.build_index(files, infos, progress))
 
 

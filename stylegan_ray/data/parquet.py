@@ -70,7 +70,9 @@ def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
     return [info for info in infos if info.name.endswith(ENDING)]
 
 
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
+def build_index(
+    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+) -> Index:
     """Reads the footers of all files, opens all pictures and reads the labels."""
     shards, names, labels = tuple(info.name for info in infos), [], []
     rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
@@ -87,7 +89,7 @@ def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | No
     places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
     places["column"] = np.array(column)
     index_names = Names.of(names)
-    seen = scan(ParquetSource(files, shards, column, places).read, index_names, progress)
+    seen = scan(ParquetSource(files, shards, column, places).read, index_names, progress, decode_up_to)
     found = _labels([label for part in labels for label in part], len(names), class_names)
     return Index("parquet", index_names, places, found, **vars(seen), shards=shards)
 

@@ -45,10 +45,10 @@ class Scan:
         return cls(height, width, np.zeros(num, dtype=np.uint8), crc)
 
 
-def scan(read: Reader, names: Names, progress: Progress | None = None, decode_up_to: int = DECODE_UP_TO) -> Scan:
+def scan(read: Reader, names: Names, progress: Progress | None = None, decode_up_to: int | None = None) -> Scan:
     """Opens every picture in a pool of threads (Pillow decodes without the GIL), decoding it where there are few."""
     num, seen = len(names), Scan.empty(len(names))
-    decode = num <= decode_up_to
+    decode = num <= (DECODE_UP_TO if decode_up_to is None else decode_up_to)
 
     def look_at(start: int) -> int:
         for i in range(start, min(start + CHUNK, num)):

@@ -51,7 +51,9 @@ def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
     return [info for info in infos if info.name.endswith(ENDING)]
 
 
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
+def build_index(
+    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+) -> Index:
     """Walks through the headers of all tar files, opens all pictures and reads the labels."""
     members, shards = _Members(), tuple(info.name for info in infos)
     for number, info in enumerate(infos):
@@ -63,7 +65,7 @@ def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | No
         for name, shard in zip(members.names, members.shard, strict=True)
     )
     places = {part: np.array(getattr(members, part), dtype=np.int64) for part in ("shard", "offset", "size")}
-    seen = scan(TarSource(files, shards, places).read, names, progress)
+    seen = scan(TarSource(files, shards, places).read, names, progress, decode_up_to)
     return Index("tar", names, places, _labels(members), **vars(seen), shards=shards)
 
 

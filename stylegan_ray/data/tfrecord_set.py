@@ -62,7 +62,7 @@ def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
     return [info for info in infos if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
 
 
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
+def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None, _decode_up_to: int = 0) -> Index:
     """Walks through all records of all files, checking lengths, CRCs and shapes, and reads the labels."""
     records = [info for info in infos if info.name.endswith(ENDING)]
     total, done = sum(info.size for info in records), 0

@@ -57,7 +57,9 @@ class ZipSource:
         return chunk[start : start + size]
 
 
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None) -> Index:
+def build_index(
+    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+) -> Index:
     """Reads the directory of the zip, opens all pictures and reads the labels."""
     zip_name = infos[0].name
     try:
@@ -74,7 +76,7 @@ def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | No
         "method": np.array([entry.compress_type for entry in entries], dtype=np.uint8),
         "crc": np.array([entry.CRC for entry in entries], dtype=np.uint32),
     }
-    seen = scan(ZipSource(files, zip_name, names, places).read, names, progress)
+    seen = scan(ZipSource(files, zip_name, names, places).read, names, progress, decode_up_to)
     seen.crc[:] = places["crc"]
     labels = found_labels(content, names)
     return Index("zip", names, places, labels, **vars(seen), shards=(zip_name,), attribution=_attribution(content))

@@ -300,7 +300,7 @@ def test_old_index_of_changed_data_is_removed(tmp_path, cache):
 
 
 def test_very_large_sets_have_their_headers_read_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan.scan, "__defaults__", (None, 2))
+    monkeypatch.setattr(scan, "DECODE_UP_TO", 2)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = encoded(noise_picture(0, (16, 32)), "JPEG", exif=exif)
