@@ -1,18 +1,21 @@
-"""Every private import of Ray, made for and tried with its 2.60 line: the pace of one execution of Ray Data."""
+"""Every private import of Ray, made for and tried with its 2.60 line."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private.internal_api import node_stats
 from ray.data import Dataset
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
 from ray.data._internal.logical.operators import Read
+from ray.train.v2._internal.execution.callback import WorkerCallback
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
@@ -115,3 +118,25 @@ def _prepare(dataset: Dataset, key: str, max_retries: int) -> None:
     context._max_num_blocks_in_streaming_gen_buffer = 1
     assert isinstance(read, Read) and read.ray_remote_args is not None
     read.ray_remote_args["max_retries"] = max_retries  # Ray Data's own number is infinite
+
+
+def object_store_bytes() -> int:
+    """Bytes in the object stores of all nodes."""
+    addresses = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
+    stats = [node_stats(host, port, include_memory_info=False) for host, port in addresses]
+    return sum(stat.store_stats.object_store_bytes_used for stat in stats)
+
+
+class TermSignal(WorkerCallback):
+    """Turns the SIGTERM of a training worker into a wish that its loop hears between two groups of minibatches."""
+
+    came = threading.Event()
+
+    def after_init_train_context(self) -> None:
+        """Called in the main thread of each worker, the only one that may set a handler."""
+        signal.signal(signal.SIGTERM, lambda _number, _frame: TermSignal.came.set())
+
+
+def task_attempt() -> int:
+    """How often the current task has been started anew because its process died."""
+    return ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()

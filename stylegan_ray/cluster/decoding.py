@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ MinibatchPlan = tuple[MicroBatchPlan, ...]
 """One rank's micro-batches of a minibatch."""
 
 Chunk = tuple[MinibatchPlan, ...]
-"""One rank's part of a group of minibatches, all of one level: what is decoded and handed over in one piece."""
+"""One rank's part of some minibatches, all of one level: what is decoded and handed over in one piece."""
 
 
 class Source(Protocol):
@@ -95,12 +95,7 @@ def decode(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> Iterator[pa.Table]
         yield block_of(opened, chunk)
 
 
+@lru_cache(maxsize=4)
 def _opened(source: ray.ObjectRef) -> Source:
     """The source, unpickled once per process, which keeps its files open from task to task."""
-    if source.hex() not in _OPENED:
-        _OPENED.clear()
-        _OPENED[source.hex()] = ray.get(source)
-    return _OPENED[source.hex()]
-
-
-_OPENED: dict[str, Source] = {}
+    return ray.get(source)

@@ -26,6 +26,7 @@ from stylegan_ray.train.schedule import places_of_rank, walk
 MicroBatches = list[tuple[Tensor, Tensor]]
 """One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""
 
+MAX_BYTES_PER_CHUNK = 8 << 20
 MAX_CHUNKS_PER_TASK = 64
 MAX_BYTES_PER_TASK = 64 << 20
 """Decoded bytes of a task: what is decoded again, at most, when its process dies."""
@@ -41,15 +42,17 @@ def stream_of_reals(
     cfg: RunConfig, source: RealsSource, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
 ) -> RealsStream:
     """This rank's minibatches from a clock value on; decoding begins at once."""
-    chunks = chunks_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
     picture_bytes = math.prod(source.dataset.shape())
-    return RealsStream(source, chunks, picture_bytes, cfg.cluster.read_ahead, cfg.cluster.decode_tasks)
+    groups = groups_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
+    chunks = (chunk for group in groups for chunk in handy(group, picture_bytes))
+    ahead = cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats
+    return RealsStream(source, chunks, picture_bytes, ahead, cfg.cluster.decode_tasks)
 
 
-def chunks_of_rank(
+def groups_of_rank(
     cfg: RunConfig, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
 ) -> Iterator[Chunk]:
-    """What a rank reads from a clock value on: a chunk per group of minibatches, endless."""
+    """What a rank reads from a clock value on: its part of each group of minibatches, endless."""
     for group in walk(cfg, cur_nimg, resolution_log2):
         schedule = group.schedule
         yield tuple(
@@ -59,6 +62,16 @@ def chunks_of_rank(
             )
             for nimg in group.minibatch_nimgs()
         )
+
+
+def handy(group: Chunk, picture_bytes: int) -> Sequence[Chunk]:
+    """A group in one piece, or minibatch by minibatch where that much would take long to decode."""
+    return [group] if decoded_bytes(group, picture_bytes) <= MAX_BYTES_PER_CHUNK else [(part,) for part in group]
+
+
+def decoded_bytes(chunk: Chunk, picture_bytes: int) -> int:
+    """Size of a chunk's pictures, of which each takes so many bytes at level 0."""
+    return sum(plan.count * picture_bytes >> 2 * plan.level for minibatch in chunk for plan in minibatch)
 
 
 class RealsStream(Iterator[MicroBatches]):
@@ -74,14 +87,14 @@ class RealsStream(Iterator[MicroBatches]):
         source: Source,
         chunks: Iterator[Chunk],
         picture_bytes: int,
-        read_ahead: int = 4,
+        minibatches_ahead: int = 16,
         decode_tasks: int = 1,
     ) -> None:
         self.chunks, self.picture_bytes = iter(chunks), picture_bytes
-        self.read_ahead, self.decode_tasks = read_ahead, decode_tasks
-        self._source = ray.put(source)
+        self.minibatches_ahead, self.decode_tasks = minibatches_ahead, decode_tasks
         self._segments: deque[Segment] = deque()
         self._minibatches: Iterator[MicroBatches] = iter(())
+        self._source = ray.put(source)
         self._begin_segment()
 
     def __next__(self) -> MicroBatches:
@@ -126,14 +139,15 @@ class RealsStream(Iterator[MicroBatches]):
         tasks = self._next_tasks()
         if tasks:
             after = self._segments[-1] if self._segments else None
-            self._segments.append(Segment(self._source, tasks, self.read_ahead, self.decode_tasks, after))
+            chunks_ahead = math.ceil(self.minibatches_ahead / len(tasks[0][0]))
+            self._segments.append(Segment(self._source, tasks, chunks_ahead, self.decode_tasks, after))
 
     def _next_tasks(self) -> list[list[Chunk]]:
         """The next stretch of the line, cut into tasks; parallel tasks hold one chunk each, as they go in order."""
         first = next(self.chunks, None)
         if first is None:
             return []
-        fitting = MAX_BYTES_PER_TASK // (self.picture_bytes * num_pictures(first) >> 2 * first[0][0].level)
+        fitting = MAX_BYTES_PER_TASK // decoded_bytes(first, self.picture_bytes)
         per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK) if self.decode_tasks == 1 else 1
         num_chunks = min(CHUNKS_PER_SEGMENT, per_task * MAX_TASKS_PER_SEGMENT)
         stretch = [first, *islice(self.chunks, num_chunks - 1)]
@@ -147,17 +161,17 @@ class Segment:
         self,
         source: ray.ObjectRef,
         tasks: Sequence[Sequence[Chunk]],
-        read_ahead: int,
+        chunks_ahead: int,
         decode_tasks: int,
         after: Segment | None = None,
     ) -> None:
         self.chunks = deque(chunk for task in tasks for chunk in task)
-        self.margin = read_ahead + 2 * decode_tasks
+        self.margin = chunks_ahead + 2 * decode_tasks
         self.num_taken, self.taken_since = 0, math.inf
         self.execution = Execution(
             dataset_of(source, tasks),
             max_tasks=decode_tasks,
-            max_ready=max(read_ahead - decode_tasks, 1),
+            max_ready=max(chunks_ahead - decode_tasks, 1),
             max_retries=MAX_RETRIES,
             after=after.execution if after else None,
         )
@@ -178,11 +192,6 @@ class Segment:
 
     def close(self) -> None:
         self.execution.close()
-
-
-def num_pictures(chunk: Chunk) -> int:
-    """Pictures of a chunk."""
-    return sum(plan.count for minibatch in chunk for plan in minibatch)
 
 
 def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iterator[MicroBatches]:

@@ -54,7 +54,7 @@ def line(start=0, count=2, micro_batches=2, minibatches=2):
 
 
 def stream(source, *, decode_tasks=1, read_ahead=4, start=0):
-    return reals.RealsStream(source, line(start), 16, read_ahead, decode_tasks)
+    return reals.RealsStream(source, line(start), 16, 2 * read_ahead, decode_tasks)
 
 
 def positions(micro_batches) -> list[int]:
@@ -106,7 +106,7 @@ def test_block_holds_pictures_and_labels(level):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_every_minibatch(world_size):
     cfg = load_config("tiny", {"schedule.minibatch_size": 20, "schedule.minibatch_gpu": 4})
-    lines = [reals.chunks_of_rank(cfg, 0, 5.0, rank, world_size) for rank in range(world_size)]
+    lines = [reals.groups_of_rank(cfg, 0, 5.0, rank, world_size) for rank in range(world_size)]
     chunks = [list(itertools.islice(line, 3)) for line in lines]
     for group in range(3):
         assert [len(chunks[rank][group]) for rank in range(world_size)] == [cfg.schedule.minibatch_repeats] * world_size
@@ -115,6 +115,15 @@ def test_ranks_share_every_minibatch(world_size):
         assert everything.tolist() == list(range(group * span, (group + 1) * span))
     owners = [plan.start // 4 % 5 % world_size for plan in chunks[world_size - 1][0][0]]
     assert set(owners) == {world_size - 1}
+
+
+def test_large_groups_are_handed_over_minibatch_by_minibatch():
+    group = next(line(minibatches=3, count=4))
+    assert reals.decoded_bytes(group, 100) == 3 * 2 * 4 * 100
+    assert reals.handy(group, 100) == [group]
+    assert reals.handy(group, 3 << 19) == [(minibatch,) for minibatch in group]
+    reduced = tuple(tuple(MicroBatchPlan(plan.start, plan.count, level=2) for plan in part) for part in group)
+    assert reals.handy(reduced, 3 << 19) == [reduced]
 
 
 @pytest.mark.usefixtures("ray_local", "short_segments")
