@@ -30,7 +30,7 @@ def main() -> None:
 
 def overview() -> str:
     """What `stylegan-ray --help` prints."""
-    lines = [f"  {name:10s} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:12s} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: stylegan-ray COMMAND ...   (stylegan-ray COMMAND --help says more)", "", *lines])
 
 
@@ -74,6 +74,16 @@ def generate(argv: Sequence[str]) -> int:
     return 0
 
 
+def prepare_data(argv: Sequence[str]) -> int:
+    """Makes a data set for training from pictures in any form, or checks one (--check)."""
+    from stylegan_ray.data.request import PrepareOptions
+
+    options = parsed(PrepareOptions, argv, spoken("prepare_data"))
+    from stylegan_ray.cluster import prepare
+
+    return prepare.prepare_data(options)
+
+
 def stop(argv: Sequence[str]) -> int:
     """Asks a run to save its state and stop."""
     options = parsed(StopOptions, argv, spoken("stop"))
@@ -108,10 +118,11 @@ class StopOptions:
     """Where runs are kept, if not in $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
 
 
-COMMANDS = {"train": train, "generate": generate, "stop": stop, "benchmark": benchmark}
+COMMANDS = {"train": train, "generate": generate, "prepare_data": prepare_data, "stop": stop, "benchmark": benchmark}
 BENCHMARKS = {
     "step": "stylegan_ray.bench.step",
     "checkpoint": "stylegan_ray.bench.checkpoint",
     "overhead": "stylegan_ray.cluster.bench_overhead",
+    "stream": "stylegan_ray.cluster.bench_stream",
 }
 """Where each benchmark is; only the one that is asked for is imported."""
