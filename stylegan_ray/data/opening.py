@@ -14,7 +14,7 @@ import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
 from stylegan_ray.data import folder, openmoji, parquet, tarred, tfrecord_set, zipped
-from stylegan_ray.data.dataset import Dataset, DecodedPictures, Pictures
+from stylegan_ray.data.dataset import Dataset, DecodedPictures, Pictures, Source
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
@@ -77,10 +77,14 @@ def as_configured(cfg: DataConfig, files: Files, index: Index, seed: int = 0) ->
 
 def _pictures(files: Files, index: Index, decoder: Decoder) -> Pictures:
     """What reads the pixels of an indexed data set."""
-    if index.kind == "tfrecords":
-        return tfrecord_set.TFRecordPictures(files, index, decoder)
+    source = source_of(files, index)
+    return DecodedPictures(source, decoder) if source else tfrecord_set.TFRecordPictures(files, index, decoder)
+
+
+def source_of(files: Files, index: Index) -> Source | None:
+    """What reads the picture files of an indexed data set; None for TFRecords, which hold pixels."""
     source = {"zip": zipped.source, "tar": tarred.source, "parquet": parquet.source, "folder": folder.source}
-    return DecodedPictures(source[index.kind](files, index), decoder)
+    return source[index.kind](files, index) if index.kind in source else None
 
 
 def chosen_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:

@@ -1,0 +1,175 @@
+"""Where a data set is written: it stands there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from pyarrow import fs
+
+from stylegan_ray.data.errors import DataError
+from stylegan_ray.data.labels import some_names
+from stylegan_ray.storage import Storage
+
+
+class Output(Protocol):
+    """Files that are being written."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A new file; close it before the output is finished."""
+        ...
+
+    def finish(self) -> None:
+        """Puts the files where they belong, in the place of older ones."""
+        ...
+
+    def abandon(self) -> None:
+        """Removes what was written."""
+        ...
+
+
+@contextmanager
+def written_whole(output: Output) -> Iterator[Output]:
+    """Inside, files are written; afterwards they are in their place, or gone if something went wrong."""
+    try:
+        yield output
+        output.finish()
+    except BaseException:
+        output.abandon()
+        raise
+
+
+def output_at(address: str, is_file: bool, endings: Sequence[str], overwrite: bool, num_bytes: int = 0) -> Output:
+    """The output for a data set of one file or of a folder of files with these endings.
+
+    Raises DataError when something stands there (and is not to be overwritten, or is no data set), when it cannot be
+    written, or has no room for so many bytes.
+    """
+    try:
+        output = StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
+        _check_place(output.names(), address, is_file, endings, overwrite)
+        output.begin()
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"DEST {address} cannot be written: {error}; give another DEST") from error
+    if output.free_bytes() < num_bytes:
+        free = output.free_bytes()
+        output.abandon()
+        raise DataError(
+            f"DEST {address} needs {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; give a DEST with "
+            "more room, or a smaller --resolution"
+        )
+    return output
+
+
+def _check_place(names: list[str] | None, address: str, is_file: bool, endings: Sequence[str], overwrite: bool) -> None:
+    """Refuses to replace anything but a data set, and that without being asked to."""
+    if names is None and not is_file:
+        raise DataError(f"DEST {address} is a file, and a folder of {', '.join(endings)} files was to be written there")
+    if names and is_file:
+        raise DataError(f"DEST {address} is a folder, and a {endings[0]} file was to be written there")
+    foreign = [name for name in names or () if not name.endswith(tuple(endings))]
+    if foreign:
+        raise DataError(
+            f"DEST {address} holds other files than those of a data set, {some_names(foreign)}; give another folder"
+        )
+    if (names or names is None) and not overwrite:
+        raise DataError(f"DEST {address} is there already; give another DEST, or replace it with --overwrite")
+
+
+class LocalOutput:
+    """Files on a disk that this machine sees, written beside their place under a temporary name."""
+
+    def __init__(self, path: str, is_file: bool) -> None:
+        place = Path(path).expanduser()
+        self.path, self.is_file = place.absolute() if is_file else place.resolve(), is_file
+        self.partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
+
+    def names(self) -> list[str] | None:
+        """What stands at the place: names in a folder (none if there is nothing), or None for a file."""
+        if self.path.is_dir():
+            return sorted(os.listdir(self.path))
+        return None if self.path.exists() else []
+
+    def begin(self) -> None:
+        self.partial.mkdir(parents=True)
+
+    def free_bytes(self) -> float:
+        return shutil.disk_usage(self.partial).free
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self.partial / name, "wb")
+
+    def finish(self) -> None:
+        for path in self.partial.iterdir():
+            _flush(path)
+        if self.is_file:
+            os.replace(self.partial / self.path.name, self.path)
+            self.partial.rmdir()
+        elif self.path.exists():
+            older = self.partial.with_suffix(".old")
+            os.rename(self.path, older)
+            os.rename(self.partial, self.path)
+            shutil.rmtree(older)
+        else:
+            os.rename(self.partial, self.path)
+
+    def abandon(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+class StoredOutput:
+    """Files in an object store, through pyarrow; each appears there when it is closed, and not before."""
+
+    def __init__(self, address: str, is_file: bool) -> None:
+        folder, _, name = address.rstrip("/").rpartition("/")
+        self.storage = Storage.at(folder if is_file else address)
+        self.name = name if is_file else None
+        self.opened: list[str] = []
+
+    def names(self) -> list[str] | None:
+        """What stands at the place: names below a folder (none if there is nothing), or None for a file."""
+        place = self.storage.path(self.name or "")
+        if self.storage.filesystem.get_file_info(place).type == fs.FileType.File:
+            return None
+        selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
+        found = self.storage.filesystem.get_file_info(selector)
+        return sorted(info.path[len(place) :].lstrip("/") for info in found if info.type == fs.FileType.File)
+
+    def begin(self) -> None:
+        """Tries whether anything can be written."""
+        self.storage.filesystem.create_dir(self.storage.root, recursive=True)
+        self.storage.write(".writable", b"")
+        self.storage.filesystem.delete_file(self.storage.path(".writable"))
+
+    def free_bytes(self) -> float:
+        return float("inf")
+
+    def open(self, name: str) -> BinaryIO:
+        self.opened.append(name)
+        stream: Any = self.storage.filesystem.open_output_stream(self.storage.path(name))
+        return cast(BinaryIO, stream)
+
+    def finish(self) -> None:
+        """Removes files of an older data set that the new one does not have."""
+        if self.name is None:
+            self._delete(set(self.names() or ()).difference(self.opened))
+
+    def abandon(self) -> None:
+        self._delete(self.opened)
+
+    def _delete(self, names: Sequence[str] | set[str]) -> None:
+        for name in names:
+            if self.storage.exists(name):
+                self.storage.filesystem.delete_file(self.storage.path(name))

@@ -1,0 +1,211 @@
+"""The data doctor: what the pictures of a data set are like, what is wrong with them, and how to train on them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stylegan_ray.data.dataset import Source
+from stylegan_ray.data.decode import Decoder, eight_bits, explained, is_grey, is_transparent, opened
+from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.files import Files
+from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
+from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.policies import check_resolution
+from stylegan_ray.data.tfrecord_set import TFRecordPictures
+
+CLASSES_SHOWN, EXAMPLES = 20, 3
+HASH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Looks at pictures, one by one."""
+
+    source: Source | TFRecordPictures
+    index: Index
+
+    def __call__(self, entries: np.ndarray) -> list[bytes]:
+        """What there is to say of the pictures, as JSON (see Findings.add)."""
+        return [json.dumps([self.facts(entry) for entry in entries.tolist()]).encode()]
+
+    def facts(self, entry: int) -> dict[str, Any]:
+        """Format, mode, size, colour, transparency and a hash of the pixels; or what is the problem."""
+        if entry in self.index.bad and self.index.kind == "tfrecords":
+            return {"problem": self.index.bad[entry]}
+        try:
+            form, mode, image = self._opened(entry)
+            return {
+                "format": form, "mode": mode, "size": image.size[::-1], "hash": pixel_hash(image),
+                "grey": is_grey(image), "transparent": is_transparent(image),
+            }  # fmt: skip
+        except BadImage as error:
+            return {"problem": error.reason}
+        except OSError as error:
+            if error.errno is not None and not isinstance(error, PermissionError):
+                raise
+            return {"problem": explained(error)}
+        except Exception as error:  # Pillow's readers raise nearly anything on broken files
+            return {"problem": explained(error)}
+
+    def _opened(self, entry: int) -> tuple[str, str, Image.Image]:
+        if isinstance(self.source, TFRecordPictures):
+            pixels = self.source.read(entry, self.index.names[entry], 0)
+            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+            return "TFRecord", image.mode, image
+        content = self.source.read(entry)
+        header = Image.open(io.BytesIO(content))
+        return header.format or "unknown", header.mode, opened(content)
+
+
+def examiner_of(files: Files, index: Index, source: Source | None) -> Examiner:
+    """The examiner of a data set; its source is None for TFRecords."""
+    if source is not None:
+        return Examiner(source, index)
+    channels, height, width = (int(size) for size in index.places["shapes"][0])
+    return Examiner(TFRecordPictures(files, index, Decoder((height, width), channels)), index)
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """The same for pictures that look the same, whatever their format and mode."""
+    image = eight_bits(image) if image.mode.startswith("I") else image
+    size = f"{image.height}x{image.width}:".encode()
+    return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).hexdigest()
+
+
+class Findings:
+    """What was found so far."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.formats, self.modes, self.sizes = Counter[str](), Counter[str](), Counter[str]()
+        num = len(index.names)
+        self.hashes = np.zeros((num, HASH_BYTES), dtype=np.uint8)
+        self.height, self.width = (np.zeros(num, dtype=np.uint32) for _ in range(2))
+        self.flags = np.zeros(num, dtype=np.uint8)
+        self.bad: dict[int, str] = {}
+
+    def add(self, entries: np.ndarray, pieces: Sequence[bytes]) -> None:
+        """Takes in what an Examiner said of some pictures."""
+        for entry, facts in zip(entries.tolist(), json.loads(bytes(pieces[0])), strict=True):
+            if "problem" in facts:
+                self.bad[entry], self.flags[entry] = facts["problem"], IS_BAD
+                continue
+            self.height[entry], self.width[entry] = facts["size"]
+            self.flags[entry] = (not facts["grey"]) * IS_COLOUR | facts["transparent"] * IS_TRANSPARENT
+            self.hashes[entry] = np.frombuffer(bytes.fromhex(facts["hash"]), dtype=np.uint8)
+            self.formats[facts["format"]] += 1
+            self.modes[facts["mode"]] += 1
+            self.sizes[f"{self.height[entry]}x{self.width[entry]}"] += 1
+
+    def seen(self) -> Index:
+        """The index with what was found in it."""
+        return replace(self.index, height=self.height, width=self.width, flags=self.flags, bad=self.bad)
+
+    def duplicates(self) -> list[list[int]]:
+        """Groups of pictures with the same pixels."""
+        good = np.flatnonzero(self.flags & IS_BAD == 0)
+        if not len(good):
+            return []
+        keys = np.ascontiguousarray(self.hashes[good]).view(f"V{HASH_BYTES}")[:, 0]
+        _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        repeated = np.flatnonzero(counts[place] > 1)
+        groups: dict[int, list[int]] = {}
+        for i in repeated.tolist():
+            groups.setdefault(int(place[i]), []).append(int(good[i]))
+        return list(groups.values())
+
+
+def advised(index: Index) -> dict[str, Any]:
+    """Keys of the data section with which these pictures can be trained on; as few as possible."""
+    good = np.flatnonzero(index.flags & IS_BAD == 0)
+    keys: dict[str, Any] = {}
+    sizes = set(zip(index.height[good].tolist(), index.width[good].tolist(), strict=True))
+    if len(sizes) > 1 or not all(map(_is_trainable, sizes)):
+        side = int(np.median(np.minimum(index.height[good], index.width[good])))
+        keys |= {"resolution": max(1 << (side.bit_length() - 1), 8), "crop": "center", "resize": "lanczos"}
+    colour = index.flags[good] & IS_COLOUR != 0
+    if colour.any() and not colour.all():
+        keys["channels"] = 3
+    if (index.flags[good] & IS_TRANSPARENT != 0).any():
+        keys["alpha"] = "white"
+    if len(good) < len(index.names):
+        keys["on_bad_image"] = "skip"
+    if index.kind == "parquet":
+        keys["shuffle"] = "blocks"
+    if index.labels.values is not None:
+        keys["cond"] = True
+    return keys
+
+
+def _is_trainable(size: tuple[int, int]) -> bool:
+    try:
+        check_resolution(size, "")
+    except DataError:
+        return False
+    return True
+
+
+def table(findings: Findings) -> list[tuple[str, list[str]]]:
+    """What was found, as rows of a heading and its lines."""
+    index = findings.seen()
+    names, transparent = index.names, np.flatnonzero(index.flags & IS_TRANSPARENT).tolist()
+    bad = [f"{names[entry]}: {index.bad[entry]}" for entry in sorted(index.bad)]
+    groups = findings.duplicates()
+    repeats = sum(len(group) - 1 for group in groups)
+    return [
+        ("Pictures", [f"{len(names)} ({index.kind})"]),
+        ("Formats", [_counts(findings.formats)]),
+        ("Sizes", [_counts(findings.sizes) + (" (height x width)" if findings.sizes else "")]),
+        ("Modes", [_counts(findings.modes)]),
+        ("Transparent", [_some([names[entry] for entry in transparent])]),
+        ("Duplicates", [_some([" = ".join(names[e] for e in group) for group in groups], repeats)]),
+        ("Labels", list(_label_lines(index.labels))),
+        ("Unreadable", [str(len(bad)) if bad else "none", *bad]),
+    ]
+
+
+def shown(rows: Iterable[tuple[str, list[str]]]) -> str:
+    """Rows as text, their headings in a column."""
+    return "\n".join(
+        f"{heading if not number else '':12s} {line}" for heading, lines in rows for number, line in enumerate(lines)
+    )
+
+
+def _counts(counter: Counter[str], most: int = 6) -> str:
+    parts = [f"{name} {count}" for name, count in counter.most_common(most)]
+    more = len(counter) - most
+    return ", ".join(parts) + (f" and {more} others" if more > 0 else "") or "none"
+
+
+def _some(items: list[str], count: int | None = None) -> str:
+    """How many there are, and the first few."""
+    if not items:
+        return "none"
+    more = f"; and {len(items) - EXAMPLES} more" if len(items) > EXAMPLES else ""
+    return f"{len(items) if count is None else count}: {'; '.join(items[:EXAMPLES])}{more}"
+
+
+def _label_lines(labels: Labels) -> Iterable[str]:
+    values = labels.values
+    if values is None:
+        yield f"none: {labels.problem}"
+    elif values.ndim == 2 and not (((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()):
+        yield f"vectors of {values.shape[1]} numbers"
+    else:
+        classes = values if values.ndim == 1 else values.argmax(axis=1)
+        counts = np.bincount(classes, minlength=labels.size)
+        yield f"{len(counts)} classes of {counts.min()} to {counts.max()} pictures, {np.median(counts):g} in the middle"
+        for number, count in list(enumerate(counts.tolist()))[:CLASSES_SHOWN]:
+            name = labels.class_names[number] if labels.class_names and number < len(labels.class_names) else ""
+            yield f"  {number:<4d} {count:>8d} {name}".rstrip()
+        if len(counts) > CLASSES_SHOWN:
+            yield f"  and {len(counts) - CLASSES_SHOWN} more"
