@@ -243,7 +243,7 @@ class TrainConfig(Section):
     resume_kimg: Annotated[float, Field(ge=0)] | None = None
     """With --resume-from: start the clock here; null: where the other run stood."""
     resume_time: Annotated[float, Field(ge=0)] | None = None
-    """With --resume-from: seconds of training so far; null: as in the other run."""
+    """With --resume-from: seconds of training so far; null: none."""
     resume_with_new_nets: bool = False
     """With --resume-from: build new networks and copy what matches by name and shape."""
     on_nonfinite: Literal["skip", "rollback", "error"] = "skip"
@@ -522,8 +522,6 @@ UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     ("model.num_lowp_res", (0,), "mixed precision"),
     ("train.compile", (False,), "compiling the training step"),
     ("train.on_nonfinite", ("skip", "error"), "rolling back to a checkpoint"),
-    ("train.save_tf_graph", (False,), "writing the network graph"),
-    ("train.save_weight_histograms", (False,), "weight histograms"),
     ("metrics.names", ((),), "metrics during training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""

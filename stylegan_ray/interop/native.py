@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -36,7 +36,13 @@ class Networks:
 
 
 def save_network(
-    G: Any, D: nn.Module, G_ema: nn.Module, cfg: RunConfig, cur_nimg: int, D_model: ModelConfig | None = None
+    G: Any,
+    D: nn.Module,
+    G_ema: nn.Module,
+    cfg: RunConfig,
+    cur_nimg: int,
+    D_model: ModelConfig | None = None,
+    lod: float = 0.0,
 ) -> bytes:
     """The content of a network file (network-final.safetensors and its like)."""
     tensors = {
@@ -52,6 +58,8 @@ def save_network(
         "label_size": str(G.label_size),
         "format_version": str(FORMAT_VERSION),
     }
+    if lod:
+        metadata["lod"] = repr(lod)
     if D_model is not None:
         metadata["D_model"] = D_model.model_dump_json()
     return safetensors.torch.save(tensors, metadata)
@@ -74,7 +82,8 @@ def networks_from_bytes(content: bytes) -> Networks:
     D_model = validated({"model": json.loads(metadata["D_model"])}).model if "D_model" in metadata else None
     shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
     cfg = validated(json.loads(metadata["config"]))
-    return _rebuilt(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
+    networks = _rebuilt(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
+    return replace(networks, lod=float(metadata.get("lod", 0.0)))
 
 
 def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) -> Networks:
@@ -82,7 +91,9 @@ def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) 
     tensors = safetensors.torch.load(state)
     cfg = validated(yaml.safe_load(config_yaml))
     G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
-    return _rebuilt(tensors, cfg, None, _shape_of(G), int(json.loads(counters)["cur_nimg"]))
+    told = json.loads(counters)
+    networks = _rebuilt(tensors, cfg, None, _shape_of(G), int(told["cur_nimg"]))
+    return replace(networks, lod=max(float(told.get("prev_lod", 0.0)), 0.0))
 
 
 def _rebuilt(

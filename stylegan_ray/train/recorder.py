@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from stylegan_ray.config import RunConfig
@@ -10,7 +12,9 @@ from stylegan_ray.interop.native import save_network
 from stylegan_ray.pictures.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import Pause
+from stylegan_ray.train.observe import save_graph, weight_histograms
 from stylegan_ray.train.report import RunFiles, kimg_name
+from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
 
@@ -31,7 +35,9 @@ class Recorder:
         if self.state.iteration == 0:
             reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.shown.tolist()])
             self.files.picture("reals", image_grid(reals, self.cols, self.rows), 0)
-            self._fakes("fakes_init")
+            self._fakes("fakes_init", self._lod_now())
+            if self.cfg.train.save_tf_graph:
+                save_graph(self.files.folder / "tensorboard", self.state.G, self.state.D)
 
     def at_pause(self, pause: Pause) -> None:
         """Writes what is due: the tick's row, pictures, networks, and the final network."""
@@ -43,15 +49,22 @@ class Recorder:
             self._fakes(f"fakes{name}", self.state.prev_lod)
         if _due(tick, train.network_snapshot_ticks) or pause.done:
             self.run.write(f"network-snapshot-{name}.safetensors", self.network())
+            if train.save_weight_histograms:
+                self.files.add(weight_histograms({"G": self.state.G, "D": self.state.D}), self.state.cur_nimg)
         if pause.done:
             self.run.write("network-final.safetensors", self.network())
 
     def network(self) -> bytes:
         """G, D and G_ema as a .safetensors file."""
         state = self.state
-        return save_network(G=state.G, D=state.D, G_ema=state.G_ema, cfg=self.cfg, cur_nimg=state.cur_nimg)
+        lod = max(state.prev_lod, 0.0)
+        return save_network(state.G, state.D, state.G_ema, self.cfg, state.cur_nimg, lod=lod)
 
-    def _fakes(self, name: str, lod: float = 0.0) -> None:
+    def _lod_now(self) -> float:
+        """The lod that the next group will have."""
+        return training_schedule(self.cfg, self.state.cur_nimg, math.log2(max(self.dataset.resolution))).lod
+
+    def _fakes(self, name: str, lod: float) -> None:
         cfg = self.cfg
         fakes = snapshot_fakes(
             self.state.G_ema, self.grid_z, self.grid_labels, cfg.schedule.minibatch_gpu, cfg.train.drange_net, lod

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -83,6 +83,12 @@ class RunFiles:
         every = math.ceil(picture.shape[2] / WIDEST_TENSORBOARD_PICTURE)
         small = torch.nn.functional.avg_pool2d(picture.float(), every).round().to(torch.uint8)
         self.events.add(summary.image(re.sub(r"[\d.]+$", "", name), small.numpy()), cur_nimg)
+
+    def add(self, summaries: Iterable[Any], cur_nimg: int) -> None:
+        """Notes further summaries in TensorBoard."""
+        assert self.events is not None, "restore comes first"
+        for content in summaries:
+            self.events.add(content, cur_nimg)
 
     def sync(self) -> None:
         """Brings the storage up to date, where files do not grow in place."""

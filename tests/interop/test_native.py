@@ -102,3 +102,9 @@ def test_files_of_later_formats_are_refused(made):
     metadata = metadata_of(content) | {"format_version": "999"}
     with pytest.raises(ValueError, match="999 is newer"):
         networks_from_bytes(safetensors.torch.save(safetensors.torch.load(content), metadata))
+
+
+def test_the_lod_of_a_growing_run_is_kept(made):
+    cfg, G, D, G_ema = made(**{"model.family": "revised"})
+    assert networks_from_bytes(save_network(G, D, G_ema, cfg, 5, lod=0.1 + 0.2)).lod == 0.1 + 0.2
+    assert networks_from_bytes(save_network(G, D, G_ema, cfg, 5)).lod == 0
