@@ -232,6 +232,8 @@ class TrainConfig(Section):
     """Ticks between checkpoints; null: by minutes only."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] | None = 10.0
     """Minutes between checkpoints; null: by ticks only."""
+    replica_check_ticks: Positive | None = 10
+    """Ticks between checks that all workers hold the same state; null: never."""
     grid_size: Literal["1080p", "4k", "8k"] | tuple[Positive, Positive] = "8k"
     """Size of the picture grids: a screen, or columns and rows."""
     grid_layout: Literal["random", "row_per_class", "col_per_class"] = "random"
@@ -289,6 +291,10 @@ class ClusterConfig(Section):
     """GPUs of a worker; null: 1 where the cluster has any, else 0."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     """CPUs of a worker; null: an equal share of the smallest node."""
+    interface: Annotated[str, Field(pattern=r"^[\w.:@-]+(,[\w.:@-]+)*$")] | None = None
+    """Network interface that workers talk over, such as eth0; null: the one of the address by which Ray knows a node."""
+    wait_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """How long to wait for nodes until the least number of workers fits, on a cluster that grows on demand."""
     address: str | None = None
     """Ray cluster to join; null: the one this job runs in, or a new local one."""
     max_failures: Annotated[int, Field(ge=-1)] = -1
@@ -342,7 +348,14 @@ class RunConfig(Section):
 
 
 FREE_ON_RESUME = ("run.", "cluster.", "metrics.", "train.checkpoint_")
-FREE_KEYS_ON_RESUME = frozenset({"train.total_kimg", "train.image_snapshot_ticks", "train.network_snapshot_ticks"})
+FREE_KEYS_ON_RESUME = frozenset(
+    {
+        "train.total_kimg",
+        "train.image_snapshot_ticks",
+        "train.network_snapshot_ticks",
+        "train.replica_check_ticks",
+    }
+)
 
 
 def may_differ_on_resume(key: str) -> bool:

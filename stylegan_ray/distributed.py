@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,3 +43,46 @@ def from_rank0(value: Any) -> Any:
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_all_ranks(mine: Tensor) -> Tensor:
+    """The tensors that the ranks hold, stacked in the order of ranks [R,...]."""
+    boxes = [torch.empty_like(mine) for _ in range(world_size())]
+    if world_size() == 1:
+        return mine[None]
+    dist.all_gather(boxes, mine)
+    return torch.stack(boxes)
+
+
+def objects_from_all_ranks(mine: Any) -> list[Any]:
+    """The objects that the ranks hold, in the order of ranks."""
+    boxes: list[Any] = [mine] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(boxes, mine)
+    return boxes
+
+
+def first_sum(device: torch.device | str, addresses: Sequence[str], timeout_sec: float) -> None:
+    """Sums something over all ranks once; raises ConnectionError that names who does not answer in time.
+
+    `addresses` are those of all ranks. A sum that waits for ever says nothing about whom it waits for, so each rank
+    first signs in at the group's store.
+    """
+    store = dist.PrefixStore("first_sum", dist.distributed_c10d._get_default_store())
+    store.set(str(rank()), b"here")
+    ones = torch.ones((), device=device)
+    work, deadline = dist.all_reduce(ones, async_op=True), time.monotonic() + timeout_sec
+    assert work is not None
+    while not work.is_completed():
+        if time.monotonic() > deadline:
+            raise ConnectionError(_who_is_missing(store, addresses, timeout_sec))
+        time.sleep(0.01)
+    work.wait()
+    assert int(ones) == world_size()
+
+
+def _who_is_missing(store: dist.Store, addresses: Sequence[str], timeout_sec: float) -> str:
+    missing = [number for number in range(world_size()) if not store.check([str(number)])]
+    who = ", ".join(f"worker {number} on {addresses[number]}" for number in missing)
+    what = f"no answer from {who}" if missing else f"all are there, but their first sum ({dist.get_backend()}) hangs"
+    return f"{what} after {timeout_sec:g} s; the network between {', '.join(sorted(set(addresses)))} may be broken"

@@ -1,0 +1,68 @@
+"""Whether all workers still hold the same state, bit for bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stylegan_ray import distributed
+from stylegan_ray.train.state import TrainState
+
+GOLDEN_RATIO = 0x9E3779B97F4A7C15 - 2**64
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as a tensor's elements."""
+COUNTERS = ("cur_nimg", "iteration", "tick", "stream_salt")
+
+
+class ReplicaError(ValueError):
+    """The workers of a run hold different states, so what they train is not one network."""
+
+
+def check_replicas(state: TrainState, address: str) -> None:
+    """Raises ReplicaError on every rank where a tensor or counter differs between them; all ranks call it."""
+    if distributed.world_size() == 1:
+        return
+    tensors = state.tensors()
+    counters = torch.tensor([getattr(state, name) for name in COUNTERS], device=state.device)
+    mine = torch.cat([torch.stack([digest(value) for value in tensors.values()]), counters])  # [T]
+    digests = distributed.from_all_ranks(mine).tolist()  # R lists of T
+    names = [*tensors, *COUNTERS]
+    differing = [index for index in range(len(names)) if len({row[index] for row in digests}) > 1]
+    if differing:
+        ranks = odd_ranks([row[differing[0]] for row in digests])
+        addresses = distributed.objects_from_all_ranks(address)
+        raise ReplicaError(_explained([names[index] for index in differing], ranks, addresses, state.cur_nimg))
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """64 bits of a tensor's elements and their places, on its device; another value of one element always shows.
+
+    Each element's bits are multiplied by an odd number of its own and added up modulo 2^64.
+    """
+    words = tensor.detach().contiguous().view(-1).view(WORDS[tensor.element_size()]).long()
+    places = torch.arange(len(words), device=words.device)
+    return (words * (places * GOLDEN_RATIO | 1)).sum()
+
+
+def odd_ranks(values: Sequence[int]) -> list[int]:
+    """The ranks that do not hold what most hold; all of them where no value has a majority."""
+    value, count = Counter(values).most_common(1)[0]
+    if 2 * count <= len(values):
+        return list(range(len(values)))
+    return [rank for rank, other in enumerate(values) if other != value]
+
+
+def _explained(names: Sequence[str], ranks: Sequence[int], addresses: Sequence[str], nimg: int) -> str:
+    who = ", ".join(f"{rank} on {addresses[rank]}" for rank in ranks)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    odd = (
+        f"not what the others hold on worker {who}" if len(ranks) < len(addresses) else f"not the same on workers {who}"
+    )
+    return (
+        f"at {nimg / 1000:g} kimg {names[0]}{more} is {odd}: a machine computes or remembers wrongly, or an operation "
+        f"does not repeat (train.deterministic). Take the machine out and give the same command; to be sure, first "
+        f"delete the checkpoints written since the check before this one (train.replica_check_ticks)"
+    )
