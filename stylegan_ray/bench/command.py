@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +38,24 @@ def run_benchmark(name: str, benchmark: Any, words: Sequence[str], prog: str) ->
     """
     options, cfg = read_options(benchmark.Options, words, prog)
     head = results.circumstances(name, f"{prog} {shlex.join(words)}".strip())
-    figures, bars = benchmark.measure(options, cfg)
+    with terminated_as_interrupted():
+        figures, bars = benchmark.measure(options, cfg)
     result = {**head, "figures": figures, "bars": bars}
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(results.table(result))
     return 0
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt, so that what was started is ended and temporary files go."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_options(kind: type[Any], words: Sequence[str], prog: str) -> tuple[Any, RunConfig]:

@@ -1,13 +1,16 @@
 """The benchmark command: what people type, and what it writes."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 from support.jobs import small_model
 
 from stylegan_ray import cli
 from stylegan_ray.bench import step
-from stylegan_ray.bench.command import read_options
+from stylegan_ray.bench.command import read_options, terminated_as_interrupted
 
 
 def test_own_options_and_keys_of_the_configuration_mix():
@@ -43,6 +46,14 @@ def test_writes_a_result_that_says_where_it_was_taken(tmp_path, capsys):
     assert list(result) == ["name", "machine", "versions", "commit", "command", "figures", "bars"]
     assert result["name"] == "step" and "--no-memory" in result["command"]
     assert "fast_over_plain" in capsys.readouterr().out
+
+
+def test_a_terminated_benchmark_cleans_up():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_without_a_name_it_lists_the_benchmarks(capsys):
