@@ -24,6 +24,7 @@ from stylegan_ray.runs import STOP, storage_address
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
 
 RAY_DEFAULTS = {
@@ -100,6 +101,8 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     run = Run(complete, dataset, f"{base.rstrip('/')}/{name}", resume_from)
     check_writable(run.storage)
     check_continues(run)
+    if resume_from is not None and not run.cur_nimg:
+        check_start(complete, dataset.resolution, dataset.num_channels, dataset.label_size, resume_from)
     return run
 
 

@@ -137,8 +137,8 @@ def resume(state: TrainState, cfg: RunConfig, run: Storage, resume_from: str | N
         snapshot.restore(state)
         return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
     if resume_from is not None:
-        start_from(state, cfg, resume_from)
-        return f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {resume_from}"
+        copied = start_from(state, cfg, resume_from)
+        return "\n".join([*copied, f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {resume_from}"])
     return "starting a new run"
 
 

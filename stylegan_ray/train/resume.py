@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.generate.source import load
+from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.train.state import TrainState
 
 
@@ -26,19 +30,41 @@ def start_from(state: TrainState, cfg: RunConfig, source: str) -> list[str]:
     return lines
 
 
+def check_start(cfg: RunConfig, resolution: int | Sequence[int], channels: int, label_size: int, source: str) -> None:
+    """Raises ConfigError when a run of these networks cannot start from those of `source`; copies nothing."""
+    networks = load(source).parts()
+    with torch.device("meta"):
+        G = build_generator(cfg.model, resolution, channels, label_size)
+        D = build_discriminator(cfg.model, resolution, channels, label_size)
+    for part, ours in (("G", G), ("D", D), ("G_ema", G)):
+        matching_names(ours, networks[part], part, cfg.train.resume_with_new_nets)
+
+
 def copy_matching(target: nn.Module, source: nn.Module, part: str, partly: bool) -> list[str]:
-    """Copies tensors of equal name and shape; unless `partly`, any other is an error that shows the difference."""
+    """Copies tensors of equal name and shape; returns what was copied and what was not, in words."""
+    matching, unlike = matching_names(target, source, part, partly)
     theirs, ours = source.state_dict(), target.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in theirs.items()}
-    matching = [name for name, value in ours.items() if shapes.get(name) == tuple(value.shape)]
-    unlike = [f"{part}.{name}: {tuple(ours[name].shape)} here, {shapes.get(name, 'absent')} there" for name in ours]
-    unlike = [line for name, line in zip(ours, unlike, strict=True) if name not in set(matching)]
-    unlike += [f"{part}.{name}: absent here, {shape} there" for name, shape in shapes.items() if name not in ours]
-    if unlike and not partly:
-        raise ConfigError(
-            f"the networks to start from differ from those of this configuration in {len(unlike)} tensors "
-            f"({'; '.join(unlike[:5])}); use the same model keys, or "
-            f"train.resume_with_new_nets=true to copy what matches"
-        )
     target.load_state_dict({name: theirs[name].to(ours[name]) for name in matching}, strict=False)
-    return [f"{part}: copied {len(matching)} of {len(ours)} tensors", *unlike]
+    return [f"{part}: copied {len(matching)} of {len(ours)} tensors{', but not' if unlike else ''}", *unlike]
+
+
+def matching_names(target: nn.Module, source: nn.Module, part: str, partly: bool) -> tuple[list[str], list[str]]:
+    """Tensors of equal name and shape, and the others in words; unless `partly`, others raise ConfigError."""
+    ours, theirs = ({k: tuple(v.shape) for k, v in net.state_dict().items()} for net in (target, source))
+    unlike = [
+        f"  {part}.{name}: {ours.get(name, 'absent')} here, {theirs.get(name, 'absent')} there"
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    ]
+    if unlike and not partly:
+        more = [f"  and {len(unlike) - MOST_SHOWN} more"] if len(unlike) > MOST_SHOWN else []
+        shown = "\n".join([*unlike[:MOST_SHOWN], *more])
+        raise ConfigError(
+            f"the networks to start from differ from those of this configuration in {len(unlike)} tensors of {part}:\n"
+            f"{shown}\nuse the same model keys and data shape, or train.resume_with_new_nets=true to copy what matches"
+        )
+    return [name for name in ours if ours[name] == theirs.get(name)], unlike
+
+
+MOST_SHOWN = 8
+"""Differences that an error shows."""
