@@ -11,6 +11,7 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.data.levels import reduced
 from stylegan_ray.seeds import stream, stream_key
 from stylegan_ray.train.loop import MicroBatches
 from stylegan_ray.train.schedule import places_of_rank, walk
@@ -19,7 +20,7 @@ from stylegan_ray.train.state import TrainState
 RESOLUTION, CHANNELS, LABELS = 8, 3, 3
 
 
-def toy_config(**overrides: Any) -> RunConfig:
+def toy_config(preset: str = "config-f", **overrides: Any) -> RunConfig:
     """Four micro-batches a minibatch, regularisation turns every 2 and 3 minibatches, mixing and labels on."""
     keys = {
         "model.z_dim": 6, "model.w_dim": 6, "model.mapping_fmaps": 6, "model.mapping_layers": 2,
@@ -28,11 +29,11 @@ def toy_config(**overrides: Any) -> RunConfig:
         "schedule.tick_kimg": 0.032, "schedule.tick_kimg_dict": {}, "schedule.G_smoothing_kimg": 0.05,
         "train.G_reg_interval": 2, "train.D_reg_interval": 3, "train.total_kimg": 0.192,
     }  # fmt: skip
-    return load_config("config-f", keys | overrides)
+    return load_config(preset, keys | overrides)
 
 
-def toy_state(cfg: RunConfig) -> TrainState:
-    return TrainState.create(cfg, RESOLUTION, CHANNELS, LABELS)
+def toy_state(cfg: RunConfig, resolution: int | tuple[int, int] = RESOLUTION) -> TrainState:
+    return TrainState.create(cfg, resolution, CHANNELS, LABELS)
 
 
 class ToySet:
@@ -43,18 +44,21 @@ class ToySet:
     def labels(self, indices: np.ndarray) -> np.ndarray:
         return np.eye(LABELS, dtype=np.float32)[np.asarray(indices) % LABELS]
 
-    def micro_batch(self, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
+    def __init__(self, resolution: tuple[int, int] = (RESOLUTION, RESOLUTION)) -> None:
+        self.shape = (CHANNELS, *resolution)
+
+    def micro_batch(self, positions: range, level: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         key = stream_key(7, 0, "toy")
-        shape = (CHANNELS, RESOLUTION, RESOLUTION)
-        images = [stream(key, p % self.num_images).integers(0, 256, shape, dtype=np.uint8) for p in positions]
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(self.labels(np.array(positions)))
+        images = [stream(key, p % self.num_images).integers(0, 256, self.shape, dtype=np.uint8) for p in positions]
+        return torch.from_numpy(reduced(np.stack(images), level)), torch.from_numpy(self.labels(np.array(positions)))
 
 
-def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0) -> Iterator[MicroBatches]:
+def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = None) -> Iterator[MicroBatches]:
     """This rank's micro-batches, minibatch by minibatch, from a clock value on."""
-    source = ToySet()
-    for group in walk(cfg, cur_nimg, math.log2(RESOLUTION)):
+    source = source or ToySet()
+    for group in walk(cfg, cur_nimg, math.log2(max(source.shape[1:]))):
         for nimg in group.minibatch_nimgs():
             places = places_of_rank(nimg, group.schedule, distributed.rank(), distributed.world_size())
             size = group.schedule.minibatch_gpu
-            yield [source.micro_batch(range(place.position, place.position + size)) for place in places]
+            level = group.schedule.level
+            yield [source.micro_batch(range(place.position, place.position + size), level) for place in places]

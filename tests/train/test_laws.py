@@ -1,12 +1,10 @@
 """The laws of the training loop: any number of workers, any cut into micro-batches, any restart gives the same run."""
 
 import copy
-import os
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.laws import largest_difference, run, trained_by, undisturbed
 from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.seeds import SeededDraws
@@ -16,61 +14,11 @@ from stylegan_ray.train.loop import training_loop
 from stylegan_ray.train.phases import train_iteration
 
 
-def run(cfg, state, pauses=None):
-    """Trains to the end or for a number of pauses; returns the rows without times."""
-    rows = []
-    loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg), ToySet())
-    for number, pause in enumerate(loop, 1):
-        rows.append({k: v for k, v in pause.stats.items() if not k.startswith(("Timing/", "Resources/"))})
-        if number == pauses:
-            break
-    return rows
-
-
-def worker(rank, world_size, folder, overrides):
-    torch.set_num_threads(1)
-    store = dist.FileStore(os.path.join(folder, f"store{world_size}"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    cfg = toy_config(**overrides)
-    state = toy_state(cfg)
-    rows = run(cfg, state)
-    torch.save({"tensors": state.tensors(), "rows": rows}, os.path.join(folder, f"{world_size}-{rank}.pt"))
-    dist.destroy_process_group()
-
-
-def trained_by(world_size, folder, overrides):
-    mp.spawn(worker, (world_size, str(folder), overrides), nprocs=world_size)
-    ranks = [torch.load(folder / f"{world_size}-{rank}.pt") for rank in range(world_size)]
-    for other in ranks[1:]:  # replicas stay equal bit for bit
-        assert all(torch.equal(value, ranks[0]["tensors"][name]) for name, value in other["tensors"].items())
-        assert other["rows"] == ranks[0]["rows"]
-    return ranks[0]
-
-
-def largest_difference(a, b, parts=""):
-    """Largest difference of a tensor relative to its largest value, over the tensors whose names begin with parts."""
-    worst = 0.0
-    for name, value in a.items():
-        if not name.startswith(parts):
-            continue
-        scale = value.abs().max().clamp(min=1e-3)
-        worst = max(worst, ((value - b[name]).abs().max() / scale).item())
-    return worst
-
-
-def undisturbed(overrides):
-    """The run of one worker, in this process."""
-    cfg = toy_config(**overrides)
-    state = toy_state(cfg)
-    rows = run(cfg, state)
-    return {"tensors": state.tensors(), "rows": rows}
-
-
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_any_number_of_workers_trains_the_same_run(tmp_path, world_size):
     """24 iterations in float64, four micro-batches a minibatch: three workers do not divide them."""
-    overrides = {"train.dtype": "float64"}
-    one, other = undisturbed(overrides), trained_by(world_size, tmp_path, overrides)
+    cfg = toy_config(**{"train.dtype": "float64"})
+    one, other = undisturbed(cfg), trained_by(world_size, tmp_path, cfg)
     assert len(one["rows"]) > 3
     assert largest_difference(one["tensors"], other["tensors"]) < 1e-9
     for ours, theirs in zip(one["rows"], other["rows"], strict=True):
@@ -79,7 +27,8 @@ def test_any_number_of_workers_trains_the_same_run(tmp_path, world_size):
 
 
 def test_float32_differs_by_rounding_that_training_amplifies(tmp_path, record_property):
-    one, two = undisturbed({}), trained_by(2, tmp_path, {})
+    cfg = toy_config()
+    one, two = undisturbed(cfg), trained_by(2, tmp_path, cfg)
     difference = largest_difference(one["tensors"], two["tensors"], ("G.", "D.", "G_ema."))
     record_property("float32_difference", difference)
     print(f"float32, 24 iterations, 1 against 2 workers: largest relative difference {difference:.1e}")
