@@ -32,8 +32,9 @@ MAX_BYTES_PER_TASK = 64 << 20
 """Decoded bytes of a task: what is decoded again, at most, when its process dies."""
 MAX_RETRIES = 10
 """How often a task may lose its process, so that a picture that crashes the decoder ends the run after all."""
-CHUNKS_PER_SEGMENT = 256
-MAX_TASKS_PER_SEGMENT = 64
+FIRST_SEGMENT_CHUNKS, MAX_SEGMENT_CHUNKS = 64, 4096
+"""Segments grow: a short one is planned quickly, and each leaves some 70 kB in the process for good."""
+MAX_SEGMENT_TASKS = 256
 PREPARE_SEC = 3.0
 """How long before the end of a segment the next one is prepared."""
 
@@ -93,6 +94,7 @@ class RealsStream(Iterator[MicroBatches]):
         self.chunks, self.picture_bytes = iter(chunks), picture_bytes
         self.minibatches_ahead, self.decode_tasks = minibatches_ahead, decode_tasks
         self._segments: deque[Segment] = deque()
+        self._segment_chunks = FIRST_SEGMENT_CHUNKS
         self._minibatches: Iterator[MicroBatches] = iter(())
         self._source = ray.put(source)
         self._begin_segment()
@@ -149,7 +151,8 @@ class RealsStream(Iterator[MicroBatches]):
             return []
         fitting = MAX_BYTES_PER_TASK // decoded_bytes(first, self.picture_bytes)
         per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK) if self.decode_tasks == 1 else 1
-        num_chunks = min(CHUNKS_PER_SEGMENT, per_task * MAX_TASKS_PER_SEGMENT)
+        num_chunks = min(self._segment_chunks, per_task * MAX_SEGMENT_TASKS)
+        self._segment_chunks = min(2 * self._segment_chunks, MAX_SEGMENT_CHUNKS)
         stretch = [first, *islice(self.chunks, num_chunks - 1)]
         return [stretch[i : i + per_task] for i in range(0, len(stretch), per_task)]
 

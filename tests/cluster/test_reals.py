@@ -87,9 +87,10 @@ def wait_until(condition, sec=10.0):
 
 @pytest.fixture
 def short_segments(monkeypatch):
-    """Segments of 8 chunks in tasks of 3, so that a test passes many seams."""
+    """Segments of 5 and more chunks in tasks of 3 or fewer, so that a test passes many seams."""
     monkeypatch.setattr(reals, "MAX_CHUNKS_PER_TASK", 3)
-    monkeypatch.setattr(reals, "CHUNKS_PER_SEGMENT", 8)
+    monkeypatch.setattr(reals, "FIRST_SEGMENT_CHUNKS", 5)
+    monkeypatch.setattr(reals, "MAX_SEGMENT_CHUNKS", 7)
 
 
 @pytest.mark.parametrize("level", [0, 1])
