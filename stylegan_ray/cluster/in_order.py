@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -45,7 +46,9 @@ def in_order(work: Work, plans: Sequence[Any], max_tasks: int) -> Iterator[Seque
                 yield _pieces(running[0].next_block())
             running.popleft().close()
     except RayError as error:
-        raise cause_of(error) from None
+        raise OSError(
+            f"a task that reads pictures was lost; where processes die, memory may be short: {error}"
+        ) from None
     finally:
         for execution in running:
             execution.close()
@@ -83,12 +86,16 @@ class PlanDatasource(Datasource):
 
 
 def done(work: ray.ObjectRef, plan: Any) -> Iterator[pa.Table]:
-    """The result for a plan as a block of one row."""
+    """The result for a plan as a block of one row; or its error, to which Ray Data would add words of its own."""
     if work.hex() not in _WORK:
         _WORK.clear()
         _WORK[work.hex()] = ray.get(work)
-    pieces = pa.array(_WORK[work.hex()](plan), type=pa.large_binary())
-    yield pa.table({"pieces": pa.ListArray.from_arrays([0, len(pieces)], pieces)})
+    try:
+        pieces, error = _WORK[work.hex()](plan), None
+    except Exception as raised:
+        pieces, error = [], pickle.dumps(raised)
+    flat = pa.array(pieces, type=pa.large_binary())
+    yield pa.table({"pieces": pa.ListArray.from_arrays([0, len(flat)], flat), "error": pa.array([error], pa.binary())})
 
 
 _WORK: dict[str, Work] = {}
@@ -96,15 +103,7 @@ _WORK: dict[str, Work] = {}
 
 
 def _pieces(block: pa.Table) -> list[Any]:
-    """The pieces of a result; views into the object store."""
+    """The pieces of a result, as views into the object store; raises what was raised in the task."""
+    if error := block["error"][0].as_py():
+        raise pickle.loads(error)
     return [memoryview(piece.as_buffer()) for piece in block["pieces"].combine_chunks().values]
-
-
-def cause_of(error: RayError) -> Exception:
-    """What went wrong inside a task, without Ray's own traces."""
-    cause: Any = error
-    while isinstance(cause, RayError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, Exception):
-        return cause
-    return OSError(f"a task that reads pictures was lost: {error}; where processes die, memory may be short")

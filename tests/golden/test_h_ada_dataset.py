@@ -1,11 +1,13 @@
 """StyleGAN2-ADA's data set archives: pictures, labels and subsets as its reader returns them."""
 
 import hashlib
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stylegan_ray import cli
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import open_dataset
 
@@ -65,3 +67,16 @@ def test_scaling_is_that_of_the_original_tool(golden, tmp_path):
         found = set(hashes) & set(expected["sha256_of_CHW_bytes_per_image"])
         is_whole = expected["len"] == len(arrays["in:source_labels"])  # else the archive holds a part of the sources
         assert len(found) == len(sources) if is_whole else found, name
+
+
+def test_archives_are_written_as_the_original_tool_wrote_them(golden, golden_path, tmp_path):
+    """Every entry the same bytes; only the dates of entries are fixed here."""
+    meta, _ = golden
+    for name in meta["datasets"]:
+        source, dest = golden_path.parent / f"{name}.zip", tmp_path / f"{name}.zip"
+        assert cli.run(cli.prepare_data, [str(source), str(dest), "--workers", "0"]) == 0
+        with zipfile.ZipFile(source) as wanted, zipfile.ZipFile(dest) as written:
+            assert written.namelist() == wanted.namelist()
+            for entry in wanted.infolist():
+                assert written.getinfo(entry.filename).compress_type == entry.compress_type == zipfile.ZIP_STORED
+                assert written.read(entry.filename) == wanted.read(entry.filename)
