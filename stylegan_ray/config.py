@@ -534,7 +534,6 @@ UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     ("augment.mode", ("noaug",), "adaptive augmentation"),
     ("model.num_lowp_res", (0,), "mixed precision"),
     ("train.compile", (False,), "compiling the training step"),
-    ("train.on_nonfinite", ("skip", "error"), "rolling back to a checkpoint"),
     ("metrics.names", ((),), "metrics during training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from stylegan_ray.config import ConfigError, nearest
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, joined
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
 STOP = "STOP"
@@ -29,11 +29,11 @@ def is_run(address: str) -> bool:
 def find_run(run: str, storage: str | None = None) -> str:
     """The address of a run, given as an address or by its name in the storage; raises ConfigError."""
     base = storage_address(storage)
-    for address in (run, f"{base.rstrip('/')}/{run}"):
+    for address in (run, joined(base, run)):
         if is_run(address):
             return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
     try:
-        known = [name for name in Storage.at(base).names() if is_run(f"{base}/{name}")]
+        known = [name for name in Storage.at(base).names() if is_run(joined(base, name))]
     except (ValueError, OSError) as error:
         raise ConfigError(f"no run {run!r}, and the storage {base} cannot be read: {error}") from error
     known_runs = f"; runs there: {', '.join(known[:10])}{', ...' if known[10:] else ''}" if known else ""

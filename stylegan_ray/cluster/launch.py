@@ -9,19 +9,22 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stylegan_ray.cluster.nodes import code_checksum, version_of
+from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.runs import STOP, storage_address
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import PART, Storage, one_line
+from stylegan_ray.storage import joined as joined_address
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.train.resume import check_start
@@ -31,9 +34,16 @@ RAY_DEFAULTS = {
     # Ray Train looks at reports this often; each report waits for one look.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # A worker that does not answer for so long is taken for dead.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
 }
+PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
+"""Before Ray Train is started anew after a failure that it does not retry itself; the last one repeats."""
+
+
+RUN_FILE, RAYS_LIST = "run.json", "checkpoint_manager_snapshot.json"
 
 
 @dataclass
@@ -45,6 +55,8 @@ class Run:
     dataset: Dataset
     address: str
     resume_from: str | None = None
+    clearance: Clearance | None = None
+    """What the preflight has seen."""
 
     @property
     def storage(self) -> Storage:
@@ -73,10 +85,12 @@ def train(cfg: RunConfig, resume_from: str | None = None) -> int:
         view.message(closing_message(run.address, run.cfg, "done", spoken_command()))
         return 0
     with joined(run.cfg, view.message):
-        share = share_of_cluster(run.cfg)
-        write_beginnings(run, share)
-        view.message(f"Run {run.address}")
-        return fit(run, share, view)
+        share = share_of_cluster(run.cfg, view.message)
+        cut_off = was_cut_off(run)
+        with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
+            write_beginnings(run, share)
+            view.message(f"Run {run.address}")
+            return fit(run, share, view, cut_off)
 
 
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
@@ -98,7 +112,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
             "data.channels": dataset.num_channels,
         }
     )
-    run = Run(complete, dataset, f"{base.rstrip('/')}/{name}", resume_from)
+    run = Run(complete, dataset, joined_address(base, name), resume_from)
     check_writable(run.storage)
     check_continues(run)
     if resume_from is not None and not run.cur_nimg:
@@ -116,7 +130,13 @@ def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
     """Inside a submitted job the working directory vanishes with the job."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return
-    given = {"run.storage": cfg.run.storage, "data.path": cfg.data.path, "--resume-from": resume_from}
+    given = {
+        "run.storage": cfg.run.storage,
+        "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
+        "data.path": cfg.data.path,
+        "--resume-from": resume_from,
+        "metrics.detector": cfg.metrics.detector,
+    }
     for key, path in given.items():
         if path and path != "openmoji" and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
             raise ConfigError(
@@ -149,7 +169,7 @@ def check_continues(run: Run) -> None:
             f"run {run.address} was begun with another configuration:\n{lines}\n"
             f"give the old values, or another --run.name for a new run"
         )
-    before = json.loads(run.storage.read("run.json"))["data"]["fingerprint"]
+    before = json.loads(run.storage.read(RUN_FILE))["data"]["fingerprint"]
     if before != run.dataset.fingerprint:
         raise ConfigError(
             f"run {run.address} was begun on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
@@ -166,15 +186,29 @@ def load_config_text(text: str) -> RunConfig:
     return validated(yaml.safe_load(text))
 
 
+def was_cut_off(run: Run) -> bool:
+    """Whether the last command that trained this run had no chance to say how it ended."""
+    try:
+        return run.cur_nimg > 0 and json.loads(run.storage.read(RUN_FILE))["ended"] is None
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
 def write_beginnings(run: Run, share: Share) -> None:
-    """config.yaml and run.json; forgets an old STOP, and what Ray Train remembers of checkpoints."""
+    """config.yaml and run.json; forgets an old STOP, what Ray Train remembers of checkpoints, and unfinished files."""
     storage = run.storage
     # Resuming looks at the checkpoints themselves; Ray's list would be stale after a crash or a new version of Ray.
-    for name in (STOP, "checkpoint_manager_snapshot.json"):
-        if storage.exists(name):
-            storage.filesystem.delete_file(storage.path(name))
+    for name in (STOP, RAYS_LIST, *(name for name in storage.names() if name.endswith(PART))):
+        storage.delete(name)
     storage.write("config.yaml", run.cfg.to_yaml().encode())
-    storage.write("run.json", json.dumps(provenance(run, share), indent=1).encode())
+    storage.write(RUN_FILE, json.dumps(provenance(run, share), indent=1).encode())
+
+
+def write_end(run: Run, state: str) -> None:
+    """Notes in run.json how the command ended; a storage that fails changes nothing about that."""
+    with suppress(OSError, ValueError):
+        told = json.loads(run.storage.read(RUN_FILE))
+        run.storage.write(RUN_FILE, json.dumps(told | {"ended": state}, indent=1).encode())
 
 
 def provenance(run: Run, share: Share) -> dict[str, Any]:
@@ -187,9 +221,10 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version_of(name) for name in packages} | {"stylegan_ray": code_checksum()},
         "workers": share.describe(),
         "resume_from": run.resume_from,
+        "ended": None,
         "data": {
             "path": data.path,
             "fingerprint": data.fingerprint,
@@ -207,31 +242,62 @@ def spoken_command() -> str:
     return shlex.join(["python" if sys.argv[0].endswith(".py") else "", *sys.argv]).removeprefix("'' ")
 
 
-def fit(run: Run, share: Share, view: ConsoleView) -> int:
-    """Runs the TorchTrainer beside the view; returns the exit status."""
+def fit(run: Run, share: Share, view: ConsoleView, cut_off: bool) -> int:
+    """Runs the TorchTrainer beside the view, anew where it fails for reasons that pass; returns the exit status."""
     import ray
 
-    from stylegan_ray.cluster.mailbox import Mailbox
-    from stylegan_ray.cluster.trainer import trainer_of
+    from stylegan_ray.cluster.mailbox import mailbox_here
 
-    mailbox = Mailbox.remote()
-    attempt = Attempt(trainer_of(run.cfg, run.dataset, run.address, share, mailbox, run.resume_from))
-    attempt.start()
+    mailbox = mailbox_here()
+    if cut_off:
+        ray.get(mailbox.fault.remote("the driver or the whole cluster was lost"))
     with asked_to_stop(lambda: mailbox.stop.remote(), view) as interrupted:
-        failure = watch(attempt, view, lambda: ray.get(mailbox.take.remote()))
+        outcome, failure = keep_fitting(run, share, view, mailbox, interrupted)
     view.close()
+    write_end(run, f"failed: {one_line(failure)}" if failure else outcome)
     if failure:
         print(f"error: {failure}", file=sys.stderr, flush=True)
         return 1
-    state = "done" if attempt.outcome == "done" else "stopped"
-    view.message(closing_message(run.address, run.cfg, state, spoken_command()))
+    view.message(closing_message(run.address, run.cfg, "done" if outcome == "done" else "stopped", spoken_command()))
     return 130 if interrupted() else 0
+
+
+def keep_fitting(
+    run: Run, share: Share, view: ConsoleView, mailbox: Any, interrupted: Callable[[], bool]
+) -> tuple[str, str | None]:
+    """Attempts until one ends the run; returns how it ended ("done" or "stopped"), and why it failed if it did.
+
+    Ray Train restarts its workers by itself; here is what it gives up on: the set-up of the workers' network, its own
+    controller, a storage that does not let it begin. The mailbox counts, and says when to give up after all.
+    """
+    from stylegan_ray.cluster.faults import is_final
+    from stylegan_ray.cluster.trainer import trainer_of
+
+    num_failed, clearance = 0, run.clearance
+    assert clearance is not None
+    while True:
+        attempt = Attempt(
+            lambda: trainer_of(run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, clearance)
+        )
+        attempt.start()
+        failure = watch(attempt, view, mailbox)
+        if failure is not None or attempt.error is None:
+            return attempt.outcome or "stopped", failure
+        if is_final(attempt.error):
+            return "stopped", str(attempt.error)
+        if interrupted():
+            return "stopped", None
+        mailbox.fault.remote(f"Ray Train ended: {one_line(attempt.error)}")
+        time.sleep(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
+        num_failed += 1
+        with suppress(OSError):
+            run.storage.delete(RAYS_LIST)
 
 
 class Attempt(threading.Thread):
     """trainer.fit() in a thread, since the main thread shows progress and hears signals."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name="fit")
         self.trainer = trainer
         self.outcome: str | None = None
@@ -239,28 +305,36 @@ class Attempt(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.outcome = self.trainer.fit().return_value
+            self.outcome = self.trainer().fit().return_value
         except BaseException as error:
             self.error = error
 
 
-def watch(attempt: Attempt, view: ConsoleView, take: Any, every_sec: float = 0.5) -> str | None:
-    """Shows what rank 0 says until the attempt ends; returns why it failed, or None."""
-    from stylegan_ray.cluster.mailbox import BEGIN, FAIL, SAY, TICK
+def watch(attempt: Attempt, view: ConsoleView, mailbox: Any, every_sec: float = 0.5) -> str | None:
+    """Shows what rank 0 says until the attempt ends; returns what makes any other attempt pointless, or None."""
+    import ray
+    from ray.exceptions import ActorUnavailableError, RayError
+
+    from stylegan_ray.cluster.mailbox import FAIL, SAY, TICK
 
     while True:
         alive = attempt.is_alive()
-        for kind, content in take():
+        try:
+            items = ray.get(mailbox.take.remote())
+        except ActorUnavailableError:
+            items = []  # its process died and comes back
+        except RayError as error:
+            return f"the Ray cluster does not answer any more: {one_line(error)}; the same command continues the run"
+        for kind, content in items:
             if kind == TICK:
                 view.tick(content)
-            elif kind == SAY:
-                view.message(content)
             elif kind == FAIL:
                 return content
             else:
-                assert kind == BEGIN
+                assert kind == SAY
+                view.message(content)
         if not alive:
-            return str(attempt.error) if attempt.error else None
+            return None
         view.refresh()
         attempt.join(every_sec)
 

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from stylegan_ray import config
+from stylegan_ray.cluster._ray_private import TermSignal
+from stylegan_ray.cluster.faults import FaultTeller
+from stylegan_ray.cluster.group import GroupConfig
+from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.worker import Order, train_worker
 from stylegan_ray.data.dataset import Dataset
 
+SECONDS_BETWEEN_RESIZES = 20.0
+"""How often an elastic group looks for new nodes at most."""
+
 
 def trainer_of(
-    cfg: config.RunConfig, dataset: Dataset, address: str, share: Share, mailbox: Any, resume_from: str | None
+    cfg: config.RunConfig,
+    dataset: Dataset,
+    address: str,
+    share: Share,
+    mailbox: Any,
+    resume_from: str | None,
+    clearance: Clearance,
 ) -> TorchTrainer:
     """Workers, storage and failure policy as the configuration says."""
-    storage, _, name = address.rpartition("/")
-    order = Order(cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, resume_from)
+    trace = os.environ.get("STYLEGAN_RAY_TRACE")
+    order = Order(cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, clearance, resume_from, trace)
     return TorchTrainer(
         train_worker,
         train_loop_config={"order": order},
-        torch_config=TorchConfig(backend="nccl" if share.gpus else "gloo"),
+        torch_config=GroupConfig(backend="nccl" if share.gpus else "gloo", interface=cfg.cluster.interface),
         scaling_config=ScalingConfig(
             num_workers=share.num_workers,
             use_gpu=bool(share.gpus),
             resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
         ),
         run_config=RunConfig(
-            name=name,
-            storage_path=storage,
-            checkpoint_config=CheckpointConfig(num_to_keep=cfg.cluster.keep_checkpoints),
+            name=cfg.run.name,
+            storage_path=cfg.run.storage,
+            # We keep and delete checkpoints ourselves: Ray's keeper deletes by path, whatever stands there by then,
+            # and ends the run when a path is gone already.
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
             failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
+            callbacks=[FaultTeller(mailbox), TermSignal()],  # type: ignore[list-item]  # Ray takes its own kinds, too
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -4,46 +4,48 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 import traceback
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.mailbox import BEGIN, FAIL, SAY, TICK, Line, LogToDriver
+from stylegan_ray.cluster._ray_private import TermSignal
+from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer
+from stylegan_ray.cluster.mailbox import FAIL, TICK, Line, LogToDriver
+from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.reals import stream_of_reals
+from stylegan_ray.cluster.trace import traced
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.runs import STOP
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.checkpoint import (
-    FOLDER,
-    Snapshot,
-    checkpoint_name,
-    newest_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
-from stylegan_ray.train.loop import Pause, training_loop
+from stylegan_ray.train.checkpoint import FOLDER
+from stylegan_ray.train.loop import Diverged, Pause, training_loop
+from stylegan_ray.train.outbox import Outbox
 from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.recorder import Recorder
-from stylegan_ray.train.resume import start_from
+from stylegan_ray.train.replicas import check_replicas
+from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
 
-GO_ON, SAVE, STOP_RUN = 0, 1, 2
-SECONDS_BETWEEN_LOOKS = 1.0
+GO_ON, ASK, SAVE, STOP_RUN, LEAVE = range(5)
+SECONDS_BETWEEN_LOOKS = 2.0
 """How often rank 0 looks for the STOP file."""
+SECONDS_BETWEEN_NOTICES = 5.0
+"""How often all ranks together ask Ray whether a node of theirs will be taken away."""
+MOST_SECONDS_TO_FINISH = 1800.0
+"""How long the end of a run waits for its storage."""
+SECONDS_TO_LEAVE = 10.0
+"""How long a worker that was asked to end waits for its storage."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Order:
     run_address: str
     threads: int
     mailbox: Any
+    clearance: Clearance
     resume_from: str | None = None
+    trace: str | None = None
+    """A folder to note in which pictures were trained on; see trace.py."""
 
 
 def train_worker(config: dict[str, Any]) -> str:
@@ -64,59 +69,131 @@ def train_worker(config: dict[str, Any]) -> str:
     line = Line(order.mailbox)
     logging.getLogger("stylegan_ray").addHandler(LogToDriver(line))
     try:
-        return _train(order, line)
+        return Worker(order, line).run()
     except Exception as error:
-        kind = SAY if is_transient(error) else FAIL
-        said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
-        line.post_and_wait(kind, f"worker {distributed.rank()} failed: {said}")
+        if not is_transient(error):
+            said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
+            line.post_and_wait(FAIL, f"worker {distributed.rank()} failed: {said}")
+        elif lost_peer(error):
+            time.sleep(1.0)  # so that the peer's end is seen first, which says more
         raise
 
 
-def is_transient(error: Exception) -> bool:
-    """Whether another attempt may succeed: lost peers, nodes or storage, but not errors of data, numbers or code."""
-    if isinstance(error, (RayError, OSError, dist.DistError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection", "socket"))
+class Worker:
+    """One rank's part in the training."""
 
+    def __init__(self, order: Order, line: Line) -> None:
+        self.cfg, self.order, self.line = validated(order.cfg), order, line
+        self.device = ray.train.torch.get_device()
+        prepare_process(self.cfg, order.threads)
+        self.storage = Storage.at(order.run_address)
+        self.is_first = distributed.rank() == 0
+        self.outbox = Outbox(self.storage, self.cfg.cluster.keep_checkpoints, line.say) if self.is_first else None
+        self.watch = StopWatch(self.device)
 
-def _train(order: Order, line: Line) -> str:
-    cfg = validated(order.cfg)
-    device = ray.train.torch.get_device()
-    prepare_process(cfg, order.threads)
-    run, dataset = Storage.at(order.run_address), order.dataset
-    state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, device)
-    state.data_fingerprint = dataset.fingerprint
-    came_from = resume(state, cfg, run, order.resume_from)
-    is_first = distributed.rank() == 0
-    if is_first:
-        line.post(BEGIN, state.cur_nimg)
-        line.post(SAY, f"{came_from}; {describe_group(device, order.threads)}")
-    recorder = Recorder(run, cfg, dataset, state) if is_first else None
-    watch = StopWatch(device)
-    saver, signals = Saver(cfg, run, watch), Signals(cfg, run, line, device)
-    source = RealsSource(
-        dataset, cfg.run.seed, state.stream_salt, cfg.data.mirror_augment, cfg.data.shuffle, cfg.data.on_bad_image
-    )
-    if state.cur_nimg >= cfg.train.total_kimg * 1000:
-        return "done"
-    log2 = math.log2(max(dataset.resolution))
-    rank, world_size = distributed.rank(), distributed.world_size()
-    with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
-        if recorder is not None:
-            recorder.begin()
-        for pause in training_loop(state, cfg, reals, dataset, signals.interrupted, watch):
+    def run(self) -> str:
+        """Trains, going back where the numbers say so, until done or asked to stop."""
+        cfg, dataset = self.cfg, self.order.dataset
+        self.order.clearance.check_here(dataset)
+        state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, self.device)
+        state.data_fingerprint = dataset.fingerprint
+        came_from = self._resume(state)
+        if self.is_first:
+            num = distributed.world_size()
+            self.line.begins(state.cur_nimg, f"{came_from}; {describe_group(self.device, self.order.threads)}", num)
+        if state.cur_nimg >= cfg.train.total_kimg * 1000:
+            return "done"
+        recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
+        rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
+        while True:
+            try:
+                return self._train(state, recorder)
+            except Diverged as trouble:
+                if self.outbox:
+                    self.outbox.finish(MOST_SECONDS_TO_FINISH)
+                said = rollback.go_back(trouble, self.line.say)
+                if self.is_first:
+                    self.line.say(said)
+
+    def _resume(self, state: TrainState) -> str:
+        """Puts the state where the run stood, or where another run's networks stand; says where that is."""
+        name = go_to_newest(state, self.storage.folder(FOLDER), self.line.say)
+        if name is not None:
+            return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
+        if self.order.resume_from is not None:
+            copied = start_from(state, self.cfg, self.order.resume_from)
+            where = f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {self.order.resume_from}"
+            return "\n".join([*copied, where])
+        return "starting a new run"
+
+    def _train(self, state: TrainState, recorder: Recorder | None) -> str:
+        """Trains from where the state stands."""
+        cfg, data = self.cfg, self.cfg.data
+        dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
+        source = RealsSource(
+            dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image
+        )
+        signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
+        with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
             if recorder is not None:
-                recorder.at_pause(pause)
-                if pause.stats is not None:
-                    line.post(TICK, pause.stats)
-            if saver.at_pause(pause, state, signals.reason, recorder):
+                recorder.begin()
+            minibatches = traced(reals, self.order.trace, cfg, state, log2)
+            for pause in training_loop(state, cfg, minibatches, dataset, signals.interrupted, self.watch):
+                if replicas_are_due(pause, cfg):
+                    check_replicas(state, ray.util.get_node_ip_address())
+                if recorder is not None:
+                    self._record(pause, recorder)
+                self._save_and_report(pause, state, signals, recorder)
+                if signals.reason == LEAVE:
+                    raise AskedToEnd(self._words_on_leaving(state))
+                if signals.reason == STOP_RUN and not pause.done:
+                    break
+        if recorder is not None:
+            for text in self.line.log(wait=True):
+                recorder.files.message(text)
+            recorder.files.close()
+        return "done" if pause.done else "stopped"
+
+    def _record(self, pause: Pause, recorder: Recorder) -> None:
+        for text in self.line.log():
+            recorder.files.message(text)
+        recorder.at_pause(pause)
+        if pause.stats is not None:
+            self.line.post(TICK, pause.stats)
+
+    def _save_and_report(self, pause: Pause, state: TrainState, signals: Signals, recorder: Recorder | None) -> None:
+        """Every rank calls this at every pause: reports to Ray Train, and sends a checkpoint on its way if one is due.
+
+        Ray hears of the last checkpoint only: the note that it keeps in the run's folder grows with every checkpoint,
+        and it ends the training when the storage does not take it.
+        """
+        ends = pause.done or signals.reason >= STOP_RUN
+        metrics, checkpoint = pause.stats or {"Progress/kimg": state.cur_nimg / 1000}, None
+        with self.watch("checkpoint"):
+            if recorder is not None and (ends or signals.reason == SAVE or self._is_due(pause)):
+                recorder.save()
                 signals.saved_at = time.monotonic()
-            if signals.reason == STOP_RUN and not pause.done:
-                break
-    if recorder is not None:
-        recorder.files.close()
-    return "done" if pause.done else "stopped"
+            if ends and self.outbox:
+                whole = self.outbox.finish(SECONDS_TO_LEAVE if signals.reason == LEAVE else MOST_SECONDS_TO_FINISH)
+                if not whole and signals.reason != LEAVE:
+                    raise OSError(f"the storage has not taken the last files for {MOST_SECONDS_TO_FINISH / 60:.0f} min")
+                path = self.storage.path(f"{FOLDER}/{self.outbox.newest}")
+                checkpoint = Checkpoint(path, self.storage.filesystem) if self.outbox.newest else None
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+    def _is_due(self, pause: Pause) -> bool:
+        every = self.cfg.train.checkpoint_ticks
+        return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
+
+    def _words_on_leaving(self, state: TrainState) -> str:
+        mine = "was asked to end (SIGTERM)" if TermSignal.came.is_set() else "follows"
+        return f"{mine} after a checkpoint at {state.cur_nimg / 1000:g} kimg"
+
+
+def replicas_are_due(pause: Pause, cfg: RunConfig) -> bool:
+    """Whether all ranks compare their states at this pause."""
+    every = cfg.train.replica_check_ticks
+    return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
 
 
 def describe_group(device: torch.device, threads: int) -> str:
@@ -127,80 +204,65 @@ def describe_group(device: torch.device, threads: int) -> str:
     return f"{num} worker{'s' if num > 1 else ''} on {where} ({backend})"
 
 
-def resume(state: TrainState, cfg: RunConfig, run: Storage, resume_from: str | None) -> str:
-    """Puts the state where the run stood, or where another run's networks stand; says where that is."""
-    checkpoints = run.folder(FOLDER)
-    newest = newest_checkpoint(checkpoints) if distributed.rank() == 0 else None
-    name = distributed.from_rank0(newest.name if newest else None)
-    if name is not None:
-        snapshot = newest or read_checkpoint(checkpoints.folder(name))
-        snapshot.restore(state)
-        return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
-    if resume_from is not None:
-        copied = start_from(state, cfg, resume_from)
-        return "\n".join([*copied, f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {resume_from}"])
-    return "starting a new run"
-
-
 class Signals:
-    """Asks between groups whether to save or stop; all ranks get rank 0's answer."""
+    """Asks between groups whether to save, stop or leave; all ranks get the most urgent answer of any."""
 
     def __init__(self, cfg: RunConfig, run: Storage, line: Line, device: torch.device) -> None:
         self.run, self.line, self.device = run, line, device
         self.save_sec = (cfg.train.checkpoint_minutes or math.inf) * 60
-        self.saved_at = self.looked_at = time.monotonic()
+        self.saved_at = self.looked_at = self.asked_at = time.monotonic()
+        self.notice: Any = None
+        self.save_by = math.inf
         self.reason = GO_ON
 
     def interrupted(self) -> bool:
         """Whether the loop should pause now."""
-        mine = self._look() if distributed.rank() == 0 else GO_ON
+        mine = LEAVE if TermSignal.came.is_set() else self._look() if distributed.rank() == 0 else GO_ON
         self.reason = distributed.largest_over_ranks(mine, self.device)
+        if self.reason == ASK:
+            self.reason = self._ask()
         return self.reason != GO_ON
 
     def _look(self) -> int:
         now = time.monotonic()
+        self.line.look()
+        if self.line.is_stopping:
+            return STOP_RUN
         if now - self.looked_at >= SECONDS_BETWEEN_LOOKS:
             self.looked_at = now
-            if self.line.is_stopping() or self.run.exists(STOP):
+            if self._stop_file_is_there():
                 return STOP_RUN
-        return SAVE if now - self.saved_at >= self.save_sec else GO_ON
+        if now - self.saved_at >= self.save_sec:
+            return SAVE
+        if now >= self.save_by:
+            self.save_by = math.inf
+            return SAVE
+        if now - self.asked_at >= SECONDS_BETWEEN_NOTICES:
+            self.asked_at = now
+            return ASK
+        return GO_ON
+
+    def _stop_file_is_there(self) -> bool:
+        try:
+            return self.run.exists(STOP)
+        except OSError:
+            return False  # a storage that fails is no wish to stop
+
+    def _ask(self) -> int:
+        """Asks Ray for notices that nodes will be taken away; each means a checkpoint now and one shortly before."""
+        notice = ray.train.get_preemption_info()
+        if notice is None or notice == self.notice:
+            return GO_ON
+        self.notice = notice
+        left_sec = notice.deadline_ms / 1000 - time.time() if notice.deadline_ms else None
+        if distributed.rank() == 0:
+            ranks = ", ".join(map(str, notice.preempted_ranks))
+            when = f"in {max(left_sec, 0):.0f} s" if left_sec is not None else "soon"
+            self.line.say(f"fault: the node of worker {ranks} will be taken away {when}; saving a checkpoint first")
+            if left_sec is not None and left_sec > 2 * SECONDS_BEFORE_DEADLINE:
+                self.save_by = time.monotonic() + left_sec - SECONDS_BEFORE_DEADLINE
+        return SAVE
 
 
-class Saver:
-    """Reports every pause to Ray Train, with a checkpoint when one is due; uploads run beside the training."""
-
-    def __init__(self, cfg: RunConfig, run: Storage, watch: StopWatch) -> None:
-        self.cfg, self.run, self.watch = cfg, run, watch
-
-    def at_pause(self, pause: Pause, state: TrainState, reason: int, recorder: Recorder | None) -> bool:
-        """Every rank calls this at every pause; rank 0 brings the checkpoint and hears whether one was due."""
-        with self.watch("checkpoint"):
-            metrics = pause.stats or {"Progress/kimg": state.cur_nimg / 1000}
-            if recorder is None or not self._is_due(pause, reason):
-                ray.train.report(metrics, checkpoint_dir_name=self._folder(state))
-                return False
-            recorder.files.sync()
-            snapshot = Snapshot.of(state, self.cfg)
-            ray.train.report(
-                metrics,
-                checkpoint=Checkpoint.from_directory(tempfile.mkdtemp(prefix="stylegan_ray-")),
-                checkpoint_dir_name=self._folder(state),
-                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-                checkpoint_upload_fn=partial(upload, snapshot, self.run),
-            )
-            return True
-
-    def _is_due(self, pause: Pause, reason: int) -> bool:
-        if pause.done or reason != GO_ON:
-            return True
-        every = self.cfg.train.checkpoint_ticks
-        return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
-
-    def _folder(self, state: TrainState) -> str:
-        return f"{FOLDER}/{checkpoint_name(state.cur_nimg)}"
-
-
-def upload(snapshot: Snapshot, run: Storage, _local: Checkpoint, _name: str) -> Checkpoint:
-    """Writes a snapshot into the run's folder; Ray Train calls it in a thread of its own."""
-    name = write_checkpoint(snapshot, run.folder(FOLDER))
-    return Checkpoint(run.path(f"{FOLDER}/{name}"), run.filesystem)
+SECONDS_BEFORE_DEADLINE = 15.0
+"""When the second checkpoint after a notice is taken."""

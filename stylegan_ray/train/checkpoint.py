@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,10 @@ class Snapshot:
         """Puts the state where the snapshot was taken."""
         state.load(self.tensors, self.counters)
 
+    def is_finite(self) -> bool:
+        """Whether all weights and moments are numbers."""
+        return all(bool(value.isfinite().all()) for value in self.tensors.values() if value.is_floating_point())
+
     def config(self) -> RunConfig:
         return validated(yaml.safe_load(self.config_yaml))
 
@@ -76,25 +80,44 @@ def checkpoint_name(nimg: int) -> str:
 
 def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
     """Writes a checkpoint into the folder of checkpoints, COMPLETE last; returns its name."""
-    folder = checkpoints.folder(snapshot.name)
-    checkpoints.delete_folder(snapshot.name)  # left over from a run that died while writing it
-    sums = {}
-    for name, content in snapshot.files().items():
+    folder, files = checkpoints.folder(snapshot.name), snapshot.files()
+    sums = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
+    }
+    if _holds(folder, sums):
+        return snapshot.name
+    delete_checkpoint(checkpoints, snapshot.name)  # left over from a run that died while writing it
+    for name, content in files.items():
         folder.write(name, content)
-        sums[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     folder.write(COMPLETE, json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode())
     return snapshot.name
 
 
+def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
+    """Whether a complete checkpoint with the same tensors stands there: no reason to have none for a while."""
+    try:
+        there = json.loads(folder.read(COMPLETE))["files"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    return there.get("state.safetensors") == sums["state.safetensors"]
+
+
 def read_checkpoint(folder: Storage) -> Snapshot:
-    """Reads and verifies one checkpoint; raises CheckpointError that names what is wrong with it."""
+    """Reads and verifies one checkpoint; raises CheckpointError that names what is wrong with it.
+
+    A checkpoint of another format is no damage: that is a ValueError, and an older one is no way out.
+    """
     try:
         complete = json.loads(folder.read(COMPLETE))
-    except (FileNotFoundError, ValueError):
+        version, files = complete["format_version"], complete["files"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"checkpoint {folder.path()} is not complete: no valid {COMPLETE} file") from None
-    contents = {}
-    for name, expected in complete["files"].items():
-        contents[name] = _verified(folder, name, expected)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"checkpoint {folder.path()} has format {version} and this version reads {FORMAT_VERSION}; continue the "
+            f"run with the version that wrote it"
+        )
+    contents = {name: _verified(folder, name, expected) for name, expected in files.items()}
     tensors = safetensors.torch.load(contents["state.safetensors"])
     return Snapshot(tensors, json.loads(contents["state.json"]), contents["config.yaml"].decode())
 
@@ -118,17 +141,39 @@ def complete_checkpoints(checkpoints: Storage) -> list[str]:
     return [name for name in names if checkpoints.exists(f"{name}/{COMPLETE}")]
 
 
-def newest_checkpoint(checkpoints: Storage) -> Snapshot | None:
-    """The newest checkpoint that is complete and undamaged, else None; damaged ones are named in the log."""
+def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:
+    """The newest checkpoint that is complete and undamaged, None where there is none; names damaged ones in the log.
+
+    Raises CheckpointError when there are some and all are damaged: a new beginning is not for a program to decide.
+    """
+    damaged: list[str] = []
     for name in reversed(complete_checkpoints(checkpoints)):
         try:
-            return read_checkpoint(checkpoints.folder(name))
+            snapshot = read_checkpoint(checkpoints.folder(name))
+            if not usable(snapshot):
+                raise CheckpointError(f"checkpoint {checkpoints.path(name)} holds weights that are no numbers")
         except CheckpointError as error:
-            log.warning("%s; falling back to the checkpoint before it", error)
+            damaged.append(name)
+            log.warning("fault: %s; looking at the checkpoint before it", error)
+            continue
+        for later in damaged:  # they count no more, not even as checkpoints to keep
+            delete_checkpoint(checkpoints, later)
+        return snapshot
+    if damaged:
+        raise CheckpointError(
+            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); put a good copy of one "
+            f"there, or begin anew with another --run.name"
+        )
     return None
+
+
+def delete_checkpoint(checkpoints: Storage, name: str) -> None:
+    """Deletes a checkpoint, COMPLETE first, so that no part of it ever passes for the whole."""
+    checkpoints.delete(f"{name}/{COMPLETE}")
+    checkpoints.delete_folder(name)
 
 
 def delete_old_checkpoints(checkpoints: Storage, keep: int) -> None:
     """Keeps the newest complete checkpoints, and whatever is being written beside them."""
     for name in complete_checkpoints(checkpoints)[:-keep]:
-        checkpoints.delete_folder(name)
+        delete_checkpoint(checkpoints, name)

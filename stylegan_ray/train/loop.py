@@ -23,6 +23,10 @@ MicroBatches = Sequence[tuple[Tensor, Tensor]]
 """This rank's micro-batches of one minibatch: (uint8 images [N,C,H,W], float labels [N,L])."""
 
 
+class Diverged(FloatingPointError):  # noqa: N818
+    """Gradients were not finite, and train.on_nonfinite says to go back to where all was well."""
+
+
 @dataclass(frozen=True)
 class Pause:
     """The run stands between two groups; its state may be saved."""
@@ -55,6 +59,7 @@ def training_loop(
             with watch("data"):
                 micro_batches = next(minibatches)
             train_iteration(state, cfg, micro_batches, draws, group.schedule, watch)
+        check_finite(state, cfg)
         done = state.cur_nimg >= cfg.train.total_kimg * 1000
         ended = tick_ended(state, group) or done
         asked = interrupted()
@@ -62,6 +67,18 @@ def training_loop(
             clock.pause()
             yield Pause(clock.end_tick(group, watch) if ended else None, done)
             clock.resume()
+
+
+def check_finite(state: TrainState, cfg: RunConfig) -> None:
+    """Raises Diverged when this group met gradients that are not finite, or FloatingPointError after too many skips."""
+    train = cfg.train
+    if train.on_nonfinite == "rollback" and state.nonfinite.item():
+        raise Diverged(f"gradients were not finite in the group that ends at {state.cur_nimg / 1000:g} kimg")
+    if train.on_nonfinite == "skip" and state.num_nonfinite > train.nonfinite_budget:
+        raise FloatingPointError(
+            f"{state.num_nonfinite} steps were skipped because a gradient was not finite, more than "
+            f"train.nonfinite_budget={train.nonfinite_budget}; lower the learning rates"
+        )
 
 
 def tick_ended(state: TrainState, group: Group) -> bool:

@@ -11,19 +11,21 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop.native import save_network
 from stylegan_ray.pictures.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.observe import save_graph, weight_histograms
+from stylegan_ray.train.outbox import Outbox
 from stylegan_ray.train.report import RunFiles, kimg_name
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
 
 class Recorder:
-    """Belongs to rank 0; the other ranks write nothing."""
+    """Belongs to rank 0; the other ranks write nothing. Whole files go by way of the outbox."""
 
-    def __init__(self, run: Storage, cfg: RunConfig, dataset: Dataset, state: TrainState) -> None:
-        self.run, self.cfg, self.state, self.dataset = run, cfg, state, dataset
-        self.files = RunFiles(run, cfg)
+    def __init__(self, run: Storage, cfg: RunConfig, dataset: Dataset, state: TrainState, outbox: Outbox) -> None:
+        self.cfg, self.state, self.dataset, self.outbox = cfg, state, dataset, outbox
+        self.files = RunFiles(run, cfg, outbox.file)
         self.cols, self.rows = grid_shape(cfg.train.grid_size, dataset.resolution)
         self.shown = choose_reals(dataset, cfg.train.grid_layout, cfg.run.seed, (self.cols, self.rows))
         self.grid_z = choose_latents(cfg.run.seed, len(self.shown), state.G.z_dim)
@@ -48,11 +50,15 @@ class Recorder:
         if pause.done or _due(tick, train.image_snapshot_ticks):
             self._fakes(f"fakes{name}", self.state.prev_lod)
         if _due(tick, train.network_snapshot_ticks) or pause.done:
-            self.run.write(f"network-snapshot-{name}.safetensors", self.network())
+            self.outbox.file(f"network-snapshot-{name}.safetensors", self.network())
             if train.save_weight_histograms:
                 self.files.add(weight_histograms({"G": self.state.G, "D": self.state.D}), self.state.cur_nimg)
         if pause.done:
-            self.run.write("network-final.safetensors", self.network())
+            self.outbox.file("network-final.safetensors", self.network())
+
+    def save(self) -> None:
+        """Puts a checkpoint on its way, with the growing files brought up to date before it."""
+        self.outbox.checkpoint(Snapshot.of(self.state, self.cfg), before=self.files.sync)
 
     def network(self) -> bytes:
         """G, D and G_ema as a .safetensors file."""

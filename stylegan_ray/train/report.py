@@ -10,8 +10,10 @@ import shlex
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -23,25 +25,31 @@ from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.pictures.grid import png
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, joined
 
 SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
 """Where the time goes: names in stats.jsonl under Timing/share/; the tick line drops the underscore."""
 WIDEST_TENSORBOARD_PICTURE = 2048
+LARGEST_EVENT_FILE = 16 << 20
+"""Bytes after which a new TensorBoard file begins where files are rewritten whole."""
 
 
 class RunFiles:
     """The growing files of a run, written by one process: stats.jsonl, metrics.jsonl, log.txt and tensorboard/.
 
     On a local disk they grow in place. Object stores cannot append: there they grow in a local folder and are
-    rewritten whole at every `sync`, which belongs before each checkpoint.
+    rewritten whole at every `sync`, which belongs before each checkpoint. Lines that a full disk does not take wait
+    in memory. `write` writes whole files; None: into the run's folder at once.
     """
 
-    def __init__(self, run: Storage, cfg: RunConfig) -> None:
-        self.run, self.cfg = run, cfg
+    def __init__(self, run: Storage, cfg: RunConfig, write: Callable[[str, bytes], None] | None = None) -> None:
+        self.run, self.cfg, self.write = run, cfg, write or run.write
         self.spool = None if run.is_local else tempfile.mkdtemp(prefix="stylegan_ray-")
         self.folder = Path(self.spool or run.root)
         self.events: EventFile | None = None
+        self._waiting: dict[str, bytes] = {}
+        self._appending = threading.Lock()
+        self._synced: dict[str, tuple[int, int]] = {}
 
     def restore(self, num_ticks: int = 0) -> None:
         """Begins to write: cuts what belongs to ticks from `num_ticks` on, and lines that a crash has torn.
@@ -49,6 +57,9 @@ class RunFiles:
         A run from the start has 0 ticks done, a resumed one those of its checkpoint, so each tick stands once.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._waiting.clear()
+        if self.events is not None:
+            self.events.close()
         for name, keep in GROWING.items():
             stored = self.run.read(name) if self.run.exists(name) else b""
             (Storage.at(self.folder) if self.spool else self.run).write(name, keep(stored, num_ticks))
@@ -65,7 +76,10 @@ class RunFiles:
         for key, value in stats.items():
             if value is not None:
                 self.events.add(summary.scalar(key, value), _nimg(stats))
-        self.events.writer.flush()
+        self.events.flush()
+        if self.spool and self.events.num_bytes > LARGEST_EVENT_FILE:
+            self.events.close()
+            self.events = EventFile(self.folder / "tensorboard", _nimg(stats) + 1)
         return line
 
     def metric(self, row: Mapping[str, Any]) -> None:
@@ -78,7 +92,7 @@ class RunFiles:
 
     def picture(self, name: str, picture: Tensor, cur_nimg: int) -> None:
         """Writes a uint8 picture [C,H,W] to NAME.png and, at most 2048 pixels wide, to TensorBoard."""
-        self.run.write(f"{name}.png", png(picture))
+        self.write(f"{name}.png", png(picture))
         assert self.events is not None, "restore comes first"
         every = math.ceil(picture.shape[2] / WIDEST_TENSORBOARD_PICTURE)
         small = torch.nn.functional.avg_pool2d(picture.float(), every).round().to(torch.uint8)
@@ -91,26 +105,37 @@ class RunFiles:
             self.events.add(content, cur_nimg)
 
     def sync(self) -> None:
-        """Brings the storage up to date, where files do not grow in place."""
+        """Brings the storage up to date; raises OSError when it does not take all. May be called in a thread."""
+        self._flush()
         if self.events is not None:
-            self.events.writer.flush()
-        if self.spool:
-            for path in sorted(self.folder.rglob("*")):
-                if path.is_file():
-                    self.run.write(path.relative_to(self.folder).as_posix(), path.read_bytes())
+            self.events.flush()
+        for path in sorted(self.folder.rglob("*")) if self.spool else ():
+            name, stat = path.relative_to(self.folder).as_posix(), path.stat()
+            if path.is_file() and self._synced.get(name) != (stat.st_size, stat.st_mtime_ns):
+                self.run.write(name, path.read_bytes())
+                self._synced[name] = (stat.st_size, stat.st_mtime_ns)
 
     def close(self) -> None:
         """Brings the storage up to date and ends writing."""
         self.sync()
         if self.events is not None:
-            self.events.writer.close()
+            self.events.close()
         if self.spool:
             shutil.rmtree(self.spool, ignore_errors=True)
 
     def _append(self, name: str, text: str) -> None:
-        # One unbuffered write: a killed process leaves at most one torn line, at the end.
-        with open(self.folder / name, "ab", buffering=0) as file:
-            file.write(f"{text}\n".encode())
+        with self._appending:
+            self._waiting[name] = self._waiting.get(name, b"") + f"{text}\n".encode()
+        with suppress(OSError):  # the next one, or the sync before a checkpoint, tries again
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._appending:
+            for name in [name for name, text in self._waiting.items() if text]:
+                # Unbuffered: a killed process leaves at most one torn line, at the end.
+                with open(self.folder / name, "ab", buffering=0) as file:
+                    while self._waiting[name]:
+                        self._waiting[name] = self._waiting[name][file.write(self._waiting[name]) :]
 
 
 class EventFile:
@@ -123,12 +148,28 @@ class EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         # File names are made of seconds: two starts within one would meet.
         self.writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        start = SessionLog(status=SessionLog.START)
-        self.writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
+        self.num_bytes = 0
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, content: Any, step: int) -> None:
         """Writes a summary."""
-        self.writer.write_event(Event(wall_time=time.time(), step=step, summary=content))
+        self._write(Event(step=step, summary=content))
+
+    def flush(self) -> None:
+        """Brings to disk what was added; what a full disk does not take stays in the file's buffer."""
+        with suppress(OSError):
+            self.writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        with suppress(OSError):
+            self.writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.num_bytes += event.ByteSize()
+        with suppress(OSError):
+            self.writer.write_event(event)
 
 
 def keep_rows(content: bytes, num_ticks: int) -> bytes:
@@ -145,14 +186,13 @@ def keep_rows(content: bytes, num_ticks: int) -> bytes:
 
 
 def keep_log(content: bytes, num_ticks: int) -> bytes:
-    """The whole lines of a log before the first tick line from num_ticks on."""
+    """The whole lines of a log without the lines of ticks from num_ticks on; what was said beside them stays."""
     kept = []
     for line in content.splitlines(keepends=True):
         tick = re.match(rb"tick (\d+) ", line)
-        if not line.endswith(b"\n") or (tick and int(tick[1]) >= num_ticks):
-            break
-        kept.append(line)
-    return b"".join(kept) if num_ticks else b""
+        if line.endswith(b"\n") and not (tick and int(tick[1]) >= num_ticks):
+            kept.append(line)
+    return b"".join(kept)
 
 
 GROWING = {"stats.jsonl": keep_rows, "metrics.jsonl": keep_rows, "log.txt": keep_log}
@@ -205,7 +245,6 @@ def closing_message(
 ) -> str:
     """The last words of a run: where its pictures are, how to make more, how to go on with it."""
     names = Storage.at(address).names()
-    at = address.rstrip("/")
     grids = [name for name in names if name.startswith("fakes") and name[5:6].isdigit()]
     networks = [name for name in names if name.startswith("network-snapshot-")]
     if state == "done" and "network-final.safetensors" in names:
@@ -214,11 +253,11 @@ def closing_message(
         command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
         command += f" --train.total_kimg {2 * cfg.train.total_kimg:g}"
     lines = {
-        "Pictures": f"{at}/{grids[-1]}" if grids else None,
-        "Reals": f"{at}/reals.png" if "reals.png" in names else None,
-        "Network": f"{at}/{networks[-1]}" if networks else None,
-        "Curves": f"tensorboard --logdir {shlex.quote(f'{at}/tensorboard')}",
-        "Generate": f"stylegan-ray generate {shlex.quote(at)} --seeds 0-63 --grid grid.png",
+        "Pictures": joined(address, grids[-1]) if grids else None,
+        "Reals": joined(address, "reals.png") if "reals.png" in names else None,
+        "Network": joined(address, networks[-1]) if networks else None,
+        "Curves": f"tensorboard --logdir {shlex.quote(joined(address, 'tensorboard'))}",
+        "Generate": f"stylegan-ray generate {shlex.quote(address.rstrip('/'))} --seeds 0-63 --grid grid.png",
         "Go on": command,
     }
     title = {"done": "Done.", "stopped": "Stopped as asked; the state is saved."}[state]

@@ -1,16 +1,63 @@
-"""Starting a new run from the networks of another one."""
+"""Where a run goes on: at its newest checkpoint, at the one before it diverged, or from the networks of another run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.generate.source import load
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.storage import Storage, patiently
+from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, read_checkpoint
 from stylegan_ray.train.state import TrainState
+
+Say = Callable[[str], None]
+
+
+def go_to_newest(
+    state: TrainState, checkpoints: Storage, say: Say, usable: Callable[[Snapshot], bool] = lambda _: True
+) -> str | None:
+    """Puts the state of every rank where the newest checkpoint stands, as rank 0 finds it; None where there is none."""
+    newest = patiently(lambda: newest_checkpoint(checkpoints, usable), say) if distributed.rank() == 0 else None
+    name = distributed.from_rank0(newest.name if newest else None)
+    if name is not None:
+        snapshot = newest or patiently(lambda: read_checkpoint(checkpoints.folder(name)), say)
+        snapshot.restore(state)
+    return name
+
+
+class Rollback:
+    """Takes a run that has diverged back to its last checkpoint, and on from there with other random numbers.
+
+    With the same ones it would meet the same gradient again.
+    """
+
+    def __init__(self, state: TrainState, cfg: RunConfig, checkpoints: Storage) -> None:
+        self.state, self.cfg, self.checkpoints = state, cfg, checkpoints
+        self.begin = Snapshot.of(state, cfg) if cfg.train.on_nonfinite == "rollback" else None
+        """Where to go before there is a checkpoint."""
+
+    def go_back(self, trouble: FloatingPointError, say: Say) -> str:
+        """Moves the state on every rank; returns what happened in words, or raises `trouble` past the budget."""
+        state, budget = self.state, self.cfg.train.nonfinite_budget
+        salt, num = state.stream_salt + 1, state.num_nonfinite + 1
+        if num > budget:
+            raise FloatingPointError(
+                f"{trouble}; {budget} rollbacks did not help (train.nonfinite_budget); lower the learning rates"
+            ) from None
+        name = go_to_newest(state, self.checkpoints, say, Snapshot.is_finite)
+        if name is None:
+            assert self.begin is not None
+            self.begin.restore(state)
+        state.stream_salt, state.num_nonfinite = salt, num
+        return (
+            f"fault: {trouble}; back to {name or 'the beginning'} at {state.cur_nimg / 1000:g} kimg with other random "
+            f"numbers (rollback {num} of {budget})"
+        )
 
 
 def start_from(state: TrainState, cfg: RunConfig, source: str) -> list[str]:

@@ -114,8 +114,8 @@ def test_each_tick_stands_once_after_a_crash(run):
     assert [json.loads(text)["nonfinite"] for text in run.read("stats.jsonl").splitlines()] == [0, 0, 0, 1, 1]
     assert [json.loads(text)["Progress/tick"] for text in run.read("metrics.jsonl").splitlines()] == [0, 1, 2]
     log = [text.split("kimg")[0].strip() for text in run.read("log.txt").decode().splitlines()]
-    expected = ["tick 0", "after 0", "tick 1", "after 1", "tick 2", "after 2", "continued", "tick 3", "tick 4"]
-    assert log == expected
+    before = ["tick 0", "after 0", "tick 1", "after 1", "tick 2", "after 2", "after 3", "after 4"]
+    assert log == [*before, "continued", "tick 3", "tick 4"]
     assert scalars(run, "Loss/D/loss") == [128, 4128, 8128, 12128, 16128]
 
 
