@@ -1,0 +1,124 @@
+"""Checkpoints are whole or invisible, verified when read, and never the reason why a run begins anew."""
+
+import json
+
+import pytest
+import torch
+from support.toy import toy_config, toy_state
+
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import (
+    CheckpointError,
+    Snapshot,
+    complete_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from stylegan_ray.train.loop import Diverged
+from stylegan_ray.train.resume import Rollback
+
+
+def snapshot(nimg, value=1.0):
+    return Snapshot({"G.w": torch.full((3,), value), "step": torch.tensor(2)}, {"cur_nimg": nimg}, "run: {}\n")
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    storage = Storage.at(tmp_path)
+    for nimg in (10, 20, 30):
+        write_checkpoint(snapshot(nimg, float(nimg)), storage)
+    return storage
+
+
+def state_file(checkpoints, nimg):
+    return f"ckpt-{nimg:012d}/state.safetensors"
+
+
+def truncate(checkpoints, nimg):
+    checkpoints.write(state_file(checkpoints, nimg), checkpoints.read(state_file(checkpoints, nimg))[:-1])
+
+
+def flip_a_bit(checkpoints, nimg):
+    content = bytearray(checkpoints.read(state_file(checkpoints, nimg)))
+    content[-1] ^= 1
+    checkpoints.write(state_file(checkpoints, nimg), bytes(content))
+
+
+def lose_a_file(checkpoints, nimg):
+    checkpoints.delete(state_file(checkpoints, nimg))
+
+
+def tear_the_marker(checkpoints, nimg):
+    name = f"ckpt-{nimg:012d}/COMPLETE"
+    checkpoints.write(name, checkpoints.read(name)[:40])
+
+
+def test_a_checkpoint_comes_back(checkpoints):
+    back = read_checkpoint(checkpoints.folder("ckpt-000000000020"))
+    assert back.counters == {"cur_nimg": 20} and torch.equal(back.tensors["G.w"], torch.full((3,), 20.0))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_a_file, tear_the_marker])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(checkpoints, damage, caplog):
+    damage(checkpoints, 30)
+    assert newest_checkpoint(checkpoints).counters["cur_nimg"] == 20
+    (record,) = caplog.records
+    assert "ckpt-000000000030" in record.getMessage() and "the checkpoint before it" in record.getMessage()
+    assert complete_checkpoints(checkpoints)[-1] == "ckpt-000000000020", "it must not count as one to keep"
+
+
+def test_a_checkpoint_without_its_marker_is_invisible(checkpoints):
+    checkpoints.delete("ckpt-000000000030/COMPLETE")
+    assert newest_checkpoint(checkpoints).counters["cur_nimg"] == 20
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(checkpoints):
+    for nimg in (10, 20, 30):
+        flip_a_bit(checkpoints, nimg)
+    with pytest.raises(CheckpointError, match="all checkpoints"):
+        newest_checkpoint(checkpoints)
+    assert len(complete_checkpoints(checkpoints)) == 3, "what may be rescued stays"
+
+
+def test_another_format_is_an_error_and_no_damage(checkpoints):
+    name = "ckpt-000000000030/COMPLETE"
+    checkpoints.write(name, json.dumps(json.loads(checkpoints.read(name)) | {"format_version": 99}).encode())
+    with pytest.raises(ValueError, match="has format 99"):
+        newest_checkpoint(checkpoints)
+    assert len(complete_checkpoints(checkpoints)) == 3
+
+
+def test_the_same_state_is_not_written_twice(checkpoints, monkeypatch):
+    """Writing begins with deleting: for a moment the newest checkpoint would be gone."""
+    monkeypatch.setattr(Storage, "write", lambda *_: pytest.fail("written"))
+    assert write_checkpoint(snapshot(30, 30.0), checkpoints) == "ckpt-000000000030"
+
+
+def test_a_rollback_takes_the_last_checkpoint_and_other_random_numbers(tmp_path):
+    cfg = toy_config(**{"train.on_nonfinite": "rollback", "train.nonfinite_budget": 2})
+    state, checkpoints, said = toy_state(cfg), Storage.at(tmp_path), []
+    rollback = Rollback(state, cfg, checkpoints)
+    state.cur_nimg = 32
+    words = rollback.go_back(Diverged("not finite"), said.append)
+    assert (state.cur_nimg, state.stream_salt, state.num_nonfinite) == (0, 1, 1) and "the beginning" in words
+    state.cur_nimg = 48
+    write_checkpoint(Snapshot.of(state, cfg), checkpoints)
+    state.cur_nimg = 64
+    assert "ckpt-000000000048" in rollback.go_back(Diverged("not finite"), said.append)
+    assert (state.cur_nimg, state.stream_salt, state.num_nonfinite) == (48, 2, 2)
+    with pytest.raises(FloatingPointError, match="2 rollbacks did not help"):
+        rollback.go_back(Diverged("not finite"), said.append)
+
+
+def test_a_rollback_passes_over_checkpoints_that_hold_no_numbers(tmp_path):
+    cfg = toy_config(**{"train.on_nonfinite": "rollback"})
+    state, checkpoints = toy_state(cfg), Storage.at(tmp_path)
+    rollback = Rollback(state, cfg, checkpoints)
+    for nimg in (16, 32):
+        state.cur_nimg = nimg
+        write_checkpoint(Snapshot.of(state, cfg), checkpoints)
+        with torch.no_grad():
+            next(state.G.parameters()).view(-1)[0] = float("inf")
+    rollback.go_back(Diverged("not finite"), print)
+    assert state.cur_nimg == 16
