@@ -56,6 +56,21 @@ def block_of(source: Source, chunk: Chunk) -> pa.Table:
     )
 
 
+ATTEMPT = "attempt"
+"""The column of a block that tells how often its task had been started anew because its process died."""
+
+
+def task_attempt() -> int:
+    """That number for the task that runs here."""
+    # Private to Ray, and not in _ray_private.py, which brings torch with it.
+    return ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()
+
+
+def attempt_of(block: pa.Table) -> int:
+    """How often the task that made a block had been started anew."""
+    return block[ATTEMPT][0].as_py()
+
+
 def arrays_of(block: pa.Table) -> tuple[int, np.ndarray, np.ndarray]:
     """First position, pictures uint8 [N,C,H,W] and labels float32 [N,L] of a block; views into the object store."""
     *shape, label_size = block["shapes"][0].as_py()
@@ -90,9 +105,9 @@ class ChunkDatasource(Datasource):
 
 def decode(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
     """The blocks of some chunks, one after the other."""
-    opened = _opened(source)
+    opened, attempt = _opened(source), task_attempt()
     for chunk in chunks:
-        yield block_of(opened, chunk)
+        yield block_of(opened, chunk).append_column(ATTEMPT, [[attempt]])
 
 
 @lru_cache(maxsize=4)

@@ -14,14 +14,24 @@ import numpy as np
 import ray
 import ray.data
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from torch import Tensor
 
 from stylegan_ray.cluster._ray_private import Execution
-from stylegan_ray.cluster.decoding import Chunk, ChunkDatasource, MicroBatchPlan, Source, arrays_of, first_position
+from stylegan_ray.cluster.decoding import (
+    Chunk,
+    ChunkDatasource,
+    MicroBatchPlan,
+    Source,
+    arrays_of,
+    attempt_of,
+    first_position,
+)
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.train.schedule import places_of_rank, walk
+
+log = logging.getLogger(__name__)
 
 MicroBatches = list[tuple[Tensor, Tensor]]
 """One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""
@@ -171,6 +181,8 @@ class Segment:
         self.chunks = deque(chunk for task in tasks for chunk in task)
         self.margin = chunks_ahead + 2 * decode_tasks
         self.num_taken, self.taken_since = 0, math.inf
+        self.attempt = 0
+        """How often the task of the last block had been started anew."""
         self.execution = Execution(
             dataset_of(source, tasks),
             max_tasks=decode_tasks,
@@ -181,7 +193,11 @@ class Segment:
 
     def next_chunk(self) -> Iterator[MicroBatches]:
         """The minibatches of the next chunk; waits until it is decoded."""
-        start, images, labels = arrays_of(self.execution.next_block())
+        block = self.execution.next_block()
+        start, images, labels = arrays_of(block)
+        if (attempt := attempt_of(block)) > self.attempt:
+            log.warning("fault: a decoding process died; its task runs again, from sample position %d on", start)
+        self.attempt = attempt
         chunk = self.chunks.popleft()
         assert start == first_position(chunk), f"the stream stands at {start} instead of {first_position(chunk)}"
         self.taken_since = min(self.taken_since, time.monotonic())
@@ -234,6 +250,8 @@ def clear_error(error: RayError, position: int) -> Exception:
         cause = getattr(cause, "cause", None) or cause.__cause__
     if isinstance(cause, Exception):
         return cause
+    if not isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
+        return error  # a node on its way out, which says nothing about the pictures
     return RuntimeError(
         f"real pictures could not be decoded from sample position {position} on: {error}; where processes die, a "
         f"picture may crash the decoder or memory be short (cluster.read_ahead and cluster.decode_tasks need less)"

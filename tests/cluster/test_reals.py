@@ -200,7 +200,7 @@ def test_bad_picture_is_one_clear_error(decode_tasks, caplog, capfd):
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_killed_decoder_goes_unnoticed():
+def test_killed_decoder_changes_nothing_and_is_named_once(caplog):
     with stream(Numbers()) as reals_stream:
         pid = decoder(next(reals_stream))
         os.kill(pid, signal.SIGKILL)
@@ -210,6 +210,8 @@ def test_killed_decoder_goes_unnoticed():
             assert positions(micro_batches) == list(range(4 * i, 4 * i + 4))
             pids.add(decoder(micro_batches))
     assert len(pids - {pid}) == 1
+    faults = [record.getMessage() for record in caplog.records if record.getMessage().startswith("fault: ")]
+    assert len(faults) == 1 and "a decoding process died" in faults[0]
 
 
 @pytest.mark.cluster
