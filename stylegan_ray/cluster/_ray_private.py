@@ -135,8 +135,3 @@ class TermSignal(WorkerCallback):
     def after_init_train_context(self) -> None:
         """Called in the main thread of each worker, the only one that may set a handler."""
         signal.signal(signal.SIGTERM, lambda _number, _frame: TermSignal.came.set())
-
-
-def task_attempt() -> int:
-    """How often the current task has been started anew because its process died."""
-    return ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()
