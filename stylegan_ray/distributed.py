@@ -69,7 +69,7 @@ def first_sum(device: torch.device | str, addresses: Sequence[str], timeout_sec:
     first signs in at the group's store.
     """
     store = dist.PrefixStore("first_sum", dist.distributed_c10d._get_default_store())
-    store.set(str(rank()), b"here")
+    store.set(str(rank()), "here")
     ones = torch.ones((), device=device)
     work, deadline = dist.all_reduce(ones, async_op=True), time.monotonic() + timeout_sec
     assert work is not None

@@ -15,11 +15,14 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 from ray.data._internal.logical.operators import Read
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 
+TorchBackend = _TorchBackend
+"""What connects the workers of a TorchTrainer."""
 PACE_KEY = "stylegan_ray.pace"
 WAIT_SEC = 1.0
 """How long the executor sleeps at most before it looks up; the consumer wakes it earlier."""

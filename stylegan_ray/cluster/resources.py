@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import AuthenticationError
 
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often a run that waits for nodes looks for them."""
+
+
+class TooSmallError(ConfigError):
+    """The cluster has not enough for the least number of workers."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +51,15 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 @contextmanager
 def joined(cfg: RunConfig, say: Say) -> Iterator[None]:
-    """Inside, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one."""
+    """Inside, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one.
+
+    No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
+    """
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
     # What workers have to say comes through the mailbox; their streams, with Ray's own remarks, stay in Ray's logs.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(f"cluster.address={address}: no Ray cluster answers there: {error}") from error
+        join(address, quiet)
     else:
         start_local(cfg, say, quiet)
     try:
@@ -56,14 +68,42 @@ def joined(cfg: RunConfig, say: Say) -> Iterator[None]:
         ray.shutdown()
 
 
+def join(address: str, quiet: dict[str, Any]) -> None:
+    """Makes this process a driver of a running cluster; raises ConfigError."""
+    if "://" in address:
+        raise ConfigError(
+            f"cluster.address={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; "
+            f"from elsewhere, submit the job: ray job submit --address {address.replace('ray://', 'http://')} "
+            f"--working-dir . -- python jobs/train.py ..."
+        )
+    try:
+        ray.init(address=address, **quiet)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"cluster.address={address}: the cluster wants its token, in ~/.ray/auth_token, in a file that "
+            f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
+        ) from error
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there: {one_line(error)}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"cluster.address={address} cannot be joined: {one_line(error)}") from error
+
+
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any]) -> None:
     """A cluster of this machine alone; more workers than cores share them, with a warning."""
     cores, most = available_cores(), workers_range(cfg)[1]
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else is to reach a cluster on loopback
+    keep_others_out()
     ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=True, **quiet)
+
+
+def keep_others_out() -> None:
+    """Makes up a token for this run, unless the user has one: Ray listens where other machines can reach it."""
+    has_one = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if not has_one and not Path("~/.ray/auth_token").expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def available_cores() -> int:
@@ -71,26 +111,59 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_of_cluster(cfg: RunConfig) -> Share:
-    """What each worker gets of the cluster; raises ConfigError when it has too little."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
+    """What each worker gets of the cluster; waits for as long as cluster.wait_minutes allows where it is too small."""
+    deadline, told = time.monotonic() + cfg.cluster.wait_minutes * 60, False
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        try:
+            share = share_of_nodes(cfg, nodes)
+        except TooSmallError:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                say(f"Waiting for nodes, {cfg.cluster.wait_minutes:g} minutes at most")
+            told = True
+            request_resources(bundles=[bundle(cfg, nodes)] * workers_range(cfg)[0])
+            time.sleep(min(SECONDS_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0)))
+        else:
+            if told:
+                request_resources(bundles=[])  # from here on Ray Train asks; what we ask for would outlive us
+            return share
+
+
+def bundle(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What to ask an autoscaler for, for one worker."""
+    gpus = gpus_of_worker(cfg, nodes)
+    return {"CPU": cfg.cluster.cpus_per_worker or 1} | ({"GPU": gpus} if gpus else {})
+
+
+def gpus_of_worker(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """As configured, else 1 where there are any."""
+    if cfg.cluster.gpus_per_worker is not None:
+        return cfg.cluster.gpus_per_worker
+    return 1 if sum(node.get("GPU", 0) for node in nodes) >= 1 else 0
+
+
+def share_of_nodes(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> Share:
+    """What each worker gets of nodes with these resources; raises TooSmallError when it has too little."""
     least, most = workers_range(cfg)
-    gpus = cfg.cluster.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if sum(node.get("GPU", 0) for node in nodes) >= 1 else 0
+    gpus = gpus_of_worker(cfg, nodes)
     hosts = [node for node in nodes if node.get("GPU" if gpus else "CPU", 0) >= 1]
     slots = sum(node["GPU"] for node in hosts) if gpus else sum(node["CPU"] for node in hosts)
+    way_out = "use fewer of either, or let a cluster that grows on demand have its time: cluster.wait_minutes=15"
     if gpus and slots < least:
-        raise ConfigError(
+        raise TooSmallError(
             f"cluster.num_workers={cfg.cluster.num_workers} with cluster.gpus_per_worker={gpus} needs {least} GPUs, "
-            f"and the cluster has {slots:g}; use fewer workers, or cluster.gpus_per_worker=0 to train on CPUs"
+            f"and the cluster has {slots:g}; {way_out}; cluster.gpus_per_worker=0 trains on CPUs"
         )
     per_node = math.ceil(most / max(len(hosts), 1))
     smallest = min((node["CPU"] for node in hosts), default=0)
     cpus = cfg.cluster.cpus_per_worker or max(smallest // per_node, 1)
-    if cpus * least > sum(node.get("CPU", 0) for node in nodes):
-        raise ConfigError(
-            f"cluster.num_workers={cfg.cluster.num_workers} with cluster.cpus_per_worker={cpus:g} needs "
-            f"{cpus * least:g} CPUs, and the cluster has {sum(n.get('CPU', 0) for n in nodes):g}; use fewer of either"
+    fitting = sum(int(node.get("CPU", 0) // cpus) for node in hosts)
+    if fitting < least:
+        raise TooSmallError(
+            f"cluster.num_workers={cfg.cluster.num_workers} with cluster.cpus_per_worker={cpus:g}: {fitting} workers "
+            f"fit on a cluster of {sum(node.get('CPU', 0) for node in nodes):g} CPUs; {way_out}"
         )
     return Share(most if least == most else (least, most), float(cpus), gpus, threads=max(int(cpus), 1))

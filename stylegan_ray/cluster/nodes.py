@@ -1,0 +1,212 @@
+"""What the nodes of a cluster have: code, storage, data, memory, network; asked by tasks pinned to them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stylegan_ray.config import DataConfig
+from stylegan_ray.data import BadImage, openmoji
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.storage import Storage, one_line
+
+MARKER = ".driver"
+"""A file in the run's folder while its driver lives, so that nodes can tell whether they see the same folder."""
+PACKAGES = ("ray", "torch", "numpy", "pillow", "pyarrow")
+SHARED_MEMORY = "/dev/shm"
+MOST_TRIES_FOR_A_PICTURE = 20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node, as Ray knows it."""
+
+    id: str
+    address: str
+    resources: dict[str, float]
+
+    def workers(self, cpus: float, gpus: int) -> int:
+        """How many workers fit."""
+        by_cpu = int(self.resources.get("CPU", 0) // cpus)
+        return min(by_cpu, int(self.resources.get("GPU", 0) // gpus)) if gpus else by_cpu
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a node is asked about."""
+
+    run_address: str
+    data: DataConfig
+    picture: int | None
+    """A picture of the data set to read; None where none can be read."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a node has; what it does not have is told in words that begin with `no `."""
+
+    software: dict[str, str]
+    marker: str
+    write: str
+    picture: str
+    shared_memory: int | None
+    """Bytes of /dev/shm; None where there is none."""
+    interfaces: dict[str, str]
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster, this one first."""
+    nodes = [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+    return sorted(nodes, key=lambda node: (node.id != this_node(), node.address))
+
+
+def this_node() -> str:
+    """The id of the node of this process."""
+    return ray.get_runtime_context().get_node_id()
+
+
+def findings_on(nodes: Sequence[Node], probe: Probe, dataset: Dataset, timeout_sec: float) -> dict[str, Findings | str]:
+    """What each node answers, by its id; words where it does not. The tasks ask for no CPU, so full nodes run them."""
+    inputs = ray.put((probe, dataset))
+    tasks = {node.id: _task_on(node.id).remote(inputs) for node in nodes}
+    ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=timeout_sec)
+    return {node: _answer(task, timeout_sec) for node, task in tasks.items()}
+
+
+def _task_on(node_id: str) -> Any:
+    pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(num_cpus=0, max_retries=2)(_found).options(scheduling_strategy=pinned)
+
+
+def _found(inputs: tuple[Probe, Dataset]) -> Findings:
+    return findings(*inputs)
+
+
+def _answer(task: ray.ObjectRef, timeout_sec: float) -> Findings | str:
+    try:
+        return ray.get(task, timeout=0)
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        return f"did not answer within {timeout_sec:g} s"
+    except RayTaskError as error:
+        return f"cannot run this package: {one_line(error.cause or error)}"
+    except RayError as error:
+        return f"cannot be asked: {one_line(error)}"
+
+
+def findings(probe: Probe, dataset: Dataset) -> Findings:
+    """What this node has."""
+    storage = Storage.at(probe.run_address)
+    return Findings(
+        software=software(),
+        marker=read_marker(storage),
+        write=tried_to_write(storage),
+        picture=picture_read(probe, dataset),
+        shared_memory=shared_memory(),
+        interfaces=interfaces(),
+    )
+
+
+def software() -> dict[str, str]:
+    """Versions of what the numbers of a run may depend on, and a checksum of this package's own files."""
+    versions = {name: version_of(name) for name in PACKAGES}
+    return {"python": ".".join(platform.python_version_tuple()[:2]), **versions, "stylegan_ray": code_checksum()}
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def code_checksum() -> str:
+    """12 hex digits over the files of this package."""
+    root, sha = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for ending in ("py", "yaml") for path in root.rglob(f"*.{ending}")):
+        content = path.read_bytes()
+        sha.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return sha.hexdigest()[:12]
+
+
+def read_marker(storage: Storage) -> str:
+    """What stands in the driver's marker."""
+    try:
+        return storage.read(MARKER).decode()
+    except FileNotFoundError:
+        return "no file of the driver there"
+    except (OSError, ValueError) as error:
+        return f"no way to read there: {one_line(error)}"
+
+
+def tried_to_write(storage: Storage) -> str:
+    """ "yes" when this node can write into the run's folder."""
+    name = f"{MARKER}-{platform.node()}-{os.getpid()}"
+    try:
+        storage.write(name, b"")
+        storage.delete(name)
+    except (OSError, ValueError) as error:
+        return f"no way to write there: {one_line(error)}"
+    return "yes"
+
+
+def picture_read(probe: Probe, dataset: Dataset) -> str:
+    """A checksum of the pixels of the picture asked for, as this node reads them."""
+    if probe.picture is None:
+        return ""
+    try:
+        if probe.data.path in (None, openmoji.NAME):
+            openmoji.prepared(probe.data)  # each node draws its own
+        return hashlib.sha256(dataset.read(probe.picture).tobytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        return f"no way to read it: {one_line(error)}"
+
+
+def readable_picture(dataset: Dataset) -> int | None:
+    """The first picture that can be read here."""
+    for index in range(min(dataset.num_images, MOST_TRIES_FOR_A_PICTURE)):
+        with suppress(BadImage):
+            dataset.read(index)
+            return index
+    return None
+
+
+def shared_memory() -> int | None:
+    """Bytes of /dev/shm, used or not."""
+    try:
+        stats = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return stats.f_frsize * stats.f_blocks
+
+
+def interfaces() -> dict[str, str]:
+    """The IPv4 address of each network interface that has one."""
+    found = {name: interface_address(name) for _, name in socket.if_nameindex()}
+    return {name: address for name, address in found.items() if address}
+
+
+def interface_address(name: str) -> str | None:
+    """The IPv4 address of a network interface."""
+    get_address = 0x8915  # SIOCGIFADDR of Linux
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            request = struct.pack("256s", name.encode()[:15])
+            return socket.inet_ntoa(fcntl.ioctl(any_socket.fileno(), get_address, request)[20:24])
+        except OSError:
+            return None
