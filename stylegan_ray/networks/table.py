@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.networks.generator import Generator
+from stylegan_ray.networks.growing import GrowingDiscriminator, GrowingSynthesis
 
 
 class LayerRow(NamedTuple):
@@ -21,7 +22,8 @@ class LayerRow(NamedTuple):
 def layer_table(network: nn.Module) -> list[LayerRow]:
     """Name, parameter count, output shape (of one sample) and weight shape of every layer of G or D.
 
-    The forward pass runs on the meta device: nothing is computed, and the network is left as it is.
+    The forward passes, of a growing network at every resolution, run on the meta device: nothing is computed, and the
+    network is left as it is.
     """
     network = copy.deepcopy(network).to("meta")
     rows = [name for name, module in network.named_modules() if _is_row(name, module)]
@@ -35,15 +37,31 @@ def layer_table(network: nn.Module) -> list[LayerRow]:
             output = output[0] if isinstance(output, tuple) else output
             weight = getattr(module, "weight", None)
             shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
-            table.append(LayerRow(name, counts[name], tuple(output.shape[1:]), shape))
+            if name not in {row.name for row in table}:
+                table.append(LayerRow(name, counts[name], tuple(output.shape[1:]), shape))
 
         return hook
 
     for name in rows:
         network.get_submodule(name).register_forward_hook(record(name))
     with torch.no_grad():
-        network(*_example(network))
-    return table
+        for lod in _lods(network):
+            network(*_example(network), lod=lod)
+    table += [_of_parameters(name, network, counts[name]) for name in rows if name not in {row.name for row in table}]
+    return sorted(table, key=lambda row: rows.index(row.name))
+
+
+def _of_parameters(name: str, network: nn.Module, count: int) -> LayerRow:
+    """The row of a module that is not called itself: a growing block with its constant."""
+    constant = next(network.get_submodule(name).parameters(recurse=False))
+    return LayerRow(name, count, tuple(constant.shape[1:]), None)
+
+
+def _lods(network: Any) -> list[float]:
+    """The full resolution, and of a growing network the lower ones."""
+    part = network.synthesis if isinstance(network, Generator) else network
+    is_growing = isinstance(part, GrowingSynthesis | GrowingDiscriminator)
+    return [float(lod) for lod in range(len(part.sizes) if is_growing else 1)]
 
 
 def _is_row(name: str, module: nn.Module) -> bool:
