@@ -128,7 +128,7 @@ def load_detector(name: str, address: str | None = None, trust_script: bool = Fa
     """
     if name == TINY:
         content = shipped_weights()
-        return Detector("tiny-openmoji", _sha256(content), "antialias-bilinear-64", load_tiny_detector(content))
+        return Detector("tiny-openmoji", _sha256(content), "box-or-bilinear-64", load_tiny_detector(content))
     path, _, expected = (address or detector_folder()).partition("#sha256=")
     if path.endswith(".pt"):
         return _scripted(name, path, expected, trust_script)

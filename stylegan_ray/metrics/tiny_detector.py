@@ -52,7 +52,10 @@ def to_input(images: Tensor) -> Tensor:
     x = images.float().div(127.5).sub(1)
     if x.shape[1] == 1:
         x = x.expand(-1, 3, -1, -1)
-    if x.shape[2:] != (INPUT_SIZE, INPUT_SIZE):
+    (height, rest_down), (width, rest_across) = (divmod(side, INPUT_SIZE) for side in x.shape[2:])
+    if height and width and not rest_down and not rest_across:
+        x = F.avg_pool2d(x, (height, width))  # whole factors by the mean, which blurs nothing
+    else:
         x = F.interpolate(x, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True, align_corners=False)
     return x
 
