@@ -1,0 +1,232 @@
+"""`ray job submit` as the front door: a small upload, a token, a log, a stop, and still the same run comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from support.jobs import ROOT, Job, rows_without_times, small_model, write_pictures
+
+ray = pytest.importorskip("ray")
+
+from stylegan_ray.cluster.launch import refuse_relative_paths  # noqa: E402
+from stylegan_ray.config import ConfigError, load_config  # noqa: E402
+
+MOST_UPLOADED = 2 << 20
+NAMESPACE = ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"]
+OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.checkpoint_ticks", "1"]
+
+
+def test_what_is_uploaded_is_small_and_whole(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path / "package.zip"
+    create_package(str(ROOT), package, include_gitignore=True, excludes=[])
+    with zipfile.ZipFile(package) as archive:
+        names = archive.namelist()
+    assert package.stat().st_size < MOST_UPLOADED
+    assert {"jobs/train.py", "stylegan_ray/cli.py", "stylegan_ray/presets/config-f.yaml"} <= set(names)
+    assert not [name for name in names if name.startswith(("tests/", ".git/"))]
+
+
+@pytest.mark.parametrize(
+    ("keys", "environment", "told"),
+    [
+        ({"run.storage": "runs"}, None, "run.storage='runs'"),
+        ({"data.path": "pictures.zip", "run.storage": "/runs"}, None, "data.path='pictures.zip'"),
+        ({}, "runs", r"\$STYLEGAN_RAY_STORAGE='runs'"),
+    ],
+)
+def test_relative_paths_are_refused_in_a_job(monkeypatch, keys, environment, told):
+    cfg = load_config("config-f", keys)
+    if environment:
+        monkeypatch.setenv("STYLEGAN_RAY_STORAGE", environment)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    refuse_relative_paths(cfg, None)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ConfigError, match=told):
+        refuse_relative_paths(cfg, None)
+
+
+def namespace_is_allowed() -> bool:
+    tools = shutil.which("unshare") and shutil.which("ip")
+    return bool(tools) and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
+
+
+def python_without_package(folder: Path) -> Path:
+    """A Python that has everything but this package, so that a job can only take it from its working directory."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (target,) = folder.glob("lib/python*/site-packages")
+    # Paths named in a .pth file are searched, but .pth files inside them (an editable install is one) are not read.
+    (target / "all.pth").write_text("\n".join([*site.getsitepackages(), ""]))
+    python = folder / "bin" / "python"
+    found = subprocess.run([python, "-c", "import stylegan_ray"], cwd=folder, capture_output=True)
+    if not found.returncode:
+        pytest.skip("this package is installed in a way that cannot be hidden from a job")
+    return python
+
+
+class Head:
+    """A head on loopback, in namespaces of its own, where one script after another runs."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.folder, self.python = folder, python
+        self.tmp = folder / "tmp"
+        for name in ("home", "tmp", "scripts"):
+            (folder / name).mkdir()
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "STYLEGAN_RAY_"))},
+            "HOME": str(folder / "home"),
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",
+            "STYLEGAN_RAY_STORAGE": str(folder / "storage"),
+            "PYTHONPATH": "",
+        }
+        self.log = folder / "log"
+        with open(self.log, "w") as out:
+            self.process = subprocess.Popen(
+                [*NAMESPACE, "bash", "-c", self.script()],
+                env=self.env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def script(self) -> str:
+        """Starts the head, then runs every script that appears in the folder, each in the background."""
+        return textwrap.dedent(f"""
+            set -e
+            ip link set lo up
+            mount --bind {self.tmp} /tmp/ray
+            ray() {{ {self.python} -m ray.scripts.scripts "$@"; }}
+            export -f ray
+            ray get-auth-token --generate > /dev/null
+            ray start --head --node-ip-address=127.0.0.1 --port=6399 --num-cpus=2 --dashboard-port=8265 \\
+                --object-store-memory=150000000 --disable-usage-stats
+            export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
+            touch {self.folder}/ready
+            set +e
+            while true; do
+                for script in {self.folder}/scripts/*.sh; do
+                    [ -e "$script" ] || continue
+                    mv "$script" "$script.run"
+                    (
+                        bash "$script.run" > "$script.out" 2>&1
+                        echo $? > "$script.rc.part"
+                        mv "$script.rc.part" "$script.rc"
+                    ) &
+                done
+                sleep 0.5
+            done
+        """)
+
+    def start(self, name: str, command: str) -> Path:
+        """Begins a command at the head; its output goes to the file returned."""
+        script = self.folder / "scripts" / f"{name}.sh"
+        partial = script.with_suffix(".part")
+        partial.write_text(command)
+        partial.rename(script)
+        return Path(f"{script}.out")
+
+    def status(self, name: str) -> int | None:
+        """The exit status of a command that has ended."""
+        path = self.folder / "scripts" / f"{name}.sh.rc"
+        return int(path.read_text()) if path.exists() else None
+
+    def run(self, name: str, command: str, seconds: float = 300) -> tuple[int, str]:
+        """Exit status and output of a command."""
+        out = self.start(name, command)
+        self.wait_for(lambda: self.status(name) is not None, seconds)
+        return self.status(name) or 0, out.read_text()
+
+    def wait_for(self, condition, seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"the head ended:\n{self.text()}"
+            assert time.monotonic() < deadline, f"waited {seconds} s:\n{self.text()}"
+            time.sleep(0.2)
+
+    def text(self) -> str:
+        outputs = sorted((self.folder / "scripts").glob("*.out"))
+        return "\n".join([self.log.read_text(), *(f"--- {path.name}\n{path.read_text()}" for path in outputs)])
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, pictures):
+    """The run on this machine alone."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "log")
+    assert job.wait(400) == 0, job.text()
+    return storage / "run"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    if not namespace_is_allowed():
+        pytest.skip("this machine does not let us make network, mount and process namespaces (needs root and iproute2)")
+    folder = tmp_path_factory.mktemp("head")
+    head = Head(folder, python_without_package(folder / "venv"))
+    try:
+        head.wait_for((folder / "ready").exists)
+        yield head
+    finally:
+        head.kill()
+
+
+def submit(pictures: Path, *words: str, options: str = "") -> str:
+    command = ["jobs/train.py", "config-f", str(pictures), *OPTIONS, *words]
+    return f"ray job submit {options} --working-dir . -- python " + " ".join(f"'{word}'" for word in command)
+
+
+@pytest.mark.cluster
+def test_a_wrong_token_opens_nothing(head):
+    status, said = head.run("wrong", "RAY_AUTH_TOKEN=wrong ray job list")
+    assert status != 0 and "Invalid authentication token" in said
+
+
+@pytest.mark.cluster
+def test_a_job_that_fails_says_why_and_has_a_status(head, pictures):
+    status, said = head.run("fails", submit(pictures, "--run.storage", "runs"))
+    assert status != 0 and "error: run.storage='runs' is relative" in said, said
+
+
+@pytest.mark.cluster
+def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(head, pictures, undisturbed):
+    run = head.folder / "storage" / "run"
+    env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
+    first = head.start("first", submit(pictures, options=f"--submission-id first --runtime-env-json '{env}'"))
+    head.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists())
+    assert "tick 0" in first.read_text() and "2 workers on CPU" in first.read_text(), "the log is streamed"
+    status, said = head.run("stop", "ray job stop first")
+    assert status == 0 and "was stopped" in said, said
+    head.wait_for(lambda: head.status("first") is not None)
+    assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
+    stood = sorted(os.listdir(run / "checkpoints"))[-1]
+
+    status, said = head.run("second", submit(pictures))
+    assert status == 0 and f"from {stood}" in said, said
+    expected = load_file(undisturbed / "network-final.safetensors")
+    for name, value in load_file(run / "network-final.safetensors").items():
+        assert value.equal(expected[name]), name
+    assert rows_without_times(run) == rows_without_times(undisturbed)
