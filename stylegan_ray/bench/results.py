@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 PACKAGES = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
@@ -109,9 +109,11 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _shown(value: Any) -> str:
-    """A number in four digits; of several ones their median and range."""
+    """A number in four digits; of several ones their median and range; what is longer stands in the JSON alone."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, Sequence) and len(value) > 1 and all(isinstance(v, float) for v in value):
-        return f"{_shown(float(statistics.median(value)))}  ({_shown(min(value))} to {_shown(max(value))})"
+    if isinstance(value, list) and value and all(isinstance(v, float) for v in value):
+        return f"{_shown(median(value))}  ({_shown(min(value))} to {_shown(max(value))})"
+    if isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value):
+        return f"{len(value)} in the JSON"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -18,8 +18,9 @@ def test_circumstances_name_machine_versions_and_command():
 
 
 def test_table_shows_medians_ranges_and_missed_bars():
-    figures = {"phases": {"G": {"sec": [3.0, 1.0, 2.0]}}, "threads": 2, "shape": [3, 8, 8]}
+    figures = {"phases": {"G": {"sec": [3.0, 1.0, 2.0]}}, "threads": 2, "shape": [3, 8, 8], "ticks": [[{"kimg": 1}]]}
     text = table({"figures": figures, "bars": [at_most("sec", 2.0, 1.0), at_most("ok", 0.5, 1.0)]})
     lines = dict(line.split("  ", 1) for line in text.splitlines())
     assert lines["phases.G.sec"].strip() == "2  (1 to 3)"
     assert text.count("MISSED") == 1 and "holds with 0.5" in text and "[3, 8, 8]" in text
+    assert lines["ticks"].strip() == "1 in the JSON"
