@@ -1,0 +1,196 @@
+"""A Ray cluster of several nodes on this machine, made to be hurt: processes are found by parent and killed by id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]
+RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+TRAINING_WORKER, DECODER = "ray::RayTrainWorker", "ray::ReadReals"
+"""Beginnings of what Ray names its processes."""
+NODE_ENV = {
+    "RAY_AUTH_MODE": "disabled",
+    # A lost node is to be noticed in seconds, and a busy machine is not to be taken for one.
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "5",
+}
+MOST_SEC = 300.0
+
+
+class Node:
+    """One Ray node: the head, which trains nothing, or one with CPUs. It has a loopback address of its own."""
+
+    def __init__(self, number: int, head: str, num_cpus: int, folder: Path, env: Mapping[str, str]) -> None:
+        self.number = number
+        where = ["--head", f"--port={head.rpartition(':')[2]}"] if number == 0 else [f"--address={head}"]
+        words = [
+            "start", *where, "--block", f"--node-ip-address=127.0.0.{number + 1}", f"--num-cpus={num_cpus}",
+            "--object-store-memory=100000000", "--disable-usage-stats", "--include-log-monitor=false",
+        ]  # fmt: skip
+        if number == 0:
+            words += [f"--temp-dir={folder / 'ray'}", f"--dashboard-port={free_port()}"]
+        with open(folder / f"node{number}.log", "ab") as out:
+            self.process = subprocess.Popen([*RAY, *words], stdout=out, stderr=out, env={**os.environ, **env})
+
+    @property
+    def raylet(self) -> int | None:
+        """Its raylet's process id, once there is one."""
+        return next((pid for pid in descendants(self.process.pid) if "/raylet/raylet" in command_of(pid)), None)
+
+    def processes(self, title: str) -> list[int]:
+        """Processes of the node whose title begins so."""
+        return [pid for pid in descendants(self.process.pid) if command_of(pid).startswith(title)]
+
+
+class Cluster:
+    """A head and some nodes of one training worker each; use it as a context manager, so that nothing stays behind."""
+
+    def __init__(self, folder: Path, num_nodes: int, env: Mapping[str, str] | None = None) -> None:
+        self.folder, self.env = folder, {**NODE_ENV, **(env or {})}
+        self.address = ""
+        self.num_nodes = num_nodes
+        self.nodes: dict[int, Node] = {}
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Starts the head, then the others."""
+        self.address = f"127.0.0.1:{free_port()}"
+        self.add(0)
+        wait_for(lambda: is_open(self.address), "the head to answer")
+        for number in range(1, self.num_nodes + 1):
+            self.add(number)
+        for node in self.nodes.values():
+            wait_for(lambda node=node: node.raylet is not None, f"node {node.number} to start")
+
+    def add(self, number: int) -> None:
+        """Starts a node."""
+        self.nodes[number] = Node(number, self.address, int(number > 0), self.folder, self.env)
+
+    def processes(self, title: str) -> list[int]:
+        """Processes of all nodes whose title begins so."""
+        return [pid for node in self.nodes.values() for pid in node.processes(title)]
+
+    def kill_raylet(self, number: int) -> None:
+        """SIGKILL to the raylet of a node; the rest of the node dies of it."""
+        node = self.nodes.pop(number)
+        raylet = node.raylet
+        assert raylet is not None, f"node {number} has no raylet"
+        os.kill(raylet, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            node.process.wait(20)
+        kill([node.process.pid])
+        node.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to everything."""
+        pids = [pid for node in self.nodes.values() for pid in (*descendants(node.process.pid), node.process.pid)]
+        kill(pids)
+        for node in self.nodes.values():
+            node.process.wait()
+        self.nodes.clear()
+        wait_for(lambda: not any(is_alive(pid) for pid in pids), "killed processes to be gone")
+
+
+class Driver:
+    """The train command in the background; what it says goes to a log."""
+
+    def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with open(log, "ab") as out:
+            self.process = subprocess.Popen([*TRAIN, *words], stdout=out, stderr=out, env={**os.environ, **env})
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        """SIGKILL to it and what it has started."""
+        kill([*descendants(self.process.pid), self.process.pid])
+        self.process.wait()
+
+    def words(self, num_lines: int = 20) -> str:
+        """Its last words."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-num_lines:])
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL to processes by id; those that are gone do not matter."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of a process, and theirs."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat(int(entry))):
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found, new = [], [pid]
+    while new:
+        new = [child for parent in new for child in children.get(parent, [])]
+        found += new
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits for its parent to notice its end does not."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z"
+
+
+def command_of(pid: int) -> str:
+    """A process's command line, or the title it gave itself."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent and more of a process; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_open(address: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+def wait_for(condition: Callable[[], object], what: str, sec: float = MOST_SEC, every_sec: float = 0.05) -> None:
+    """Returns when the condition holds; raises TimeoutError that says what was waited for."""
+    deadline = time.monotonic() + sec
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {sec:.0f} s for {what}")
+        time.sleep(every_sec)
