@@ -51,7 +51,7 @@ def changes(*argv):
         ("--data.resolution 64 32", "data.resolution", [64, 32]),
         ("--data.channels 1", "data.channels", 1),
         ("--data.crop center", "data.crop", "center"),
-        ("--cluster.num_workers 2", "cluster.num_workers", 2),
+        ("--cluster.num_workers 3", "cluster.num_workers", 3),
         ("--cluster.num_workers 1:4", "cluster.num_workers", "1:4"),
         ("--run.name 0001", "run.name", "0001"),
         ("--run.name true", "run.name", "true"),
@@ -125,7 +125,10 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
         texts[preset] = capsys.readouterr().out
     help_of_gamma = texts["config-e"].partition("--loss.r1_gamma")[2].partition("--loss.")[0]
     assert "(default: 100.0)" in help_of_gamma
-    assert "(default: 1.0)" in texts["tiny"].partition("--loss.r1_gamma")[2].partition("--loss.")[0]
+    assert (
+        f"(default: {load_config('tiny').loss.r1_gamma})"
+        in texts["tiny"].partition("--loss.r1_gamma")[2].partition("--loss.")[0]
+    )
     assert "--resume-from CKPT" in texts["tiny"] and "--run.preset" not in texts["tiny"]
 
 
@@ -192,7 +195,11 @@ def test_dry_run_prints_the_whole_plan(capsys, monkeypatch):
     assert "7 pictures of 16x16" in said and "labels of size 5" in said
     rows = [line.split() for line in said.splitlines()]
     by_kimg = {row[0]: row for row in rows if len(row) == 9}
-    assert by_kimg["0"][5] == "0" and by_kimg["7"][5] == "0.5" and by_kimg["60"][6] == "0.003"
+    assert (
+        by_kimg["0"][5] == "0"
+        and by_kimg["7"][5] == "0.5"
+        and by_kimg["60"][6] == f"{load_config('tiny').schedule.D_lrate:g}"
+    )
     totals = [int(row[1].replace(",", "")) for row in rows if row[:1] == ["total"]]
     counted = [int(row[1].replace(",", "")) for row in rows if len(row) == 4 and row[1].replace(",", "").isdigit()]
     assert len(totals) == 2 and sum(totals) == sum(counted), "every parameter stands in one row"
