@@ -292,7 +292,7 @@ class ClusterConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     """CPUs of a worker; null: an equal share of the smallest node."""
     interface: Annotated[str, Field(pattern=r"^[\w.:@-]+(,[\w.:@-]+)*$")] | None = None
-    """Network interface that workers talk over, such as eth0; null: the one of the address by which Ray knows a node."""
+    """Network interface that workers talk over, such as eth0; null: that of the address by which Ray knows a node."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0.0
     """How long to wait for nodes until the least number of workers fits, on a cluster that grows on demand."""
     address: str | None = None
