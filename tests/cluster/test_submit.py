@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import site
 import subprocess
 import sys
-import textwrap
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support import namespaces
 from support.jobs import ROOT, Job, rows_without_times, small_model, write_pictures
 
 ray = pytest.importorskip("ray")
@@ -24,7 +21,6 @@ from stylegan_ray.cluster.launch import refuse_relative_paths  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 
 MOST_UPLOADED = 2 << 20
-NAMESPACE = ["unshare", "-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"]
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.checkpoint_ticks", "1"]
 
 
@@ -59,11 +55,6 @@ def test_relative_paths_are_refused_in_a_job(monkeypatch, keys, environment, tol
         refuse_relative_paths(cfg, None)
 
 
-def namespace_is_allowed() -> bool:
-    tools = shutil.which("unshare") and shutil.which("ip")
-    return bool(tools) and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
-
-
 def python_without_package(folder: Path) -> Path:
     """A Python that has everything but this package, so that a job can only take it from its working directory."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -77,94 +68,17 @@ def python_without_package(folder: Path) -> Path:
     return python
 
 
-class Head:
-    """A head on loopback, in namespaces of its own, where one script after another runs."""
-
-    def __init__(self, folder: Path, python: Path) -> None:
-        self.folder, self.python = folder, python
-        self.tmp = folder / "tmp"
-        for name in ("home", "tmp", "scripts"):
-            (folder / name).mkdir()
-        Path("/tmp/ray").mkdir(exist_ok=True)
-        self.env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "STYLEGAN_RAY_"))},
-            "HOME": str(folder / "home"),
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-            "RAY_AUTH_MODE": "token",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_JOB_STOP_WAIT_TIME_S": "60",
-            "STYLEGAN_RAY_STORAGE": str(folder / "storage"),
-            "PYTHONPATH": "",
-        }
-        self.log = folder / "log"
-        with open(self.log, "w") as out:
-            self.process = subprocess.Popen(
-                [*NAMESPACE, "bash", "-c", self.script()],
-                env=self.env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-
-    def script(self) -> str:
-        """Starts the head, then runs every script that appears in the folder, each in the background."""
-        return textwrap.dedent(f"""
-            set -e
-            ip link set lo up
-            mount --bind {self.tmp} /tmp/ray
-            ray() {{ {self.python} -m ray.scripts.scripts "$@"; }}
-            export -f ray
-            ray get-auth-token --generate > /dev/null
-            ray start --head --node-ip-address=127.0.0.1 --port=6399 --num-cpus=2 --dashboard-port=8265 \\
-                --object-store-memory=150000000 --disable-usage-stats
-            export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
-            touch {self.folder}/ready
-            set +e
-            while true; do
-                for script in {self.folder}/scripts/*.sh; do
-                    [ -e "$script" ] || continue
-                    mv "$script" "$script.run"
-                    (
-                        bash "$script.run" > "$script.out" 2>&1
-                        echo $? > "$script.rc.part"
-                        mv "$script.rc.part" "$script.rc"
-                    ) &
-                done
-                sleep 0.5
-            done
-        """)
-
-    def start(self, name: str, command: str) -> Path:
-        """Begins a command at the head; its output goes to the file returned."""
-        script = self.folder / "scripts" / f"{name}.sh"
-        partial = script.with_suffix(".part")
-        partial.write_text(command)
-        partial.rename(script)
-        return Path(f"{script}.out")
-
-    def status(self, name: str) -> int | None:
-        """The exit status of a command that has ended."""
-        path = self.folder / "scripts" / f"{name}.sh.rc"
-        return int(path.read_text()) if path.exists() else None
-
-    def run(self, name: str, command: str, seconds: float = 300) -> tuple[int, str]:
-        """Exit status and output of a command."""
-        out = self.start(name, command)
-        self.wait_for(lambda: self.status(name) is not None, seconds)
-        return self.status(name) or 0, out.read_text()
-
-    def wait_for(self, condition, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, f"the head ended:\n{self.text()}"
-            assert time.monotonic() < deadline, f"waited {seconds} s:\n{self.text()}"
-            time.sleep(0.2)
-
-    def text(self) -> str:
-        outputs = sorted((self.folder / "scripts").glob("*.out"))
-        return "\n".join([self.log.read_text(), *(f"--- {path.name}\n{path.read_text()}" for path in outputs)])
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+def head_setup(folder: Path, python: Path) -> str:
+    """A head on loopback, with a token in its home."""
+    return f"""
+        mkdir {folder}/tmp && mount --bind {folder}/tmp /tmp/ray
+        ray() {{ {python} -m ray.scripts.scripts "$@"; }}
+        export -f ray
+        ray get-auth-token --generate > /dev/null
+        ray start --head --node-ip-address=127.0.0.1 --port=6399 --num-cpus=2 --dashboard-port=8265 \\
+            --object-store-memory=150000000 --disable-usage-stats
+        export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
+    """
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +97,16 @@ def undisturbed(tmp_path_factory, pictures):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    if not namespace_is_allowed():
-        pytest.skip("this machine does not let us make network, mount and process namespaces (needs root and iproute2)")
+    if not namespaces.are_allowed():
+        pytest.skip(namespaces.WHY_NOT)
     folder = tmp_path_factory.mktemp("head")
-    head = Head(folder, python_without_package(folder / "venv"))
+    python = python_without_package(folder / "venv")
+    env = namespaces.clean_environment(
+        folder, PATH=f"{python.parent}:{os.environ['PATH']}", PYTHONPATH="", RAY_JOB_STOP_WAIT_TIME_S="60"
+    )
+    head = namespaces.Namespaces(folder, head_setup(folder, python), env)
     try:
-        head.wait_for((folder / "ready").exists)
+        head.wait_until_ready()
         yield head
     finally:
         head.kill()
@@ -212,7 +130,7 @@ def test_a_job_that_fails_says_why_and_has_a_status(head, pictures):
 
 
 @pytest.mark.cluster
-def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(head, pictures, undisturbed):
+def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(undisturbed, head, pictures):
     run = head.folder / "storage" / "run"
     env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
     first = head.start("first", submit(pictures, options=f"--submission-id first --runtime-env-json '{env}'"))
