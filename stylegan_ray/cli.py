@@ -124,5 +124,6 @@ BENCHMARKS = {
     "checkpoint": "stylegan_ray.bench.checkpoint",
     "overhead": "stylegan_ray.cluster.bench_overhead",
     "stream": "stylegan_ray.cluster.bench_stream",
+    "chaos": "stylegan_ray.cluster.chaos",
 }
 """Where each benchmark is; only the one that is asked for is imported."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ray.util import get_node_ip_address
+
 TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 TRAINING_WORKER, DECODER = "ray::RayTrainWorker", "ray::ReadReals"
@@ -28,17 +30,22 @@ MOST_SEC = 300.0
 
 
 class Node:
-    """One Ray node: the head, which trains nothing, or one with CPUs. It has a loopback address of its own."""
+    """One Ray node: the head, which trains nothing, or one with CPUs and a loopback address of its own.
+
+    So the driver, which looks for a node with the machine's address, finds the head.
+    """
 
     def __init__(self, number: int, head: str, num_cpus: int, folder: Path, env: Mapping[str, str]) -> None:
         self.number = number
         where = ["--head", f"--port={head.rpartition(':')[2]}"] if number == 0 else [f"--address={head}"]
         words = [
-            "start", *where, "--block", f"--node-ip-address=127.0.0.{number + 1}", f"--num-cpus={num_cpus}",
-            "--object-store-memory=100000000", "--disable-usage-stats", "--include-log-monitor=false",
+            "start", *where, "--block", f"--num-cpus={num_cpus}", "--object-store-memory=100000000",
+            "--disable-usage-stats", "--include-log-monitor=false",
         ]  # fmt: skip
         if number == 0:
-            words += [f"--temp-dir={folder / 'ray'}", f"--dashboard-port={free_port()}"]
+            words += [f"--temp-dir={folder / 'ray'}", "--include-dashboard=false"]
+        else:
+            words.append(f"--node-ip-address=127.0.0.{number + 1}")
         with open(folder / f"node{number}.log", "ab") as out:
             self.process = subprocess.Popen([*RAY, *words], stdout=out, stderr=out, env={**os.environ, **env})
 
@@ -74,7 +81,7 @@ class Cluster:
 
     def start(self) -> None:
         """Starts the head, then the others."""
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"{get_node_ip_address()}:{free_port()}"
         self.add(0)
         wait_for(lambda: is_open(self.address), "the head to answer")
         for number in range(1, self.num_nodes + 1):

@@ -74,8 +74,8 @@ def train_worker(config: dict[str, Any]) -> str:
         if not is_transient(error):
             said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
             line.post_and_wait(FAIL, f"worker {distributed.rank()} failed: {said}")
-        elif lost_peer(error):
-            time.sleep(1.0)  # so that the peer's end is seen first, which says more
+        elif lost_peer(error) or (isinstance(error, AskedToEnd) and not TermSignal.came.is_set()):
+            time.sleep(1.0)  # so that what happened to the other worker is seen first, which says more
         raise
 
 

@@ -1,0 +1,217 @@
+"""Faults injected for real: what they cost is time."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from support.jobs import ROOT, Job, isolated, rows_without_times, small_model, write_pictures
+
+from stylegan_ray.cluster.faults import AskedToEnd, Logbook, described, is_transient
+from stylegan_ray.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants
+from stylegan_ray.config import load_config
+from stylegan_ray.data import open_dataset
+from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.train.loop import training_loop
+from stylegan_ray.train.process import prepare_process
+from stylegan_ray.train.schedule import places_of_rank, walk
+from stylegan_ray.train.state import TrainState
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def minibatches(cfg, source, rank, world_size):
+    """This rank's minibatches without Ray."""
+    for group in walk(cfg, 0, 3.0):
+        for nimg in group.minibatch_nimgs():
+            micro_batches = []
+            for place in places_of_rank(nimg, group.schedule, rank, world_size):
+                positions = range(place.position, place.position + group.schedule.minibatch_gpu)
+                micro_batches.append(tuple(map(torch.from_numpy, source.micro_batch(list(positions)))))
+            yield micro_batches
+
+
+def train_without_ray(rank, world_size, run, out):
+    """One process of a run that nothing happens to."""
+    store = dist.FileStore(f"{out}.store", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    cfg = load_config(os.path.join(run, "config.yaml"))
+    prepare_process(cfg, threads=1)
+    dataset = open_dataset(cfg.data, cfg.run.seed)
+    state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size)
+    source = RealsSource(dataset, cfg.run.seed, 0, cfg.data.mirror_augment)
+    rows = [pause.stats for pause in training_loop(state, cfg, minibatches(cfg, source, rank, world_size), dataset)]
+    if rank == 0:
+        rows = [{k: v for k, v in row.items() if not k.startswith(("Timing/", "Resources/"))} for row in rows]
+        torch.save({"tensors": state.tensors(), "rows": json.loads(json.dumps(rows))}, out)
+    dist.destroy_process_group()
+
+
+def faults_in(text):
+    return [line for line in text.splitlines() if line.startswith("fault: ")]
+
+
+def processes(job, title):
+    return [pid for pid in descendants(job.process.pid) if command_of(pid).startswith(title)]
+
+
+def kill_one(job, title):
+    job.wait_for(lambda: processes(job, title))
+    os.kill(random.choice(processes(job, title)), signal.SIGKILL)
+
+
+def newest_tick(run):
+    rows = (run / "stats.jsonl").read_bytes().splitlines(keepends=True) if (run / "stats.jsonl").exists() else []
+    return max((json.loads(row)["Progress/tick"] for row in rows if row.endswith(b"\n")), default=-1)
+
+
+def test_a_run_with_faults_is_the_run_without_them(pictures, tmp_path):
+    """A decoder and a worker are killed, and storage is away for a while: the network is that of plain processes."""
+    run = tmp_path / "run"
+    options = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.total_kimg", "1.6"]
+    job = Job("train", "config-f", str(pictures), *options, "--data.cond", storage=tmp_path, log=tmp_path / "log")
+    try:
+        job.wait_for(lambda: newest_tick(run) >= 3, 300)
+        kill_one(job, DECODER)
+        job.wait_for(lambda: "a decoding process died" in job.text(), 300)
+        kill_one(job, TRAINING_WORKER)
+        job.wait_for(lambda: "was killed" in job.text() and newest_tick(run) >= 7, 300)
+        (run / "checkpoints").rename(run / "away")
+        (run / "checkpoints").touch()
+        job.wait_for(lambda: "storage does not take" in job.text(), 300)
+        (run / "checkpoints").unlink()
+        (run / "away").rename(run / "checkpoints")
+        assert job.wait(600) == 0, job.text()
+    finally:
+        if job.process.poll() is None:
+            job.kill()
+    decoder, worker, storage = faults_in(job.text())
+    assert "continuing at 0." in worker and "from ckpt-" in worker and "the run stood at" in worker
+    assert "training goes on" in storage and "storage works again" in job.text()
+    assert "Traceback" not in job.text()
+    log = (run / "log.txt").read_text()
+    assert all(line in log for line in (decoder, worker, storage)), log
+
+    mp.spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
+    plain = torch.load(tmp_path / "plain.pt")
+    for name, value in load_file(run / "network-final.safetensors").items():
+        assert value.equal(plain["tensors"][name]), name
+    assert rows_without_times(run) == plain["rows"]
+
+
+ALONE = """
+import os, subprocess, sys, time
+code = subprocess.run(sys.argv[1:]).returncode
+def others():
+    found = []
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) not in (1, os.getpid()):
+            try:
+                if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+                    found.append(open(f"/proc/{pid}/cmdline").read().replace(chr(0), " ")[:80])
+            except OSError:
+                pass
+    return found
+end = time.monotonic() + 20
+while others() and time.monotonic() < end:
+    time.sleep(0.2)
+print("left behind:", others())
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(isolated(["x"]) == ["x"], reason="needs the right to make a process namespace")
+def test_an_error_that_would_come_again_ends_the_job_at_once(pictures, tmp_path):
+    """Learning rates that make NaN: no retry, status 1, a clear word, and no process left."""
+    options = [*small_model(), "--run.name", "run", "--schedule.D_lrate", "1e30", "--train.on_nonfinite", "error"]
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "config-f", str(pictures), *options]
+    env = {**os.environ, "STYLEGAN_RAY_STORAGE": str(tmp_path)}
+    done = subprocess.run(
+        isolated([sys.executable, "-c", ALONE, *command]), env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "is not finite at nimg" in done.stderr and "train.on_nonfinite=error" in done.stderr
+    assert "left behind: []" in done.stdout, done.stdout
+    assert "Traceback" not in done.stderr and "continuing" not in done.stdout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["ended"].startswith("failed: ")
+
+
+class Died(ray.exceptions.RayActorError):
+    def __init__(self, text):
+        super().__init__(error_msg=text)
+
+
+KILLED = (
+    "The actor died unexpectedly.\n\tpid: 471\n\tip: 10.0.0.2\nThe actor is dead because its worker process has died."
+)
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ({0: RuntimeError("[gloo] Connection closed by peer"), 1: Died(KILLED)}, "worker 1 (process 471 on 10.0"),
+        ({1: Died("\tip: 10.0.0.2\nThe actor died because its node has died.")}, "worker 1 died with its node 10"),
+        ({0: Died("\tpid: 7\n\tip: 10.0.0.2\nthe node running low on memory")}, "because the node ran out of memory"),
+        ({0: RuntimeError("gloo: Connection reset"), 1: OSError(28, "No space")}, "worker 1 failed: OSError: "),
+        ({0: RuntimeError("gloo: Connection\nreset")}, "worker 0 lost the others: gloo: Connection reset"),
+        ({0: AskedToEnd("was asked to end (SIGTERM) after"), 1: RuntimeError("gloo")}, "worker 0 was asked to end"),
+    ],
+)  # fmt: skip
+def test_causes_are_named_rather_than_echoes(errors, words):
+    assert words in described(errors) and "\n" not in described(errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (OSError("storage"), True),
+        (RuntimeError("[../gloo/transport] Connection reset by peer"), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error"), True),
+        (ray.exceptions.RayActorError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (ValueError("a picture"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (FloatingPointError("nan"), False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error, transient):
+    assert is_transient(error) == transient
+
+
+def test_a_fault_is_one_line_and_counts_until_there_is_a_new_checkpoint():
+    book = Logbook()
+    assert book.begins(0, "starting a new run", 2) == "starting a new run"
+    book.kimg = 0.2
+    assert book.fault("worker 1 was killed") and not book.fault("worker 1 was killed")
+    line = book.begins(160, "continuing at 0.16 kimg from ckpt-000000000160", 2)
+    assert line.startswith("fault: worker 1 was killed; the run stood at 0.2 kimg; continuing at 0.16 kimg from ckpt-")
+    assert line.endswith("0 s later") and book.num_without_progress == 0
+    for number in (1, 2):
+        book.fault("worker 0 failed")
+        assert book.num_without_progress == number
+        book.begins(160, "continuing at 0.16 kimg", 2)
+    assert book.begins(160, "continuing", 1) == "the group goes from 2 to 1 workers; continuing"
+
+
+@pytest.mark.cluster
+def test_chaos(tmp_path):
+    """Every kind of fault once, on several nodes, by the benchmark itself."""
+    result = tmp_path / "chaos.json"
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "chaos", "--faults", "11", "--json", str(result)]
+    done = subprocess.run(isolated(command), capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(result.read_text())
+    assert all(bar["holds"] for bar in found["bars"]), done.stdout
+    assert len(found["figures"]["faults"]) == 11
