@@ -65,8 +65,9 @@ class Sampler:
         for begin in range(0, len(ws), self.batch):
             part = ws[begin : begin + self.batch]
             chosen = None if seeds is None else seeds[begin : begin + self.batch]
-            with torch.no_grad():
-                yield from self.G.synthesis(part, noise=self._noise(len(part), chosen), lod=self.lod)
+            with torch.no_grad():  # ends before the yield, or the caller would compute no gradients either
+                images = self.G.synthesis(part, noise=self._noise(len(part), chosen), lod=self.lod)
+            yield from images
 
     def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:
         """Noise inputs; random ones belong to a seed, so that they do not depend on its neighbours."""

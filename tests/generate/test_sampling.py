@@ -98,3 +98,9 @@ def test_walk_passes_the_keys_smoothly_and_closes():
 
 def test_walk_between_equal_keys_stands_still():
     torch.testing.assert_close(walk(torch.ones(3, 2), 5), torch.ones(15, 2))
+
+
+def test_a_caller_between_two_pictures_can_compute_gradients(G):
+    pictures = Sampler(G).pictures(Sampler(G).styles([0, 1]))
+    next(pictures)
+    assert torch.is_grad_enabled()
