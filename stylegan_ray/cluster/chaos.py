@@ -100,6 +100,7 @@ def write_pictures(folder: Path, cfg: RunConfig, num: int = 50) -> None:
     """Random pictures, so that each can be told from all others."""
     folder.mkdir(exist_ok=True)
     rng, side = np.random.default_rng(3), cfg.data.resolution
+    assert isinstance(side, int), "the faults are for square pictures"
     for i in range(num):
         Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(folder / f"{i:03d}.png")
 

@@ -63,7 +63,8 @@ ATTEMPT = "attempt"
 def task_attempt() -> int:
     """That number for the task that runs here."""
     # Private to Ray, and not in _ray_private.py, which brings torch with it.
-    return ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()
+    worker = ray._private.worker.global_worker  # type: ignore[attr-defined]
+    return worker.core_worker.get_current_task_attempt_number()
 
 
 def attempt_of(block: pa.Table) -> int:

@@ -121,6 +121,7 @@ class Line:
         self._question = self.mailbox.news.remote(self._num_logged)
 
     def _read(self, timeout: float | None = None) -> None:
+        assert self._question is not None, "ask first"
         try:
             self.is_stopping, first, log = ray.get(self._question, timeout=timeout)
             self._log += log[max(self._num_heard - first, 0) :]
