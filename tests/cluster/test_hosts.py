@@ -93,8 +93,9 @@ def hosts(tmp_path_factory):
         pytest.skip(namespaces.WHY_NOT)
     folder = tmp_path_factory.mktemp("hosts")
     # Ray Train gives up waiting for a node after this long, and asks again.
-    env = namespaces.clean_environment(folder, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="15")
-    hosts = namespaces.Namespaces(folder, network(folder), env)
+    code = namespaces.copy_of_code(folder)
+    env = namespaces.clean_environment(folder, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="15", PYTHONPATH=str(code))
+    hosts = namespaces.Namespaces(folder, network(folder), env, cwd=code)
     try:
         hosts.wait_until_ready()
         yield hosts
@@ -119,7 +120,7 @@ def test_a_cut_link_costs_time_and_nothing_else(undisturbed, hosts, pictures):
     """No interface is named: the hosts' own name resolves to loopback, and gloo still takes the link between them."""
     run = hosts.folder / "storage" / "run"
     log = hosts.start("train", train(pictures))
-    hosts.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists())
+    hosts.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists(), while_running="train")
     assert "2 workers on CPU" in log.read_text()
     assert hosts.run("cut", "ip link set link2 down")[0] == 0
     assert not (run / "network-final.safetensors").exists(), "the cut came too late to mean anything"

@@ -134,7 +134,7 @@ def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(undisturbed, h
     run = head.folder / "storage" / "run"
     env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
     first = head.start("first", submit(pictures, options=f"--submission-id first --runtime-env-json '{env}'"))
-    head.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists())
+    head.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists(), while_running="first")
     assert "tick 0" in first.read_text() and "2 workers on CPU" in first.read_text(), "the log is streamed"
     status, said = head.run("stop", "ray job stop first")
     assert status == 0 and "was stopped" in said, said

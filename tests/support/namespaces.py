@@ -38,17 +38,24 @@ def clean_environment(folder: Path, **more: str) -> dict[str, str]:
     }
 
 
+def copy_of_code(folder: Path) -> Path:
+    """The package and its jobs as they are now: nodes with different code are refused."""
+    for name in ("stylegan_ray", "jobs"):
+        shutil.copytree(ROOT / name, folder / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "code"
+
+
 class Namespaces:
     """Runs a set-up, and then one command after another beside it, each in the background."""
 
-    def __init__(self, folder: Path, setup: str, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, setup: str, env: dict[str, str], cwd: Path = ROOT) -> None:
         self.folder, self.scripts, self.log = folder, folder / "scripts", folder / "log"
         self.scripts.mkdir()
         Path("/tmp/ray").mkdir(exist_ok=True)
         with open(self.log, "w") as out:
             self.process = subprocess.Popen(
                 [*UNSHARE, "bash", "-c", self._script(setup)],
-                env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     def _script(self, setup: str) -> str:
@@ -91,9 +98,11 @@ class Namespaces:
         self.wait_for(lambda: self.status(name) is not None, seconds)
         return self.status(name) or 0, out.read_text()
 
-    def wait_for(self, condition, seconds: float = 300) -> None:
+    def wait_for(self, condition, seconds: float = 300, while_running: str | None = None) -> None:
+        """Returns when the condition holds; fails when it takes too long, or a command that it needs has ended."""
         deadline = time.monotonic() + seconds
         while not condition():
+            assert while_running is None or self.status(while_running) is None, f"has ended:\n{self.text()}"
             assert self.process.poll() is None, f"ended before:\n{self.text()}"
             assert time.monotonic() < deadline, f"waited {seconds} s:\n{self.text()}"
             time.sleep(0.2)
