@@ -275,13 +275,15 @@ class AugmentConfig(Section):
 
 class MetricsConfig(Section):
     names: tuple[str, ...] = ()
-    """Metrics to take at network snapshots."""
+    """Metrics of G_ema to take at the start, every so many ticks and at the end, such as fid5k_tiny or fid50k."""
+    ticks: Positive | None = None
+    """Ticks between metrics; null: as train.network_snapshot_ticks, which is the original's rule."""
     placement: Literal["auto", "async", "inline"] = "auto"
-    """Beside the training, in it, or whichever the cluster allows."""
+    """Beside the training (async), by all its workers while it waits (inline), or async where a device is free."""
     detector: str | None = None
-    """Path of detector weights; null: where `evaluate.py prefetch` put them."""
+    """Detector weights: a folder, file or URL, perhaps with #sha256=...; null: where evaluate.py prefetch puts them."""
     num_images: Positive | None = None
-    """Number of generated pictures; null: as the metric's name says."""
+    """Number of generated pictures of all metrics; null: as their names say."""
 
 
 class ClusterConfig(Section):
@@ -534,7 +536,7 @@ UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     ("augment.mode", ("noaug",), "adaptive augmentation"),
     ("model.num_lowp_res", (0,), "mixed precision"),
     ("train.compile", (False,), "compiling the training step"),
-    ("metrics.names", ((),), "metrics during training"),
+    ("metrics.placement", ("auto", "inline"), "taking metrics beside the training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""
 

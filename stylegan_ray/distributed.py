@@ -54,6 +54,15 @@ def from_all_ranks(mine: Tensor) -> Tensor:
     return torch.stack(boxes)
 
 
+def to_rank0(mine: Any) -> list[Any] | None:
+    """The objects that the ranks hold, in the order of ranks, on rank 0; None on the others."""
+    if world_size() == 1:
+        return [mine]
+    boxes: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(mine, boxes)
+    return boxes
+
+
 def objects_from_all_ranks(mine: Any) -> list[Any]:
     """The objects that the ranks hold, in the order of ranks."""
     boxes: list[Any] = [mine] * world_size()

@@ -26,6 +26,7 @@ from stylegan_ray.runs import STOP, storage_address
 from stylegan_ray.storage import PART, Storage, one_line
 from stylegan_ray.storage import joined as joined_address
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
+from stylegan_ray.train.measuring import check_metrics
 from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
@@ -99,6 +100,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     with ProgressLine() as progress:
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, dataset.resolution)
+    check_metrics(cfg, dataset)
     base = storage_address(cfg.run.storage)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
@@ -330,8 +332,7 @@ def watch(attempt: Attempt, view: ConsoleView, mailbox: Any, every_sec: float = 
                 view.tick(content)
             elif kind == FAIL:
                 return content
-            else:
-                assert kind == SAY
+            elif kind == SAY:
                 view.message(content)
         if not alive:
             return None

@@ -12,7 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stylegan_ray.cluster.faults import Logbook
 
-SAY, TICK, FAIL = "say", "tick", "fail"
+SAY, TICK, METRIC, FAIL = "say", "tick", "metric", "fail"
+"""What rank 0 posts: words for a person, a tick's row, values of metrics (Metrics/<name>, Progress/...), the end."""
 MOST_FAULTS = 10
 """In a row, without a new checkpoint between them: then the run ends."""
 LOOK_SEC = 0.25
@@ -34,7 +35,7 @@ class Mailbox:
         self.items.append((kind, content))
         if kind == TICK:
             self.book.kimg = content["Progress/kimg"]
-        else:
+        elif kind != METRIC:
             self.log.append(content)
 
     def take(self) -> list[tuple[str, Any]]:

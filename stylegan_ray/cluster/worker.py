@@ -19,6 +19,7 @@ from stylegan_ray import distributed
 from stylegan_ray.cluster._ray_private import TermSignal
 from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer
 from stylegan_ray.cluster.mailbox import FAIL, TICK, Line, LogToDriver
+from stylegan_ray.cluster.measuring import metrics_of_run
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.reals import stream_of_reals
 from stylegan_ray.cluster.trace import traced
@@ -104,6 +105,7 @@ class Worker:
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
         recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
+        self.metrics = metrics_of_run(cfg, dataset, self.device, self.line)
         rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
         while True:
             try:
@@ -137,12 +139,15 @@ class Worker:
         with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
             if recorder is not None:
                 recorder.begin()
+            self.metrics.begin(state, recorder)
             minibatches = traced(reals, self.order.trace, cfg, state, log2)
             for pause in training_loop(state, cfg, minibatches, dataset, signals.interrupted, self.watch):
                 if replicas_are_due(pause, cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
                 if recorder is not None:
                     self._record(pause, recorder)
+                if pause.done or signals.reason < STOP_RUN:  # who is in a hurry takes them when the run goes on
+                    self.metrics.at_pause(pause, state, recorder)
                 self._save_and_report(pause, state, signals, recorder)
                 if signals.reason == LEAVE:
                     raise AskedToEnd(self._words_on_leaving(state))
@@ -169,6 +174,7 @@ class Worker:
         """
         ends = pause.done or signals.reason >= STOP_RUN
         metrics, checkpoint = pause.stats or {"Progress/kimg": state.cur_nimg / 1000}, None
+        metrics = {**metrics, **self.metrics.news()}
         with self.watch("checkpoint"):
             if recorder is not None and (ends or signals.reason == SAVE or self._is_due(pause)):
                 recorder.save()

@@ -6,7 +6,7 @@ A block is a function of the plan, the networks and its number alone, whoever co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stylegan_ray import seeds
-from stylegan_ray.data import Dataset
+from stylegan_ray.data import BadImage, Dataset
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.path_length import as_seen, path_distances, path_ends
@@ -222,11 +222,11 @@ def read_reals(dataset: Dataset, block: int, mirror: bool) -> Tensor:
     total = dataset.num_images * (2 if mirror else 1)
     places = np.arange(block * BLOCK, min((block + 1) * BLOCK, total))
     chosen = seeds.permuted(places, total, seeds.stream_key(0, 0, "metric/reals"))
-    pictures = [
-        torch.from_numpy(dataset.read(int(row) % dataset.num_images)).flip(2 if row >= dataset.num_images else ())
-        for row in chosen
-        if not dataset.is_bad(int(row) % dataset.num_images)
-    ]
+    pictures = []
+    for row in chosen.tolist():
+        with suppress(BadImage):  # the row says how many there were
+            picture = torch.from_numpy(dataset.read(row % dataset.num_images))
+            pictures.append(picture.flip(2 if row >= dataset.num_images else ()))
     if not pictures:
         return torch.zeros((0, dataset.num_channels, *dataset.resolution), dtype=torch.uint8)
     return torch.stack(pictures)

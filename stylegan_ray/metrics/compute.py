@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +21,16 @@ from stylegan_ray.metrics.rows import Row, summary_rows, unavailable_row, value_
 Progress = Callable[[int, int, str], None]
 """Told (blocks done, blocks in all, what was done)."""
 
-Runner = Callable[[BlockWorker, Sequence[Task]], Iterator[tuple[Task, Result]]]
-"""Computes blocks, in any order; another than the serial one may compute them elsewhere."""
+Results = Generator[tuple[Task, Result], None, None]
+
+Runner = Callable[[BlockWorker, Sequence[Task]], Results]
+"""Computes blocks, in any order; another than the serial one may compute them elsewhere. Closed when given up."""
+
+Available = tuple[Mapping[str, Detector], Mapping[str, str]]
+"""Detectors by name, and for those that are not available the reason and the command that would make them so."""
 
 
-def run_serially(worker: BlockWorker, tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
+def run_serially(worker: BlockWorker, tasks: Sequence[Task]) -> Results:
     """Computes one block after the other, here."""
     for task in tasks:
         yield task, worker.run(task)
@@ -38,6 +44,7 @@ def evaluate(
     *,
     repeat: int = 1,
     detector: str | None = None,
+    available: Available | None = None,
     cache: RealsCache | None = None,
     device: torch.device | str = "cpu",
     provenance: Mapping[str, Any] | None = None,
@@ -47,10 +54,10 @@ def evaluate(
     """Rows of the metrics of these names for a generator; with repeats, a row per seed and then their mean and spread.
 
     A metric whose detector is not available makes a row that says so. `plan` gives the settings, its metrics are
-    replaced by `names`; `detector` is the address of weights (see `load_detector`).
+    replaced by `names`; `detector` is the address of weights (see `read_weights`), unless detectors are given.
     """
     specs = parse_metrics(list(names))
-    detectors, missing = available_detectors(specs, detector)
+    detectors, missing = available or available_detectors(specs, detector)
     told = provenance or {}
     unavailable = [unavailable_row(spec, missing[spec.detector], told) for spec in specs if spec.detector in missing]
     usable = tuple(spec for spec in specs if spec.detector in detectors)
@@ -75,10 +82,11 @@ def measure(worker: BlockWorker, cache: RealsCache, progress: Progress | None = 
     known = known_reals(worker, counts, cache)
     reduction = Reduction(plan, counts, known)
     tasks = tasks_of(plan, reduction.missing_reals())
-    for done, (task, result) in enumerate(run(worker, tasks), start=1):
-        reduction.add(task, result)
-        if progress:
-            progress(done, len(tasks), f"{task.kind} {task.of}".strip())
+    with closing(run(worker, tasks)) as results:
+        for done, (task, result) in enumerate(results, start=1):
+            reduction.add(task, result)
+            if progress:
+                progress(done, len(tasks), f"{task.kind} {task.of}".strip())
     values = reduction.values()
     for key, collected in reduction.new_reals.items():
         cache.put(_cache_name(worker, key), collected)
@@ -92,9 +100,7 @@ def known_reals(worker: BlockWorker, counts: Mapping[str, int], cache: RealsCach
     return {key: collected for key, collected in found.items() if collected is not None}
 
 
-def available_detectors(
-    specs: Sequence[MetricSpec], address: str | None = None
-) -> tuple[dict[str, Detector], dict[str, str]]:
+def available_detectors(specs: Sequence[MetricSpec], address: str | None = None) -> Available:
     """The detectors that metrics need, and for those not available the command that would make them so."""
     detectors, missing = {}, {}
     for name in dict.fromkeys(spec.detector for spec in specs):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stylegan_ray.config import nearest
 from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.inception_v3 import InceptionV3
-from stylegan_ray.metrics.tiny_detector import load_tiny_detector, shipped_weights
+from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
 from stylegan_ray.storage import Storage
 
@@ -112,6 +112,30 @@ RECIPES = {
 """Detectors whose weights must be fetched once. The tiny one ships; others come as a TorchScript file."""
 
 TINY, DINOV2, CELEBA = "tiny", "dinov2", "celeba"
+URLS = ("http://", "https://", "file://")
+"""How addresses begin that are fetched whenever they are read."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A detector before it is built: the contents of its files. One process reads them, others are sent them."""
+
+    name: str
+    contents: tuple[bytes, ...]
+    path: str
+    """Where they are from."""
+
+    def build(self) -> Detector:
+        """The detector; raises DetectorUnavailable when the contents are not its weights."""
+        with torch.random.fork_rng(devices=[]):  # new layers draw weights, which nobody shall notice
+            if self.name == TINY:
+                module = load_tiny_detector(self.contents[0])
+                return Detector("tiny-openmoji", self.sha256, "box-or-bilinear-64", module)
+            return _scripted(self) if self.path.endswith(".pt") else _from_recipe(self)
+
+    @property
+    def sha256(self) -> str:
+        return _sha256(b"".join(self.contents))
 
 
 def detector_folder() -> str:
@@ -120,21 +144,26 @@ def detector_folder() -> str:
 
 
 def load_detector(name: str, address: str | None = None, trust_script: bool = False) -> Detector:
-    """The detector of a name. Downloads nothing; raises DetectorUnavailable.
+    """The detector of a name, built of what `read_weights` reads; raises DetectorUnavailable."""
+    return read_weights(name, address, trust_script).build()
 
-    `address` is a folder of weights or one file, perhaps with #sha256=... behind it; null: `detector_folder()`. Files
-    of weights are read without executing anything. A TorchScript file runs its own graph, so it must come with the
-    checksum of a file that you trust, or with `trust_script`.
+
+def read_weights(name: str, address: str | None = None, trust_script: bool = False) -> Weights:
+    """The weights of the detector of a name, verified; raises DetectorUnavailable.
+
+    `address` is a folder of weights or one file, perhaps with #sha256=... behind it, on a disk, in object storage or
+    at a URL; null: `detector_folder()`. Nothing is fetched unless the address is a URL. Files of weights are read
+    without executing anything. A TorchScript file runs its own graph, so it must come with the checksum of a file that
+    you trust, or with `trust_script`.
     """
     if name == TINY:
-        content = shipped_weights()
-        return Detector("tiny-openmoji", _sha256(content), "box-or-bilinear-64", load_tiny_detector(content))
+        return Weights(TINY, (shipped_weights(),), FILE)
     path, _, expected = (address or detector_folder()).partition("#sha256=")
     if path.endswith(".pt"):
-        return _scripted(name, path, expected, trust_script)
+        return Weights(name, (_script(name, path, expected, trust_script),), path)
     if name not in RECIPES:
         raise DetectorUnavailable(_without_recipe(name))
-    return _from_recipe(RECIPES[name], path, expected)
+    return Weights(name, _files(RECIPES[name], path, expected), path)
 
 
 def prefetch(
@@ -171,7 +200,7 @@ def _without_recipe(name: str) -> str:
     )
 
 
-def _from_recipe(recipe: Recipe, path: str, expected: str) -> Detector:
+def _files(recipe: Recipe, path: str, expected: str) -> tuple[bytes, ...]:
     single = path.endswith((".pth", ".safetensors"))
     if single and len(recipe.files) > 1:
         raise DetectorUnavailable(
@@ -180,24 +209,30 @@ def _from_recipe(recipe: Recipe, path: str, expected: str) -> Detector:
         )
     contents = []
     for file in recipe.files:
-        content = _read(path) if single else _read_from(path, file.name)
+        where = path if single else f"{path.rstrip('/')}/{file.name}"
+        content = _read(where)
         if content is None:
-            where = path if single else f"{path.rstrip('/')}/{file.name}"
             raise DetectorUnavailable(
                 f"detector {recipe.name!r} needs {where}, which does not exist; fetch it with: "
                 f"{_prefetch_command(recipe.name, None if single or path == detector_folder() else path)}"
             )
         _check_sum(path, content, expected) if single else file.check(content)
         contents.append(content)
-    checksum = _sha256(b"".join(contents))
+    return tuple(contents)
+
+
+def _from_recipe(weights: Weights) -> Detector:
+    recipe = RECIPES[weights.name]
     try:
-        module = recipe.build(contents)
+        module = recipe.build(weights.contents)
     except (RuntimeError, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise DetectorUnavailable(f"detector {recipe.name!r}: {path} does not hold its weights: {error}") from error
-    return Detector(recipe.name, checksum, recipe.resize, module.eval().requires_grad_(False))
+        raise DetectorUnavailable(
+            f"detector {recipe.name!r}: {weights.path} does not hold its weights: {error}"
+        ) from error
+    return Detector(recipe.name, weights.sha256, recipe.resize, module.eval().requires_grad_(False))
 
 
-def _scripted(name: str, path: str, expected: str, trust_script: bool) -> Detector:
+def _script(name: str, path: str, expected: str, trust_script: bool) -> bytes:
     content = _read(path)
     if content is None:
         raise DetectorUnavailable(f"detector {name!r}: metrics.detector={path} does not exist; give the path of a file")
@@ -207,14 +242,20 @@ def _scripted(name: str, path: str, expected: str, trust_script: bool) -> Detect
             f"checksum: --metrics.detector {path}#sha256={_sha256(content)}"
         )
     _check_sum(path, content, expected)
+    return content
+
+
+def _scripted(weights: Weights) -> Detector:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            script = torch.jit.load(io.BytesIO(content), map_location="cpu")
+            script = torch.jit.load(io.BytesIO(weights.contents[0]), map_location="cpu")
         except RuntimeError as error:
-            raise DetectorUnavailable(f"detector {name!r}: {path} is not a TorchScript file: {error}") from error
-    keywords = RECIPES[name].script_call if name in RECIPES else ()
-    return Detector(f"{name}-script", _sha256(content), "by the script", Scripted(script, keywords))
+            raise DetectorUnavailable(
+                f"detector {weights.name!r}: {weights.path} is not a TorchScript file: {error}"
+            ) from error
+    keywords = RECIPES[weights.name].script_call if weights.name in RECIPES else ()
+    return Detector(f"{weights.name}-script", weights.sha256, "by the script", Scripted(script, keywords))
 
 
 class Scripted(nn.Module):
@@ -246,15 +287,16 @@ def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _read(path: str) -> bytes | None:
+    """The content of a file, None where there is none; raises DetectorUnavailable when it cannot be had."""
     folder, _, name = path.rpartition("/")
-    return _read_from(folder or ("/" if path.startswith("/") else "."), name)
-
-
-def _read_from(folder: str, name: str) -> bytes | None:
+    if path.startswith(URLS):
+        return _downloaded(WeightFile(name, path), None)
     try:
-        return Storage.at(folder).read(name)
+        return Storage.at(folder or ("/" if path.startswith("/") else ".")).read(name)
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise DetectorUnavailable(f"metrics.detector: {path} cannot be read: {error}") from error
 
 
 def _downloaded(file: WeightFile, progress: Callable[[str, int, int], None] | None) -> bytes:

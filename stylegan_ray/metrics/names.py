@@ -22,6 +22,9 @@ EXAMPLES = (
 DETECTORS = {"fid": "inception", "kid": "inception", "is": "inception", "pr": "vgg16", "ppl": "lpips", "ls": "celeba"}
 """Detector of each kind, as in the original."""
 
+HIGHER_IS_BETTER = ("is", "pr")
+"""Kinds of metrics that should rise; all others should fall."""
+
 SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2"}
 """Detectors that a suffix asks for."""
 
@@ -90,6 +93,11 @@ def parse_metric(name: str) -> MetricSpec:
 def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
     """The metrics of several names, each once."""
     return [parse_metric(name) for name in dict.fromkeys(names)]
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether a metric's value (its name as rows have it) beats another one."""
+    return value > than if metric.startswith(HIGHER_IS_BETTER) else value < than
 
 
 def with_num_images(name: str, num_images: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from stylegan_ray.metrics.drawing import Box, Dot, Line, Point, Shape, Text, to_png, to_svg
+from stylegan_ray.metrics.names import HIGHER_IS_BETTER
 from stylegan_ray.metrics.rows import MUST_AGREE, Row
 from stylegan_ray.storage import Storage
 
@@ -16,8 +17,6 @@ COLOURS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b
 PANEL_WIDTH, PANEL_HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 56, 44, 44  # margins of a panel around its axes
 LEGEND_ROW = 20
-HIGHER_IS_BETTER = ("is", "pr")
-"""Kinds of metrics that should rise; all others should fall."""
 
 Runs = Mapping[str, Sequence[Row]]
 
@@ -42,17 +41,6 @@ class Panel:
     """How many of the row's units make one of the axis."""
     curves: Sequence[Curve]
     x_of: Callable[[Row], float | None]
-
-
-def read_rows(run: Storage) -> list[Row]:
-    """The rows of a run's metrics.jsonl; a torn last line is left out."""
-    rows = []
-    for line in run.read("metrics.jsonl").decode().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def write_plots(runs: Runs, folder: Storage, name: str = "metrics") -> list[str]:

@@ -10,6 +10,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from stylegan_ray.data import Dataset
+from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.reduction import Collected
 from stylegan_ray.metrics.statistics import FeatureStats
@@ -26,6 +27,11 @@ class RealsCache:
     def __init__(self, folder: Storage | None = None) -> None:
         self.folder = folder
         self._memory: dict[str, Collected] = {}
+
+    @classmethod
+    def of_user(cls) -> RealsCache:
+        """The cache that the commands of a user share, beside that of data sets."""
+        return cls(Storage.at(cache_folder() / "reals"))
 
     def get(self, name: str, rows: bool, stats: bool) -> Collected | None:
         """What is kept under the name, if it has what is needed."""

@@ -11,6 +11,7 @@ import torch
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.train.measuring import check_metrics
 from stylegan_ray.train.report import ProgressLine
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 
@@ -23,6 +24,7 @@ def describe(cfg: RunConfig) -> str:
     with ProgressLine(sys.stderr) as progress:
         data = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, data.resolution)
+    check_metrics(cfg, data)
     shape = (data.resolution, data.num_channels, data.label_size)
     with torch.device("meta"):
         networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}

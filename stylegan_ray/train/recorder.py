@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop.native import save_network
+from stylegan_ray.metrics.names import is_better
+from stylegan_ray.metrics.rows import Row, read_rows
 from stylegan_ray.pictures.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot
@@ -29,11 +33,14 @@ class Recorder:
         self.cols, self.rows = grid_shape(cfg.train.grid_size, dataset.resolution)
         self.shown = choose_reals(dataset, cfg.train.grid_layout, cfg.run.seed, (self.cols, self.rows))
         self.grid_z = choose_latents(cfg.run.seed, len(self.shown), state.G.z_dim)
+        self.rows_of_metrics: list[Row] = []
+        """What metrics.jsonl holds."""
         self.grid_labels = torch.from_numpy(dataset.labels(self.shown)) if dataset.label_size else None
 
     def begin(self) -> None:
         """Cuts the files to what the state knows; a new run gets its first pictures."""
         self.files.restore(self.state.tick)
+        self.rows_of_metrics = read_rows(Storage.at(self.files.folder), "metrics.jsonl")
         if self.state.iteration == 0:
             reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.shown.tolist()])
             self.files.picture("reals", image_grid(reals, self.cols, self.rows), 0)
@@ -55,6 +62,21 @@ class Recorder:
                 self.files.add(weight_histograms({"G": self.state.G, "D": self.state.D}), self.state.cur_nimg)
         if pause.done:
             self.outbox.file("network-final.safetensors", self.network())
+
+    def has_metrics(self, tick: int) -> bool:
+        """Whether metrics.jsonl has rows of a tick."""
+        return any(row["Progress/tick"] == tick for row in self.rows_of_metrics)
+
+    def metrics(self, rows: Sequence[Row], network: Callable[[], bytes]) -> None:
+        """Notes rows of metrics; the network goes to best-METRIC.safetensors where it is the best one so far."""
+        content = cache(network)
+        for row in rows:
+            name, value = row["metric"], row["value"]
+            before = [r["value"] for r in self.rows_of_metrics if r["metric"] == name and r["value"] is not None]
+            if value is not None and all(is_better(name, value, than) for than in before):
+                self.outbox.file(f"best-{name}.safetensors", content())
+            self.files.metric(row)
+            self.rows_of_metrics.append(row)
 
     def save(self) -> None:
         """Puts a checkpoint on its way, with the growing files brought up to date before it."""

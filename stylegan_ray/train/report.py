@@ -83,8 +83,12 @@ class RunFiles:
         return line
 
     def metric(self, row: Mapping[str, Any]) -> None:
-        """Notes a row of metrics.jsonl; it carries the Progress/tick of the networks it was taken on."""
+        """Notes a row in metrics.jsonl, under the Progress/tick of its networks, and its value in TensorBoard."""
         self._append("metrics.jsonl", json.dumps({key: _plain(value) for key, value in row.items()}))
+        assert self.events is not None, "restore comes first"
+        if row.get("value") is not None:
+            self.events.add(summary.scalar(f"Metrics/{row['metric']}", row["value"]), round(row["kimg"] * 1000))
+            self.events.flush()
 
     def message(self, text: str) -> None:
         """Notes lines of text in log.txt."""
@@ -280,6 +284,9 @@ class ConsoleView:
             self.refresh()
         else:
             print(tick_line(stats), file=self.stream, flush=True)
+
+    def metric(self, values: Mapping[str, Any]) -> None:
+        """Metrics are shown by the line that says them."""
 
     def message(self, text: str) -> None:
         """Shows lines of text; the bar stays below them."""

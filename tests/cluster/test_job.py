@@ -5,9 +5,10 @@ import os
 
 import pytest
 from safetensors.torch import load_file
-from support.jobs import Job, rows_without_times, small_model, write_pictures
+from support.jobs import Job, metrics_without_times, rows_without_times, small_model, write_pictures
 
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--data.cond"]
+OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,11 @@ def test_one_command_leaves_a_whole_run(undisturbed, pictures):
     assert {"fakes000000.016.png", "fakes000000.320.png", "network-final.safetensors"} <= names
     assert "network-snapshot-000000.320.safetensors" in names
     assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(6))
+    rows = metrics_without_times(run)
+    assert [(row["Progress/tick"], row["kimg"]) for row in rows[::2]] == [(0, 0), (2, 0.144), (4, 0.272), (5, 0.32)]
+    assert [row["metric"] for row in rows] == ["fid100_tiny", "kid100_tiny"] * 4
+    assert all(row["placement"] == "inline" and row["num_real"] == 20 for row in rows)
+    assert f"metrics at 0.32 kimg: fid100_tiny {rows[-2]['value']:.4g}, kid" in (run / "log.txt").read_text()
     checkpoints = sorted(name for name in os.listdir(run / "checkpoints"))
     assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000000320"
     assert all("COMPLETE" in os.listdir(run / "checkpoints" / name) for name in checkpoints)
@@ -57,6 +63,7 @@ def test_a_killed_run_continues_bit_for_bit(undisturbed, pictures, tmp_path):
     for name, value in load_file(resumed / "network-final.safetensors").items():
         assert value.equal(expected[name]), name
     assert rows_without_times(resumed) == rows_without_times(whole)
+    assert metrics_without_times(resumed) == metrics_without_times(whole)
 
 
 def test_a_finished_run_says_so(undisturbed, pictures):

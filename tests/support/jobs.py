@@ -86,3 +86,9 @@ def rows_without_times(run: Path) -> list[dict]:
     """stats.jsonl without what depends on the clock on the wall."""
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(("Timing/", "Resources/"))} for row in rows]
+
+
+def metrics_without_times(run: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock on the wall."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "time", "total_sec")} for row in rows]

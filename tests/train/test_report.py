@@ -101,7 +101,7 @@ def test_each_tick_stands_once_after_a_crash(run):
     for tick in range(5):
         files.tick(row(tick))
         files.message(f"after {tick}")
-        files.metric({"Progress/tick": tick, "fid50k": 10.0 - tick})
+        files.metric({"Progress/tick": tick, "kimg": tick * 4.0, "metric": "fid50k", "value": 10.0 - tick})
     files.sync()
     for name in ("stats.jsonl", "log.txt", "metrics.jsonl"):
         run.write(name, run.read(name) + b'{"Progress/tick": 2, "torn')
@@ -117,6 +117,7 @@ def test_each_tick_stands_once_after_a_crash(run):
     before = ["tick 0", "after 0", "tick 1", "after 1", "tick 2", "after 2", "after 3", "after 4"]
     assert log == [*before, "continued", "tick 3", "tick 4"]
     assert scalars(run, "Loss/D/loss") == [128, 4128, 8128, 12128, 16128]
+    assert scalars(run, "Metrics/fid50k") == [0, 4000, 8000]
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_anew(run):

@@ -1,0 +1,89 @@
+"""Metrics of a training worker: taken when they are due, noted by rank 0, told to whoever drives the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from stylegan_ray import distributed
+from stylegan_ray.cluster.mailbox import METRIC, Line
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.metrics.rows import Row
+from stylegan_ray.train.loop import Pause
+from stylegan_ray.train.measuring import GroupMetrics, is_due, scalars, tick_to_catch_up, told
+from stylegan_ray.train.recorder import Recorder
+from stylegan_ray.train.state import TrainState
+
+
+class NoMetrics:
+    """Metrics of a run that takes none; every rank has one and calls it at the same places."""
+
+    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
+        """Before the training begins or goes on: takes what is due there and missing."""
+
+    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+        """Between two groups of minibatches: takes what is due."""
+
+    def news(self) -> Mapping[str, float]:
+        """Values since the last call, as Metrics/<name>; rank 0 has them."""
+        return {}
+
+
+class Inline(NoMetrics):
+    """The training waits while all workers of the group take them; rank 0 notes them before the tick's checkpoint."""
+
+    def __init__(self, cfg: RunConfig, dataset: Dataset, device: torch.device, line: Line) -> None:
+        self.cfg, self.notes = cfg, Notes(line)
+        self.group = GroupMetrics(cfg, dataset, device)
+
+    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
+        tick = tick_to_catch_up(state, self.cfg)
+        if tick is not None and distributed.from_rank0(recorder is not None and not recorder.has_metrics(tick)):
+            self._take(state, tick, recorder)
+
+    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+        if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
+            self._take(state, pause.stats["Progress/tick"], recorder)
+
+    def news(self) -> Mapping[str, float]:
+        return self.notes.take()
+
+    def _take(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
+        rows = self.group.rows(state, tick)
+        if recorder is not None:
+            self.notes.add(rows, recorder, recorder.network)
+
+
+class Notes:
+    """Where rank 0 brings rows: to the run's files, to the driver, and to the next report to Ray Train."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self._news: dict[str, float] = {}
+        self._said: set[str] = set()
+
+    def add(self, rows: Sequence[Row], recorder: Recorder, network: Callable[[], bytes]) -> None:
+        """Notes the rows that one network gave."""
+        recorder.metrics(rows, network)
+        values = scalars(rows)
+        if values:
+            self.line.say(told(rows))
+            place = {"Progress/tick": rows[0]["Progress/tick"], "Progress/kimg": rows[0]["kimg"]}
+            self.line.post(METRIC, {**place, **values})
+        for text in (f"{row['metric']} is unavailable: {row['unavailable']}" for row in rows if "unavailable" in row):
+            if text not in self._said:  # once, not every time it is due
+                self._said.add(text)
+                self.line.say(text)
+        self._news |= values
+
+    def take(self) -> Mapping[str, float]:
+        """Values that came since the last call."""
+        news, self._news = self._news, {}
+        return news
+
+
+def metrics_of_run(cfg: RunConfig, dataset: Dataset, device: torch.device, line: Line) -> NoMetrics:
+    """How a run takes its metrics."""
+    return Inline(cfg, dataset, device, line) if cfg.metrics.names else NoMetrics()
