@@ -78,7 +78,7 @@ def executor_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
 
 
-def wait_until(condition, sec=10.0):
+def wait_until(condition, sec=60.0):
     end = time.monotonic() + sec
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -183,7 +183,7 @@ def test_close_ends_tasks_and_threads():
     pid = decoder(next(reals_stream))
     reals_stream.close()
     assert not executor_threads()
-    wait_until(lambda: "ReadReals" not in Path(f"/proc/{pid}/cmdline").read_text(), sec=2)
+    wait_until(lambda: "ReadReals" not in Path(f"/proc/{pid}/cmdline").read_text(), sec=10)
     with pytest.raises(StopIteration):
         next(reals_stream)
 
