@@ -34,6 +34,16 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in text for word in (*COMMUNICATION, *DEVICE))
 
 
+def verb_of(error: BaseException) -> str:
+    """What a worker did that ends with this error: its numbers ran away, or anything else."""
+    return "diverged" if isinstance(error, FloatingPointError) else "failed"
+
+
+def tells_divergence(failure: str) -> bool:
+    """Whether the words in which a worker's failure is told say that its numbers ran away."""
+    return failure.partition(":")[0].endswith(" diverged")
+
+
 def is_final(error: BaseException) -> bool:
     """Whether Ray Train ended because the workers failed more often than cluster.max_failures allows."""
     return isinstance(error, WorkerGroupError)

@@ -10,15 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stylegan_ray.cluster.nodes import code_checksum, version_of
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
-from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
+from stylegan_ray.cluster.resources import Say, Share, joined, share_of_cluster
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
@@ -76,7 +76,7 @@ class Run:
 
 def train(cfg: RunConfig, resume_from: str | None = None) -> int:
     """Trains a run, or continues it; returns the exit status."""
-    os.environ.update({key: value for key, value in RAY_DEFAULTS.items() if key not in os.environ})
+    use_ray_defaults()
     run = prepare(cfg, resume_from)
     view = ConsoleView(run.cfg.train.total_kimg)
     if run.is_finished:
@@ -94,32 +94,42 @@ def train(cfg: RunConfig, resume_from: str | None = None) -> int:
             return fit(run, share, view, cut_off)
 
 
+def use_ray_defaults() -> None:
+    """Sets the variables that Ray Train reads, where nobody has set them."""
+    os.environ.update({key: value for key, value in RAY_DEFAULTS.items() if key not in os.environ})
+
+
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage and checks that the run may begin or go on; raises ConfigError before anything starts."""
-    refuse_relative_paths(cfg, resume_from)
-    with ProgressLine() as progress:
-        dataset = open_dataset(cfg.data, cfg.run.seed, progress)
-    check_growing(cfg, dataset.resolution)
-    check_metrics(cfg, dataset)
-    base = storage_address(cfg.run.storage)
-    if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
-        cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
-    name = cfg.run.name or default_name(cfg)
-    height, width = dataset.resolution
-    complete = cfg.with_overrides(
-        {
-            "run.name": name,
-            "run.storage": base,
-            "data.resolution": height if height == width else (height, width),
-            "data.channels": dataset.num_channels,
-        }
-    )
-    run = Run(complete, dataset, joined_address(base, name), resume_from)
+    complete, dataset = completed(cfg, resume_from)
+    assert complete.run.name is not None and complete.run.storage is not None
+    run = Run(complete, dataset, joined_address(complete.run.storage, complete.run.name), resume_from)
     check_writable(run.storage)
     check_continues(run)
     if resume_from is not None and not run.cur_nimg:
         check_start(complete, dataset.resolution, dataset.num_channels, dataset.label_size, resume_from)
     return run
+
+
+def completed(cfg: RunConfig, resume_from: str | None = None) -> tuple[RunConfig, Dataset]:
+    """The configuration with name, storage, data path, resolution and channels filled in, and the data opened."""
+    refuse_relative_paths(cfg, resume_from)
+    with ProgressLine() as progress:
+        dataset = open_dataset(cfg.data, cfg.run.seed, progress)
+    check_growing(cfg, dataset.resolution)
+    check_metrics(cfg, dataset)
+    if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
+        cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
+    height, width = dataset.resolution
+    complete = cfg.with_overrides(
+        {
+            "run.name": cfg.run.name or default_name(cfg),
+            "run.storage": storage_address(cfg.run.storage),
+            "data.resolution": height if height == width else (height, width),
+            "data.channels": dataset.num_channels,
+        }
+    )
+    return complete, dataset
 
 
 def default_name(cfg: RunConfig) -> str:
@@ -253,7 +263,7 @@ def fit(run: Run, share: Share, view: ConsoleView, cut_off: bool) -> int:
     mailbox = mailbox_here()
     if cut_off:
         ray.get(mailbox.fault.remote("the driver or the whole cluster was lost"))
-    with asked_to_stop(lambda: mailbox.stop.remote(), view) as interrupted:
+    with asked_to_stop(lambda: mailbox.stop.remote(), view.message) as interrupted:
         outcome, failure = keep_fitting(run, share, view, mailbox, interrupted)
     view.close()
     write_end(run, f"failed: {one_line(failure)}" if failure else outcome)
@@ -264,8 +274,20 @@ def fit(run: Run, share: Share, view: ConsoleView, cut_off: bool) -> int:
     return 130 if interrupted() else 0
 
 
+class View(Protocol):
+    """Who hears what rank 0 says."""
+
+    def tick(self, stats: Mapping[str, Any]) -> None: ...
+
+    def metric(self, values: Mapping[str, Any]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def refresh(self) -> None: ...
+
+
 def keep_fitting(
-    run: Run, share: Share, view: ConsoleView, mailbox: Any, interrupted: Callable[[], bool]
+    run: Run, share: Share, view: View, mailbox: Any, interrupted: Callable[[], bool]
 ) -> tuple[str, str | None]:
     """Attempts until one ends the run; returns how it ended ("done" or "stopped"), and why it failed if it did.
 
@@ -312,12 +334,12 @@ class Attempt(threading.Thread):
             self.error = error
 
 
-def watch(attempt: Attempt, view: ConsoleView, mailbox: Any, every_sec: float = 0.5) -> str | None:
+def watch(attempt: Attempt, view: View, mailbox: Any, every_sec: float = 0.5) -> str | None:
     """Shows what rank 0 says until the attempt ends; returns what makes any other attempt pointless, or None."""
     import ray
     from ray.exceptions import ActorUnavailableError, RayError
 
-    from stylegan_ray.cluster.mailbox import FAIL, SAY, TICK
+    from stylegan_ray.cluster.mailbox import FAIL, METRIC, SAY, TICK
 
     while True:
         alive = attempt.is_alive()
@@ -330,6 +352,8 @@ def watch(attempt: Attempt, view: ConsoleView, mailbox: Any, every_sec: float = 
         for kind, content in items:
             if kind == TICK:
                 view.tick(content)
+            elif kind == METRIC:
+                view.metric(content)
             elif kind == FAIL:
                 return content
             elif kind == SAY:
@@ -341,7 +365,7 @@ def watch(attempt: Attempt, view: ConsoleView, mailbox: Any, every_sec: float = 
 
 
 @contextmanager
-def asked_to_stop(stop: Any, view: ConsoleView) -> Iterator[Any]:
+def asked_to_stop(stop: Any, say: Say) -> Iterator[Any]:
     """Turns the first SIGINT or SIGTERM into a wish to save and stop; the second one ends the driver at once."""
     seen: list[int] = []
 
@@ -350,7 +374,7 @@ def asked_to_stop(stop: Any, view: ConsoleView) -> Iterator[Any]:
         if len(seen) > 1:
             raise KeyboardInterrupt
         stop()
-        view.message("Saving, then stopping; once more to stop at once.")
+        say("Saving, then stopping; once more to stop at once.")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

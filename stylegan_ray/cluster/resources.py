@@ -50,9 +50,10 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 
 @contextmanager
-def joined(cfg: RunConfig, say: Say) -> Iterator[None]:
+def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one.
 
+    A local one has room for so many runs at once, even if they have to share cores.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
     """
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
@@ -61,7 +62,7 @@ def joined(cfg: RunConfig, say: Say) -> Iterator[None]:
     if address:
         join(address, quiet)
     else:
-        start_local(cfg, say, quiet)
+        start_local(cfg, say, quiet, num_runs)
     try:
         yield
     finally:
@@ -89,9 +90,9 @@ def join(address: str, quiet: dict[str, Any]) -> None:
         raise ConfigError(f"cluster.address={address} cannot be joined: {one_line(error)}") from error
 
 
-def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any]) -> None:
+def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
     """A cluster of this machine alone; more workers than cores share them, with a warning."""
-    cores, most = available_cores(), workers_range(cfg)[1]
+    cores, most = available_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")

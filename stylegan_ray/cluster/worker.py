@@ -17,7 +17,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from stylegan_ray import distributed
 from stylegan_ray.cluster._ray_private import TermSignal
-from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer
+from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer, verb_of
 from stylegan_ray.cluster.mailbox import FAIL, TICK, Line, LogToDriver
 from stylegan_ray.cluster.measuring import metrics_of_run
 from stylegan_ray.cluster.preflight import Clearance
@@ -74,7 +74,7 @@ def train_worker(config: dict[str, Any]) -> str:
     except Exception as error:
         if not is_transient(error):
             said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
-            line.post_and_wait(FAIL, f"worker {distributed.rank()} failed: {said}")
+            line.post_and_wait(FAIL, f"worker {distributed.rank()} {verb_of(error)}: {said}")
         elif lost_peer(error) or (isinstance(error, AskedToEnd) and not TermSignal.came.is_set()):
             time.sleep(1.0)  # so that what happened to the other worker is seen first, which says more
         raise

@@ -1,7 +1,8 @@
-"""Lines, dots and words, drawn as SVG or as PNG."""
+"""Lines, dots, words and pictures, drawn as SVG or as PNG."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,16 @@ class Text:
     bold: bool = False
 
 
-Shape = Line | Dot | Box | Text
+@dataclass(frozen=True)
+class Picture:
+    """A picture file, scaled to fill a rectangle."""
+
+    corner: Point
+    size: Point
+    png: bytes
+
+
+Shape = Line | Dot | Box | Text | Picture
 
 
 def to_svg(shapes: Sequence[Shape], width: int, height: int) -> str:
@@ -70,13 +80,15 @@ def to_png(shapes: Sequence[Shape], width: int, height: int, scale: int = 2) -> 
     image = Image.new("RGB", (width * factor, height * factor), "white")
     draw = ImageDraw.Draw(image)
     for shape in shapes:
-        if not isinstance(shape, Text):
+        if not isinstance(shape, (Text, Picture)):
             _paint(draw, shape, factor)
     image = image.reduce(SUPERSAMPLING)
-    draw = ImageDraw.Draw(image)  # letters bring their own smoothing
+    draw = ImageDraw.Draw(image)  # letters and pictures bring their own smoothing
     for shape in shapes:
         if isinstance(shape, Text):
             _write(draw, shape, scale)
+        elif isinstance(shape, Picture):
+            _paste(image, shape, scale)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -98,6 +110,9 @@ def _svg(shape: Shape) -> str:
                 ' font-weight="600"' if bold else ""
             )
             return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
+        case Picture((x, y), (w, h), png):
+            link = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+            return f'<image x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" href="{link}"/>'
 
 
 def _paint(draw: ImageDraw.ImageDraw, shape: Line | Dot | Box, factor: int) -> None:
@@ -117,3 +132,13 @@ def _write(draw: ImageDraw.ImageDraw, text: Text, scale: int) -> None:
     x, y = text.place
     stroke = 0.25 * scale if text.bold else 0
     draw.text((x * scale, y * scale), text.words, text.colour, font, anchor, stroke_width=stroke)
+
+
+def _paste(image: Image.Image, picture: Picture, scale: int) -> None:
+    size = round(picture.size[0] * scale), round(picture.size[1] * scale)
+    with Image.open(io.BytesIO(picture.png)) as content:
+        image.paste(content.convert("RGB").resize(size, Image.Resampling.LANCZOS), _corner(picture, scale))
+
+
+def _corner(picture: Picture, scale: int) -> tuple[int, int]:
+    return round(picture.corner[0] * scale), round(picture.corner[1] * scale)
