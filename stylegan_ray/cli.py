@@ -91,6 +91,16 @@ def stop(argv: Sequence[str]) -> int:
     return 0
 
 
+def tune(argv: Sequence[str]) -> int:
+    """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
+    from stylegan_ray.cluster.sweep_options import sweep_options
+
+    plan = sweep_options(argv, spoken("tune"))
+    from stylegan_ray.cluster import sweep
+
+    return sweep.tune(plan)
+
+
 def benchmark(argv: Sequence[str]) -> int:
     """Measures speed and memory, against bars where there are any; writes the figures as JSON."""
     name, *words = argv or ["--help"]
@@ -118,12 +128,15 @@ class StopOptions:
     """Where runs are kept, if not in $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
 
 
-COMMANDS = {"train": train, "generate": generate, "prepare_data": prepare_data, "stop": stop, "benchmark": benchmark}
+COMMANDS = {
+    "train": train, "generate": generate, "prepare_data": prepare_data, "stop": stop, "tune": tune, "benchmark": benchmark,
+}  # fmt: skip
 BENCHMARKS = {
     "step": "stylegan_ray.bench.step",
     "checkpoint": "stylegan_ray.bench.checkpoint",
     "overhead": "stylegan_ray.cluster.bench_overhead",
     "stream": "stylegan_ray.cluster.bench_stream",
     "chaos": "stylegan_ray.cluster.chaos",
+    "sweep": "stylegan_ray.cluster.bench_sweep",
 }
 """Where each benchmark is; only the one that is asked for is imported."""

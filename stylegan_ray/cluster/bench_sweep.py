@@ -1,0 +1,147 @@
+"""Benchmark `sweep`: trials side by side against as many bare training loops side by side, one thread each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stylegan_ray.bench.command import Bars, Common, Figures
+from stylegan_ray.bench.results import at_least, at_most, cores
+from stylegan_ray.cluster.bench_overhead import (
+    BARE,
+    LONGEST_SOCKET_FOLDER,
+    THREAD_VARIABLES,
+    TRAIN,
+    Process,
+    Rows,
+    images_per_sec,
+)
+from stylegan_ray.config import RunConfig
+from stylegan_ray.data import open_dataset
+from stylegan_ray.storage import Storage
+
+TUNE = [*TRAIN[:-1], "tune"]
+
+
+@dataclass(frozen=True)
+class Options(Common):
+    """Runs trials of one worker with one thread each, and bare loops with one thread each, in turns.
+
+    Takes every --section.key of the train command.
+    """
+
+    repeats: int = 3
+    """How often each is run."""
+    kimg: float = 8.0
+    """Length of a trial. Its first two ticks are not counted, where there are more than two."""
+    concurrent: int = 2
+    """Trials, or loops, at once; as many cores should be there."""
+
+
+def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
+    """Images per second of trials and of loops side by side, and how soon a further trial trains."""
+    changes = {"train.total_kimg": options.kimg, "cluster.num_workers": 1, "cluster.cpus_per_worker": 1}
+    cfg = cfg.with_overrides(changes)
+    open_dataset(cfg.data, cfg.run.seed)
+    bare: list[float] = []
+    sweeps: list[SweepFigures] = []
+    with TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder:
+        for repeat in range(options.repeats):
+            bare.append(bare_side_by_side(cfg, options.concurrent, Path(folder)))
+            sweeps.append(sweep(cfg, options.concurrent, Path(folder), f"sweep{repeat}"))
+    starts = [sec for run in sweeps for sec in run.start_sec]
+    first_ticks = [sec for run in sweeps for sec in run.first_tick_sec]
+    figures = {
+        "preset": cfg.run.preset,
+        "kimg": options.kimg,
+        "cores": cores(),
+        "concurrent": options.concurrent,
+        "img_s_bare": median(bare),
+        "img_s_sweep": median(run.img_s for run in sweeps),
+        "further_trial_sec": median(starts),
+        "further_trial_first_tick_sec": median(first_ticks),
+        "img_s_bare_by_repeat": bare,
+        "img_s_sweep_by_repeat": [run.img_s for run in sweeps],
+        "further_trial_sec_by_trial": starts,
+    }
+    return figures, bars_of(figures)
+
+
+def bars_of(figures: Figures) -> Bars:
+    """The promises about sweeps."""
+    return [
+        at_least("img_s_sweep / img_s_bare", figures["img_s_sweep"] / figures["img_s_bare"], 0.9),
+        at_most("further_trial_sec", figures["further_trial_sec"], 15.0),
+    ]
+
+
+def bare_side_by_side(cfg: RunConfig, num: int, folder: Path) -> float:
+    """Images per second of bare loops together, one thread each, begun at once."""
+    path = folder / "bare.yaml"
+    path.write_text(cfg.to_yaml())
+    env = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
+    loops = [Process([*BARE, str(path), "1"], env, folder / f"bare{i}.txt") for i in range(num)]
+    try:
+        for loop in loops:
+            loop.wait()
+    finally:
+        for loop in loops:
+            loop.end()
+    return sum(images_per_sec(json.loads(loop.log.read_text().splitlines()[-1])["rows"]) for loop in loops)
+
+
+@dataclass(frozen=True)
+class SweepFigures:
+    """One sweep: a first round of trials side by side, and a second one."""
+
+    img_s: float
+    """Of the first round together."""
+    start_sec: Sequence[float]
+    """From the end of each trial of the first round to where one of the second round trains."""
+    first_tick_sec: Sequence[float]
+    """To its first tick, which is a group of minibatches later."""
+
+
+def sweep(cfg: RunConfig, num: int, folder: Path, name: str) -> SweepFigures:
+    """Runs twice as many trials as go at once, all with the same values but another gamma."""
+    space, preset = folder / "space.yaml", folder / "trials.yaml"
+    gamma = cfg.loss.r1_gamma
+    space.write_text(f"loss.r1_gamma: {{choice: [{gamma}]}}\n")
+    preset.write_text(cfg.with_overrides({"run.storage": str(folder / "runs"), "run.name": name}).to_yaml())
+    words = ["--scheduler", "fifo", "--objective", "Loss/D/loss", "--samples", str(2 * num), "--concurrent", str(num)]
+    env = {**os.environ, "TMPDIR": str(folder)}
+    if len(str(folder)) < LONGEST_SOCKET_FOLDER:
+        env["RAY_TMPDIR"] = str(folder)
+    process = Process([*TUNE, str(space), str(preset), *words], env, folder / "sweep.txt")
+    process.wait()
+    return figures_of(folder / "runs" / name, num)
+
+
+def figures_of(sweep: Path, num: int) -> SweepFigures:
+    """What a finished sweep tells: rates from its rows, times from its journal and from when files were made."""
+    events = [json.loads(line) for line in (sweep / "journal.jsonl").read_text().splitlines()]
+    ends = sorted(event["time"] for event in events if event["event"] == "end" and event["trial"] < num)
+    runs = [sweep / "trials" / f"trial-{number:03d}" for number in range(2 * num)]
+    begun = sorted((run / "fakes_init.png").stat().st_mtime for run in runs[num:])
+    rows = [rows_of(run) for run in runs]
+    first_ticks = sorted(_time_of_first_tick(events, number) for number in range(num, 2 * num))
+    return SweepFigures(
+        sum(images_per_sec(of_trial) for of_trial in rows[:num]),
+        [begin - end for begin, end in zip(begun, ends, strict=True)],
+        [tick - end for tick, end in zip(first_ticks, ends, strict=True)],
+    )
+
+
+def rows_of(run: Path) -> Rows:
+    """The ticks of a trial."""
+    return [json.loads(line) for line in Storage.at(run).read("stats.jsonl").splitlines()]
+
+
+def _time_of_first_tick(events: Sequence[dict[str, Any]], number: int) -> float:
+    return next(event["time"] for event in events if event["event"] == "result" and event["trial"] == number)
