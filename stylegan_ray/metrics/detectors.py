@@ -112,6 +112,7 @@ RECIPES = {
 """Detectors whose weights must be fetched once. The tiny one ships; others come as a TorchScript file."""
 
 TINY, DINOV2, CELEBA = "tiny", "dinov2", "celeba"
+KNOWN = (TINY, *RECIPES, DINOV2, CELEBA)
 URLS = ("http://", "https://", "file://")
 """How addresses begin that are fetched whenever they are read."""
 
@@ -192,8 +193,7 @@ def _files_of(name: str) -> Sequence[WeightFile]:
 def _without_recipe(name: str) -> str:
     gives = {DINOV2: "features [N,F]", CELEBA: "logits [N,A] of attributes"}.get(name)
     if gives is None:
-        known = [TINY, *RECIPES, DINOV2, CELEBA]
-        return f"unknown detector {name!r}{nearest(name, known)} Detectors: {', '.join(known)}"
+        return f"unknown detector {name!r}{nearest(name, KNOWN)} Detectors: {', '.join(KNOWN)}"
     return (
         f"detector {name!r} has no weights of its own here: export one as TorchScript (pictures [N,3,H,W] in 0..255 "
         f"to {gives}) and pass --metrics.detector FILE.pt#sha256=<its checksum>"

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from support.toy import CHANNELS, LABELS, ToySet, toy_config, toy_minibatches, toy_state
+from support.measured import Pictures, numbers
+from support.toy import toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import read_networks
@@ -25,25 +26,10 @@ from stylegan_ray.train.recorder import Recorder
 
 NAMES = ("fid130_tiny", "kid100_tiny", "is100_tiny", "ppl0.1k_wend_tiny")
 KEYS = {"metrics.names": NAMES[:1], "metrics.ticks": 2, "train.grid_size": (2, 1), "train.total_kimg": 0.144}
-WHEN = ("seconds", "time", "total_sec")
-
-
-class Pictures(ToySet):
-    """A toy set as metrics and recorder want it."""
-
-    num_channels, label_size, resolution = CHANNELS, LABELS, (8, 8)
-    fingerprint, path = "toy", "toy"
-
-    def read(self, index, level=0):
-        return self.micro_batch(range(index, index + 1))[0][0].numpy()
 
 
 def group_of(cfg, dataset=None):
     return GroupMetrics(cfg, dataset or Pictures(), torch.device("cpu"), RealsCache())
-
-
-def numbers(rows):
-    return [{key: value for key, value in row.items() if key not in WHEN} for row in rows]
 
 
 def trained(cfg, folder, pauses=None, metrics=True):

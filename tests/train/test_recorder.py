@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 from support.growing import growing_config
-from support.toy import CHANNELS, LABELS, ToySet, toy_config, toy_minibatches, toy_state
+from support.measured import Pictures
+from support.toy import toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.interop import read_networks
 from stylegan_ray.networks.growing import enlarge
@@ -16,19 +17,6 @@ from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import training_loop
 from stylegan_ray.train.outbox import Outbox
 from stylegan_ray.train.recorder import Recorder
-
-
-class Pictures(ToySet):
-    """A toy set as the recorder wants it."""
-
-    num_channels, label_size = CHANNELS, LABELS
-
-    @property
-    def resolution(self):
-        return self.shape[1:]
-
-    def read(self, index):
-        return self.micro_batch(range(index, index + 1))[0][0].numpy()
 
 
 def recorded(cfg, tmp_path, resolution=(8, 8), pauses=None):

@@ -1,0 +1,65 @@
+"""Commands on metrics that have been taken, and on the weights that they need."""
+
+from __future__ import annotations
+
+import sys
+
+from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_folder
+from stylegan_ray.metrics.detectors import prefetch as fetch
+from stylegan_ray.metrics.found import absolute, compared, rows_of
+from stylegan_ray.metrics.plot import write_plots
+from stylegan_ray.metrics.request import CompareOptions, PlotOptions, PrefetchOptions
+from stylegan_ray.runs import find_run
+from stylegan_ray.storage import Storage
+
+
+def compare(options: CompareOptions) -> int:
+    """Prints A, B and their difference for every metric that both have."""
+    lines = [("metric", "A", "B", "B - A", "in spreads")]
+    for found in compared(options.a, options.b):
+        spreads = "" if found.in_spreads is None else f"{found.in_spreads:+.1f}"
+        values = (f"{found.a['value']:.6g}", f"{found.b['value']:.6g}", f"{found.difference:+.4g}")
+        lines.append((found.metric, *values, spreads))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for name, *cells in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        print("  ".join([name.ljust(widths[0]), *numbers]).rstrip())
+    return 0
+
+
+def plot(options: PlotOptions) -> int:
+    """Writes the curves of runs and prints where they are."""
+    if not options.runs:
+        raise ConfigError("which runs? give at least one RUN, by its folder or name")
+    found = [find_run(run) for run in options.runs]
+    names = [address.rstrip("/").rpartition("/")[2] for address in found]
+    labels = names if len(set(names)) == len(names) else found
+    runs = {label: rows_of(address) for label, address in zip(labels, found, strict=True)}
+    try:
+        paths = write_plots(runs, Storage.at(absolute(options.out) if options.out else found[0]))
+    except ValueError as error:
+        raise ConfigError(f"{error}; train with --metrics.names fid5k_tiny, or take some with evaluate") from None
+    print("\n".join(paths))
+    return 0
+
+
+def prefetch(options: PrefetchOptions) -> int:
+    """Fetches weights and prints where they are; returns 1 when some cannot be had."""
+    unknown = [name for name in options.detectors if name not in KNOWN]
+    if unknown or not options.detectors:
+        name = unknown[0] if unknown else ""
+        raise ConfigError(f"no detector {name!r}{nearest(name, KNOWN)}; detectors: {', '.join(KNOWN)}")
+    try:
+        paths = fetch(options.detectors, options.detector, _progress if sys.stdout.isatty() else None)
+    except DetectorUnavailable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(paths or [f"nothing to fetch into {options.detector or detector_folder()}"]))
+    return 0
+
+
+def _progress(name: str, done: int, total: int) -> None:
+    share = f"{done / 2**20:.0f} / {total / 2**20:.0f} MiB" if total else f"{done / 2**20:.0f} MiB"
+    end = "\n" if done == total else ""
+    print(f"\r\x1b[2K{name} {share}", end=end, flush=True)

@@ -1,0 +1,74 @@
+"""Where rows of metrics are: beside the runs and networks they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare, read_rows
+from stylegan_ray.runs import find_run, is_run
+from stylegan_ray.storage import Storage
+
+TRAINED, EVALUATED = "metrics.jsonl", "evaluations.jsonl"
+"""Rows that the training of a run has taken, and rows that were taken on request."""
+
+
+def absolute(address: str) -> str:
+    """An address that means the same in any working directory."""
+    return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+
+
+def place_of_rows(network: str) -> str:
+    """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
+    folder = network.rstrip("/").rpartition("/")[0]
+    if folder.endswith("/checkpoints"):
+        folder = folder.removesuffix("/checkpoints")
+    return f"{folder}/{EVALUATED}"
+
+
+def add_rows(file: str, rows: Sequence[Row]) -> None:
+    """Adds rows to a file; object stores cannot append, so it is written anew."""
+    folder, _, name = file.rpartition("/")
+    storage = Storage.at(folder or "/")
+    before = b""
+    with suppress(FileNotFoundError):
+        before = storage.read(name)
+    storage.write(name, before + b"".join(f"{json.dumps(row)}\n".encode() for row in rows))
+
+
+def rows_of(what: str) -> list[Row]:
+    """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
+    if what.endswith(".jsonl"):
+        return _read(absolute(what))
+    address = absolute(what)
+    if what.endswith((".safetensors", ".pkl")) or _is_checkpoint(address):
+        return [row for row in _read(place_of_rows(address)) if row.get("checkpoint") == address]
+    run = find_run(what)
+    rows: list[Row] = []
+    for name in (TRAINED, EVALUATED):
+        with suppress(FileNotFoundError):
+            rows += read_rows(Storage.at(run), name)
+    return rows
+
+
+def compared(a: str, b: str) -> list[Comparison]:
+    """The last rows of every metric of A and B; raises ConfigError where they must not be compared."""
+    try:
+        return compare(rows_of(a), rows_of(b))
+    except UnlikeRows as error:
+        raise ConfigError(str(error)) from None
+
+
+def _is_checkpoint(address: str) -> bool:
+    return not is_run(address) and address.rstrip("/").rpartition("/")[0].endswith("/checkpoints")
+
+
+def _read(file: str) -> list[Row]:
+    folder, _, name = file.rpartition("/")
+    try:
+        return read_rows(Storage.at(folder or "/"), name)
+    except FileNotFoundError:
+        raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some") from None
