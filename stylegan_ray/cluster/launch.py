@@ -58,6 +58,8 @@ class Run:
     resume_from: str | None = None
     clearance: Clearance | None = None
     """What the preflight has seen."""
+    command: str | None = None
+    """What was typed; null: what this process was started by."""
 
     @property
     def storage(self) -> Storage:
@@ -229,7 +231,7 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
     data = run.dataset
     return {
         "name": run.cfg.run.name,
-        "command": spoken_command(),
+        "command": run.command or spoken_command(),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),

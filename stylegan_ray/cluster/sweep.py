@@ -230,6 +230,7 @@ def order_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
         share=share,
         clearance=replace(clearance, cfg=sweep.cfg),
         objective=sweep.plan.objective,
+        command=spoken_command(),
         waits_for_checkpoints=sweep.plan.options.scheduler == "pbt",
     )
 

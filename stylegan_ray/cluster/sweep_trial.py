@@ -42,6 +42,8 @@ class TrialOrder:
     clearance: Clearance
     objective: str
     """The scalar that counts, such as Metrics/fid500_tiny."""
+    command: str
+    """What was typed to start the sweep."""
     waits_for_checkpoints: bool = False
     """Report a tick only when its checkpoint is whole, so that another trial can take it."""
 
@@ -63,7 +65,7 @@ class TrialRun(Trainable):
         self.generation = config["generation"]
         cfg = order.config(config["name"], config["values"])
         address = joined(order.trials, config["name"])
-        run = Run(cfg, order.dataset, address, clearance=order.clearance)
+        run = Run(cfg, order.dataset, address, clearance=order.clearance, command=order.command)
         self.reports = reports_of(run, order)
 
     def step(self) -> Report:
