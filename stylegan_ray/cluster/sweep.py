@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -237,14 +238,14 @@ def order_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
 
 def fit_tuner(sweep: Sweep, course: Any, order: Any) -> None:
     """Lets Ray Tune run the trials. Their actors need no CPU: they stand on this node and watch over their workers."""
-    import ray
     from ray import tune
 
     from stylegan_ray.cluster.sweep_course import Beats, Deals, Ends, Verdicts
     from stylegan_ray.cluster.sweep_trial import TrialRun
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])
+    name_of_node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
+    here = tune.PlacementGroupFactory([{name_of_node: 0.001}])
     with tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True) as folder:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialRun, order=order), here),
@@ -260,6 +261,7 @@ def fit_tuner(sweep: Sweep, course: Any, order: Any) -> None:
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run saves itself
                 callbacks=[Beats(course)],
                 stop=Ends(course),
             ),

@@ -49,6 +49,10 @@ class Course:
         self._to_free: dict[str, float] = {}
         self._asked_at = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune saves whatever it is handed, and a sweep is continued from its journal."""
+        return {}
+
     @property
     def is_over(self) -> bool:
         """Whether Ray Tune should end whatever it still has."""

@@ -13,12 +13,13 @@ import pytest
 
 pytest.importorskip("ray")
 
+from ray import cloudpickle
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.cluster import sweep_course
 from stylegan_ray.cluster.nodes import Node
 from stylegan_ray.cluster.sweep import check_continues, description, digest, fitting, opened
-from stylegan_ray.cluster.sweep_course import Course, Deals, Verdicts, copy_state, free
+from stylegan_ray.cluster.sweep_course import Beats, Course, Deals, Ends, Verdicts, copy_state, free
 from stylegan_ray.cluster.sweep_journal import Journal
 from stylegan_ray.cluster.sweep_judge import Judge, Rules
 from stylegan_ray.cluster.sweep_options import sweep_options
@@ -188,6 +189,12 @@ def test_a_population_larger_than_the_cluster_takes_turns_and_copies(tmp_path):
     assert complete_checkpoints(storage.folder(f"trial-003-g1/{FOLDER}")) == ["ckpt-000000001000"]
     chosen = [tune.scheduler.choose_trial_to_run(tune) for _ in range(3)]
     assert [trial and trial.config["number"] for trial in chosen] == [0, 1, None], "two places"
+
+
+def test_ray_tune_can_save_what_it_is_handed(tmp_path):
+    course = course_in(tmp_path)
+    for handed in (Deals(course), Verdicts(course), Beats(course), Ends(course)):
+        assert len(cloudpickle.dumps(handed)) < 2000
 
 
 def test_a_cluster_says_how_many_trials_fit():
