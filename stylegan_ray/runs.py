@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.storage import Storage, joined
@@ -16,6 +17,18 @@ def storage_address(configured: str | None = None) -> str:
     """Where runs are kept: as configured (run.storage), else $STYLEGAN_RAY_STORAGE, else ~/stylegan_ray/runs."""
     address = configured or os.environ.get("STYLEGAN_RAY_STORAGE") or DEFAULT_STORAGE
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+
+
+def refuse_relative(given: Mapping[str, str | None]) -> None:
+    """Raises ConfigError for a relative path inside a submitted job, whose working directory vanishes with the job."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+    for key, path in given.items():
+        if path and path != "openmoji" and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
+            raise ConfigError(
+                f"{key}={path!r} is relative, and a submitted job's working directory vanishes with it; "
+                f"give an absolute path that every node sees, or an s3:// or gs:// address"
+            )
 
 
 def is_run(address: str) -> bool:

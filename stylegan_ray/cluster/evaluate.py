@@ -11,18 +11,20 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.generate.source import load, locate
 from stylegan_ray.interop import Networks
 from stylegan_ray.metrics.blocks import Plan
-from stylegan_ray.metrics.compute import Runner, check_reals, evaluate, run_serially
-from stylegan_ray.metrics.detectors import DetectorUnavailable, Weights, read_weights
+from stylegan_ray.metrics.compute import Runner, check_reals, evaluate, run_serially, weights_of
+from stylegan_ray.metrics.detectors import Weights
 from stylegan_ray.metrics.found import absolute, add_rows, place_of_rows
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.request import EvaluateOptions
 from stylegan_ray.metrics.rows import Row
+from stylegan_ray.runs import refuse_relative
 from stylegan_ray.train.report import ProgressLine
 
 
 def take_metrics(options: EvaluateOptions) -> int:
     """Takes metrics, prints them and notes their rows; returns the exit status: 1 when one is not available."""
+    refuse_relative({"DATA": options.data, "--out": options.out, "--detector": options.detector})
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = networks.config
@@ -91,19 +93,6 @@ def plan_of(options: EvaluateOptions, networks: Networks) -> Plan:
         (), seed=options.seed, psi=options.trunc, noise=options.noise_mode, dialect=options.dialect,
         mirror=cfg.data.mirror_augment, lod=networks.lod, drange=cfg.train.drange_net,
     )  # fmt: skip
-
-
-def weights_of(specs: Sequence[MetricSpec], address: str | None) -> tuple[dict[str, Weights], dict[str, str]]:
-    """The weights of the detectors that metrics need, and for those not available what would make them so."""
-    weights, missing = {}, {}
-    for name in dict.fromkeys(spec.detector for spec in specs):
-        try:
-            weights[name] = read_weights(name, address)
-            weights[name].build()
-        except DetectorUnavailable as error:
-            weights.pop(name, None)
-            missing[name] = str(error)
-    return weights, missing
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from stylegan_ray.cluster.resources import Say, Share, joined, share_of_cluster
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.runs import STOP, storage_address
+from stylegan_ray.runs import STOP, refuse_relative, storage_address
 from stylegan_ray.storage import PART, Storage, one_line
 from stylegan_ray.storage import joined as joined_address
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
@@ -142,21 +142,15 @@ def default_name(cfg: RunConfig) -> str:
 
 def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
     """Inside a submitted job the working directory vanishes with the job."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        return
-    given = {
-        "run.storage": cfg.run.storage,
-        "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
-        "data.path": cfg.data.path,
-        "--resume-from": resume_from,
-        "metrics.detector": cfg.metrics.detector,
-    }
-    for key, path in given.items():
-        if path and path != "openmoji" and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
-            raise ConfigError(
-                f"{key}={path!r} is relative, and a submitted job's working directory vanishes with it; "
-                f"give an absolute path that every node sees, or an s3:// or gs:// address"
-            )
+    refuse_relative(
+        {
+            "run.storage": cfg.run.storage,
+            "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
+            "data.path": cfg.data.path,
+            "--resume-from": resume_from,
+            "metrics.detector": cfg.metrics.detector,
+        }
+    )
 
 
 def check_writable(storage: Storage) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from stylegan_ray.data import Dataset
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task, num_reals, tasks_of
-from stylegan_ray.metrics.detectors import Detector, DetectorUnavailable, load_detector
+from stylegan_ray.metrics.detectors import Detector, DetectorUnavailable, Weights, load_detector, read_weights
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.reals_cache import RealsCache, reals_name
 from stylegan_ray.metrics.reduction import Collected, Reduction
@@ -109,6 +109,19 @@ def available_detectors(specs: Sequence[MetricSpec], address: str | None = None)
         except DetectorUnavailable as error:
             missing[name] = str(error)
     return detectors, missing
+
+
+def weights_of(specs: Sequence[MetricSpec], address: str | None = None) -> tuple[dict[str, Weights], dict[str, str]]:
+    """The weights of the detectors that metrics need, and for those not available what would make them so."""
+    weights, missing = {}, {}
+    for name in dict.fromkeys(spec.detector for spec in specs):
+        try:
+            weights[name] = read_weights(name, address)
+            weights[name].build()
+        except DetectorUnavailable as error:
+            weights.pop(name, None)
+            missing[name] = str(error)
+    return weights, missing
 
 
 def check_reals(specs: Sequence[MetricSpec], dataset: Dataset | None) -> None:

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.metrics import detectors
-from stylegan_ray.metrics.detectors import DetectorUnavailable, Recipe, WeightFile, load_detector, prefetch
+from stylegan_ray.metrics.detectors import (
+    DetectorUnavailable,
+    Recipe,
+    WeightFile,
+    load_detector,
+    prefetch,
+    read_weights,
+)
 from stylegan_ray.metrics.tiny_detector import FILE
 
 
@@ -115,6 +122,24 @@ def test_one_file_may_be_named_with_its_checksum(recipe, weights):
     assert load_detector("toy", f"{recipe}#sha256={sha256(weights)}").sha256 == sha256(weights)
     with pytest.raises(DetectorUnavailable, match=r"but 0123... is expected"):
         load_detector("toy", f"{recipe}#sha256=0123")
+
+
+def test_weights_may_lie_at_a_url(recipe, weights, tmp_path):
+    (tmp_path / "toy.pth").write_bytes(weights)
+    for address in (recipe.as_uri(), f"{recipe.as_uri()}#sha256={sha256(weights)}", tmp_path.as_uri()):
+        assert load_detector("toy", address).sha256 == sha256(weights)
+    with pytest.raises(DetectorUnavailable, match="cannot be fetched"):
+        load_detector("toy", (tmp_path / "nowhere").as_uri())
+    with pytest.raises(DetectorUnavailable, match=r"but 0123\.\.\. is expected"):
+        load_detector("toy", f"{recipe.as_uri()}#sha256=0123")
+
+
+def test_weights_can_be_sent_to_another_process(recipe, weights, cache_folder):
+    prefetch(["toy"])
+    sent = pickle.loads(pickle.dumps(read_weights("toy")))
+    before = torch.random.get_rng_state()
+    assert torch.equal(sent.build()(IMAGES)[0], load_detector("toy")(IMAGES)[0])
+    assert torch.equal(torch.random.get_rng_state(), before), "building a detector draws random numbers"
 
 
 def test_a_file_of_weights_executes_nothing(recipe, tmp_path):
