@@ -1,12 +1,18 @@
 """Workers that come and go train the run that one worker would have trained."""
 
+import json
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from support.jobs import newest_tick, rows_without_times, write_pictures
 from support.laws import largest_difference, run, undisturbed
+from support.plain import train_without_ray
 from support.toy import toy_config, toy_state
 
 from stylegan_ray import distributed
@@ -42,3 +48,58 @@ def test_four_then_two_then_three_workers_train_the_run_of_one(tmp_path):
     assert [row["Progress/tick"] for row in rows] == [row["Progress/tick"] for row in one["rows"]]
     for ours, theirs in zip(one["rows"], rows, strict=True):
         assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in ours)
+
+
+KEYS = {
+    "model.z_dim": 16, "model.w_dim": 16, "model.mapping_fmaps": 16, "model.mapping_layers": 2,
+    "model.fmap_base": 256, "model.fmap_max": 32, "schedule.minibatch_size": 32, "schedule.minibatch_gpu": 8,
+    "schedule.minibatch_repeats": 1, "schedule.tick_kimg": 0.128, "schedule.tick_kimg_dict": "{}",
+    "schedule.G_lrate": 1e-4, "schedule.D_lrate": 1e-4, "train.dtype": "float64", "train.total_kimg": 6.4,
+    "train.grid_size": "[4, 2]", "train.image_snapshot_ticks": 100, "train.checkpoint_ticks": 1,
+    "cluster.num_workers": "1:4", "cluster.cpus_per_worker": 1, "run.name": "run",
+}  # fmt: skip
+"""Four micro-batches a minibatch; steps long enough for nodes to come and go meanwhile, and small in what they change."""
+
+
+def world_sizes(trace):
+    """Of the groups of workers that have trained, in order."""
+    files = sorted(trace.glob("*-0-*.jsonl"), key=lambda path: int(path.name.split("-")[0]))
+    rows = [path.read_text().splitlines() for path in files]
+    return [json.loads(of_group[0])["world_size"] for of_group in rows if len(of_group) > 1]
+
+
+@pytest.mark.cluster
+def test_nodes_that_go_and_come_leave_the_run_of_one_process(tmp_path):
+    """Ray's own nodes: two of four die, the group goes on with two; one comes back, and it goes on with three."""
+    victims = pytest.importorskip("stylegan_ray.cluster.victims")
+    pictures, trace, log = write_pictures(tmp_path / "pictures", side=16), tmp_path / "trace", tmp_path / "log"
+    trace.mkdir()
+    words = ["config-f", str(pictures), *(word for key, value in KEYS.items() for word in (f"--{key}", str(value)))]
+    with (
+        TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder,
+        victims.Cluster(Path(folder), 4) as cluster,
+    ):
+        env = {**cluster.env, "STYLEGAN_RAY_TRACE": str(trace), "STYLEGAN_RAY_STORAGE": str(tmp_path)}
+        driver = victims.Driver([*words, "--cluster.address", cluster.address], env, log)
+
+        def reaches(condition, what):
+            victims.wait_for(lambda: driver.ended or condition(), what)
+            assert condition(), f"ended before {what}:\n{driver.words()}"
+
+        try:
+            reaches(lambda: newest_tick(tmp_path / "run") >= 3, "the first ticks")
+            assert world_sizes(trace) == [4]
+            cluster.kill_raylet(2)
+            cluster.kill_raylet(4)
+            reaches(lambda: world_sizes(trace)[-1] == 2, "a group of two")
+            cluster.add(2)
+            reaches(lambda: world_sizes(trace)[-1] == 3, "a group of three")
+            victims.wait_for(lambda: driver.ended, "the end", 900)
+            assert driver.process.returncode == 0, driver.words()
+        finally:
+            driver.kill()
+
+    mp.spawn(train_without_ray, (1, str(tmp_path / "run"), str(tmp_path / "plain.pt")), nprocs=1)
+    plain, found = torch.load(tmp_path / "plain.pt"), load_file(tmp_path / "run" / "network-final.safetensors")
+    assert largest_difference({name: plain["tensors"][name] for name in found}, found) < 1e-9
+    assert len(rows_without_times(tmp_path / "run")) == len(plain["rows"])

@@ -92,3 +92,8 @@ def metrics_without_times(run: Path) -> list[dict]:
     """metrics.jsonl without what depends on the clock on the wall."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("seconds", "time", "total_sec")} for row in rows]
+
+
+def newest_tick(run):
+    rows = (run / "stats.jsonl").read_bytes().splitlines(keepends=True) if (run / "stats.jsonl").exists() else []
+    return max((json.loads(row)["Progress/tick"] for row in rows if row.endswith(b"\n")), default=-1)
