@@ -58,7 +58,7 @@ KEYS = {
     "train.grid_size": "[4, 2]", "train.image_snapshot_ticks": 100, "train.checkpoint_ticks": 1,
     "cluster.num_workers": "1:4", "cluster.cpus_per_worker": 1, "run.name": "run",
 }  # fmt: skip
-"""Four micro-batches a minibatch; steps long enough for nodes to come and go meanwhile, and small in what they change."""
+"""Four micro-batches a minibatch; steps that take long enough for nodes to come and go, and change little."""
 
 
 def world_sizes(trace):

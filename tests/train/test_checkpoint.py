@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from support.s3 import CREDENTIALS, s3_server
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.storage import Storage
@@ -23,9 +24,18 @@ def snapshot(nimg, value=1.0):
     return Snapshot({"G.w": torch.full((3,), value), "step": torch.tensor(2)}, {"cur_nimg": nimg}, "run: {}\n")
 
 
-@pytest.fixture
-def checkpoints(tmp_path):
-    storage = Storage.at(tmp_path)
+@pytest.fixture(scope="module")
+def s3():
+    with pytest.MonkeyPatch.context() as patch, s3_server() as query:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield query
+
+
+@pytest.fixture(params=["folder", "s3"])
+def checkpoints(request, tmp_path):
+    local = request.param == "folder"
+    storage = Storage.at(tmp_path if local else f"s3://bucket/{tmp_path.name}?{request.getfixturevalue('s3')}")
     for nimg in (10, 20, 30):
         write_checkpoint(snapshot(nimg, float(nimg)), storage)
     return storage

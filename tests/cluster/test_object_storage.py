@@ -1,0 +1,60 @@
+"""Pictures and runs in object storage: what is read, written, cut and continued there."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load
+from support.jobs import Job, small_model, write_pictures
+from support.plain import train_without_ray
+from support.s3 import CREDENTIALS, s3_server
+
+from stylegan_ray.storage import Storage
+
+pytestmark = pytest.mark.cluster
+
+
+def zipped(folder):
+    """The pictures of a folder in a zip."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for picture in sorted(folder.rglob("*.png")):
+            archive.write(picture, picture.relative_to(folder))
+    return path.read_bytes()
+
+
+def ticks(run):
+    """The ticks that stand in the bucket."""
+    return run.read("stats.jsonl").count(b"\n") if run.exists("stats.jsonl") else 0
+
+
+def test_a_run_in_a_bucket_is_killed_and_continues_bit_for_bit(tmp_path, monkeypatch):
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as query:
+        bucket = Storage.at(f"s3://bucket?{query}")
+        bucket.write("pictures.zip", zipped(write_pictures(tmp_path / "pictures")))
+        run = Storage.at(f"s3://bucket/runs/run?{query}")
+        words = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.total_kimg", "1.28"]
+        words += ["--train.checkpoint_ticks", "1", "--run.storage", f"s3://bucket/runs?{query}"]
+        command = ["train", "config-f", f"s3://bucket/pictures.zip?{query}", *words]
+
+        first = Job(*command, storage=tmp_path, log=tmp_path / "first.log")
+        try:
+            first.wait_for(lambda: ticks(run) >= 4, 300)
+        finally:
+            first.kill()
+        second = Job(*command, storage=tmp_path, log=tmp_path / "second.log")
+        assert second.wait(600) == 0, second.text()
+        assert "from ckpt-" in second.text(), second.text()
+
+        (tmp_path / "config.yaml").write_bytes(run.read("config.yaml"))
+        mp.spawn(train_without_ray, (2, str(tmp_path), str(tmp_path / "plain.pt")), nprocs=2)
+        plain = torch.load(tmp_path / "plain.pt")
+        for name, value in load(run.read("network-final.safetensors")).items():
+            assert value.equal(plain["tensors"][name]), name
+        rows = [json.loads(line) for line in run.read("stats.jsonl").splitlines()]
+        assert [row["Progress/tick"] for row in rows] == [row["Progress/tick"] for row in plain["rows"]]
+        assert {"reals.png", "fakes_init.png", "log.txt", "tensorboard"} <= set(run.names())
