@@ -9,8 +9,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -22,10 +23,12 @@ from PIL import Image
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, at_most, cores
 from stylegan_ray.cluster._ray_private import object_store_bytes
+from stylegan_ray.cluster.prepare import prepare_data
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.data.request import PrepareOptions
 
 PASS_IMAGES = 200
 """Pictures of a generated set: so few that passes end all the time."""
@@ -76,7 +79,8 @@ def measured(options: Options, cfg: RunConfig, folder: Path) -> Figures:
     speeds = {name: speed(case, options) for name, case in cases(cfg, options, folder)}
     by_kind = {key: {name: case[key] for name, case in speeds.items()} for key in next(iter(speeds.values()))}
     slow = slow_consumer(tiny, 5 * options.sec)
-    return {**by_kind, **first_batch, **slow, "idle_cpu_cores": paused_consumer(tiny, options.sec)}
+    slow["idle_cpu_cores"] = paused_consumer(tiny, options.sec)
+    return {**by_kind, "img_s_stream_growing": growing(cfg, options, folder), **first_batch, **slow}
 
 
 @contextmanager
@@ -92,7 +96,7 @@ def local_ray() -> Iterator[None]:
 
 
 def bars(figures: Figures) -> Bars:
-    """What issue 2 asks for."""
+    """The promises about the stream."""
     share = {
         name: median(figures["img_s_stream"][name]["1"]) / median(img_s)
         for name, img_s in figures["img_s_pillow_core"].items()
@@ -167,6 +171,25 @@ def stream(case: Case, decode_tasks: int, sec: float) -> tuple[int, float, float
         for _ in range((case.cfg.cluster.read_ahead + decode_tasks) * case.cfg.schedule.minibatch_repeats):
             next(reals)
         return counted((sum(len(images) for images, _ in micro_batches) for micro_batches in reals), sec)
+
+
+def growing(cfg: RunConfig, options: Options, folder: Path) -> dict[str, dict[str, float]]:
+    """Pictures per second at each resolution of a growing network, of the largest pictures as PNG and as TFRecords."""
+    case, found = photographs(cfg, folder, max(options.sizes), "png"), {}
+    for name, of_kind in (("png", case), ("tfrecords", as_tfrecords(case, folder / "tfrecords"))):
+        found[name] = {}
+        for log2 in range(3, 1 + int(math.log2(max(options.sizes)))):
+            at_lod = Case(of_kind.cfg.with_overrides({"schedule.lod_initial_resolution": 2**log2}), of_kind.source)
+            num, sec, _ = stream(at_lod, 1, options.sec)
+            found[name][str(2**log2)] = num / sec
+    return found
+
+
+def as_tfrecords(case: Case, path: Path) -> Case:
+    """The same pictures as TFRecord files of all sizes."""
+    with redirect_stdout(StringIO()):
+        prepare_data(PrepareOptions(str(case.cfg.data.path), str(path), workers=0))
+    return given(case.cfg.with_overrides({"data.path": str(path)}))
 
 
 def counted(batches: Iterator[int], sec: float) -> tuple[int, float, float]:

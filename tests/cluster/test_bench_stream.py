@@ -19,6 +19,7 @@ def test_figures_and_bars(tmp_path):
     assert figures["img_s_pillow_core"].keys() == figures["img_s_stream"].keys() == {"png16"}
     assert "1" in figures["img_s_stream"]["png16"] and figures["pass_ends"] >= 1
     assert 0 < figures["object_store_mb"] < 100 and figures["decoder_rss_mb"] > 50
+    assert all(figures["img_s_stream_growing"][kind].keys() == {"8", "16"} for kind in ("png", "tfrecords"))
     names = [bar["name"] for bar in bench_stream.bars(figures)]
     assert len(names) == 3 and names[0].startswith("png16: stream over bare Pillow loop")
 
