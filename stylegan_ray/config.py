@@ -254,8 +254,10 @@ class TrainConfig(Section):
     """How many skipped steps or rollbacks a run may have before it stops."""
     dtype: Literal["float32", "float64"] = "float32"
     """Data type of networks and optimiser (float64: tests)."""
-    compile: bool | Literal["auto"] = False
-    """Compile the training step with torch.compile."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the training step with torch.compile; auto: on a GPU, unless networks grow."""
+    allow_tf32: bool = False
+    """Let GPUs round float32 to 10 bits of mantissa in convolutions and matrix products."""
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats bit for bit."""
 
@@ -328,6 +330,7 @@ class RunConfig(Section):
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
         _check_family(self.model)
+        _check_compile(self)
         _refuse_unbuilt(self)
         return self
 
@@ -518,6 +521,15 @@ STYLE1_ONLY = (
 
 
 def _check_family(model: ModelConfig) -> None:
+    if model.family != "stylegan2" and model.num_lowp_res:
+        raise ValueError(
+            f"model.num_lowp_res={model.num_lowp_res} needs model.family=stylegan2, not {model.family}; use 0"
+        )
+    if model.num_lowp_res and model.lowp_dtype == "float16" and model.conv_clamp is None:
+        raise ValueError(
+            "model.lowp_dtype=float16 with model.conv_clamp=None may overflow; set model.conv_clamp, e.g. 256, "
+            "or use bfloat16"
+        )
     if model.family != "stylegan2" and model.label_mode == "separate":
         raise ValueError(f"model.label_mode=separate needs model.family=stylegan2, not {model.family}; use joint")
     if model.family == "stylegan1":
@@ -531,11 +543,17 @@ def _check_family(model: ModelConfig) -> None:
             )
 
 
+def _check_compile(cfg: RunConfig) -> None:
+    if cfg.train.compile is True and cfg.schedule.lod_initial_resolution is not None:
+        raise ValueError(
+            f"train.compile=true: networks that grow (schedule.lod_initial_resolution="
+            f"{cfg.schedule.lod_initial_resolution}) are not compiled; use auto or false"
+        )
+
+
 UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # (key, values that work today, what is missing)
     ("augment.mode", ("noaug",), "adaptive augmentation"),
-    ("model.num_lowp_res", (0,), "mixed precision"),
-    ("train.compile", (False,), "compiling the training step"),
     ("metrics.placement", ("auto", "inline"), "taking metrics beside the training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""

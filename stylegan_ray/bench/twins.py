@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stylegan_ray import ops
+from stylegan_ray import networks, ops
 
 ENDING = "_reference"
+
+HOMES = (ops, networks)
+"""Packages that offer operations beside their twins."""
+
+SAME_ORDER = frozenset({"conv2d_resample"})
+"""Kept as they are, on plain twins of what they call: their own twins define them by a slower order of steps."""
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def plain_twins() -> Iterator[None]:
     twins = twins_by_id()
     exchanged = [
         (module, name, value)
-        for module in [m for key, m in sys.modules.items() if key.startswith("stylegan_ray.") and m is not ops]
+        for module in [m for key, m in sys.modules.items() if key.startswith("stylegan_ray.") and m not in HOMES]
         for name, value in vars(module).items()
         if id(value) in twins
     ]
@@ -38,8 +44,9 @@ def plain_twins() -> Iterator[None]:
 
 def twins_by_id() -> dict[int, Callable[..., Any]]:
     """The plain twin of each operation, by the operation's id()."""
-    names = [name for name in vars(ops) if f"{name}{ENDING}" in vars(ops)]
-    return {id(getattr(ops, name)): stand_in(getattr(ops, name), getattr(ops, f"{name}{ENDING}")) for name in names}
+    known = {name: value for home in HOMES for name, value in vars(home).items()}
+    names = [name for name in known if f"{name}{ENDING}" in known and name not in SAME_ORDER]
+    return {id(known[name]): stand_in(known[name], known[f"{name}{ENDING}"]) for name in names}
 
 
 def stand_in(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from stylegan_ray.config import ModelConfig
@@ -49,7 +51,9 @@ def build_synthesis(
         "clamp": cfg.conv_clamp, "grouped": cfg.fused_modconv == "grouped",
     }  # fmt: skip
     if cfg.family == "stylegan2":
-        return Synthesis(sizes, widths, cfg.w_dim, num_channels, architecture=cfg.G_architecture, **options)
+        return Synthesis(
+            sizes, widths, cfg.w_dim, num_channels, architecture=cfg.G_architecture, **options, **_low_precision(cfg)
+        )
     blocks = [
         SynthesisBlock(
             level, size, widths[level], widths[level + 1], cfg.w_dim, num_channels, architecture="skip", is_last=False,
@@ -79,6 +83,7 @@ def build_discriminator(
         taps=cfg.resample_kernel or BOX, mbstd_group_size=cfg.mbstd_group_size,
         mbstd_num_features=_mbstd_features(cfg), clamp=cfg.conv_clamp, dense_width=widths[1] if separate else widths[0],
         mapping=_label_mapping(cfg, label_size, cfg.cmap_dim or widths[1]) if separate and label_size else None,
+        **_low_precision(cfg),
     )  # fmt: skip
 
 
@@ -132,6 +137,10 @@ def _mbstd_features(cfg: ModelConfig) -> int:
     """Feature maps of the minibatch standard deviation layer; 0: no layer."""
     off = (0,) if cfg.label_mode == "separate" else (0, 1)  # the PyTorch port keeps the layer for groups of one
     return 0 if cfg.mbstd_group_size in off else cfg.mbstd_num_features
+
+
+def _low_precision(cfg: ModelConfig) -> dict[str, Any]:
+    return {"num_lowp_res": cfg.num_lowp_res, "lowp_dtype": getattr(torch, cfg.lowp_dtype)}
 
 
 def _label_mapping(cfg: ModelConfig, label_size: int, cmap_dim: int) -> Mapping:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
 from stylegan_ray.networks.mapping import Mapping, checked_labels
-from stylegan_ray.networks.shapes import Size, level_name
+from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.networks.synthesis import refuse_lod
-from stylegan_ray.ops import downsample2d, fir_filter
+from stylegan_ray.ops import downsample2d, fir_filter, laid_out
 
 
 class DiscriminatorBlock(nn.Module):
-    """One resolution: two convolutions, the second one downsampling, and what the architecture adds."""
+    """One resolution: two convolutions, the second one downsampling, and what the architecture adds.
+
+    Computes in `dtype` (None: that of the image or of x), or in that of its weights with `full_precision`.
+    """
 
     def __init__(
         self,
@@ -27,8 +32,10 @@ class DiscriminatorBlock(nn.Module):
         taps: Sequence[float],
         is_first: bool,
         clamp: float | None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        self.dtype = dtype
         has_rgb = is_first or architecture == "skip"
         self.fromrgb = Conv(num_channels, in_channels, 1, act, clamp=clamp) if has_rgb else None
         self.conv0 = Conv(in_channels, in_channels, 3, act, clamp=clamp)
@@ -36,7 +43,9 @@ class DiscriminatorBlock(nn.Module):
         resnet = architecture == "resnet"
         self.skip = Conv(in_channels, out_channels, 1, down=2, taps=taps, bias=False) if resnet else None
 
-    def forward(self, x: Tensor | None, image: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor | None, image: Tensor | None, full_precision: bool = False) -> Tensor:
+        dtype = self.conv0.weight.dtype if full_precision or self.dtype is None else self.dtype
+        x, image = (None if part is None else laid_out(part, dtype) for part in (x, image))
         x = add_rgb(x, image, self.fromrgb)
         if self.skip is None:
             return self.conv1(self.conv0(x))
@@ -73,18 +82,19 @@ class DiscriminatorEpilogue(nn.Module):
         self.dense0 = Dense(in_channels * size[0] * size[1], dense_width, act)
         self.out = Dense(dense_width, out_features)
 
-    def forward(self, x: Tensor, image: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor | None, image: Tensor | None, num_batches: int = 1) -> Tensor:
         x = add_rgb(x, image, self.fromrgb)
         if self.mbstd_num_features:
-            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_features)
+            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_features, num_batches)
         return self.out(self.dense0(self.conv(x).flatten(1)))  # [N,out]
 
 
 class Discriminator(nn.Module):
-    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1].
+    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1]; `num_batches` equal batches in one do not meet.
 
     With labels the score is the sum of outputs times label (`label_mode` joint), or of outputs times a mapped label
     over its root size (separate: projection, Miyato and Koyama 2018). mbstd_num_features 0 leaves that layer out.
+    The highest `num_lowp_res` resolutions compute in `lowp_dtype`, unless `full_precision`.
     """
 
     taps: Tensor
@@ -104,6 +114,8 @@ class Discriminator(nn.Module):
         dense_width: int,
         mapping: Mapping | None = None,
         clamp: float | None = None,
+        num_lowp_res: int = 0,
+        lowp_dtype: torch.dtype = torch.bfloat16,
     ):
         super().__init__()
         self.sizes, self.resolution = list(sizes), sizes[-1]
@@ -111,11 +123,12 @@ class Discriminator(nn.Module):
         options = {"architecture": architecture, "act": act, "clamp": clamp}
         for level in reversed(range(1, len(sizes))):
             is_first = level == len(sizes) - 1
+            dtype = lowp_dtype if is_lowp(level, len(sizes), num_lowp_res) else None
             block = DiscriminatorBlock(
-                widths[level + 1], widths[level], num_channels, taps=taps, is_first=is_first, **options
+                widths[level + 1], widths[level], num_channels, taps=taps, is_first=is_first, dtype=dtype, **options
             )
             self.add_module(level_name(sizes[level]), block)
-        self.register_buffer("taps", fir_filter(taps), persistent=False)
+        self.register_buffer("taps", fir_filter(taps, separable=True), persistent=False)
         self.mapping = mapping
         out_features = max(label_size, 1) if mapping is None else mapping.w_dim
         epilogue = DiscriminatorEpilogue(
@@ -124,17 +137,39 @@ class Discriminator(nn.Module):
         )  # fmt: skip
         self.add_module(level_name(sizes[0]), epilogue)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, lod: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        lod: float = 0.0,
+        num_batches: int = 1,
+        full_precision: bool = False,
+    ) -> Tensor:
         refuse_lod(lod)
         check_images(images, self.num_channels, self.resolution)
         labels = checked_labels(labels, self.label_size, images)
         x, image = None, images
-        for size in reversed(self.sizes):
-            x = self.get_submodule(level_name(size))(x, image)
-            image = downsample2d(images, self.taps) if self.architecture == "skip" and size != self.sizes[0] else None
-            images = images if image is None else image
+        *blocks, epilogue = (self.get_submodule(level_name(size)) for size in reversed(self.sizes))
+        for block in blocks:
+            x = block(x, image, full_precision)
+            image = downsample2d(image, self.taps) if image is not None and self.architecture == "skip" else None
         assert x is not None
+        x = epilogue(laid_out(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
         return label_score(x, labels, self.mapping)
+
+
+def judge_together(D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0) -> tuple[Tensor, ...]:
+    """Scores [N,1] of several equal batches (images, labels), which do not meet, from one pass."""
+    images, labels = zip(*batches, strict=True)
+    labels = None if labels[0] is None else torch.cat(labels)
+    return D(torch.cat(images), labels, lod=lod, num_batches=len(batches)).chunk(len(batches))
+
+
+def judge_together_reference(
+    D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0
+) -> tuple[Tensor, ...]:
+    """What `judge_together` means: a pass for each."""
+    return tuple(D(images, labels, lod=lod) for images, labels in batches)
 
 
 def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:

@@ -38,12 +38,13 @@ class Generator(nn.Module):
         return self.synthesis(truncate(ws, self.w_avg, psi, cutoff), noise=noise, lod=lod)
 
 
-def mix_styles(w1: Tensor, w2: Tensor | None, cutoff: int, num_ws: int) -> Tensor:
+def mix_styles(w1: Tensor, w2: Tensor | None, cutoff: int | Tensor, num_ws: int) -> Tensor:
     """ws [N,num_ws,w]: layers below `cutoff` take w1, the others w2 (StyleGAN, section 3.1); w2 None: all w1."""
     ws = w1[:, None].expand(-1, num_ws, -1)
-    if w2 is None or cutoff >= num_ws:
+    if w2 is None:
         return ws
-    return torch.cat([ws[:, :cutoff], w2[:, None].expand(-1, num_ws - cutoff, -1)], dim=1)
+    first = torch.arange(num_ws, device=ws.device) < cutoff  # [L]
+    return torch.where(first[:, None], ws, w2[:, None])
 
 
 def truncate(ws: Tensor, w_avg: Tensor, psi: float, cutoff: int | None = None) -> Tensor:

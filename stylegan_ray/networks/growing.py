@@ -51,7 +51,10 @@ class GrowingSynthesis(nn.Module):
 
 
 class GrowingDiscriminator(nn.Module):
-    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1], from blocks (largest first) that each have `fromrgb`."""
+    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1], from blocks (largest first) that each have `fromrgb`.
+
+    `num_batches` equal batches in one do not meet. There is no other than full precision.
+    """
 
     def __init__(self, sizes: Sequence[Size], blocks: Sequence[nn.Module], num_channels: int, label_size: int):
         super().__init__()
@@ -60,18 +63,25 @@ class GrowingDiscriminator(nn.Module):
         for size, block in zip(reversed(sizes), blocks, strict=True):
             self.add_module(level_name(size), block)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, lod: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        lod: float = 0.0,
+        num_batches: int = 1,
+        full_precision: bool = True,
+    ) -> Tensor:
         check_images(images, self.num_channels, self.resolution)
         labels = checked_labels(labels, self.label_size, images)
         whole, fade = split_lod(lod, len(self.sizes))
         blocks: list[Any] = list(self.children())[whole:]
-        images = F.avg_pool2d(images, 2**whole) if whole else images
-        x = blocks[0](None, images)
-        if fade:
-            x = torch.lerp(x, blocks[1].fromrgb(F.avg_pool2d(images, 2)), fade)
-        for block in blocks[1:]:
-            x = block(x, None)
-        return label_score(x, labels)
+        x, image = None, F.avg_pool2d(images, 2**whole) if whole else images
+        for block in blocks[:-1]:
+            x = block(x, image)
+            if image is not None and fade:
+                x = torch.lerp(x, blocks[1].fromrgb(F.avg_pool2d(image, 2)), fade)
+            image = None
+        return label_score(blocks[-1](x, image, num_batches), labels)
 
 
 def split_lod(lod: float, num_levels: int) -> tuple[int, float]:

@@ -58,7 +58,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, bias, activation, with FIR resampling; weight [O,I,k,k].
+    """Convolution, bias, activation, with FIR resampling, in the data type of x; weight [O,I,k,k].
 
     The kernel of an upsampling layer is stored as the transposed convolution uses it, that is flipped.
     """
@@ -81,15 +81,15 @@ class Conv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.register_buffer("taps", fir_filter(taps), persistent=False)
+        self.register_buffer("taps", fir_filter(taps, separable=True), persistent=False)
         self.act, self.clamp, self.up, self.down = act, clamp, up, down
         self.act_gain = ACTIVATIONS[act].gain
         self.weight_scale = 1.0 / (in_channels * kernel**2) ** 0.5
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         gain *= self.act_gain  # relu and lrelu let a gain through
-        weight = self.weight * (self.weight_scale * gain)
-        bias = None if self.bias is None else self.bias * gain
+        weight = (self.weight * (self.weight_scale * gain)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
         pad = self.weight.shape[2] // 2
         x = conv2d_resample(x, weight, self.taps, self.up, self.down, pad, flip_weight=self.up == 1, bias=bias)
         clamp = _scaled(self.clamp, gain / self.act_gain)
@@ -97,7 +97,7 @@ class Conv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated and demodulated 3x3 convolution, noise, bias, activation (StyleGAN2, figure 2d)."""
+    """Modulated and demodulated 3x3 convolution, noise, bias, activation, all as x is (StyleGAN2, figure 2d)."""
 
     taps: Tensor
     noise_const: Tensor | None
@@ -122,7 +122,7 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(())) if use_noise else None
         self.register_buffer("noise_const", normal(1, 1, *size) if use_noise else None)
-        self.register_buffer("taps", fir_filter(taps), persistent=False)
+        self.register_buffer("taps", fir_filter(taps, separable=True), persistent=False)
         self.act, self.clamp, self.up, self.grouped, self.size = act, clamp, up, grouped, size
         self.act_gain = ACTIVATIONS[act].gain
 
@@ -131,16 +131,16 @@ class StyledConv(nn.Module):
         gain *= self.act_gain  # relu and lrelu let a gain through
         if noise is not None:
             assert self.noise_strength is not None, "this layer has no noise"
-            noise = noise * (self.noise_strength * gain)  # [N,1,H,W]
+            noise = (noise * (self.noise_strength * gain)).to(x.dtype)  # [N,1,H,W]
         x = modulated_conv2d(
             x, self.weight, self.affine(w), noise, up=self.up, padding=1, resample_filter=self.taps, gain=gain,
             flip_weight=self.up == 1, grouped=self.grouped, eps=DEMODULATION_EPS * self.weight[0].numel(),
         )  # fmt: skip
-        return bias_act(x, self.bias * gain, act=self.act, gain=1.0, clamp=clamp)
+        return bias_act(x, (self.bias * gain).to(x.dtype), act=self.act, gain=1.0, clamp=clamp, overwrite=True)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to pixels: no demodulation, no noise, linear."""
+    """Modulated 1x1 convolution to pixels, in the data type of x: no demodulation, no noise, linear."""
 
     def __init__(self, in_channels: int, num_channels: int, w_dim: int, clamp: float | None = None):
         super().__init__()
@@ -151,25 +151,27 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         gain = 1.0 / self.weight.shape[1] ** 0.5
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.bias[:, None, None], demodulate=False, gain=gain)
+        bias = self.bias[:, None, None].to(x.dtype)
+        x = modulated_conv2d(x, self.weight, self.affine(w), bias, demodulate=False, gain=gain)
         return bias_act(x, clamp=self.clamp)
 
 
-def minibatch_stddev(x: Tensor, group_size: int | None, num_features: int = 1) -> Tensor:
+def minibatch_stddev(x: Tensor, group_size: int | None, num_features: int = 1, num_batches: int = 1) -> Tensor:
     """x [N,C,H,W] with `num_features` maps more: the standard deviation over groups of samples (PGGAN, section 3).
 
-    A group is strided over the batch: samples m, m + M, m + 2M, ... of M groups. None: the whole batch.
+    A group is strided over the batch: samples m, m + M, m + 2M, ... of M groups. None: the whole batch. x may be
+    several batches one after the other, which do not meet.
     """
-    n, c, h, w = x.shape
+    n, c, h, w = len(x) // num_batches, *x.shape[1:]
     group = n if group_size is None else min(group_size, n)
     if n % group:
         raise ValueError(
             f"a batch of {n} cannot be cut into groups of model.mbstd_group_size={group}; use a multiple of {group}"
         )
-    y = x.reshape(group, -1, num_features, c // num_features, h, w)  # [G,M,F,C/F,H,W]  M = N/G groups
-    y = y.var(dim=0, unbiased=False).add(1e-8).sqrt()  # [M,F,C/F,H,W]  stddev over the group
-    y = y.mean(dim=(2, 3, 4)).repeat(group, 1)  # [N,F]
-    return torch.cat([x, y[:, :, None, None].expand(-1, -1, h, w)], dim=1)  # [N,C+F,H,W]
+    y = x.reshape(num_batches, group, -1, num_features, c // num_features, h, w)  # [B,G,M,F,C/F,H,W]  M = N/G groups
+    y = y.var(dim=1, unbiased=False).add(1e-8).sqrt()  # [B,M,F,C/F,H,W]  stddev over the group
+    y = y.mean(dim=(3, 4, 5)).repeat(1, group, 1).flatten(0, 1)  # [B*N,F]
+    return torch.cat([x, y[:, :, None, None].expand(-1, -1, h, w)], dim=1)  # [B*N,C+F,H,W]
 
 
 def _scaled(clamp: float | None, gain: float) -> float | None:

@@ -54,3 +54,8 @@ def level_name(size: Size) -> str:
 def feature_maps(num: int, base: int, decay: float, least: int, most: int) -> list[int]:
     """Feature maps of stages 0 to num-1; the block at level i (smallest: 0) has those of stage i + 1."""
     return [min(max(int(base / 2 ** (stage * decay)), least), most) for stage in range(num)]
+
+
+def is_lowp(level: int, num_levels: int, num_lowp_res: int) -> bool:
+    """Whether a level is one of the highest `num_lowp_res`; the first level never is."""
+    return level >= max(num_levels - num_lowp_res, 1)

@@ -73,7 +73,7 @@ class Blur(nn.Module):
     def __init__(self, taps: Sequence[float] | None):
         super().__init__()
         self.pads = None if taps is None else ((len(taps) - 1) // 2, len(taps) // 2) * 2
-        self.register_buffer("taps", None if taps is None else fir_filter(taps), persistent=False)
+        self.register_buffer("taps", None if taps is None else fir_filter(taps, separable=True), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.pads is None else upfirdn2d(x, self.taps, padding=self.pads, flip_filter=True)
@@ -236,10 +236,10 @@ class Style1Epilogue(nn.Module):
         self.dense0 = Dense(features, dense_width, act, weight_gain=SQRT2, act_gain=1.0, use_wscale=use_wscale)
         self.out = Dense(dense_width, out_features, use_wscale=use_wscale)
 
-    def forward(self, x: Tensor | None, image: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor | None, image: Tensor | None, num_batches: int = 1) -> Tensor:
         x = add_rgb(x, image, self.fromrgb)
         if self.mbstd_num_features:
-            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_features)
+            x = minibatch_stddev(x, self.mbstd_group_size, self.mbstd_num_features, num_batches)
         return self.out(self.dense0(self.conv(x).flatten(1)))  # [N,out]
 
 

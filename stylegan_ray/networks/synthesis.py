@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB, normal
-from stylegan_ray.networks.shapes import Size, level_name
-from stylegan_ray.ops import fir_filter, upsample2d
+from stylegan_ray.networks.shapes import Size, is_lowp, level_name
+from stylegan_ray.ops import fir_filter, laid_out, upsample2d
 
 Noise = str | Sequence[Tensor]
 
@@ -17,7 +18,8 @@ Noise = str | Sequence[Tensor]
 class SynthesisBlock(nn.Module):
     """One resolution: (upsampling) convolutions, and what the architecture adds to them.
 
-    The convolutions of level l take w number 2l-1 and 2l, ToRGB takes 2l+1: that of the next convolution.
+    The convolutions of level l take w number 2l-1 and 2l, ToRGB takes 2l+1: that of the next convolution. Features are
+    computed in `dtype` (None: that of w); the image keeps that of w.
     """
 
     taps: Tensor
@@ -38,9 +40,10 @@ class SynthesisBlock(nn.Module):
         use_noise: bool,
         clamp: float | None,
         grouped: bool,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.level = level
+        self.level, self.dtype = level, dtype
 
         def styled(wide: int, up: int) -> StyledConv:
             options = {"use_noise": use_noise, "clamp": clamp, "grouped": grouped}
@@ -50,7 +53,7 @@ class SynthesisBlock(nn.Module):
             self.constant = nn.Parameter(normal(1, out_channels, *size))
         else:
             self.conv0 = styled(in_channels, up=2)
-            self.register_buffer("taps", fir_filter(taps), persistent=False)
+            self.register_buffer("taps", fir_filter(taps, separable=True), persistent=False)
         self.conv1 = styled(out_channels, up=1)
         has_skip = architecture == "resnet" and level > 0
         self.skip = Conv(in_channels, out_channels, 1, up=2, taps=taps, bias=False) if has_skip else None
@@ -71,8 +74,9 @@ class SynthesisBlock(nn.Module):
     def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
         w1 = w[2 * self.level]
         if x is None:
-            return self.conv1(self.constant.expand(len(w1), -1, -1, -1), w1, next(noise))
-        w0 = w[2 * self.level - 1]
+            constant = laid_out(self.constant, w1.dtype)
+            return self.conv1(constant.expand(len(w1), -1, -1, -1), w1, next(noise))
+        w0, x = w[2 * self.level - 1], laid_out(x, self.dtype or w1.dtype)
         if self.skip is None:
             return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
         y = self.skip(x, gain=0.5**0.5)
@@ -80,7 +84,8 @@ class SynthesisBlock(nn.Module):
 
     def rgb(self, x: Tensor, w: Sequence[Tensor]) -> Tensor:
         assert self.torgb is not None
-        return self.torgb(x, w[2 * self.level + 1])
+        w_rgb = w[2 * self.level + 1]
+        return self.torgb(x, w_rgb).to(w_rgb.dtype)
 
 
 class Synthesis(nn.Module):
@@ -99,6 +104,8 @@ class Synthesis(nn.Module):
         use_noise: bool = True,
         clamp: float | None = None,
         grouped: bool = False,
+        num_lowp_res: int = 0,
+        lowp_dtype: torch.dtype = torch.bfloat16,
     ):
         super().__init__()
         self.sizes, self.resolution = list(sizes), sizes[-1]
@@ -107,6 +114,7 @@ class Synthesis(nn.Module):
             block = SynthesisBlock(
                 level, size, widths[level], widths[level + 1], w_dim, num_channels, architecture=architecture, act=act,
                 taps=taps, is_last=level == len(sizes) - 1, use_noise=use_noise, clamp=clamp, grouped=grouped,
+                dtype=lowp_dtype if is_lowp(level, len(sizes), num_lowp_res) else None,
             )  # fmt: skip
             self.add_module(level_name(size), block)
 

@@ -53,7 +53,9 @@ def bias_act(
     alpha, gain = default_alpha if alpha is None else alpha, default_gain if gain is None else gain
     if act not in HOMOGENEOUS or gain <= 0:
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp)
-    if b is not None:
+    if b is not None and gain == 1 and overwrite:
+        x = x.add_(_along(b, dim, x.ndim))
+    elif b is not None:
         x = torch.add(_along(b * gain, dim, x.ndim), x, alpha=gain)
     elif gain != 1:
         x = x * gain

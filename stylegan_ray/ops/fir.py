@@ -6,6 +6,7 @@ its own backward and any order of derivative costs as little as the forward pass
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylegan_ray.ops.convolution import computed
+
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
+
+LONG = 8
+"""From so many taps on, a filter is cheaper along one side after the other."""
 
 
 def fir_filter(
@@ -28,13 +34,13 @@ def fir_filter(
 ) -> Tensor:
     """The filter that the other functions take, from 1-D or 2-D taps: sums to `gain` per image.
 
-    1-D taps become their outer product, or stay separable (1-D) from 8 taps on.
+    1-D taps become their outer product, or stay separable (1-D) from LONG taps on.
     """
     taps = np.asarray(1.0 if taps is None else taps, dtype=np.float64)
     if taps.ndim > 2 or taps.size == 0:
         raise ValueError(f"a FIR filter must have 1-D or 2-D taps, not shape {taps.shape}; e.g. [1, 3, 3, 1]")
     taps = taps.reshape(1) if taps.ndim == 0 else taps
-    if taps.ndim == 1 and not (len(taps) >= 8 if separable is None else separable):
+    if taps.ndim == 1 and not (len(taps) >= LONG if separable is None else separable):
         taps = np.outer(taps, taps)
     if normalize:
         taps = taps / taps.sum()
@@ -57,12 +63,16 @@ def upfirdn2d(
     `up` and `down` are a number or (x, y), `padding` a number, (x, y) or (x0, x1, y0, y1). True convolution, unless
     `flip_filter`; no filter is a single 1. No gradient flows to `f`.
     """
+    compiling = torch.compiler.is_compiling()
     up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
     f = _scaled(f, x, gain)
+    if f.ndim == 1 and len(f) < LONG and not compiling:
+        f = torch.outer(f, f)
+    apply: Any = shifted_sums if compiling else _UpFirDn.apply
     if f.ndim == 2:
-        return _UpFirDn.apply(x, f, up_xy, down_xy, pads, flip_filter)  # type: ignore[return-value]
-    x = _UpFirDn.apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)  # type: ignore
-    return _UpFirDn.apply(x, f[:, None], (1, up_xy[1]), (1, down_xy[1]), (0, 0, *pads[2:]), flip_filter)  # type: ignore
+        return apply(x, f, up_xy, down_xy, pads, flip_filter)
+    x = apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)
+    return apply(x, f[:, None], (1, up_xy[1]), (1, down_xy[1]), (0, 0, *pads[2:]), flip_filter)
 
 
 def upfirdn2d_reference(
@@ -130,31 +140,39 @@ def filter_size(f: Tensor | None) -> Pair:
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 
+def shifted_sums(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
+    """The same map as a sum of shifted pictures, for a compiler, which joins it with what stands around it."""
+    f = f if flip else f.flip((0, 1))
+    x, (fh, fw) = _pad(_insert_zeros(x, up), pads), f.shape
+    height, width = x.shape[2] - fh + 1, x.shape[3] - fw + 1
+    terms = [
+        x[:, :, row : row + height : down[1], column : column + width : down[0]] * f[row, column]
+        for row in range(fh)
+        for column in range(fw)
+    ]
+    return functools.reduce(torch.add, terms)
+
+
 class _UpFirDn(torch.autograd.Function):
     """A linear map of x whose backward is its adjoint, itself one of these."""
 
     @staticmethod
-    def forward(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
-        return _upfirdn(x, f if flip else f.flip((0, 1)), up, down, pads)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, f, ctx.up, ctx.down, pads, ctx.flip = inputs
-        ctx.save_for_backward(f)
-        (in_h, in_w), (out_h, out_w), (fh, fw) = x.shape[2:], output.shape[2:], f.shape
-        ctx.pads = (
+    def forward(ctx: Any, x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
+        taps = (f if flip else f.flip((0, 1))).to(computed(x[:0]).dtype)
+        y = _upfirdn(computed(x), taps, up, down, pads).to(x.dtype)
+        (in_h, in_w), (out_h, out_w), (fh, fw) = x.shape[2:], y.shape[2:], f.shape
+        adjoint_pads = (
             fw - 1 - pads[0],
-            in_w * ctx.up[0] - out_w * ctx.down[0] + pads[0] - ctx.up[0] + 1,
+            in_w * up[0] - out_w * down[0] + pads[0] - up[0] + 1,
             fh - 1 - pads[2],
-            in_h * ctx.up[1] - out_h * ctx.down[1] + pads[2] - ctx.up[1] + 1,
+            in_h * up[1] - out_h * down[1] + pads[2] - up[1] + 1,
         )
+        ctx.f, ctx.adjoint = f, (down, up, adjoint_pads, not flip)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor):
-        (f,) = ctx.saved_tensors
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _UpFirDn.apply(grad_outputs[0], f, ctx.down, ctx.up, ctx.pads, not ctx.flip)
+        grad_x = _UpFirDn.apply(grad_outputs[0], ctx.f, *ctx.adjoint) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, None, None, None
 
 

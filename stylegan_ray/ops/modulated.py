@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops.resample import conv2d_resample, conv2d_resample_reference
+from stylegan_ray.ops.resample import conv2d_resample
 
 
 def modulated_conv2d(
@@ -29,25 +29,30 @@ def modulated_conv2d(
 
     `demodulate` divides every output map by the norm of its weights, and `gain` multiplies it, before the noise is
     added. Scales activations around one shared convolution, or with `grouped` runs one convolution of N groups.
+    Computes in the data type of x; weights and styles may be of a higher one, in which they are demodulated.
     """
     n, _, h, w = x.shape
-    coefs = _demodulation(weight, styles, eps, gain) if demodulate else None  # [N,O]
+    if demodulate and x.dtype == torch.float16:
+        weight, styles, least = _within_half(weight, styles, eps)
+    else:
+        least = eps
+    coefs = _demodulation(weight, styles, least, gain) if demodulate else None  # [N,O]
     if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
         return _pointwise(x, weight, styles, noise, coefs, gain)
     if grouped:
         kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
         kernels = kernels * (gain if coefs is None else coefs[:, :, None, None, None])
         x = x.reshape(1, -1, h, w)  # [1,N*I,H,W]
-        x = conv2d_resample(x, kernels.flatten(0, 1), resample_filter, up, down, padding, n, flip_weight)
+        x = conv2d_resample(x, kernels.flatten(0, 1).to(x.dtype), resample_filter, up, down, padding, n, flip_weight)
         x = x.reshape(n, -1, *x.shape[2:])  # [N,O,H,W]
         return x if noise is None else x + noise
     if coefs is None and gain != 1:
         styles = styles * gain
-    x = x * styles[:, :, None, None]
-    x = conv2d_resample(x, weight, resample_filter, up, down, padding, 1, flip_weight)
+    x = x * styles[:, :, None, None].to(x.dtype)
+    x = conv2d_resample(x, weight.to(x.dtype), resample_filter, up, down, padding, 1, flip_weight)
     if coefs is None:
         return x if noise is None else x + noise
-    coefs = coefs[:, :, None, None]
+    coefs = coefs[:, :, None, None].to(x.dtype)
     return x * coefs if noise is None else torch.addcmul(noise, x, coefs)
 
 
@@ -65,16 +70,13 @@ def modulated_conv2d_reference(
     eps: float = 1e-8,
     gain: float = 1.0,
 ) -> Tensor:
-    """What `modulated_conv2d` means: one convolution per sample with its own weights."""
-    kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
+    """What `modulated_conv2d` means: the input maps scaled, one convolution, the output maps scaled."""
+    x = conv2d_resample(x * styles[:, :, None, None], weight, resample_filter, up, down, padding, 1, flip_weight)
     if demodulate:
-        kernels = kernels / (kernels.square().sum(dim=(2, 3, 4), keepdim=True) + eps).sqrt()
-    samples = zip(x.split(1), kernels * gain, strict=True)
-    images = [
-        conv2d_resample_reference(image, kernel, resample_filter, up, down, padding, 1, flip_weight)
-        for image, kernel in samples
-    ]
-    return torch.cat(images) if noise is None else torch.cat(images) + noise
+        kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
+        x = x / (kernels.square().sum(dim=(2, 3, 4)) + eps).sqrt()[:, :, None, None]
+    x = x * gain
+    return x if noise is None else x + noise
 
 
 def _pointwise(
@@ -83,11 +85,21 @@ def _pointwise(
     """A 1x1 kernel: the modulated weights are small, so one matrix product a sample spares scaling x."""
     kernels = weight[None, :, :, 0, 0] * styles[:, None, :]  # [N,O,I]
     kernels = kernels * (gain if coefs is None else coefs[:, :, None])
-    y = torch.bmm(kernels, x.flatten(2)).unflatten(2, x.shape[2:])  # [N,O,H,W]
+    n, _, h, w = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, -1)  # [N,H*W,I]  no copy where channels are last in memory
+    y = torch.bmm(pixels, kernels.transpose(1, 2).to(x.dtype))  # [N,H*W,O]
+    y = y.reshape(n, h, w, -1).permute(0, 3, 1, 2)  # [N,O,H,W]
     return y if noise is None else y + noise
 
 
-def _demodulation(weight: Tensor, styles: Tensor, eps: float, gain: float) -> Tensor:
+def _within_half(weight: Tensor, styles: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, styles and eps scaled so that float16 does not overflow; demodulation takes the scales out again."""
+    weight_scale = weight.detach().abs().amax() * weight[0].numel() ** 0.5
+    style_scale = styles.detach().abs().amax(dim=1, keepdim=True)  # [N,1]
+    return weight / weight_scale, styles / style_scale, eps / (weight_scale * style_scale).square()
+
+
+def _demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float, gain: float) -> Tensor:
     """gain / sqrt(sum of the squared modulated weights + eps) [N,O], without the modulated weights themselves."""
     power = weight.square().sum(dim=(2, 3))  # [O,I]
     return torch.rsqrt(styles.square() @ power.t() + eps) * gain

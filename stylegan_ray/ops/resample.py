@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from stylegan_ray.ops.convolution import conv2d, conv_transpose2d
 from stylegan_ray.ops.fir import Pads, filter_size, four_pads, upfirdn2d, upfirdn2d_reference
 
 
@@ -31,17 +31,17 @@ def conv2d_resample(
     pads = resampling_pads(f, up, down, padding)
     if (kh, kw) == (1, 1) and up == 1 and down > 1:
         x = upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter)
-        return F.conv2d(x, w, bias, groups=groups)
+        return conv2d(x, w, bias, groups=groups)
     if (kh, kw) == (1, 1) and up > 1 and down == 1:
-        x = F.conv2d(x, w, groups=groups)
+        x = conv2d(x, w, groups=groups)
         return _biased(upfirdn2d(x, f, up=up, padding=pads, gain=up**2, flip_filter=flip_filter), bias)
     if up > 1:
         return _biased(_transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter), bias)
     if up == 1 and down > 1:
         x = upfirdn2d(x, f, padding=pads, flip_filter=flip_filter)
-        return F.conv2d(x, _correlated(w, flip_weight), bias, stride=down, groups=groups)
+        return conv2d(x, _correlated(w, flip_weight), bias, stride=down, groups=groups)
     if up == 1 and down == 1 and pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
-        return F.conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)
+        return conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)
     return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter, bias)
 
 
@@ -61,7 +61,7 @@ def conv2d_resample_reference(
     pads = resampling_pads(f, up, down, padding)
     filter_up, filter_down = (f if n > 1 else None for n in (up, down))
     x = upfirdn2d_reference(x, filter_up, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
-    x = F.conv2d(x, _correlated(w, flip_weight), groups=groups)
+    x = conv2d(x, _correlated(w, flip_weight), groups=groups)
     return _biased(upfirdn2d_reference(x, filter_down, down=down, flip_filter=flip_filter), bias)
 
 
@@ -97,7 +97,7 @@ def _transposed(
     w = w.flip((2, 3)) if flip_weight else w
     x0, x1, y0, y1 = pads[0] - (kw - 1), pads[1] - (kw - up), pads[2] - (kh - 1), pads[3] - (kh - up)
     crop_x, crop_y = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)
-    x = F.conv_transpose2d(x, w, stride=up, padding=(crop_y, crop_x), groups=groups)
+    x = conv_transpose2d(x, w, stride=up, padding=(crop_y, crop_x), groups=groups)
     pads = (x0 + crop_x, x1 + crop_x, y0 + crop_y, y1 + crop_y)
     x = upfirdn2d(x, f, padding=pads, gain=up**2, flip_filter=flip_filter)
     return upfirdn2d(x, f, down=down, flip_filter=flip_filter) if down > 1 else x

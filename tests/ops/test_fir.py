@@ -87,3 +87,14 @@ def test_long_filters_stay_separable():
 def test_filters_that_are_none():
     with pytest.raises(ValueError, match="1-D or 2-D"):
         fir_filter([])
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), ((2, 1), (1, 3))])
+def test_sums_for_a_compiler_are_the_same_map(up, down, monkeypatch):
+    x, line = random_images(2, 3, 7, 8), fir_filter([1, 3, 3, 1], separable=True).double()
+    for f, pads, flip in itertools.product((SLOPED, line), PADS, (False, True)):
+        plain = upfirdn2d_reference(x, f, up=up, down=down, padding=pads, flip_filter=flip, gain=1.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            sums = upfirdn2d(x, f, up=up, down=down, padding=pads, flip_filter=flip, gain=1.5)
+        torch.testing.assert_close(sums, plain)

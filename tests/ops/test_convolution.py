@@ -1,0 +1,116 @@
+"""Convolutions: every way of computing them against PyTorch's, to second order."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stylegan_ray.ops import conv2d, conv_transpose2d, convolution, laid_out, penalised_gradients, winograd
+
+SHAPES = {  # x, kernel, options
+    "same": ((2, 3, 8, 12), (5, 3, 3, 3), {"padding": (1, 1)}),
+    "odd": ((1, 3, 6, 5), (2, 3, 3, 3), {"padding": (1, 1)}),
+    "strided": ((2, 3, 9, 9), (4, 3, 3, 3), {"stride": 2}),
+    "strided with a rest": ((2, 3, 8, 9), (4, 3, 3, 3), {"stride": 2}),
+    "grouped": ((1, 6, 7, 8), (4, 3, 3, 3), {"groups": 2, "padding": (0, 1)}),
+    "pointwise": ((2, 3, 4, 4), (5, 3, 1, 1), {}),
+}
+
+
+@pytest.fixture
+def always_winograd(monkeypatch):
+    """Winograd's way wherever it is possible, in float64 too; returns the list of its uses."""
+    used = []
+
+    def suits(x, shape, geometry, least_channels):
+        possible = shape[2:] == (3, 3) and geometry == (1, (1, 1), 1) and x.shape[2] % 4 == x.shape[3] % 4 == 0
+        used.extend([x.shape] * possible)
+        return possible
+
+    monkeypatch.setattr(convolution, "suits_winograd", suits)
+    return used
+
+
+def random(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def orders(op, x, w, bias, options):
+    """Values, gradients of a function of them, and gradients of those."""
+    y = op(x, w, bias, **options) if bias is not None else op(x, w, **options)
+    inputs = [part for part in (x, w, bias) if part is not None]
+    first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+    return y, first, torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("way", ["direct", "winograd"])
+def test_convolution_is_that_of_pytorch_to_second_order(case, way, request):
+    used = request.getfixturevalue("always_winograd") if way == "winograd" else []
+    shape, kernel, options = SHAPES[case]
+    x, w, bias = random(*shape), random(*kernel, seed=1), random(kernel[0], seed=2)
+    torch.testing.assert_close(orders(conv2d, x, w, bias, options), orders(F.conv2d, x, w, bias, options))
+    assert bool(used) == (way == "winograd" and case == "same")
+
+
+@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("options", [{"padding": (1, 1)}, {"stride": 2}, {"stride": 2, "groups": 2}])
+def test_transposed_convolution_is_that_of_pytorch_to_second_order(options, way, request):
+    if way == "winograd":
+        request.getfixturevalue("always_winograd")
+    x, w = random(2, 4, 8, 4), random(4, 3, 3, 3, seed=1)
+    torch.testing.assert_close(
+        orders(conv_transpose2d, x, w, None, options), orders(F.conv_transpose2d, x, w, None, options)
+    )
+
+
+def test_prepared_for_a_penalty_it_gives_the_penaltys_gradient(always_winograd):
+    x, w = random(2, 3, 8, 8), random(4, 3, 3, 3, seed=1)
+    results = []
+    for op, inside in ((conv2d, penalised_gradients), (F.conv2d, torch.enable_grad)):
+        with inside():
+            y = op(x, w, padding=(1, 1)).sin()
+            (dx,) = torch.autograd.grad(op(y, w.transpose(0, 1), padding=(1, 1)).sin().sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(dx.square().sum(), (x, w)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_pieces_of_any_size_make_the_same_whole(monkeypatch):
+    x, w, grad = (
+        random(*shape, seed=i).detach() for i, shape in enumerate([(6, 3, 12, 8), (5, 3, 3, 3), (6, 5, 12, 8)])
+    )
+    results = []
+    for size in (1, 3 * 36 * 2 * 5 * 4, 2 * 3 * 36 * 2 * 5 * 4, 1 << 30):  # a row of tiles, a picture, two, all
+        monkeypatch.setattr(winograd, "CACHE_BYTES", size)
+        results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64)))
+        assert sum(p.num * p.rows for p in winograd.cut(x, 5)) == 6 * 3
+    assert len({len(winograd.cut(x, 5))} | {18}) == 2
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+
+
+def test_winograd_in_float32_is_as_good_as_golden_tests_need():
+    """Its rounding is a few times that of the direct way: below 1e-5 of the largest value."""
+    x, w = random(8, 64, 16, 16).detach().float(), random(64, 64, 3, 3, seed=1).detach().float() / 24
+    geometry = convolution.Geometry(1, (1, 1), 1)
+    assert convolution.suits_winograd(x, w.shape, geometry, convolution.WINOGRAD_CHANNELS)
+    exact = F.conv2d(x.double(), w.double(), padding=1)
+    assert (conv2d(x, w, padding=(1, 1)) - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_rounds_what_goes_in_and_what_comes_out_and_nothing_else(dtype):
+    for channels, size in ((8, 8), (64, 16)):  # direct and Winograd's
+        x, w = (random(8, channels, size, size).detach(), random(channels, channels, 3, 3, seed=1).detach())
+        x, w = x.to(dtype).requires_grad_(), (w / channels).to(dtype)
+        y = conv2d(x, w, padding=(1, 1))
+        (dx,) = torch.autograd.grad(y.float().square().sum(), x)
+        exact = F.conv2d(x.double(), w.double(), padding=1)
+        assert y.dtype == dx.dtype == dtype
+        assert (y - exact).abs().max() < 2 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_laid_out_has_channels_last_on_a_cpu():
+    x = laid_out(torch.zeros(2, 3, 4, 5), torch.bfloat16)
+    assert x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
+    assert laid_out(x, torch.bfloat16) is x

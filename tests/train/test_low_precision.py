@@ -1,0 +1,77 @@
+"""Training with low precision: finite, near the run in float32, penalties of D as precise as ever, resumable."""
+
+import pytest
+import torch
+from support.laws import largest_difference, run
+from support.toy import ToySet, toy_config, toy_minibatches, toy_state
+
+from stylegan_ray.seeds import SeededDraws
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
+from stylegan_ray.train.phases import phases_of, place
+from stylegan_ray.train.phases import run_phase as one_turn
+from stylegan_ray.train.process import prepare_process
+from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.stats import StopWatch
+
+LOW = {"model.num_lowp_res": 2, "model.conv_clamp": 256.0}
+SIZE = (16, 16)
+
+
+def turns(**keys):
+    """Means and gradients of each phase of the first iteration."""
+    cfg = toy_config(**{"model.conv_clamp": 256.0, **keys})
+    source, found = ToySet(SIZE), {}
+    for number in range(4):
+        state = toy_state(cfg, SIZE)
+        phase = [phase for turns in phases_of(cfg) for phase in turns][number]
+        batches = place(
+            state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(0, 0, source), training_schedule(cfg, 0, 4)
+        )
+        stats = one_turn(phase, state, batches, StopWatch(state.device))
+        grads = state.gradients[phase.network]
+        found[phase.part] = stats, grads.flat[: grads.num_values].clone()
+    return found
+
+
+def test_gradients_are_near_and_the_penalty_of_D_is_exact():
+    low, precise = turns(**LOW), turns()
+    for part, most in {"G": 0.03, "G_reg": 0.1, "D": 0.03, "D_reg": 0.0}.items():
+        (stats, grads), (precise_stats, precise_grads) = low[part], precise[part]
+        error = (grads - precise_grads).norm() / precise_grads.norm()
+        assert error <= most, (part, float(error))
+        for name in stats:
+            assert stats[name] == pytest.approx(float(precise_stats[name]), rel=0.05, abs=0.01), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_run_is_finite_and_resumes_bit_for_bit(dtype, tmp_path):
+    cfg = toy_config(**LOW, **{"model.lowp_dtype": dtype, "train.total_kimg": 0.08})
+    source, straight, resumed = ToySet(SIZE), toy_state(cfg, SIZE), toy_state(cfg, SIZE)
+    rows = run(cfg, straight, source=source)
+    assert sum(row["nonfinite"] for row in rows) == 0
+    assert all(value.isfinite().all() for value in straight.tensors().values())
+    first = toy_state(cfg, SIZE)
+    run(cfg, first, pauses=2, source=source)
+    write_checkpoint(Snapshot.of(first, cfg), Storage.at(tmp_path))
+    newest_checkpoint(Storage.at(tmp_path)).restore(resumed)
+    run(cfg, resumed, source=source)
+    assert largest_difference(straight.tensors(), resumed.tensors()) == 0
+
+
+@pytest.fixture
+def backends():
+    """What TF32 is allowed to, put back afterwards."""
+    found = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in found]
+    yield found
+    for backend, value in zip(found, before, strict=True):
+        backend.allow_tf32 = value
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_what_the_key_says(allowed, backends):
+    for backend in backends:
+        backend.allow_tf32 = not allowed
+    prepare_process(toy_config(**{"train.allow_tf32": allowed, "train.deterministic": False}), None)
+    assert all(backend.allow_tf32 is allowed for backend in backends)
