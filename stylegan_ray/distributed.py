@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,12 @@ def sum_over_ranks(flat: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(flat)
     return flat
+
+
+def start_sum_over_ranks(flat: Tensor) -> Callable[[], object]:
+    """Starts to sum a tensor over the ranks in place; what is returned waits for the sum. All ranks start alike."""
+    work = dist.all_reduce(flat, async_op=True) if world_size() > 1 else None
+    return (lambda: None) if work is None else work.wait
 
 
 def largest_over_ranks(value: int, device: torch.device | str = "cpu") -> int:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from stylegan_ray.config import LossConfig
 
+Judge = Callable[[Tensor], Tensor]
+"""D with its labels: logits [N,1] of images."""
+
 
 def G_logistic(fake: Tensor) -> Tensor:
     """Saturating logistic loss of G (Goodfellow et al. 2014, equation 1)."""
@@ -57,26 +60,33 @@ def D_loss(cfg: LossConfig, fake: Tensor, real: Tensor) -> Tensor:
     return D_wgan(fake, real, cfg.wgan_epsilon) if cfg.D.startswith("wgan") else D_logistic(fake, real)
 
 
-def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
+def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The gradient of the sum of function(x) with respect to x, itself differentiable."""
+    if torch.compiler.is_compiling():  # compiled code has second derivatives in this form only
+        return torch.func.grad(lambda x: function(x).sum())(x)
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    (grads,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    return grads
+
+
+def squared_gradient_norm(judge: Judge, images: Tensor) -> Tensor:
     """Squared gradient norm of D at the images; gamma/2 of it is R1 or R2 (Mescheder et al. 2018, equations 9, 10)."""
-    (grads,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return grads.square().sum(dim=(1, 2, 3))
+    return gradient(judge, images).square().sum(dim=(1, 2, 3))
 
 
-def wgan_gradient_penalty(logits: Tensor, images: Tensor, wgan_lambda: float, wgan_target: float) -> Tensor:
+def wgan_gradient_penalty(judge: Judge, images: Tensor, wgan_lambda: float, wgan_target: float) -> Tensor:
     """Distance of D's gradient norm from its target (Gulrajani et al. 2017, equation 3; Karras et al. 2018)."""
-    norms = squared_gradient_norm(logits, images).sqrt()
+    norms = squared_gradient_norm(judge, images).sqrt()
     return (norms - wgan_target).square() * (wgan_lambda / wgan_target**2)
 
 
-def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+def path_lengths(paint: Callable[[Tensor], Tensor], ws: Tensor, noise: Tensor) -> Tensor:
     """Length of the Jacobian's product with a random picture (Karras et al. 2020, equation 4).
 
-    ws [N,L,w] must be what the images were made from; noise is standard normal, shaped like the images.
+    `paint` makes pictures from ws [N,L,w]; noise is standard normal, shaped like the pictures.
     """
-    noise = noise / math.sqrt(images.shape[2] * images.shape[3])
-    (grads,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)  # [N,L,w]
-    return grads.square().sum(dim=2).mean(dim=1).sqrt()
+    noise = noise / math.sqrt(noise.shape[2] * noise.shape[3])
+    return gradient(lambda ws: paint(ws) * noise, ws).square().sum(dim=2).mean(dim=1).sqrt()
 
 
 def path_length_penalty(lengths: Tensor, pl_mean: Tensor, pl_decay: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from stylegan_ray import distributed
 from stylegan_ray.config import LossConfig, RunConfig
 from stylegan_ray.data.process_reals import process_reals
-from stylegan_ray.networks import mix_styles
+from stylegan_ray.ops import penalised_gradients
 from stylegan_ray.seeds import Draws, Place
-from stylegan_ray.train import losses
+from stylegan_ray.train import terms
+from stylegan_ray.train.copies import to_device
 from stylegan_ray.train.ema import update_ema
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.terms import PENALTIES, Latents, Outcome, Penalised, Reals
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,11 @@ class MicroBatch:
             self.images, self.schedule.lod, None, self.cfg.train.drange_net, dtype=self.state.dtype
         )  # [N,C,H,W]
 
+    def labelled_reals(self) -> Reals:
+        return Reals(self.reals(), self.to_device(self.labels))
+
     def to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.state.device, self.state.dtype)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a term gives back for one micro-batch."""
-
-    loss: Tensor
-    """To be minimised, per sample [N]."""
-    w_mean: Tensor | None
-    """Mean of the unmixed w [w_dim], which moves w_avg; None when G made nothing."""
-    scalars: dict[str, Tensor]
-    """Detached means over the micro-batch, by name in SCALARS of the network."""
+        return to_device(tensor.to(self.state.dtype), self.state.device)
 
 
 @dataclass(frozen=True)
@@ -88,42 +82,25 @@ class Phase:
         return [name for term in self.terms for name in term.scalars]
 
 
-@dataclass(frozen=True)
-class Fakes:
-    images: Tensor
-    ws: Tensor
-    w_mean: Tensor
+def latents_of(batch: MicroBatch, purpose: str, num: int, labels: Tensor) -> Latents:
+    """What G makes pictures from in training mode: style mixing, fresh noise."""
+    synthesis, draws, where = batch.state.G.synthesis, batch.draws, batch.place
+    num_layers = synthesis.num_ws - 2 * batch.schedule.level  # layers in use at this lod
+    cutoff = draws.mixing(purpose, where, batch.cfg.model.style_mixing_prob, num_layers)
+    purposes = [purpose, f"{purpose}/mixed"] if cutoff < num_layers else [purpose]
+    z, *mixed = (batch.to_device(draws.latents(name, where, num, batch.state.G.z_dim)) for name in purposes)
+    shapes = synthesis.noise_shapes(num, batch.schedule.lod)
+    noise = draws.noise(purpose, where, shapes, batch.state.device, batch.state.dtype)
+    if not mixed:
+        return Latents(z, labels, None, None, noise)
+    return Latents(z, labels, mixed[0], batch.to_device(torch.tensor(float(cutoff))), noise)
 
 
-def generate(batch: MicroBatch, purpose: str, num: int, labels: Tensor) -> Fakes:
-    """Pictures of G in training mode: style mixing, fresh noise, no truncation."""
-    G, model = batch.state.G, batch.cfg.model
-    num_ws = G.synthesis.num_ws
-    num_layers = num_ws - 2 * batch.schedule.level  # layers in use at this lod
-    w = G.mapping(batch.to_device(batch.draws.latents(purpose, batch.place, num, G.z_dim)), labels)  # [N,w]
-    cutoff = batch.draws.mixing(purpose, batch.place, model.style_mixing_prob, num_layers)
-    w2 = None
-    if cutoff < num_layers:
-        z2 = batch.draws.latents(f"{purpose}/mixed", batch.place, num, G.z_dim)
-        w2 = G.mapping(batch.to_device(z2), labels)
-    ws = mix_styles(w, w2, cutoff, num_ws)  # [N,L,w]
-    shapes = G.synthesis.noise_shapes(num, batch.schedule.lod)
-    noise = batch.draws.noise(purpose, batch.place, shapes, batch.state.device, batch.state.dtype)
-    images = G.synthesis(ws, noise=noise, lod=batch.schedule.lod)
-    return Fakes(images, ws, w.detach().mean(dim=0))
-
-
-def fakes_for_D(batch: MicroBatch, purpose: str) -> tuple[Fakes, Tensor]:
-    """Generated pictures as data for D; they carry the labels of the reals, or drawn ones in the ADA dialect."""
+def latents_for_D(batch: MicroBatch, purpose: str) -> Latents:
+    """The same for pictures that D sees: they carry the labels of the reals, or drawn ones in the ADA dialect."""
     joint = batch.cfg.model.label_mode == "joint"
     labels = batch.to_device(batch.labels) if joint else fake_labels(batch, purpose, batch.num)
-    with torch.no_grad():
-        return generate(batch, purpose, batch.num, labels), labels
-
-
-def judge(batch: MicroBatch, images: Tensor, labels: Tensor) -> Tensor:
-    """Logits of D [N,1]."""
-    return batch.state.D(images, labels, lod=batch.schedule.lod)
+    return latents_of(batch, purpose, batch.num, labels)
 
 
 def fake_labels(batch: MicroBatch, purpose: str, num: int) -> Tensor:
@@ -133,74 +110,39 @@ def fake_labels(batch: MicroBatch, purpose: str, num: int) -> Tensor:
 
 def G_main(batch: MicroBatch) -> Outcome:
     """The adversarial term of G."""
-    labels = fake_labels(batch, "G_main", batch.num)
-    fakes = generate(batch, "G_main", batch.num, labels)
-    logits = judge(batch, fakes.images, labels)
-    if batch.cfg.loss.G == "rpgan":
-        loss = losses.relativistic(logits, judge(batch, batch.reals(), batch.to_device(batch.labels)))
-    else:
-        loss = losses.G_LOSSES[batch.cfg.loss.G](logits)
-    return Outcome(loss, fakes.w_mean, {"Loss/G/loss": loss.detach().mean()})
+    state, cfg = batch.state, batch.cfg.loss
+    latents = latents_of(batch, "G_main", batch.num, fake_labels(batch, "G_main", batch.num))
+    reals = batch.labelled_reals() if cfg.G == "rpgan" else None
+    return state.programs(terms.G_main, state.G, state.D, cfg, batch.schedule.lod, latents, reals)
 
 
 def G_reg(batch: MicroBatch) -> Outcome:
-    """Path length regularisation of G, on latents of its own (Karras et al. 2020, section 3.2)."""
-    cfg = batch.cfg.loss
+    """Path length regularisation of G, on latents of its own."""
+    state, cfg = batch.state, batch.cfg.loss
     num = max(batch.num // cfg.pl_minibatch_shrink, 1)
-    fakes = generate(batch, "G_reg", num, fake_labels(batch, "G_reg", num))
-    shape = tuple(fakes.images.shape)
-    noise = batch.draws.pl_noise(batch.place, shape, batch.state.device, batch.state.dtype)
-    lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
-    reg = losses.path_length_penalty(lengths, batch.state.pl_mean, cfg.pl_decay) * cfg.pl_weight
-    return Outcome(reg, fakes.w_mean, {"Loss/G/reg": reg.detach().mean(), "pl_length": lengths.detach().mean()})
+    latents = latents_of(batch, "G_reg", num, fake_labels(batch, "G_reg", num))
+    noise = batch.draws.pl_noise(batch.place, (num, *state.picture_shape), state.device, state.dtype)
+    with penalised_gradients():
+        return state.programs(terms.G_reg, state.G, cfg, batch.schedule.lod, latents, noise, state.pl_mean)
 
 
 def D_main(batch: MicroBatch) -> Outcome:
     """The adversarial term of D."""
-    fakes, of_fakes = fakes_for_D(batch, "D_main")
-    fake = judge(batch, fakes.images, of_fakes)
-    real = judge(batch, batch.reals(), batch.to_device(batch.labels))
-    loss = losses.D_loss(batch.cfg.loss, fake, real)
-    scalars = {
-        "Loss/D/loss": loss.detach().mean(),
-        "Loss/scores/real": real.detach().mean(),
-        "Loss/scores/fake": fake.detach().mean(),
-        "Loss/signs/real": real.detach().sign().mean(),
-    }
-    return Outcome(loss, fakes.w_mean, scalars)
+    state, latents = batch.state, latents_for_D(batch, "D_main")
+    given = (batch.cfg.loss, batch.schedule.lod, latents, batch.labelled_reals())
+    return state.programs(terms.D_main, state.G, state.D, *given)
 
 
 def D_reg(batch: MicroBatch) -> Outcome:
     """The gradient penalties of D."""
-    reg = torch.stack([penalty(batch) for penalty in PENALTIES[batch.cfg.loss.D]]).sum(dim=0)
-    return Outcome(reg, None, {"Loss/D/reg": reg.detach().mean()})
-
-
-def r1(batch: MicroBatch) -> Tensor:
-    """R1: the gradient of D at the reals."""
-    reals = batch.reals().requires_grad_()
-    logits = judge(batch, reals, batch.to_device(batch.labels))
-    return losses.squared_gradient_norm(logits, reals) * (batch.cfg.loss.r1_gamma / 2)
-
-
-def r2(batch: MicroBatch) -> Tensor:
-    """R2: the gradient of D at generated pictures."""
-    fakes, labels = fakes_for_D(batch, "D_reg")
-    images = fakes.images.requires_grad_()
-    return losses.squared_gradient_norm(judge(batch, images, labels), images) * (batch.cfg.loss.r1_gamma / 2)
-
-
-def wgan_gp(batch: MicroBatch) -> Tensor:
-    """The WGAN penalty between reals and generated pictures."""
-    fakes, labels = fakes_for_D(batch, "D_reg")
-    mix = batch.to_device(batch.draws.uniforms("wgan_mix", batch.place, batch.num)).reshape(-1, 1, 1, 1)
-    mixed = torch.lerp(batch.reals(), fakes.images, mix).requires_grad_()
-    cfg = batch.cfg.loss
-    return losses.wgan_gradient_penalty(judge(batch, mixed, labels), mixed, cfg.wgan_lambda, cfg.wgan_target)
-
-
-PENALTIES = {"logistic_r1": (r1,), "logistic_r2": (r2,), "rpgan": (r1, r2), "wgan_gp": (wgan_gp,)}
-"""Gradient penalties of each loss of D that has any."""
+    state, cfg, latents, mix = batch.state, batch.cfg.loss, None, None
+    if cfg.D != "logistic_r1":
+        latents = latents_for_D(batch, "D_reg")
+    if cfg.D == "wgan_gp":
+        mix = batch.to_device(batch.draws.uniforms("wgan_mix", batch.place, batch.num))
+    given = Penalised(batch.labelled_reals(), latents, mix)
+    with penalised_gradients():
+        return state.programs(terms.D_reg, state.G, state.D, cfg, batch.schedule.lod, given)
 
 
 def penalty_weight(cfg: LossConfig) -> float:
@@ -275,7 +217,7 @@ def place(
     """This rank's micro-batches of the minibatch at cur_nimg, with all that the terms need."""
     places = places_of_rank(state.cur_nimg, schedule, distributed.rank(), distributed.world_size())
     return [
-        MicroBatch(state, cfg, schedule, draws, where, images.to(state.device, non_blocking=True), labels)
+        MicroBatch(state, cfg, schedule, draws, where, to_device(images, state.device), labels)
         for where, (images, labels) in zip(places, micro_batches, strict=True)
     ]
 
@@ -294,7 +236,7 @@ def run_phase(phase: Phase, state: TrainState, batches: Sequence[MicroBatch], wa
     with watch(phase.part):
         grads.zero()
         for batch in batches:
-            accumulate(phase, batch, 1.0 / schedule.num_micro_batches)
+            accumulate(phase, batch, 1.0 / schedule.num_micro_batches, is_last=batch is batches[-1])
     with watch("reduce"):
         grads.reduce()
     with watch(phase.part):
@@ -304,12 +246,18 @@ def run_phase(phase: Phase, state: TrainState, batches: Sequence[MicroBatch], wa
     return means
 
 
-def accumulate(phase: Phase, batch: MicroBatch, share: float) -> None:
-    """Adds a micro-batch's gradients and feedback, weighted by its share of the global minibatch."""
-    passengers = batch.state.gradients[phase.network].passengers
+def accumulate(phase: Phase, batch: MicroBatch, share: float, is_last: bool = False) -> None:
+    """Adds a micro-batch's gradients and feedback, weighted by its share of the global minibatch.
+
+    In the last one of this rank, sums over the ranks start as soon as gradients are complete.
+    """
+    gradients, lod = batch.state.gradients[phase.network], batch.schedule.lod
+    passengers = gradients.passengers
     with frozen(batch.state.D) if phase.network == "G" else nullcontext():
         for number, term in enumerate(phase.terms):
             outcome = term.run(batch)
+            if is_last and term is phase.terms[-1]:
+                gradients.is_last_backward((phase.part, math.floor(lod), math.ceil(lod)))
             (outcome.loss.mean() * (phase.gain * share)).backward()
             for name, value in outcome.scalars.items():
                 passengers[phase.scalars.index(name)] += value * share

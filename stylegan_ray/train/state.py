@@ -15,6 +15,7 @@ from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.seeds import stream, stream_key
 from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.optimizer import LazyAdam
+from stylegan_ray.train.programs import Programs, is_compiled
 from stylegan_ray.train.stats import Means
 
 COUNTERS = (
@@ -38,6 +39,8 @@ class TrainState:
     G_ema: Any
     optimizers: dict[str, LazyAdam]
     gradients: dict[str, Gradients]
+    programs: Programs
+    """Runs the terms of the losses, compiled where train.compile says so."""
     pl_mean: Tensor
     """Moving mean of path lengths, a scalar on the device."""
     nonfinite: Tensor
@@ -61,6 +64,11 @@ class TrainState:
     @property
     def dtype(self) -> torch.dtype:
         return self.pl_mean.dtype
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what G makes."""
+        return (self.G.num_channels, *self.G.resolution)
 
     @classmethod
     def create(
@@ -91,6 +99,7 @@ class TrainState:
             G_ema=G_ema,
             optimizers={"G": LazyAdam(G, cfg, "G"), "D": LazyAdam(D, cfg, "D")},
             gradients={"G": Gradients(G, 2 * w_dim + NUM_SCALARS), "D": Gradients(D, w_dim + NUM_SCALARS)},
+            programs=Programs(is_compiled(cfg, device)),
             pl_mean=torch.zeros((), device=device, dtype=dtype),
             nonfinite=torch.zeros((), device=device),
             means=Means(device),

@@ -11,7 +11,7 @@ from support.toy import LABELS, ToySet, toy_config, toy_minibatches, toy_state
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.pictures.grid import pil_uint8
 from stylegan_ray.seeds import SeededDraws
-from stylegan_ray.train import phases
+from stylegan_ray.train import terms
 from stylegan_ray.train.phases import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, place, train_iteration
 from stylegan_ray.train.schedule import training_schedule
 
@@ -35,10 +35,10 @@ def test_without_lazy_regularisation_every_step_has_loss_and_penalty():
         (together,) = turns
         state = toy_state(cfg)
         grads, flats = state.gradients[together.network], []
-        for terms in (together.terms, (main,), (reg,)):
+        for part in (together.terms, (main,), (reg,)):
             grads.zero()
             for batch in placed(cfg, state):
-                accumulate(Phase(together.network, "", 1, 1.0, terms), batch, 0.25)
+                accumulate(Phase(together.network, "", 1, 1.0, part), batch, 0.25)
             flats.append(grads.flat[: grads.num_values].clone())
         torch.testing.assert_close(flats[0], flats[1] + flats[2], rtol=1e-10, atol=1e-12)
     state = toy_state(cfg)
@@ -96,19 +96,19 @@ def test_with_smoothing_G_ema_follows_with_its_half_life():
 @pytest.mark.parametrize("beta", [1.0, 0.7, 0.0])
 def test_dlatent_avg_beta_weighs_the_past_of_w_avg(beta, monkeypatch):
     cfg = toy_config(**DOUBLE, **{"model.dlatent_avg_beta": beta, "loss.D": "logistic"})
-    state, seen, real = toy_state(cfg), {}, phases.generate
+    state, seen, real = toy_state(cfg), [], terms.mapped
 
-    def generate(batch, purpose, num, labels):
-        fakes = real(batch, purpose, num, labels)
-        seen.setdefault(purpose, []).append(fakes.w_mean)
-        return fakes
+    def mapped(G, latents):
+        ws, w_mean = real(G, latents)
+        seen.append(w_mean)
+        return ws, w_mean
 
-    monkeypatch.setattr(phases, "generate", generate)
+    monkeypatch.setattr(terms, "mapped", mapped)
     one_iteration(cfg, state)
-    assert list(seen) == ["G_main", "G_reg", "D_main"]
+    assert len(seen) == 12, "G, G_reg and D, four micro-batches each"
     expected = torch.zeros(cfg.model.w_dim, dtype=torch.float64)
-    for w_means in seen.values():
-        expected = torch.lerp(torch.stack(w_means).mean(dim=0), expected, beta)
+    for turn in range(3):
+        expected = torch.lerp(torch.stack(seen[4 * turn : 4 * turn + 4]).mean(dim=0), expected, beta)
     torch.testing.assert_close(state.G.w_avg, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -17,8 +17,8 @@ def nan_at(monkeypatch):
     accumulate = phases.accumulate
 
     def inject(nimg, salts):
-        def poisoned(phase, batch, share):
-            accumulate(phase, batch, share)
+        def poisoned(phase, batch, share, **last):
+            accumulate(phase, batch, share, **last)
             if phase.network == "G" and batch.place.nimg == nimg and batch.state.stream_salt in salts:
                 batch.state.gradients["G"].flat[0] = float("nan")
 

@@ -1,0 +1,104 @@
+"""Compiling the training step: the same numbers, one line and no harm where there is no compiler."""
+
+import logging
+
+import pytest
+import torch
+from support.laws import largest_difference, run, trained_by, undisturbed
+from support.toy import ToySet, toy_config, toy_minibatches, toy_state
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.seeds import SeededDraws
+from stylegan_ray.train import programs
+from stylegan_ray.train.phases import phases_of, place, run_phase
+from stylegan_ray.train.programs import Programs, is_compiled
+from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.stats import StopWatch
+
+COMPILED = {"train.compile": True, "train.dtype": "float64"}
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Takes the whole way of compiling but for the last step, in which machine code is made."""
+    monkeypatch.setattr(programs, "BACKEND", "aot_eager")
+    torch.compiler.reset()
+
+
+def turn(cfg, number):
+    """The gradients of a phase's micro-batches in the first iteration, and the state."""
+    state = toy_state(cfg)
+    phase = [phase for turns in phases_of(cfg) for phase in turns][number]
+    batches = place(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()), training_schedule(cfg, 0, 3))
+    run_phase(phase, state, batches, StopWatch(state.device))
+    return state.gradients[phase.network].flat, state
+
+
+def test_a_penalty_is_compiled_whole_with_its_second_derivatives(traced):
+    whole = {"model.fmap_max": 4, "model.mbstd_group_size": 2}
+    flats = [turn(toy_config(**whole, **keys), 3) for keys in ({"train.dtype": "float64"}, COMPILED)]
+    torch.testing.assert_close(flats[1][0], flats[0][0], rtol=1e-9, atol=1e-12)
+    assert flats[1][1].programs.ready and flats[1][1].programs.compiled
+
+
+def test_without_a_compiler_the_run_goes_on_and_says_so_in_one_line(monkeypatch, caplog):
+    def no_compiler(function, **options):
+        def program(*args):
+            raise RuntimeError("no C++ compiler was found\nand much more")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    plain, compiled = (toy_config(**{"train.total_kimg": 0.032, "train.compile": value}) for value in (False, True))
+    expected, state = toy_state(plain), toy_state(compiled)
+    rows = run(plain, expected)
+    with caplog.at_level(logging.WARNING, logger="stylegan_ray"):
+        assert run(compiled, state) == rows
+    assert largest_difference(expected.tensors(), state.tensors()) == 0
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert "train.compile" in said and "no C++ compiler was found" in said and "\n" not in said
+
+
+def test_on_a_gpu_by_itself_on_a_cpu_when_asked_and_never_while_networks_grow():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cfg = toy_config()
+    assert cfg.train.compile == "auto" and is_compiled(cfg, gpu) and not is_compiled(cfg, cpu)
+    assert is_compiled(toy_config(**{"train.compile": True}), cpu)
+    assert not is_compiled(toy_config(**{"train.compile": False}), gpu)
+    assert not is_compiled(toy_config("config-d", **{"schedule.lod_initial_resolution": 4}), gpu)
+    with pytest.raises(ConfigError, match="use auto or false"):
+        toy_config("config-d", **{"schedule.lod_initial_resolution": 4, "train.compile": True})
+
+
+def test_the_cache_lies_where_a_restarted_worker_finds_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path))
+    Programs(compiled=False)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in programs.os.environ
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    Programs(compiled=True)
+    assert programs.os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(tmp_path / "compiled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_run_is_the_run(backend, monkeypatch):
+    monkeypatch.setattr(programs, "BACKEND", backend)
+    cfg, compiled = (
+        toy_config(**{"train.total_kimg": 0.048, **keys}) for keys in ({"train.dtype": "float64"}, COMPILED)
+    )
+    expected, state = toy_state(cfg), toy_state(compiled)
+    rows = run(cfg, expected)
+    for ours, theirs in zip(run(compiled, state), rows, strict=True):
+        assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in theirs)
+    assert len(state.programs.ready) == 4
+    assert largest_difference(expected.tensors(), state.tensors()) < 1e-9
+
+
+@pytest.mark.slow
+def test_compiled_on_two_workers_is_the_run_of_one(tmp_path):
+    cfg = toy_config(**COMPILED, **{"train.total_kimg": 0.032})
+    one = undisturbed(toy_config(**{"train.dtype": "float64", "train.total_kimg": 0.032}))
+    assert largest_difference(one["tensors"], trained_by(2, tmp_path, cfg)["tensors"]) < 1e-9
