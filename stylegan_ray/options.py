@@ -150,8 +150,8 @@ def _is_switch(key: str) -> bool:
 
 
 def _readings(word: str) -> list[Any]:
-    """What a single word may mean, the likeliest first."""
-    return [*([None] if word in NULLS else []), word, _yaml(word)]
+    """What a single word may mean, the likeliest first; the last is a list of it alone."""
+    return [*([None] if word in NULLS else []), word, _yaml(word), [word]]
 
 
 def _takes(key: str, value: Any) -> bool:
