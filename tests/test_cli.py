@@ -47,9 +47,7 @@ def changes(*argv):
         ("--train.drange_net -1 0.5", "train.drange_net", [-1.0, 0.5]),
         ("--model.resample_kernel 1 2 1", "model.resample_kernel", [1.0, 2.0, 1.0]),
         ("--data.resolution 64", "data.resolution", 64),
-        ("--metrics.names fid5k_tiny", "metrics.names", ["fid5k_tiny"]),
         ("--metrics.names=fid5k_tiny", "metrics.names", ["fid5k_tiny"]),
-        ("--metrics.names fid5k_tiny kid500", "metrics.names", ["fid5k_tiny", "kid500"]),
         ("--schedule.G_lrate_dict {128:0.0015}", "schedule.G_lrate_dict", {"128": 0.0015}),
         ("--data.resolution 64 32", "data.resolution", [64, 32]),
         ("--data.channels 1", "data.channels", 1),
@@ -67,6 +65,11 @@ def test_values(words, key, value, place):
     if place == "after" and not (words[-1].startswith("--") and "=" not in words[-1]):
         words = [*words, "tiny"]
     assert changes(*(words if "tiny" in words else ["tiny", *words])) == {key: value}
+
+
+@pytest.mark.parametrize("names", [["fid5k_tiny"], ["fid5k_tiny", "kid500"]])
+def test_a_list_of_words_takes_those_behind_it(names):
+    assert changes("tiny", "pictures", "--metrics.names", *names)["metrics.names"] == names
 
 
 def test_positionals_and_own_options():
