@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+
+UINT16_LEVELS = 4
+"""The sum over a square of 2^4 pixels, and what rounding adds, still fits into 16 bits."""
 
 
 def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
@@ -10,20 +15,32 @@ def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
 
     Equal to the TFRecord exporter's chain of 2x2 means in float32 without rounding between: those are exact.
     """
-    if level == 0:
-        return pixels
-    *lead, height, width = pixels.shape
-    step = 1 << level
-    squares = pixels.reshape(*lead, height >> level, step, width >> level, step)
-    total = squares.sum(axis=(-3, -1), dtype=np.uint32)  # exact: at most 255 * 4^level
-    return np.rint(total / (step * step)).astype(np.uint8)
+    total = pixels
+    for total in _sums(pixels, level):
+        pass
+    return _mean(total, level)
 
 
 def pyramid(pixels: np.ndarray, num_levels: int) -> list[np.ndarray]:
-    """uint8 [...,H,W] at levels 0 to num_levels-1; each level is summed from the one before, which saves most work."""
-    levels, total = [pixels], pixels.astype(np.uint32)
-    for level in range(1, num_levels):
+    """uint8 [...,H,W] at levels 0 to num_levels-1."""
+    sums = enumerate(_sums(pixels, num_levels - 1), 1)
+    return [pixels, *(_mean(total, level) for level, total in sums)]
+
+
+def _sums(pixels: np.ndarray, level: int) -> Iterator[np.ndarray]:
+    """The exact sums over the squares of levels 1, 2, ..., each from the one before."""
+    total = pixels.astype(np.uint16 if level <= UINT16_LEVELS else np.uint32)
+    for _ in range(level):
         total = total[..., ::2, :] + total[..., 1::2, :]
-        total = total[..., ::2] + total[..., 1::2]  # [...,H>>level,W>>level]  exact, as in `reduced`
-        levels.append(np.rint(total / 4**level).astype(np.uint8))
-    return levels
+        total = total[..., ::2] + total[..., 1::2]
+        yield total
+
+
+def _mean(total: np.ndarray, level: int) -> np.ndarray:
+    """Sums over squares of 2^level pixels divided by their number, in whole numbers."""
+    if level == 0:
+        return total
+    shift = total.dtype.type(2 * level)
+    below_half = total.dtype.type((1 << 2 * level - 1) - 1)
+    is_odd = (total >> shift) & total.dtype.type(1)
+    return ((total + below_half + is_odd) >> shift).astype(np.uint8)
