@@ -8,6 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import worker
 from ray._private.internal_api import node_stats
 from ray.data import Dataset
 from ray.data._internal.execution.backpressure_policy import (
@@ -128,6 +129,14 @@ def object_store_bytes() -> int:
     addresses = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
     stats = [node_stats(host, port, include_memory_info=False) for host, port in addresses]
     return sum(stat.store_stats.object_store_bytes_used for stat in stats)
+
+
+def mute_raylets() -> None:
+    """Keeps what nodes say about their processes out of this driver's terminal; it stays in Ray's logs.
+
+    A node warns when many processes start at once, as they do where several runs begin; ray.init has no switch for it.
+    """
+    worker._worker_logs_enabled = False
 
 
 class TermSignal(WorkerCallback):

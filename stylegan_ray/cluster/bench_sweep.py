@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, at_most, cores
@@ -55,8 +53,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         for repeat in range(options.repeats):
             bare.append(bare_side_by_side(cfg, options.concurrent, Path(folder)))
             sweeps.append(sweep(cfg, options.concurrent, Path(folder), f"sweep{repeat}"))
-    starts = [sec for run in sweeps for sec in run.start_sec]
-    first_ticks = [sec for run in sweeps for sec in run.first_tick_sec]
+    starts = [run.start_sec for run in sweeps]
     figures = {
         "preset": cfg.run.preset,
         "kimg": options.kimg,
@@ -65,10 +62,10 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         "img_s_bare": median(bare),
         "img_s_sweep": median(run.img_s for run in sweeps),
         "further_trial_sec": median(starts),
-        "further_trial_first_tick_sec": median(first_ticks),
+        "further_trial_first_tick_sec": median(run.first_tick_sec for run in sweeps),
         "img_s_bare_by_repeat": bare,
         "img_s_sweep_by_repeat": [run.img_s for run in sweeps],
-        "further_trial_sec_by_trial": starts,
+        "further_trial_sec_by_repeat": starts,
     }
     return figures, bars_of(figures)
 
@@ -98,23 +95,23 @@ def bare_side_by_side(cfg: RunConfig, num: int, folder: Path) -> float:
 
 @dataclass(frozen=True)
 class SweepFigures:
-    """One sweep: a first round of trials side by side, and a second one."""
+    """One sweep: as many trials as go at once, and a further one that takes the place of the first to end."""
 
     img_s: float
-    """Of the first round together."""
-    start_sec: Sequence[float]
-    """From the end of each trial of the first round to where one of the second round trains."""
-    first_tick_sec: Sequence[float]
+    """Of the trials that began together."""
+    start_sec: float
+    """From the first end of a trial to where the further one trains."""
+    first_tick_sec: float
     """To its first tick, which is a group of minibatches later."""
 
 
 def sweep(cfg: RunConfig, num: int, folder: Path, name: str) -> SweepFigures:
-    """Runs twice as many trials as go at once, all with the same values but another gamma."""
+    """Runs one trial more than go at once, all with the same values."""
     space, preset = folder / "space.yaml", folder / "trials.yaml"
     gamma = cfg.loss.r1_gamma
     space.write_text(f"loss.r1_gamma: {{choice: [{gamma}]}}\n")
     preset.write_text(cfg.with_overrides({"run.storage": str(folder / "runs"), "run.name": name}).to_yaml())
-    words = ["--scheduler", "fifo", "--objective", "Loss/D/loss", "--samples", str(2 * num), "--concurrent", str(num)]
+    words = ["--scheduler", "fifo", "--objective", "Loss/D/loss", "--samples", str(num + 1), "--concurrent", str(num)]
     env = {**os.environ, "TMPDIR": str(folder)}
     if len(str(folder)) < LONGEST_SOCKET_FOLDER:
         env["RAY_TMPDIR"] = str(folder)
@@ -126,22 +123,16 @@ def sweep(cfg: RunConfig, num: int, folder: Path, name: str) -> SweepFigures:
 def figures_of(sweep: Path, num: int) -> SweepFigures:
     """What a finished sweep tells: rates from its rows, times from its journal and from when files were made."""
     events = [json.loads(line) for line in (sweep / "journal.jsonl").read_text().splitlines()]
-    ends = sorted(event["time"] for event in events if event["event"] == "end" and event["trial"] < num)
-    runs = [sweep / "trials" / f"trial-{number:03d}" for number in range(2 * num)]
-    begun = sorted((run / "fakes_init.png").stat().st_mtime for run in runs[num:])
-    rows = [rows_of(run) for run in runs]
-    first_ticks = sorted(_time_of_first_tick(events, number) for number in range(num, 2 * num))
+    end = min(event["time"] for event in events if event["event"] == "end")
+    runs = [sweep / "trials" / f"trial-{number:03d}" for number in range(num + 1)]
+    first_tick = min(event["time"] for event in events if event["event"] == "result" and event["trial"] == num)
     return SweepFigures(
-        sum(images_per_sec(of_trial) for of_trial in rows[:num]),
-        [begin - end for begin, end in zip(begun, ends, strict=True)],
-        [tick - end for tick, end in zip(first_ticks, ends, strict=True)],
+        sum(images_per_sec(rows_of(run)) for run in runs[:num]),
+        (runs[num] / "fakes_init.png").stat().st_mtime - end,
+        first_tick - end,
     )
 
 
 def rows_of(run: Path) -> Rows:
     """The ticks of a trial."""
     return [json.loads(line) for line in Storage.at(run).read("stats.jsonl").splitlines()]
-
-
-def _time_of_first_tick(events: Sequence[dict[str, Any]], number: int) -> float:
-    return next(event["time"] for event in events if event["event"] == "result" and event["trial"] == number)

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from stylegan_ray.cluster.faults import Logbook
+from stylegan_ray.cluster.logbook import Logbook
 
 SAY, TICK, METRIC, FAIL = "say", "tick", "metric", "fail"
 """What rank 0 posts: words for a person, a tick's row, values of metrics (Metrics/<name>, Progress/...), the end."""

@@ -42,6 +42,7 @@ TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old one can be silent
     # Its own state is not what a sweep is continued from.
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
 }
@@ -91,6 +92,7 @@ def tune(plan: Plan) -> int:
     use_ray_defaults()
     os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
     sweep = opened(plan)
+    from stylegan_ray.cluster._ray_private import mute_raylets
     from stylegan_ray.cluster.sweep_course import copy_state
     from stylegan_ray.cluster.sweep_judge import Judge
 
@@ -102,6 +104,7 @@ def tune(plan: Plan) -> int:
         view.message(closing_words(sweep, write_outputs(sweep.storage, plan, sweep.cfg, judge.ledger)))
         return 0
     with joined(sweep.cfg, view.message, plan.options.concurrent or 1):
+        mute_raylets()
         share, at_once = places(sweep.cfg, plan.options.concurrent, judge.num_left, view.message)
         with checked_nodes(sweep.cfg, sweep.dataset, sweep.address, share, view.message) as clearance:
             write_beginnings(sweep)
@@ -252,6 +255,7 @@ def fit_tuner(sweep: Sweep, course: Any, order: Any) -> None:
             tune_config=tune.TuneConfig(
                 search_alg=Deals(course),
                 scheduler=Verdicts(course),
+                reuse_actors=True,
                 num_samples=course.judge.num_left,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:03d}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:03d}-{trial.trial_id}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from stylegan_ray.cluster.launch import RUN_FILE
 from stylegan_ray.cluster.sweep_journal import Trial
 from stylegan_ray.cluster.sweep_judge import Judge
 from stylegan_ray.cluster.sweep_trial import FAILED, INTERRUPTED
@@ -27,9 +29,9 @@ from stylegan_ray.train.checkpoint import (
     write_checkpoint,
 )
 
-SECONDS_UNTIL_DEAD = 8.0
-"""After Ray has ended a trial, its workers are gone by then and write no more."""
-SECONDS_BETWEEN_STOPS = 2.0
+MOST_SECONDS_TO_END = 90.0
+"""After Ray Tune has let a trial go; a run that has not said by then that it has ended is dead."""
+SECONDS_BETWEEN_LOOKS = 2.0
 FAILURES_TO_GIVE_UP = 3
 """When the first trials have all failed, the fault is not in their values."""
 
@@ -47,7 +49,7 @@ class Course:
         self.refusal: str | None = None
         self._turn_began: dict[int, float] = {}
         self._to_free: dict[str, float] = {}
-        self._asked_at = 0.0
+        self._asked_at = self._freed_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune saves whatever it is handed, and a sweep is continued from its journal."""
@@ -95,7 +97,7 @@ class Course:
         if decision == "STOP":
             self.free_later(trial)
         elif decision == "EXPLOIT":
-            self._to_free[old] = time.monotonic() + SECONDS_UNTIL_DEAD
+            self._to_free[old] = time.monotonic()
             self._wait(tune_id)
         elif is_news and self._turn_is_over(trial):
             decision = "PAUSE"
@@ -110,7 +112,7 @@ class Course:
         trial = self.judge.ledger.trials[number]
         state, why = report.get("ended"), report.get("why", "")
         if state not in (None, INTERRUPTED) and trial.state == "open":
-            self.judge.on_end(number, state, one_line(why, 500))
+            self.judge.on_end(number, state, one_line(why, 500) if why else "")
             self.free_later(trial)
         self.view.ends(trial)
         self._look_at_failures()
@@ -122,10 +124,10 @@ class Course:
     def beat(self) -> None:
         """Called several times a second."""
         now = time.monotonic()
-        for name in [name for name, due in self._to_free.items() if due <= now]:
-            del self._to_free[name]
-            free(self.trials.folder(name))
-        if self.is_stopping and now - self._asked_at > SECONDS_BETWEEN_STOPS:
+        if now - self._freed_at > SECONDS_BETWEEN_LOOKS:
+            self._freed_at = now
+            self._free_what_has_ended()
+        if self.is_stopping and now - self._asked_at > SECONDS_BETWEEN_LOOKS:
             self._asked_at = now
             for number in self.live.values():
                 with suppress(OSError):
@@ -139,7 +141,7 @@ class Course:
     def free_later(self, trial: Trial) -> None:
         """Frees the disk of a trial when its workers are gone: all but a finished trial's last state."""
         for name in trial.folders[1:] if trial.state == "finished" else trial.folders:
-            self._to_free[name] = time.monotonic() + SECONDS_UNTIL_DEAD
+            self._to_free[name] = time.monotonic()
 
     def free_all(self) -> None:
         """Frees what no trial needs any more, also what an earlier session did not come to."""
@@ -147,6 +149,13 @@ class Course:
             spare = trial.folders[1:] if trial.state in ("open", "finished") else trial.folders
             for name in spare:
                 free(self.trials.folder(name))
+
+    def _free_what_has_ended(self) -> None:
+        for name, since in list(self._to_free.items()):
+            run = self.trials.folder(name)
+            if has_ended(run) or time.monotonic() - since > MOST_SECONDS_TO_END:
+                del self._to_free[name]
+                free(run)
 
     def _turn_is_over(self, trial: Trial) -> bool:
         """Whether others of the population should catch up first."""
@@ -186,6 +195,14 @@ def copy_state(trials: Storage, donor: Trial, trial: Trial, generation: int) -> 
             write_checkpoint(snapshot, trials.folder(f"{folder}/{FOLDER}"))
             return name, snapshot.counters["cur_nimg"] / 1000
     return None
+
+
+def has_ended(run: Storage) -> bool:
+    """Whether a run has said so; its workers write no more."""
+    try:
+        return json.loads(run.read(RUN_FILE))["ended"] is not None
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def free(run: Storage) -> None:

@@ -62,34 +62,47 @@ class TrialRun(Trainable):
     def setup(self, config: dict[str, Any], order: TrialOrder | None = None) -> None:
         assert order is not None, "every trial has an order"
         use_ray_defaults()
-        self.generation = config["generation"]
-        cfg = order.config(config["name"], config["values"])
-        address = joined(order.trials, config["name"])
-        run = Run(cfg, order.dataset, address, clearance=order.clearance, command=order.command)
-        self.reports = reports_of(run, order)
+        self.order = order
+        self._begin(config)
 
     def step(self) -> Report:
         return {"generation": self.generation, **next(self.reports)}
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Goes on with another trial: a process that has imported everything begins sooner."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
 
-def reports_of(run: Run, order: TrialOrder) -> Iterator[Report]:
+    def cleanup(self) -> None:
+        """Ends the run, so that its workers, placement group and data tasks are gone when this returns."""
+        if self.fitting is not None:
+            self.fitting.end()
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        self.generation = config["generation"]
+        cfg = self.order.config(config["name"], config["values"])
+        address = joined(self.order.trials, config["name"])
+        run = Run(cfg, self.order.dataset, address, clearance=self.order.clearance, command=self.order.command)
+        self.fitting = None if run.is_finished else Fitting(run, self.order)
+        self.reports = reports_of(run.storage, self.order, self.fitting)
+
+
+def reports_of(run: Storage, order: TrialOrder, fitting: Fitting | None) -> Iterator[Report]:
     """What a run reached before, then what it reaches; ends with a report of how it ended.
 
     Rows that the sweep has heard of are told again: it may have been ended between hearing and noting.
     """
-    yield from earlier_rows(run.storage, order.objective)
-    if run.is_finished:
+    yield from earlier_rows(run, order.objective)
+    if fitting is None:
         yield {"done": True, "ended": FINISHED, "why": ""}
         return
-    write_beginnings(run, order.share)
-    fitting = Fitting(run, order)
     fitting.start()
     while (report := fitting.next_report()) is not None:
         if order.waits_for_checkpoints and "kimg" in report:
-            wait_for_checkpoint(run.storage.folder(FOLDER), report["kimg"])
+            wait_for_checkpoint(run.folder(FOLDER), report["kimg"])
         yield report
     state, why = fitting.ending
-    write_end(run, state if not why else f"{state}: {one_line(why)}")
     yield {"done": True, "ended": state, "why": why}
 
 
@@ -100,6 +113,8 @@ class Fitting(threading.Thread):
         super().__init__(daemon=True, name="trial")
         self.trial_run, self.order = run, order
         self.ending = (FAILED, "the trial ended without a word")
+        self.mailbox: Any = None
+        self.is_ending = False
         self._reports: queue.Queue[Report | None] = queue.Queue()
         self._sec = 0.0
 
@@ -107,9 +122,11 @@ class Fitting(threading.Thread):
         """The thread: trains, and puts the ending where it is looked for."""
         from stylegan_ray.cluster.mailbox import mailbox_here
 
+        run, share = self.trial_run, self.order.share
         try:
-            share = self.order.share
-            outcome, failure = keep_fitting(self.trial_run, share, self, mailbox_here(), lambda: False)
+            write_beginnings(run, share)
+            self.mailbox = mailbox_here()
+            outcome, failure = keep_fitting(run, share, self, self.mailbox, lambda: self.is_ending)
             if failure is not None:
                 self.ending = (DIVERGED if tells_divergence(failure) else FAILED, failure)
             else:
@@ -117,7 +134,17 @@ class Fitting(threading.Thread):
         except BaseException as error:
             self.ending = (FAILED, f"{type(error).__name__}: {error}")
         finally:
+            state, why = self.ending
+            write_end(run, f"{state}: {one_line(why)}" if why else state)
             self._reports.put(None)
+
+    def end(self) -> None:
+        """Lets the run save and stop, where it still goes on; returns when it has."""
+        self.is_ending = True
+        while self.is_alive():
+            if self.mailbox is not None:
+                self.mailbox.stop.remote()
+            self.join(1.0)
 
     def next_report(self) -> Report | None:
         """The next one; None when the run has ended."""

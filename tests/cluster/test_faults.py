@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model, write_pictures
 from support.plain import train_without_ray
 
-from stylegan_ray.cluster.faults import AskedToEnd, Logbook, described, is_transient
+from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
+from stylegan_ray.cluster.logbook import Logbook
 from stylegan_ray.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants
 
 ray = pytest.importorskip("ray")

@@ -35,8 +35,8 @@ RULES = Rules(4, 4, grace_kimg=1, reduction=2, perturb_kimg=1)
 
 
 @pytest.fixture(autouse=True)
-def dead_at_once(monkeypatch):
-    monkeypatch.setattr(sweep_course, "SECONDS_UNTIL_DEAD", 0.0)
+def looks_at_once(monkeypatch):
+    monkeypatch.setattr(sweep_course, "SECONDS_BETWEEN_LOOKS", -1.0)
 
 
 def course_in(folder, at_once=2, rules=RULES, **keys) -> Course:
@@ -91,7 +91,15 @@ def test_a_stopped_trial_frees_its_disk_and_keeps_what_it_tells(tmp_path):
     assert decision == "STOP"
     course.ends("1", {})
     course.beat()
-    assert sorted(os.listdir(tmp_path / "trials/trial-001")) == ["checkpoints", "fakes000001.png", "stats.jsonl"]
+    assert os.listdir(tmp_path / "trials/trial-001/checkpoints"), "its workers may still write"
+    course.trials.write("trial-001/run.json", b'{"ended": "interrupted"}')
+    course.beat()
+    assert sorted(os.listdir(tmp_path / "trials/trial-001")) == [
+        "checkpoints",
+        "fakes000001.png",
+        "run.json",
+        "stats.jsonl",
+    ]
     assert os.listdir(tmp_path / "trials/trial-001/checkpoints") == []
     assert len(os.listdir(tmp_path / "trials/trial-000/checkpoints")) == 1
 
@@ -220,8 +228,7 @@ def test_a_trial_tells_again_what_stands_in_its_files(tmp_path):
     run.write("stats.jsonl", b'{"Progress/kimg": 2.0, "Loss/D/loss": 0.5, "Timing/total_sec": 9.0}\n')
     assert list(earlier_rows(run, "Metrics/fid500_tiny")) == [{"kimg": 2.0, "value": 3.5, "sec": 9.0}]
     assert list(earlier_rows(run, "Loss/D/loss")) == [{"kimg": 2.0, "value": 0.5, "sec": 9.0}]
-    finished = SimpleNamespace(storage=run, is_finished=True)
-    last = list(reports_of(finished, SimpleNamespace(objective="Loss/D/loss")))
+    last = list(reports_of(run, SimpleNamespace(objective="Loss/D/loss"), None))
     assert [r.get("ended") for r in last] == [None, "finished"], "a finished trial keeps its row"
 
 
