@@ -63,8 +63,10 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
     out_channels, use = len(w), matrices(w.dtype)
     kernels = use.kernels @ w.permute(2, 3, 0, 1).reshape(9, -1)  # [36,O*I]
     kernels = kernels.view(PLACES, out_channels, channels).transpose(1, 2)  # [36,I,O]
-    y = torch.empty(n, height // STEP, STEP, width // STEP, STEP, out_channels, dtype=x.dtype, device=x.device)
-    tiles_of_y = y.permute(2, 4, 0, 1, 3, 5)  # [4,4,N,th,tw,O]
+    size, like = (n, out_channels, height, width), {"dtype": x.dtype, "device": x.device}
+    y = torch.empty(size, memory_format=torch.channels_last, **like)  # type: ignore[call-overload]
+    tiles_of_y = y.permute(0, 2, 3, 1).unflatten(1, (-1, STEP)).unflatten(3, (-1, STEP))  # [N,th,4,tw,4,O]
+    tiles_of_y = tiles_of_y.permute(2, 4, 0, 1, 3, 5)  # [4,4,N,th,tw,O]
     pieces = cut(x, out_channels)
     tiles = Transformed(x, use.pixels, 1, pieces[0])
     products = w.new_empty(PLACES, tiles.num, out_channels)
@@ -73,7 +75,7 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
         torch.bmm(tiles(piece), kernels, out=products)  # [36,T,O]
         both_sides(use.result, products.view(TILE, TILE, -1), half, whole)
         of_piece(tiles_of_y, piece).copy_(whole.view(STEP, STEP, piece.num, piece.rows, -1, out_channels))
-    return y.view(n, height, width, out_channels).permute(0, 3, 1, 2)
+    return y
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:

@@ -114,3 +114,11 @@ def test_laid_out_has_channels_last_on_a_cpu():
     x = laid_out(torch.zeros(2, 3, 4, 5), torch.bfloat16)
     assert x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
     assert laid_out(x, torch.bfloat16) is x
+
+
+def test_what_winograd_gives_may_be_changed_in_place(always_winograd):
+    """Activations work in the memory of a convolution's output, which PyTorch refuses for views."""
+    x, w, bias = random(1, 3, 8, 8), random(4, 3, 3, 3, seed=1), random(4, seed=2)
+    for y in (conv2d(x, w, bias, padding=(1, 1)), conv_transpose2d(x, w.transpose(0, 1), padding=(1, 1))):
+        F.leaky_relu(y, 0.2, inplace=True).sum().backward()
+    assert len(always_winograd) >= 2 and x.grad.isfinite().all()
