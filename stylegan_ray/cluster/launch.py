@@ -92,7 +92,7 @@ def train(cfg: RunConfig, resume_from: str | None = None) -> int:
         cut_off = was_cut_off(run)
         with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
             write_beginnings(run, share)
-            view.message(f"Run {run.address}")
+            view.message(f"Run {run.address}\nStarting {share.spoken()}")
             return fit(run, share, view, cut_off)
 
 

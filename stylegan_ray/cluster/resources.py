@@ -40,6 +40,11 @@ class Share:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
+    def spoken(self) -> str:
+        """The workers, for the log."""
+        least, most = self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers,) * 2
+        return f"{least} worker{'s' if least > 1 else ''}" if least == most else f"{least} to {most} workers"
+
 
 def workers_range(cfg: RunConfig) -> tuple[int, int]:
     """Least and most workers."""
