@@ -154,6 +154,7 @@ BENCHMARKS = {
     "checkpoint": "stylegan_ray.bench.checkpoint",
     "overhead": "stylegan_ray.cluster.bench_overhead",
     "stream": "stylegan_ray.cluster.bench_stream",
+    "metrics": "stylegan_ray.cluster.bench_metrics",
     "chaos": "stylegan_ray.cluster.chaos",
     "sweep": "stylegan_ray.cluster.bench_sweep",
 }

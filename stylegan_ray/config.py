@@ -554,7 +554,6 @@ def _check_compile(cfg: RunConfig) -> None:
 UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
     # (key, values that work today, what is missing)
     ("augment.mode", ("noaug",), "adaptive augmentation"),
-    ("metrics.placement", ("auto", "inline"), "taking metrics beside the training"),
 ]
 """Keys whose feature is planned and not here yet: other values are refused rather than ignored."""
 

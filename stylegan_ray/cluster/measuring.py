@@ -26,6 +26,9 @@ class NoMetrics:
     def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
         """Between two groups of minibatches: takes what is due."""
 
+    def look(self, recorder: Recorder | None) -> None:
+        """Between two groups, whenever: takes notice of what has come in."""
+
     def news(self) -> Mapping[str, float]:
         """Values since the last call, as Metrics/<name>; rank 0 has them."""
         return {}
@@ -53,7 +56,7 @@ class Inline(NoMetrics):
     def _take(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
         rows = self.group.rows(state, tick)
         if recorder is not None:
-            self.notes.add(rows, recorder, recorder.network)
+            self.notes.add(rows, recorder)
 
 
 class Notes:
@@ -64,9 +67,9 @@ class Notes:
         self._news: dict[str, float] = {}
         self._said: set[str] = set()
 
-    def add(self, rows: Sequence[Row], recorder: Recorder, network: Callable[[], bytes]) -> None:
-        """Notes the rows that one network gave."""
-        recorder.metrics(rows, network)
+    def add(self, rows: Sequence[Row], recorder: Recorder, keep: Callable[[str], None] | None = None) -> None:
+        """Notes the rows that one network gave; see Recorder.metrics."""
+        recorder.metrics(rows, keep)
         values = scalars(rows)
         if values:
             self.line.say(told(rows))
@@ -84,6 +87,14 @@ class Notes:
         return news
 
 
-def metrics_of_run(cfg: RunConfig, dataset: Dataset, device: torch.device, line: Line) -> NoMetrics:
+def metrics_of_run(
+    cfg: RunConfig, dataset: Dataset, run_address: str, device: torch.device, line: Line, placement: str
+) -> NoMetrics:
     """How a run takes its metrics."""
-    return Inline(cfg, dataset, device, line) if cfg.metrics.names else NoMetrics()
+    if not cfg.metrics.names:
+        return NoMetrics()
+    if placement == "inline":
+        return Inline(cfg, dataset, device, line)
+    from stylegan_ray.cluster.beside import Beside
+
+    return Beside(cfg, dataset, run_address, device, line)

@@ -40,6 +40,8 @@ class Clearance:
     probe: Probe
     expected: Findings
     nodes: frozenset[str]
+    placement: str = "inline"
+    """Where metrics are taken."""
 
     def check_here(self, dataset: Dataset) -> None:
         """For a worker: checks this node if it was not there when the driver looked; raises ConfigError."""
@@ -56,7 +58,9 @@ def checked_nodes(cfg: RunConfig, dataset: Dataset, address: str, share: Share, 
     try:
         nodes = alive_nodes()
         probe = Probe(address, cfg.data, readable_picture(dataset))
-        clearance = Clearance(cfg, probe, findings(probe, dataset), frozenset(node.id for node in nodes))
+        placement = placement_of_metrics(cfg, share, nodes, say)
+        known = frozenset(node.id for node in nodes)
+        clearance = Clearance(cfg, probe, findings(probe, dataset), known, placement)
         found: dict[str, Findings | str] = {this_node(): clearance.expected}
         if len(nodes) > 1:
             found |= findings_on(nodes[1:], probe, dataset, TIMEOUT_SEC)
@@ -120,6 +124,23 @@ def check_memory(cfg: RunConfig, dataset: Dataset, share: Share, nodes: Sequence
         workers = min(node.workers(share.cpus, share.gpus), workers_range(cfg)[1])
         if workers:
             check_object_store(cfg, node, group * workers // max(workers, workers_range(cfg)[0]), say)
+
+
+def placement_of_metrics(cfg: RunConfig, share: Share, nodes: Sequence[Node], say: Say) -> str:
+    """Where metrics are taken: on a device that the workers leave free (async), or by them (inline)."""
+    wanted, most = cfg.metrics.placement, workers_range(cfg)[1]
+    if wanted == "inline" or not cfg.metrics.names:
+        return "inline"
+    kind, used = ("GPU", most * share.gpus) if share.gpus else ("CPU", most * share.cpus)
+    if sum(node.resources.get(kind, 0) for node in nodes) - used >= 1:
+        say(f"Metrics are taken beside the training: a {kind} is free")
+        return "async"
+    if wanted == "async":
+        raise ConfigError(
+            f"metrics.placement=async: {most} workers leave no {kind} free; use inline, or give them less: "
+            f"cluster.num_workers, cluster.{kind.lower()}s_per_worker"
+        )
+    return "inline"
 
 
 def group_bytes(cfg: RunConfig, dataset: Dataset) -> int:

@@ -105,7 +105,9 @@ class Worker:
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
         recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
-        self.metrics = metrics_of_run(cfg, dataset, self.device, self.line)
+        self.metrics = metrics_of_run(
+            cfg, dataset, self.order.run_address, self.device, self.line, self.order.clearance.placement
+        )
         rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
         while True:
             try:
@@ -136,12 +138,17 @@ class Worker:
             dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image
         )
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
+
+        def interrupted() -> bool:
+            self.metrics.look(recorder)
+            return signals.interrupted()
+
         with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
             if recorder is not None:
                 recorder.begin()
             self.metrics.begin(state, recorder)
             minibatches = traced(reals, self.order.trace, cfg, state, log2)
-            for pause in training_loop(state, cfg, minibatches, dataset, signals.interrupted, self.watch):
+            for pause in training_loop(state, cfg, minibatches, dataset, interrupted, self.watch):
                 if replicas_are_due(pause, cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
                 if recorder is not None:

@@ -30,8 +30,8 @@ class RealsCache:
 
     @classmethod
     def of_user(cls) -> RealsCache:
-        """The cache that the commands of a user share, beside that of data sets."""
-        return cls(Storage.at(cache_folder() / "reals"))
+        """The cache that the commands of a user share."""
+        return cls(Storage.at(user_folder()))
 
     def get(self, name: str, rows: bool, stats: bool) -> Collected | None:
         """What is kept under the name, if it has what is needed."""
@@ -61,6 +61,11 @@ class RealsCache:
         except (OSError, SafetensorError, KeyError) as error:
             log.warning("features of real pictures in %s/%s cannot be read (%s)", self.folder.root, name, error)
             return None
+
+
+def user_folder() -> str:
+    """Where the features are that the commands of a user share: beside that of prepared data."""
+    return str(cache_folder() / "reals")
 
 
 def reals_name(dataset: Dataset, detector: Detector, count: int, mirror: bool) -> str:

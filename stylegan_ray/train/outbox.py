@@ -59,6 +59,10 @@ class Outbox:
         """Queues a whole file."""
         self._put(Letter(name, partial(self.run.write, name, content), len(content)))
 
+    def action(self, name: str, do: Callable[[], None]) -> None:
+        """Queues something else that the storage must take part in; its turn comes when all before it is written."""
+        self._put(Letter(name, do))
+
     def checkpoint(self, snapshot: Snapshot, before: Callable[[], None] = lambda: None) -> None:
         """Queues a checkpoint; `before` is called before it is written and brings up to date what it rests on.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 
@@ -57,30 +56,36 @@ class Recorder:
         if pause.done or _due(tick, train.image_snapshot_ticks):
             self._fakes(f"fakes{name}", self.state.prev_lod)
         if _due(tick, train.network_snapshot_ticks) or pause.done:
-            self.outbox.file(f"network-snapshot-{name}.safetensors", self.network())
+            self.keep(f"network-snapshot-{name}.safetensors")
             if train.save_weight_histograms:
                 self.files.add(weight_histograms({"G": self.state.G, "D": self.state.D}), self.state.cur_nimg)
         if pause.done:
-            self.outbox.file("network-final.safetensors", self.network())
+            self.keep("network-final.safetensors")
 
     def has_metrics(self, tick: int) -> bool:
         """Whether metrics.jsonl has rows of a tick."""
         return any(row["Progress/tick"] == tick for row in self.rows_of_metrics)
 
-    def metrics(self, rows: Sequence[Row], network: Callable[[], bytes]) -> None:
-        """Notes rows of metrics; the network goes to best-METRIC.safetensors where it is the best one so far."""
-        content = cache(network)
+    def metrics(self, rows: Sequence[Row], keep: Callable[[str], None] | None = None) -> None:
+        """Notes rows of metrics. A network that is the best one so far is kept as best-METRIC.safetensors.
+
+        `keep` keeps the network that the rows are of under a name; null: it is the present one.
+        """
         for row in rows:
             name, value = row["metric"], row["value"]
             before = [r["value"] for r in self.rows_of_metrics if r["metric"] == name and r["value"] is not None]
             if value is not None and all(is_better(name, value, than) for than in before):
-                self.outbox.file(f"best-{name}.safetensors", content())
+                (keep or self.keep)(f"best-{name}.safetensors")
             self.files.metric(row)
             self.rows_of_metrics.append(row)
 
     def save(self) -> None:
         """Puts a checkpoint on its way, with the growing files brought up to date before it."""
         self.outbox.checkpoint(Snapshot.of(self.state, self.cfg), before=self.files.sync)
+
+    def keep(self, name: str) -> None:
+        """Puts the present network on its way to a file."""
+        self.outbox.file(name, self.network())
 
     def network(self) -> bytes:
         """G, D and G_ema as a .safetensors file."""

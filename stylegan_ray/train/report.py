@@ -261,6 +261,7 @@ def closing_message(
         "Reals": joined(address, "reals.png") if "reals.png" in names else None,
         "Network": joined(address, networks[-1]) if networks else None,
         "Curves": f"tensorboard --logdir {shlex.quote(joined(address, 'tensorboard'))}",
+        "Metrics": f"stylegan-ray evaluate plot {shlex.quote(address.rstrip('/'))}" if cfg.metrics.names else None,
         "Generate": f"stylegan-ray generate {shlex.quote(address.rstrip('/'))} --seeds 0-63 --grid grid.png",
         "Go on": command,
     }

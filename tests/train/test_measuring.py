@@ -43,13 +43,13 @@ def trained(cfg, folder, pauses=None, metrics=True):
     recorder.begin()
     missing = tick_to_catch_up(state, cfg)
     if group and missing is not None and not recorder.has_metrics(missing):
-        recorder.metrics(group.rows(state, missing), recorder.network)
+        recorder.metrics(group.rows(state, missing))
     loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg, source), source)
     for number, pause in enumerate(loop, 1):
         recorder.at_pause(pause)
         tick = pause.stats["Progress/tick"]
         if group and is_due(cfg, tick, pause.done):
-            recorder.metrics(group.rows(state, tick), recorder.network)
+            recorder.metrics(group.rows(state, tick))
         if tick % 2 == 0 or pause.done:
             recorder.save()
         if number == pauses:
