@@ -92,6 +92,7 @@ def prepared(options: Options, cfg: RunConfig, folder: Path) -> RunConfig:
             "train.total_kimg": (options.faults + 2) * options.ticks_per_fault * cfg.schedule.tick_kimg,
             "cluster.num_workers": options.workers,
             "cluster.cpus_per_worker": 1,
+            "cluster.wait_minutes": 5,  # nodes come when they come
         }
     )
 

@@ -56,7 +56,7 @@ KEYS = {
     "schedule.minibatch_repeats": 1, "schedule.tick_kimg": 0.128, "schedule.tick_kimg_dict": "{}",
     "schedule.G_lrate": 1e-4, "schedule.D_lrate": 1e-4, "train.dtype": "float64", "train.total_kimg": 6.4,
     "train.grid_size": "[4, 2]", "train.image_snapshot_ticks": 100, "train.checkpoint_ticks": 1,
-    "cluster.num_workers": "1:4", "cluster.cpus_per_worker": 1, "run.name": "run",
+    "cluster.num_workers": "1:4", "cluster.cpus_per_worker": 1, "run.name": "run", "cluster.wait_minutes": 5,
 }  # fmt: skip
 """Four micro-batches a minibatch; steps that take long enough for nodes to come and go, and change little."""
 
