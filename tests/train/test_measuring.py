@@ -184,7 +184,7 @@ def in_group(rank, world_size, folder):
 
 
 def test_any_number_of_workers_gives_the_same_bits(tmp_path):
-    """Three workers, of whom one fails in between: all go on, and the next row is right again."""
+    """Two workers, of whom one fails in between: both go on, and the next row is right again."""
     cfg = toy_config(**{"metrics.names": NAMES})
     state = toy_state(cfg)
     threads = torch.get_num_threads()
@@ -192,12 +192,12 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path):
     expected = group_of(cfg).rows(state, 0)
     torch.set_num_threads(threads)
     assert len(expected) == len(NAMES) and np.isfinite([row["value"] for row in expected]).all()
-    mp.spawn(in_group, (3, str(tmp_path)), nprocs=3)
+    mp.spawn(in_group, (2, str(tmp_path)), nprocs=2)
     first, failed, again = torch.load(tmp_path / "0.pt")
     assert numbers(first) == numbers(expected)
     assert [row["value"] for row in again] == [row["value"] for row in expected]
     assert all(row["value"] is None and "worker 1: MemoryError: no room" in row["unavailable"] for row in failed)
-    assert torch.load(tmp_path / "1.pt") == torch.load(tmp_path / "2.pt") == [[], [], []]
+    assert torch.load(tmp_path / "1.pt") == [[], [], []]
 
 
 def test_a_plain_evaluation_of_the_same_network_agrees():
