@@ -207,6 +207,7 @@ class Patient:
         def holds() -> object:
             if self.driver.ended:
                 raise RuntimeError(f"the run ended before {what}:\n{self.driver.words()}")
+            self.cluster.replace_lost()
             return condition()
 
         try:

@@ -25,6 +25,7 @@ NODE_ENV = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "5",
+    "RAY_agent_register_timeout_ms": "300000",
 }
 MOST_SEC = 300.0
 
@@ -92,6 +93,12 @@ class Cluster:
     def add(self, number: int) -> None:
         """Starts a node."""
         self.nodes[number] = Node(number, self.address, int(number > 0), self.folder, self.env)
+
+    def replace_lost(self) -> None:
+        """Starts nodes anew that have ended by themselves, as a cloud does."""
+        for number, node in list(self.nodes.items()):
+            if number and node.process.poll() is not None:
+                self.add(number)
 
     def processes(self, title: str) -> list[int]:
         """Processes of all nodes whose title begins so."""
