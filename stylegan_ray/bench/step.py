@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,14 +12,12 @@ import torch
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.flops import FLOPS_ARE, FlopCounter
+from stylegan_ray.bench.growing import images_per_sec_by_resolution, seconds
 from stylegan_ray.bench.memory import in_own_process, peak_rss
 from stylegan_ray.bench.subject import Subject, chosen_device, label_size_of, picture_shape
 from stylegan_ray.bench.twins import plain_twins
 from stylegan_ray.config import RunConfig
-from stylegan_ray.train.ema import update_ema
-from stylegan_ray.train.phases import run_phase
 from stylegan_ray.train.process import prepare_process
-from stylegan_ray.train.stats import StopWatch
 
 VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {"plain": plain_twins, "fast": nullcontext}
 
@@ -54,14 +51,15 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     for part, variant in in_turns(subject, 1):
         phases[part][f"flops_{variant}"] = flops(subject, part, variant)  # and it warms up
     for part, variant in in_turns(subject, options.repeats):
-        phases[part][f"sec_{variant}"].append(seconds(subject, part, variant))
+        phases[part][f"sec_{variant}"].append(timed(subject, part, variant))
     nonfinite = int(subject.state.nonfinite)
     del subject
     for part in phases if options.memory else ():
         for variant in VARIANTS:
             gb = peak_memory_gb(cfg, device, part, variant, options.threads)
             phases[part] |= {f"{name}_{variant}": value for name, value in gb.items()}
-    return {**settings(cfg, device), **speeds(cfg, phases), "phases": phases, "nonfinite_steps": nonfinite}, []
+    figures = {**settings(cfg, device), **speeds(cfg, phases), "phases": phases, "nonfinite_steps": nonfinite}
+    return figures | {"img_s_growing": images_per_sec_by_resolution(cfg, device, options.repeats)}, []
 
 
 def in_turns(subject: Subject, repeats: int) -> Iterator[tuple[str, str]]:
@@ -72,28 +70,16 @@ def in_turns(subject: Subject, repeats: int) -> Iterator[tuple[str, str]]:
                 yield part, variant
 
 
-def run_once(subject: Subject, part: str) -> None:
-    """One turn as the training makes it; that of G moves G_ema too."""
-    state = subject.state
-    run_phase(subject.phases[part], state, subject.batches, StopWatch(subject.device))
-    if part == "G":
-        update_ema(state.G_ema, state.G, subject.schedule.G_smoothing_beta)
-    if subject.device.type == "cuda":
-        torch.cuda.synchronize(subject.device)
-
-
-def seconds(subject: Subject, part: str, variant: str) -> float:
+def timed(subject: Subject, part: str, variant: str) -> float:
     """Wall time of one turn."""
     with VARIANTS[variant]():
-        start = time.perf_counter()
-        run_once(subject, part)
-        return time.perf_counter() - start
+        return seconds(subject, part)
 
 
 def flops(subject: Subject, part: str, variant: str) -> int:
     """Operations of one turn, as FLOPS_ARE says."""
     with VARIANTS[variant](), FlopCounter() as counter:
-        run_once(subject, part)
+        subject.turn(part)
     return counter.total
 
 
@@ -112,7 +98,7 @@ def peak_of_turn(cfg: RunConfig, device_name: str, part: str, variant: str, thre
     prepare_process(cfg, threads)
     subject = Subject(cfg, device)
     with VARIANTS[variant](), peak(device) as bytes_used:
-        run_once(subject, part)
+        subject.turn(part)
     return {name: round(value / 2**30, 4) for name, value in bytes_used.items()}
 
 

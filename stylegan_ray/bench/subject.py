@@ -10,9 +10,11 @@ import torch
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.seeds import SeededDraws, stream, stream_key
-from stylegan_ray.train.phases import MicroBatch, Phase, phases_of, place
+from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.phases import MicroBatch, Phase, phases_of, place, run_phase
 from stylegan_ray.train.schedule import Schedule, training_schedule
 from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.stats import StopWatch
 
 RESOLUTION, NUM_CLASSES = 256, 10
 """Where the configuration leaves it to the data."""
@@ -39,20 +41,28 @@ class RandomPictures:
 
 
 class Subject:
-    """A training state with one minibatch, ready for any phase."""
+    """A training state with one minibatch, ready for any phase; of a growing network at full or a given resolution."""
 
-    def __init__(self, cfg: RunConfig, device: torch.device) -> None:
+    def __init__(self, cfg: RunConfig, device: torch.device, resolution: int | None = None) -> None:
         self.cfg, self.device = cfg, device
-        shape, label_size = picture_shape(cfg), label_size_of(cfg)
-        pictures = RandomPictures(cfg.run.seed, shape, label_size)
+        self.schedule = schedule_of(cfg, resolution)
+        (channels, height, width), level = picture_shape(cfg), self.schedule.level
+        pictures = RandomPictures(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
         self.state = new_state(cfg, device)
-        self.schedule = schedule_of(cfg)
         size, num = self.schedule.minibatch_gpu, self.schedule.num_micro_batches
         micro_batches = [pictures.micro_batch(i * size, size) for i in range(num)]
         draws = SeededDraws(cfg.run.seed, 0, pictures)
         self.batches: Sequence[MicroBatch] = place(self.state, cfg, micro_batches, draws, self.schedule)
         G_turns, D_turns = phases_of(cfg)
         self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
+
+    def turn(self, part: str) -> None:
+        """One turn as the training makes it; that of G moves G_ema too."""
+        run_phase(self.phases[part], self.state, self.batches, StopWatch(self.device))
+        if part == "G":
+            update_ema(self.state.G_ema, self.state.G, self.schedule.G_smoothing_beta)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
@@ -76,9 +86,10 @@ def label_size_of(cfg: RunConfig) -> int:
     return (cfg.data.max_label_size or NUM_CLASSES) if cfg.data.cond else 0
 
 
-def schedule_of(cfg: RunConfig) -> Schedule:
-    """The schedule at full resolution, where a run spends its time."""
-    return training_schedule(cfg.with_overrides({"schedule.lod_initial_resolution": None}), 0, resolution_log2(cfg))
+def schedule_of(cfg: RunConfig, resolution: int | None = None) -> Schedule:
+    """The schedule at a resolution of the larger side; None: at full resolution, where a run spends its time."""
+    at = cfg.with_overrides({"schedule.lod_initial_resolution": resolution})
+    return training_schedule(at, 0, resolution_log2(cfg))
 
 
 def resolution_log2(cfg: RunConfig) -> float:

@@ -2,6 +2,8 @@ import torch
 from support.toy import toy_config
 
 from stylegan_ray.bench import step
+from stylegan_ray.bench.growing import images_per_sec_by_resolution
+from stylegan_ray.config import load_config
 from stylegan_ray.networks import layers
 from stylegan_ray.ops import bias_act
 
@@ -37,3 +39,10 @@ def test_without_lazy_regularization_there_are_two_phases():
 def test_memory_of_a_turn():
     used = step.peak_of_turn(toy_config(**SMALL), "cpu", "G_reg", "plain", 1)
     assert 0 < used["mem_before_gb"] <= used["mem_peak_gb"] < 16
+
+
+def test_early_phases_of_a_growing_network_are_timed_by_resolution():
+    cfg = load_config("config-d", {"data.resolution": 16, "model.fmap_base": 64, "model.fmap_max": 8})
+    speeds = images_per_sec_by_resolution(cfg, torch.device("cpu"), 1)
+    assert speeds.keys() == {"8", "16"} and min(speeds.values()) > 0
+    assert images_per_sec_by_resolution(toy_config(**SMALL), torch.device("cpu"), 1) == {}
