@@ -38,6 +38,8 @@ MOST_SEC = 600.0
 """No recovery takes longer."""
 MOST_SEC_OF_A_RUN = 3600.0
 STORAGE_MIB = 64
+NOTICE_SEC = 120
+"""How long before it goes a node is said to go."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,18 @@ class Patient:
         self.cluster.add(number)
         return at
 
+    def take_node_away(self) -> int:
+        """With notice: the node goes when there is a checkpoint from after the notice."""
+        number, seen = random.randint(1, self.cluster.num_nodes), self.fault_lines()
+        self.cluster.drain(number, sec=NOTICE_SEC)
+        self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
+        at = self.nimg()
+        self.wait(lambda: self.checkpoints()[-1:] > [self.run / "checkpoints" / f"ckpt-{at:012d}"], "a checkpoint")
+        at = self.nimg()
+        self.cluster.kill_raylet(number)
+        self.cluster.add(number)
+        return at
+
     def kill_driver(self) -> int:
         at = self.nimg()
         self.driver.kill()
@@ -373,6 +387,7 @@ FAULTS = {
     "worker": Fault(Patient.kill_worker, r"worker.*(was killed|lost the others).*continuing at"),
     "decoder": Fault(Patient.kill_decoder, "a decoding process died"),
     "node": Fault(Patient.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
+    "preempted": Fault(Patient.take_node_away, "the node of worker .* will be taken away .*saving a checkpoint first"),
     "driver": Fault(Patient.kill_driver, LOST),
     "everything": Fault(Patient.kill_all, LOST),
     "upload": Fault(Patient.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),

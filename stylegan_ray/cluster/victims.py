@@ -55,6 +55,12 @@ class Node:
         """Its raylet's process id, once there is one."""
         return next((pid for pid in descendants(self.process.pid) if "/raylet/raylet" in command_of(pid)), None)
 
+    @property
+    def id(self) -> str:
+        """What Ray calls it, from its raylet's command line."""
+        words = command_of(self.raylet or 0).split()
+        return next(word.removeprefix("--node_id=") for word in words if word.startswith("--node_id="))
+
     def processes(self, title: str) -> list[int]:
         """Processes of the node whose title begins so."""
         return [pid for pid in descendants(self.process.pid) if command_of(pid).startswith(title)]
@@ -114,6 +120,12 @@ class Cluster:
             node.process.wait(20)
         kill([node.process.pid])
         node.process.wait()
+
+    def drain(self, number: int, sec: int) -> None:
+        """Says, as a cloud does of spot machines, that a node will be taken away in so many seconds."""
+        told = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds"]
+        words = ["drain-node", "--address", self.address, "--node-id", self.nodes[number].id, *told, str(sec)]
+        subprocess.run([*RAY, *words], check=True, capture_output=True, env={**os.environ, **self.env})
 
     def kill(self) -> None:
         """SIGKILL to everything."""

@@ -171,7 +171,7 @@ def test_a_fault_is_one_line_and_counts_until_there_is_a_new_checkpoint():
 def test_chaos(tmp_path):
     """Every kind of fault once, on several nodes, by the benchmark itself."""
     result = tmp_path / "chaos.json"
-    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "chaos", "--faults", "11", "--json", str(result)]
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "chaos", "--faults", "12", "--json", str(result)]
     done = subprocess.run(isolated(command), capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
