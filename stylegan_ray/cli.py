@@ -151,10 +151,15 @@ COMMANDS = {
 }  # fmt: skip
 BENCHMARKS = {
     "step": "stylegan_ray.bench.step",
+    "ops": "stylegan_ray.bench.ops",
+    "roofline": "stylegan_ray.bench.roofline",
+    "overlap": "stylegan_ray.bench.overlap",
+    "gpu": "stylegan_ray.bench.gpu",
     "checkpoint": "stylegan_ray.bench.checkpoint",
     "overhead": "stylegan_ray.cluster.bench_overhead",
     "stream": "stylegan_ray.cluster.bench_stream",
     "metrics": "stylegan_ray.cluster.bench_metrics",
+    "scaling": "stylegan_ray.cluster.bench_scaling",
     "chaos": "stylegan_ray.cluster.chaos",
     "sweep": "stylegan_ray.cluster.bench_sweep",
 }

@@ -1,37 +1,74 @@
-"""Benchmark `step`: every phase of the training step on the fast operations and on their plain twins, in turns."""
+"""Benchmark `step`: every phase of the training step in several variants, in turns: plain, fast, bf16, compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from stylegan_ray.bench.command import Bars, Common, Figures
-from stylegan_ray.bench.flops import FLOPS_ARE, FlopCounter
+from stylegan_ray.bench.flops import FLOPS_ARE, ArithmeticCounter
 from stylegan_ray.bench.growing import images_per_sec_by_resolution, seconds
 from stylegan_ray.bench.memory import in_own_process, peak_rss
+from stylegan_ray.bench.results import at_least, at_most
 from stylegan_ray.bench.subject import Subject, chosen_device, label_size_of, picture_shape
 from stylegan_ray.bench.twins import plain_twins
 from stylegan_ray.config import RunConfig
+from stylegan_ray.ops.convolution import has_instructions
 from stylegan_ray.train.process import prepare_process
 
-VARIANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {"plain": plain_twins, "fast": nullcontext}
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the step."""
+
+    keys: Mapping[str, Any]
+    """What it changes in the configuration."""
+    plain: bool = False
+    """On the plain twins of all operations."""
+
+
+LOWP_RES = 4
+"""Resolutions in low precision where the configuration has none, as in StyleGAN2-ADA."""
+PRECISE = {"model.num_lowp_res": 0, "train.compile": False, "train.allow_tf32": False}
+HALF = {"model.lowp_dtype": "float16", "model.conv_clamp": 256.0}
+VARIANTS: dict[str, Variant] = {
+    "plain": Variant(PRECISE, plain=True),
+    "fast": Variant(PRECISE),
+    "tf32": Variant(PRECISE | {"train.allow_tf32": True}),
+    "bf16": Variant(PRECISE | {"model.num_lowp_res": LOWP_RES}),
+    "fp16": Variant(PRECISE | {"model.num_lowp_res": LOWP_RES, **HALF}),
+    "compiled": Variant(PRECISE | {"train.compile": True}),
+    "compiled_tf32": Variant(PRECISE | {"train.compile": True, "train.allow_tf32": True}),
+    "compiled_bf16": Variant(PRECISE | {"train.compile": True, "model.num_lowp_res": LOWP_RES}),
+    "compiled_fp16": Variant(PRECISE | {"train.compile": True, "model.num_lowp_res": LOWP_RES, **HALF}),
+}
+Name = Literal[
+    "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16"
+]  # fmt: skip
+BARS: Mapping[tuple[str, str], float] = {("fast", "plain"): 1.3, ("bf16", "plain"): 1.8}
+"""How much faster which variant is to be than which."""
 
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Times each phase of an iteration on random pictures, with the fast operations and with their plain twins.
+    """Times each phase of an iteration on random pictures in several variants, and says how much faster they are.
 
+    `plain` is the straightforward composition of PyTorch's operations in their usual memory layout, `fast` what a
+    training in float32 runs; the others change precision, or compile. Low precision is that of --model.num_lowp_res
+    resolutions (4 where the configuration has none).
     Takes every --section.key of the train command: --data.resolution (256 where the preset leaves it to the data),
     --schedule.minibatch_size, --schedule.minibatch_gpu, --train.dtype, --model.fused_modconv, ...
     """
 
+    variants: tuple[Name, ...] = ("plain", "fast", "bf16")
+    """What to time."""
     repeats: int = 5
-    """How often each phase is timed, alternately on both; one more time goes before, to warm up."""
+    """How often each phase is timed, in turns; one more time goes before, to warm up."""
     threads: int | None = None
     """Threads of torch; null: as many as torch chooses."""
     device: str | None = None
@@ -42,64 +79,86 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation turns."""
-    device = chosen_device(options.device)
-    prepare_process(cfg, options.threads)
-    subject = Subject(cfg, device)
+    device, names = chosen_device(options.device), possible(options.variants, cfg)
+    subjects = {name: Subject(configured(cfg, name), device) for name in names}
     phases: dict[str, dict[str, Any]] = {
-        part: {"interval": phase.interval, "sec_plain": [], "sec_fast": []} for part, phase in subject.phases.items()
+        part: {"interval": phase.interval, **{f"sec_{name}": [] for name in names}}
+        for part, phase in next(iter(subjects.values())).phases.items()
     }
-    for part, variant in in_turns(subject, 1):
-        phases[part][f"flops_{variant}"] = flops(subject, part, variant)  # and it warms up
-    for part, variant in in_turns(subject, options.repeats):
-        phases[part][f"sec_{variant}"].append(timed(subject, part, variant))
-    nonfinite = int(subject.state.nonfinite)
-    del subject
+    for part, name in in_turns(phases, names, 1):
+        with running(subjects[name], name, options.threads):
+            phases[part][f"flops_{name}"] = flops(subjects[name], part)  # and it warms up
+    for part, name in in_turns(phases, names, options.repeats):
+        with running(subjects[name], name, options.threads):
+            phases[part][f"sec_{name}"].append(seconds(subjects[name], part))
+    skipped = {name: int(subject.state.nonfinite) for name, subject in subjects.items()}
+    went_on = [name for name, subject in subjects.items() if subject.cfg.train.compile and not subject.is_compiled]
+    del subjects
     for part in phases if options.memory else ():
-        for variant in VARIANTS:
-            gb = peak_memory_gb(cfg, device, part, variant, options.threads)
-            phases[part] |= {f"{name}_{variant}": value for name, value in gb.items()}
-    figures = {**settings(cfg, device), **speeds(cfg, phases), "phases": phases, "nonfinite_steps": nonfinite}
-    return figures | {"img_s_growing": images_per_sec_by_resolution(cfg, device, options.repeats)}, []
+        for name in names:
+            gb = peak_memory_gb(cfg, device, part, name, options.threads)
+            phases[part] |= {f"{what}_{name}": value for what, value in gb.items()}
+    figures = {**settings(cfg, device), **speeds(cfg, phases, names), "phases": phases, "nonfinite_steps": skipped}
+    figures |= {"not_compiled": went_on, "img_s_growing": images_per_sec_by_resolution(cfg, device, options.repeats)}
+    return figures, bars(figures, phases, names)
 
 
-def in_turns(subject: Subject, repeats: int) -> Iterator[tuple[str, str]]:
-    """Phase and variant, so that neither variant always comes first."""
+def possible(names: Sequence[str], cfg: RunConfig) -> tuple[str, ...]:
+    """The variants without those that these networks do not have: low precision, or compiled while they grow."""
+    low = cfg.model.family == "stylegan2"
+    fixed = cfg.schedule.lod_initial_resolution is None
+    wanted = [name for name in names if low or not VARIANTS[name].keys["model.num_lowp_res"]]
+    return tuple(dict.fromkeys(name for name in wanted if fixed or not VARIANTS[name].keys["train.compile"]))
+
+
+def configured(cfg: RunConfig, name: str) -> RunConfig:
+    """The configuration of a variant, for one worker."""
+    keys = dict(VARIANTS[name].keys)
+    if keys["model.num_lowp_res"] and cfg.model.num_lowp_res:
+        keys["model.num_lowp_res"] = cfg.model.num_lowp_res
+    return cfg.with_overrides({**keys, "cluster.num_workers": 1})
+
+
+@contextmanager
+def running(subject: Subject, name: str, threads: int | None) -> Iterator[None]:
+    """The process as the variant wants it."""
+    prepare_process(subject.cfg, threads)
+    with plain_twins() if VARIANTS[name].plain else nullcontext():
+        yield
+
+
+def in_turns(parts: Iterable[str], names: Sequence[str], repeats: int) -> Iterator[tuple[str, str]]:
+    """Phase and variant, so that no variant always comes first."""
+    parts = list(parts)
     for repeat in range(repeats):
-        for part in subject.phases:
-            for variant in list(VARIANTS)[:: 1 if repeat % 2 == 0 else -1]:
-                yield part, variant
+        for part in parts:
+            for name in list(names)[:: 1 if repeat % 2 == 0 else -1]:
+                yield part, name
 
 
-def timed(subject: Subject, part: str, variant: str) -> float:
-    """Wall time of one turn."""
-    with VARIANTS[variant]():
-        return seconds(subject, part)
-
-
-def flops(subject: Subject, part: str, variant: str) -> int:
-    """Operations of one turn, as FLOPS_ARE says."""
-    with VARIANTS[variant](), FlopCounter() as counter:
+def flops(subject: Subject, part: str) -> int | None:
+    """Operations of one turn, as FLOPS_ARE says; null for compiled code, which shows none."""
+    if subject.cfg.train.compile:
         subject.turn(part)
-    return counter.total
+        return None
+    with ArithmeticCounter() as counter:
+        subject.turn(part)
+    return counter.flops
 
 
-def peak_memory_gb(
-    cfg: RunConfig, device: torch.device, part: str, variant: str, threads: int | None
-) -> dict[str, float]:
+def peak_memory_gb(cfg: RunConfig, device: torch.device, part: str, name: str, threads: int | None) -> dict[str, float]:
     """GiB in use before a turn, and at most during it."""
     if device.type == "cuda":
-        return peak_of_turn(cfg, str(device), part, variant, threads)
-    return in_own_process(peak_of_turn, cfg, str(device), part, variant, threads)
+        return peak_of_turn(cfg, str(device), part, name, threads)
+    return in_own_process(peak_of_turn, cfg, str(device), part, name, threads)
 
 
-def peak_of_turn(cfg: RunConfig, device_name: str, part: str, variant: str, threads: int | None) -> dict[str, float]:
+def peak_of_turn(cfg: RunConfig, device_name: str, part: str, name: str, threads: int | None) -> dict[str, float]:
     """What `peak_memory_gb` says, taken in this process."""
-    device = torch.device(device_name)
-    prepare_process(cfg, threads)
-    subject = Subject(cfg, device)
-    with VARIANTS[variant](), peak(device) as bytes_used:
+    subject = Subject(configured(cfg, name), torch.device(device_name))
+    with running(subject, name, threads), peak(subject.device) as bytes_used:
         subject.turn(part)
-    return {name: round(value / 2**30, 4) for name, value in bytes_used.items()}
+    return {what: round(value / 2**30, 4) for what, value in bytes_used.items()}
 
 
 @contextmanager
@@ -125,17 +184,33 @@ def settings(cfg: RunConfig, device: torch.device) -> Figures:
         "images_per_step": schedule.minibatch_size,
         "minibatch_gpu": schedule.minibatch_gpu,
         "dtype": cfg.train.dtype,
-        "num_lowp_res": cfg.model.num_lowp_res,
-        "compile": cfg.train.compile,
+        "num_lowp_res": cfg.model.num_lowp_res or LOWP_RES,
+        "instructions_for_bf16": device.type != "cpu" or has_instructions(torch.bfloat16),
         "flops_are": FLOPS_ARE,
     }
 
 
-def speeds(cfg: RunConfig, phases: dict[str, dict[str, Any]]) -> Figures:
+def speeds(cfg: RunConfig, phases: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Figures:
     """Images per second with each phase as often as it has its turn: size / sum(median sec / interval)."""
-    per_iteration = {
-        variant: sum(median(phase[f"sec_{variant}"]) / phase["interval"] for phase in phases.values())
-        for variant in VARIANTS
+    size = cfg.schedule.minibatch_size
+    sec = {name: sum(median(phase[f"sec_{name}"]) / phase["interval"] for phase in phases.values()) for name in names}
+    return {
+        **{f"img_s_{name}": size / value for name, value in sec.items()},
+        **{f"sec_per_kimg_{name}": 1000 * value / size for name, value in sec.items()},
+        **{f"{name}_over_{names[0]}": sec[names[0]] / value for name, value in sec.items() if name != names[0]},
     }
-    img_s = {f"img_s_{variant}": cfg.schedule.minibatch_size / sec for variant, sec in per_iteration.items()}
-    return {**img_s, "fast_over_plain": img_s["img_s_fast"] / img_s["img_s_plain"]}
+
+
+def bars(figures: Figures, phases: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Bars:
+    """How much faster the variants are to be; and none may need more memory than the plain one."""
+    found = []
+    for (name, other), least in BARS.items():
+        if {name, other} <= set(names):
+            found.append(at_least(f"{name} / {other}", figures[f"img_s_{name}"] / figures[f"img_s_{other}"], least))
+    peaks = {
+        name: max((phase.get(f"mem_peak_gb_{name}", 0.0) for phase in phases.values()), default=0.0) for name in names
+    }
+    if "plain" in names and peaks["plain"]:
+        others = [name for name in names if name != "plain"]
+        found += [at_most(f"peak memory of {name}, GiB", peaks[name], peaks["plain"]) for name in others]
+    return found

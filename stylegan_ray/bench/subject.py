@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.seeds import SeededDraws, stream, stream_key
 from stylegan_ray.train.ema import update_ema
 from stylegan_ray.train.phases import MicroBatch, Phase, phases_of, place, run_phase
-from stylegan_ray.train.schedule import Schedule, training_schedule
+from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
 
@@ -41,7 +42,10 @@ class RandomPictures:
 
 
 class Subject:
-    """A training state with one minibatch, ready for any phase; of a growing network at full or a given resolution."""
+    """A training state with this rank's part of a minibatch, ready for any phase.
+
+    That of a growing network is at full resolution or at the given one.
+    """
 
     def __init__(self, cfg: RunConfig, device: torch.device, resolution: int | None = None) -> None:
         self.cfg, self.device = cfg, device
@@ -49,12 +53,17 @@ class Subject:
         (channels, height, width), level = picture_shape(cfg), self.schedule.level
         pictures = RandomPictures(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
         self.state = new_state(cfg, device)
-        size, num = self.schedule.minibatch_gpu, self.schedule.num_micro_batches
-        micro_batches = [pictures.micro_batch(i * size, size) for i in range(num)]
+        places = places_of_rank(0, self.schedule, distributed.rank(), distributed.world_size())
+        micro_batches = [pictures.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
         draws = SeededDraws(cfg.run.seed, 0, pictures)
         self.batches: Sequence[MicroBatch] = place(self.state, cfg, micro_batches, draws, self.schedule)
         G_turns, D_turns = phases_of(cfg)
         self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step was meant to be compiled, and could be."""
+        return self.state.programs.compiled
 
     def turn(self, part: str) -> None:
         """One turn as the training makes it; that of G moves G_ema too."""

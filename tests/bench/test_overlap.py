@@ -1,0 +1,22 @@
+import pytest
+from support.toy import toy_config
+
+from stylegan_ray.bench import overlap
+
+
+@pytest.mark.slow
+def test_measures_waits_of_two_workers():
+    cfg = toy_config(**{"data.resolution": 8, "model.fmap_max": 32, "model.fmap_base": 256})
+    figures, (bar,) = overlap.measure(overlap.Options(repeats=1, share=1.0), cfg)
+    assert set(figures["phases"]) == {"G", "G_reg", "D", "D_reg"}
+    for phase in figures["phases"].values():
+        assert phase["wait_late"][0] > 0.5 * phase["sum_sec"] > 0
+    assert bar["value"] == figures["hidden"] < 1
+
+
+def test_hidden_is_weighted_by_turns():
+    turns = [
+        {"interval": 1, "wait_late": [1.0], "wait_early": [0.0]},
+        {"interval": 4, "wait_late": [4.0], "wait_early": [4.0]},
+    ]
+    assert overlap.hidden(turns) == 0.5
