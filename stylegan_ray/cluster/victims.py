@@ -47,8 +47,14 @@ class Node:
             words += [f"--temp-dir={folder / 'ray'}", "--include-dashboard=false"]
         else:
             words.append(f"--node-ip-address=127.0.0.{number + 1}")
-        with open(folder / f"node{number}.log", "ab") as out:
+        self.log = folder / f"node{number}.log"
+        with open(self.log, "wb") as out:
             self.process = subprocess.Popen([*RAY, *words], stdout=out, stderr=out, env={**os.environ, **env})
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it is a part of the cluster."""
+        return b"Ray runtime started" in self.log.read_bytes()
 
     @property
     def raylet(self) -> int | None:
@@ -87,18 +93,20 @@ class Cluster:
         self.kill()
 
     def start(self) -> None:
-        """Starts the head, then the others."""
+        """Starts the head, then the others, one at a time: Ray gives a node 30 s, and a busy machine few of them."""
         self.address = f"{get_node_ip_address()}:{free_port()}"
-        self.add(0)
-        wait_for(lambda: is_open(self.address), "the head to answer")
-        for number in range(1, self.num_nodes + 1):
+        for number in range(self.num_nodes + 1):
             self.add(number)
-        for node in self.nodes.values():
-            wait_for(lambda node=node: node.raylet is not None, f"node {node.number} to start")
+            wait_for(lambda: self.has_joined(number), f"node {number} to start")  # noqa: B023
 
     def add(self, number: int) -> None:
         """Starts a node."""
         self.nodes[number] = Node(number, self.address, int(number > 0), self.folder, self.env)
+
+    def has_joined(self, number: int) -> bool:
+        """Whether a node is a part of the cluster; one that has given up is started anew."""
+        self.replace_lost()
+        return self.nodes[number].has_joined
 
     def replace_lost(self) -> None:
         """Starts nodes anew that have ended by themselves, as a cloud does."""
@@ -203,14 +211,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def is_open(address: str) -> bool:
-    """Whether somebody listens at host:port."""
-    host, _, port = address.rpartition(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return True
-    return False
 
 
 def wait_for(condition: Callable[[], object], what: str, sec: float = MOST_SEC, every_sec: float = 0.05) -> None:
