@@ -95,32 +95,39 @@ class Transformed:
     """The tiles of x [N,C,H,W], T pixels wide and STEP apart, after a transform [6,T]; their memory is used again."""
 
     def __init__(self, x: Tensor, transform: Tensor, padding: int, piece: Piece) -> None:
-        (_, channels, self.height, width), tile = x.shape, transform.shape[1]
-        self.x, self.transform, self.padding = x.permute(0, 2, 3, 1), transform, padding  # [N,H,W,C]
+        (_, channels, _, width), tile = x.shape, transform.shape[1]
+        self.x, self.transform, self.padding, self.tile = x.permute(0, 2, 3, 1), transform, padding, tile  # [N,H,W,C]
         self.num = piece.num * piece.rows * (width // STEP)
-        self.padded = transform.new_zeros(
-            piece.num, (piece.rows - 1) * STEP + tile, width + 2 * padding, channels
-        )  # [n,h,w,C]
-        tiles = self.padded.unfold(1, tile, STEP).unfold(2, tile, STEP)  # [n,th,tw,C,T,T]
-        self.tiles = tiles.permute(4, 5, 0, 1, 2, 3)  # [T,T,n,th,tw,C]
-        self.copied = transform.new_empty(self.tiles.shape)
+        rows = (piece.rows - 1) * STEP + tile
+        self.padded = transform.new_zeros(piece.num, rows, width + 2 * padding, channels)  # [n,h,w,C]
+        self.copied = transform.new_empty(tiles_of(self.padded, tile).shape)
         self.half = transform.new_empty(TILE, tile, self.num * channels)
         self.whole = transform.new_empty(TILE, TILE, self.num * channels)
 
     def __call__(self, piece: Piece) -> Tensor:
         """Those of a piece, as matrices [36,T,C]."""
-        first = piece.row * STEP - self.padding
-        last = first + self.padded.shape[1]
-        above, below = max(-first, 0), max(last - self.height, 0)
-        rows = self.x[piece.sample : piece.sample + piece.num, first + above : last - below]
-        inside = self.padded[:, above : self.padded.shape[1] - below, self.padding : self.padding + rows.shape[2]]
-        inside.copy_(rows)
-        self.padded[:, :above].zero_()
-        self.padded[:, self.padded.shape[1] - below :].zero_()
-        self.copied.copy_(self.tiles)
-        tile = self.transform.shape[1]
-        both_sides(self.transform, self.copied.view(tile, tile, -1), self.half, self.whole)
+        if self.padding:
+            self._pad(piece)
+            self.copied.copy_(tiles_of(self.padded, self.tile))
+        else:
+            self.copied.copy_(of_piece(tiles_of(self.x, self.tile), piece))
+        both_sides(self.transform, self.copied.view(self.tile, self.tile, -1), self.half, self.whole)
         return self.whole.view(PLACES, self.num, -1)
+
+    def _pad(self, piece: Piece) -> None:
+        """Takes the piece's pixels, with zeros around the picture."""
+        (_, height, width, _), most = self.x.shape, self.padded.shape[1]
+        first = piece.row * STEP - self.padding
+        above, below = max(-first, 0), max(first + most - height, 0)
+        rows = self.x[piece.sample : piece.sample + piece.num, first + above : first + most - below]
+        self.padded[:, above : most - below, self.padding : self.padding + width].copy_(rows)
+        self.padded[:, :above].zero_()
+        self.padded[:, most - below :].zero_()
+
+
+def tiles_of(x: Tensor, tile: int) -> Tensor:
+    """The tiles of x [N,H,W,C], as a view [T,T,N,th,tw,C]."""
+    return x.unfold(1, tile, STEP).unfold(2, tile, STEP).permute(4, 5, 0, 1, 2, 3)
 
 
 def both_sides(transform: Tensor, tiles: Tensor, half: Tensor, whole: Tensor) -> None:
