@@ -45,17 +45,25 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     with TemporaryDirectory(prefix="sgr-") as folder:
         mp.spawn(worker, (folder, cfg, options), nprocs=2)
         ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-    phases = {part: {**found, "hidden": hidden([rank[part] for rank in ranks])} for part, found in ranks[0].items()}
-    each = [{**found, "part": part} for rank in ranks for part, found in rank.items()]
+    phases = {part: together([rank[part] for rank in ranks]) for part in ranks[0]}
     figures = {
         "preset": cfg.run.preset,
         "picture_shape": list(picture_shape(cfg)),
         "minibatch_gpu": cfg.schedule.minibatch_gpu,
         "share": options.share,
-        "hidden": hidden(each),
-        "phases": phases,
+        "hidden": hidden(list(phases.values())),
+        "phases": {part: {**found, "hidden": hidden([found])} for part, found in phases.items()},
     }
     return figures, [at_least("hidden share of the sums", figures["hidden"], 0.9)]
+
+
+def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the group waits for the sum: the shortest wait of a turn, which is that of the last worker to come."""
+    waits = {
+        key: [min(turn) for turn in zip(*(rank[key] for rank in ranks), strict=True)]
+        for key in ("wait_late", "wait_early")
+    }
+    return {**ranks[0], **waits}
 
 
 def hidden(turns: list[dict[str, Any]]) -> float:

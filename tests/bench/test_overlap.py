@@ -20,3 +20,8 @@ def test_hidden_is_weighted_by_turns():
         {"interval": 4, "wait_late": [4.0], "wait_early": [4.0]},
     ]
     assert overlap.hidden(turns) == 0.5
+
+
+def test_a_worker_that_comes_early_waits_for_the_other_and_not_for_the_sum():
+    first, last = ({"interval": 1, "wait_late": [a, 1.0], "wait_early": [b, 0.1]} for a, b in ((3.0, 2.0), (1.0, 0.2)))
+    assert overlap.together([first, last]) == {"interval": 1, "wait_late": [1.0, 1.0], "wait_early": [0.2, 0.1]}
