@@ -35,7 +35,7 @@ class Options(Common):
     """What is taken in tasks."""
     repeats: int = 3
     """How often it is taken by one task and by two."""
-    beside: str = "fid20k_tiny"
+    beside: str = "fid50k_tiny"
     """What is taken beside the training at every tick; it should take longer than a tick."""
     train_repeats: int = 2
     """How often the training is run with and without it."""

@@ -7,7 +7,6 @@ file in the run's folder, so that it outlives every process, and rank 0 alone wr
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from stylegan_ray import distributed
 from stylegan_ray.cluster.mailbox import Line
 from stylegan_ray.cluster.measuring import NoMetrics, Notes
+from stylegan_ray.cluster.pending import Request, pending
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop.native import networks_from_bytes
@@ -37,39 +37,10 @@ from stylegan_ray.train.measuring import is_due, metric_specs, plan_of, provenan
 from stylegan_ray.train.recorder import Recorder
 from stylegan_ray.train.state import TrainState
 
-FOLDER = "metrics-pending"
-"""In the run's folder: networks that wait to be measured, and what is to be said of them."""
 MAX_RETRIES = 3
 LOOK_SEC = 0.25
 MOST_SECONDS_TO_FINISH = 1800.0
 """How long the end of a run waits for its last metrics."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Networks that are to be measured."""
-
-    provenance: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    """Settings of the plan that depend on where the run stands."""
-
-    @property
-    def tick(self) -> int:
-        return self.provenance["Progress/tick"]
-
-    @property
-    def kimg(self) -> float:
-        return self.provenance["kimg"]
-
-    @property
-    def network(self) -> str:
-        """The networks' file."""
-        return f"{FOLDER}/{self.tick:06d}.safetensors"
-
-    @property
-    def note(self) -> str:
-        """The file that says what else there is to know, written when the networks are there."""
-        return f"{FOLDER}/{self.tick:06d}.json"
 
 
 @dataclass(frozen=True)
@@ -153,7 +124,7 @@ class Beside(NoMetrics):
         recorder.outbox.action(request.note, partial(self._written, request))
 
     def _written(self, request: Request) -> None:
-        self.run.write(request.note, json.dumps([request.provenance, request.plan]).encode())
+        request.write_note(self.run)
         self.written.append(request)
 
     def _start(self, recorder: Recorder) -> None:
@@ -199,8 +170,7 @@ class Beside(NoMetrics):
 
         def delete() -> None:
             recorder.files.sync()
-            self.run.delete(request.note)
-            self.run.delete(request.network)
+            request.delete(self.run)
 
         recorder.outbox.action(f"the end of {request.note}", delete)
 
@@ -223,12 +193,6 @@ class Beside(NoMetrics):
             elif whole:
                 return
         self.line.say("fault: the last metrics were not taken in time; take them with: stylegan-ray evaluate RUN")
-
-
-def pending(run: Storage) -> list[Request]:
-    """The requests that are whole in a run's folder, oldest first."""
-    notes = [name for name in run.names(FOLDER) if name.endswith(".json")]
-    return [Request(*json.loads(run.read(f"{FOLDER}/{name}"))) for name in notes]
 
 
 def measured(errand: Sequence[ray.ObjectRef], request: Request) -> list[Row]:

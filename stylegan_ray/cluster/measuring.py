@@ -8,9 +8,11 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.cluster.mailbox import METRIC, Line
+from stylegan_ray.cluster.pending import pending
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.metrics.rows import Row
+from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.measuring import GroupMetrics, is_due, scalars, tick_to_catch_up, told
 from stylegan_ray.train.recorder import Recorder
@@ -42,6 +44,8 @@ class Inline(NoMetrics):
         self.group = GroupMetrics(cfg, dataset, device)
 
     def begin(self, state: TrainState, recorder: Recorder | None) -> None:
+        if recorder is not None:
+            self._leave_out(recorder.outbox.run)
         tick = tick_to_catch_up(state, self.cfg)
         if tick is not None and distributed.from_rank0(recorder is not None and not recorder.has_metrics(tick)):
             self._take(state, tick, recorder)
@@ -52,6 +56,12 @@ class Inline(NoMetrics):
 
     def news(self) -> Mapping[str, float]:
         return self.notes.take()
+
+    def _leave_out(self, run: Storage) -> None:
+        """Deletes requests from a time when metrics were taken beside the training."""
+        for request in pending(run):
+            self.notes.line.say(f"metrics at {request.kimg:g} kimg are left out: they waited for a device that is gone")
+            request.delete(run)
 
     def _take(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
         rows = self.group.rows(state, tick)

@@ -43,7 +43,6 @@ def evaluate(
     plan: Plan | None = None,
     *,
     repeat: int = 1,
-    detector: str | None = None,
     available: Available | None = None,
     cache: RealsCache | None = None,
     device: torch.device | str = "cpu",
@@ -54,10 +53,10 @@ def evaluate(
     """Rows of the metrics of these names for a generator; with repeats, a row per seed and then their mean and spread.
 
     A metric whose detector is not available makes a row that says so. `plan` gives the settings, its metrics are
-    replaced by `names`; `detector` is the address of weights (see `read_weights`), unless detectors are given.
+    replaced by `names`; `available` gives the detectors, null: those whose weights are where `prefetch` puts them.
     """
     specs = parse_metrics(list(names))
-    detectors, missing = available or available_detectors(specs, detector)
+    detectors, missing = available or available_detectors(specs)
     told = provenance or {}
     unavailable = [unavailable_row(spec, missing[spec.detector], told) for spec in specs if spec.detector in missing]
     usable = tuple(spec for spec in specs if spec.detector in detectors)

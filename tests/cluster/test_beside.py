@@ -15,8 +15,9 @@ ray = pytest.importorskip("ray")
 
 import torch  # noqa: E402
 
-from stylegan_ray.cluster.beside import FOLDER, Beside, pending  # noqa: E402
+from stylegan_ray.cluster.beside import Beside  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
+from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
 from stylegan_ray.cluster.resources import Share  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
