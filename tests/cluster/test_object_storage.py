@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load
 from support.jobs import Job, small_model, write_pictures
 from support.plain import train_without_ray
-from support.s3 import CREDENTIALS, s3_server
+from support.s3 import s3_server
 
 from stylegan_ray.storage import Storage
 
@@ -30,16 +30,14 @@ def ticks(run):
     return run.read("stats.jsonl").count(b"\n") if run.exists("stats.jsonl") else 0
 
 
-def test_a_run_in_a_bucket_is_killed_and_continues_bit_for_bit(tmp_path, monkeypatch):
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with s3_server() as query:
-        bucket = Storage.at(f"s3://bucket?{query}")
+def test_a_run_in_a_bucket_is_killed_and_continues_bit_for_bit(tmp_path):
+    with s3_server():
+        bucket = Storage.at("s3://bucket")
         bucket.write("pictures.zip", zipped(write_pictures(tmp_path / "pictures")))
-        run = Storage.at(f"s3://bucket/runs/run?{query}")
+        run = Storage.at("s3://bucket/runs/run")
         words = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.total_kimg", "1.28"]
-        words += ["--train.checkpoint_ticks", "1", "--run.storage", f"s3://bucket/runs?{query}"]
-        command = ["train", "config-f", f"s3://bucket/pictures.zip?{query}", *words]
+        words += ["--train.checkpoint_ticks", "1", "--run.storage", "s3://bucket/runs"]
+        command = ["train", "config-f", "s3://bucket/pictures.zip", *words]
 
         first = Job(*command, storage=tmp_path, log=tmp_path / "first.log")
         try:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.s3 import CREDENTIALS, s3_server
+from support.s3 import s3_server
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.storage import Storage
@@ -25,17 +25,15 @@ def snapshot(nimg, value=1.0):
 
 
 @pytest.fixture(scope="module")
-def s3():
-    with pytest.MonkeyPatch.context() as patch, s3_server() as query:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield query
+def bucket():
+    with s3_server():
+        yield "s3://bucket"
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "bucket"])
 def checkpoints(request, tmp_path):
     local = request.param == "folder"
-    storage = Storage.at(tmp_path if local else f"s3://bucket/{tmp_path.name}?{request.getfixturevalue('s3')}")
+    storage = Storage.at(tmp_path if local else f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
     for nimg in (10, 20, 30):
         write_checkpoint(snapshot(nimg, float(nimg)), storage)
     return storage
