@@ -50,6 +50,8 @@ VARIANTS: dict[str, Variant] = {
 Name = Literal[
     "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16"
 ]  # fmt: skip
+MOST_PROGRAMS = 1000
+"""Programs of one function that torch.compile keeps; a training needs two, and each variant brings its own."""
 BARS: Mapping[tuple[str, str], float] = {("fast", "plain"): 1.3, ("bf16", "plain"): 1.8}
 """How much faster which variant is to be than which."""
 
@@ -80,6 +82,7 @@ class Options(Common):
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation turns."""
     device, names = chosen_device(options.device), possible(options.variants, cfg)
+    torch._dynamo.config.recompile_limit = MOST_PROGRAMS
     subjects = {name: Subject(configured(cfg, name), device) for name in names}
     phases: dict[str, dict[str, Any]] = {
         part: {"interval": phase.interval, **{f"sec_{name}": [] for name in names}}
