@@ -29,7 +29,7 @@ from stylegan_ray.train.checkpoint import (
     write_checkpoint,
 )
 
-MOST_SECONDS_TO_END = 90.0
+MOST_SECONDS_TO_END = 600.0
 """After Ray Tune has let a trial go; a run that has not said by then that it has ended is dead."""
 SECONDS_BETWEEN_LOOKS = 2.0
 FAILURES_TO_GIVE_UP = 3

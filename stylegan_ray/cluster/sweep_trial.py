@@ -26,6 +26,8 @@ FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "int
 NEWS = ("fault:", "warning:", "storage")
 """How words of a run begin that the person at the sweep should read, too."""
 MOST_SECONDS_FOR_CHECKPOINT = 120.0
+MOST_SECONDS_TO_END = 300.0
+"""How long a trial waits for its run to save and stop."""
 Report = dict[str, Any]
 
 
@@ -139,9 +141,14 @@ class Fitting(threading.Thread):
             self._reports.put(None)
 
     def end(self) -> None:
-        """Lets the run save and stop, where it still goes on; returns when it has."""
-        self.is_ending = True
+        """Lets the run save and stop, where it still goes on; returns when it has.
+
+        A run that cannot end, because its nodes are gone, raises TimeoutError: Ray Tune then takes another actor.
+        """
+        self.is_ending, deadline = True, time.monotonic() + MOST_SECONDS_TO_END
         while self.is_alive():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the run of {self.trial_run.cfg.run.name} does not end")
             if self.mailbox is not None:
                 self.mailbox.stop.remote()
             self.join(1.0)

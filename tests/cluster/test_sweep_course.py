@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ pytest.importorskip("ray")
 from ray import cloudpickle
 from support.toy import toy_config, toy_state
 
-from stylegan_ray.cluster import sweep_course
+from stylegan_ray.cluster import sweep_course, sweep_trial
 from stylegan_ray.cluster.nodes import Node
 from stylegan_ray.cluster.sweep import check_continues, description, digest, fitting, opened
 from stylegan_ray.cluster.sweep_course import Beats, Course, Deals, Ends, Verdicts, copy_state, free
@@ -303,3 +304,68 @@ def test_the_table_moves_in_a_terminal_and_a_log_gets_lines(tmp_path, monkeypatc
     shown = terminal.getvalue()
     assert "*0     runs" in shown and "3.25" in shown and "G_reg_interval" in shown
     assert shown.count("\x1b[J") == shown.count("0 of 4 trials done") - 1, "each table takes the place of the last"
+
+
+class FakeMailbox:
+    """Hears that the run should stop."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.stop = SimpleNamespace(remote=self.asked.set)
+
+
+def fitting_of(monkeypatch, fit, objective="Loss/D/loss"):
+    """A trial whose run is `fit(view, mailbox)`; what run.json would be told at its end stands in the list."""
+    mailbox, told = FakeMailbox(), []
+    monkeypatch.setattr("stylegan_ray.cluster.mailbox.mailbox_here", lambda: mailbox)
+    monkeypatch.setattr(sweep_trial, "write_beginnings", lambda *_: None)
+    monkeypatch.setattr(sweep_trial, "write_end", lambda _, text: told.append(text))
+    monkeypatch.setattr(sweep_trial, "keep_fitting", lambda _run, _share, view, box, _interrupted: fit(view, box))
+    run = SimpleNamespace(cfg=load_config("tiny"))
+    order = SimpleNamespace(objective=objective, share=None, waits_for_checkpoints=False)
+    return sweep_trial.Fitting(run, order), told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ending"),
+    [
+        (("done", None), ("finished", "")),
+        (("stopped", None), ("interrupted", "")),
+        (("stopped", "worker 0 diverged: no numbers"), ("diverged", "worker 0 diverged: no numbers")),
+        (("stopped", "worker 1 failed: diverged files"), ("failed", "worker 1 failed: diverged files")),
+    ],
+)
+def test_how_a_run_ends_is_how_its_trial_ends(monkeypatch, outcome, ending):
+    def fit(view, _mailbox):
+        view.tick({"Progress/kimg": 2.0, "Timing/total_sec": 9.0, "Loss/D/loss": 0.5})
+        view.message("metrics at 2 kimg: nothing that a sweep needs to hear")
+        view.message("fault: worker 0 was killed")
+        return outcome
+
+    fitting, told = fitting_of(monkeypatch, fit)
+    reports = list(reports_of(Storage.at("/nowhere"), fitting.order, fitting))
+    assert reports[0] == {"kimg": 2.0, "value": 0.5, "sec": 9.0}
+    assert reports[1] == {"said": "fault: worker 0 was killed"}
+    assert reports[2:] == [{"done": True, "ended": ending[0], "why": ending[1]}]
+    assert told[0].startswith(ending[0])
+
+
+def test_a_trial_that_is_let_go_ends_its_run(monkeypatch):
+    def fit(_view, mailbox):
+        assert mailbox.asked.wait(10)
+        return "stopped", None
+
+    fitting, told = fitting_of(monkeypatch, fit)
+    fitting.start()
+    fitting.end()
+    assert not fitting.is_alive() and told == ["interrupted"]
+
+
+def test_an_objective_that_no_tick_has_is_refused_with_the_nearest(monkeypatch):
+    def fit(view, _mailbox):
+        view.tick({"Progress/kimg": 2.0, "Timing/total_sec": 9.0, "Loss/D/loss": 0.5, "Loss/scores/real": 1.0})
+        return "done", None
+
+    fitting, _ = fitting_of(monkeypatch, fit, "Loss/score/real")
+    fitting.start()
+    assert "did you mean 'Loss/scores/real'?" in fitting.next_report()["refused"]
