@@ -254,8 +254,8 @@ class TrainConfig(Section):
     """How many skipped steps or rollbacks a run may have before it stops."""
     dtype: Literal["float32", "float64"] = "float32"
     """Data type of networks and optimiser (float64: tests)."""
-    compile: bool | Literal["auto"] = "auto"
-    """Compile the training step with torch.compile; auto: on a GPU, unless networks grow."""
+    compile: bool = False
+    """Compile the training step with torch.compile; not for networks that grow."""
     allow_tf32: bool = False
     """Let GPUs round float32 to 10 bits of mantissa in convolutions and matrix products."""
     deterministic: bool = True
@@ -544,10 +544,10 @@ def _check_family(model: ModelConfig) -> None:
 
 
 def _check_compile(cfg: RunConfig) -> None:
-    if cfg.train.compile is True and cfg.schedule.lod_initial_resolution is not None:
+    if cfg.train.compile and cfg.schedule.lod_initial_resolution is not None:
         raise ValueError(
             f"train.compile=true: networks that grow (schedule.lod_initial_resolution="
-            f"{cfg.schedule.lod_initial_resolution}) are not compiled; use auto or false"
+            f"{cfg.schedule.lod_initial_resolution}) are not compiled; use false"
         )
 
 

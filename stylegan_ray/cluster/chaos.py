@@ -302,11 +302,12 @@ class Patient:
         return at
 
     def take_node_away(self) -> int:
-        """With notice: the node goes when there is a checkpoint from after the notice."""
+        """With notice: it goes when the run has gone on for a while and has a checkpoint from after the notice."""
         number, seen = random.randint(1, self.cluster.num_nodes), self.fault_lines()
         self.cluster.drain(number, sec=NOTICE_SEC)
         self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
         at = self.nimg()
+        self.wait(lambda: self.nimg() > at + self.cfg.schedule.tick_kimg * 5000, "the run to go on after the notice")
         self.wait(lambda: self.checkpoints()[-1:] > [self.run / "checkpoints" / f"ckpt-{at:012d}"], "a checkpoint")
         at = self.nimg()
         self.cluster.kill_raylet(number)

@@ -232,6 +232,8 @@ def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.d
         override_num_blocks=len(tasks),
         num_cpus=0,
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+        # A node that has had notice that it will be taken away runs no new tasks; its workers go on until it goes.
+        fallback_strategy=[{"label_selector": {}}],
     )
     context = dataset.context
     context.execution_options.preserve_order = True

@@ -15,9 +15,7 @@ def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
 
     Equal to the TFRecord exporter's chain of 2x2 means in float32 without rounding between: those are exact.
     """
-    total = pixels
-    for total in _sums(pixels, level):
-        pass
+    *_, total = (pixels, *_sums(pixels, level))
     return _mean(total, level)
 
 

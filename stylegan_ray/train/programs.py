@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from stylegan_ray.config import RunConfig
 from stylegan_ray.data.index import cache_folder
 
 LOG = logging.getLogger(__name__)
@@ -19,14 +18,6 @@ Function = Callable[..., Any]
 
 BACKEND = "inductor"
 """Which of torch's compilers makes the code."""
-
-
-def is_compiled(cfg: RunConfig, device: torch.device) -> bool:
-    """Whether a run compiles its step: as train.compile says, and by itself on a GPU."""
-    wanted = cfg.train.compile
-    if wanted == "auto":
-        return device.type == "cuda" and cfg.schedule.lod_initial_resolution is None
-    return wanted
 
 
 class Programs:

@@ -15,7 +15,7 @@ from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.seeds import stream, stream_key
 from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.optimizer import LazyAdam
-from stylegan_ray.train.programs import Programs, is_compiled
+from stylegan_ray.train.programs import Programs
 from stylegan_ray.train.stats import Means
 
 COUNTERS = (
@@ -99,7 +99,7 @@ class TrainState:
             G_ema=G_ema,
             optimizers={"G": LazyAdam(G, cfg, "G"), "D": LazyAdam(D, cfg, "D")},
             gradients={"G": Gradients(G, 2 * w_dim + NUM_SCALARS), "D": Gradients(D, w_dim + NUM_SCALARS)},
-            programs=Programs(is_compiled(cfg, device)),
+            programs=Programs(cfg.train.compile),
             pl_mean=torch.zeros((), device=device, dtype=dtype),
             nonfinite=torch.zeros((), device=device),
             means=Means(device),
