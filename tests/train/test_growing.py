@@ -6,7 +6,7 @@ from support.growing import PRESETS, growing_config, lods
 from support.laws import largest_difference, run, trained_by, undisturbed
 from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
-from stylegan_ray.bench.flops import FlopCounter
+from stylegan_ray.bench.flops import ArithmeticCounter
 from stylegan_ray.config import VARIANTS
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
@@ -33,15 +33,15 @@ def test_only_layers_in_use_are_computed_and_trained(preset):
         for name, block in network.named_children():
             for layer in block.children():
                 layer.register_forward_hook(lambda module, *_, name=name: used.add(name))
-    counter, per_image, trained, nimg = FlopCounter(), {}, {}, 0
+    counter, per_image, trained, nimg = ArithmeticCounter(), {}, {}, 0
     large = state.G.synthesis.b8.get_parameter("conv0.weight" if cfg.model.family == "revised" else "up.weight")
     before = large.detach().clone()
     with counter:
         for lod in groups(cfg, state):
             assert used == ({"b4"} if lod == 1 else {"b4", "b8"}), lod
-            per_image[lod] = counter.total / (state.cur_nimg - nimg)
+            per_image[lod] = counter.flops / (state.cur_nimg - nimg)
             trained[lod] = not torch.equal(large, before)
-            counter.total, nimg = 0, state.cur_nimg
+            counter.flops, nimg = 0, state.cur_nimg
             used.clear()
     assert trained[1] is False and trained[0] is True
     assert per_image[1] < 0.45 * per_image[0], "the first resolution costs as much as the last one"
