@@ -15,7 +15,9 @@ def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
 
     Equal to the TFRecord exporter's chain of 2x2 means in float32 without rounding between: those are exact.
     """
-    *_, total = (pixels, *_sums(pixels, level))
+    if level == 0:
+        return pixels
+    *_, total = _sums(pixels, level)
     return _mean(total, level)
 
 
@@ -36,8 +38,6 @@ def _sums(pixels: np.ndarray, level: int) -> Iterator[np.ndarray]:
 
 def _mean(total: np.ndarray, level: int) -> np.ndarray:
     """Sums over squares of 2^level pixels divided by their number, in whole numbers."""
-    if level == 0:
-        return total
     shift = total.dtype.type(2 * level)
     below_half = total.dtype.type((1 << 2 * level - 1) - 1)
     is_odd = (total >> shift) & total.dtype.type(1)

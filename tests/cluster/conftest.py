@@ -1,10 +1,11 @@
-"""One small local Ray for all tests of the folder."""
+"""One small local Ray for all tests of the folder, and pictures for those that train."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from support.jobs import write_pictures
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def ray_local():
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=100 << 20)
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of random pictures in two classes."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
-from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model, write_pictures
+from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model
 from support.plain import train_without_ray
 
 from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
@@ -19,11 +19,6 @@ from stylegan_ray.cluster.logbook import Logbook
 from stylegan_ray.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants
 
 ray = pytest.importorskip("ray")
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def faults_in(text):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support import namespaces
-from support.jobs import Job, rows_without_times, small_model, write_pictures
+from support.jobs import Job, rows_without_times, small_model
 
 pytestmark = pytest.mark.cluster
 
@@ -71,11 +71,6 @@ while sum(node["Alive"] for node in ray.nodes()) != {num}:
 print("alive", {num})
 """
     return f"on 1 {sys.executable} -c '{code}'"
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,6 @@ OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, pictures):
     """A run of two workers from beginning to end: (storage, log)."""
     storage = tmp_path_factory.mktemp("undisturbed")

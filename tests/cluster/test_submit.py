@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support import namespaces
-from support.jobs import ROOT, Job, rows_without_times, small_model, write_pictures
+from support.jobs import ROOT, Job, rows_without_times, small_model
 
 ray = pytest.importorskip("ray")
 
@@ -79,11 +79,6 @@ def head_setup(folder: Path, python: Path) -> str:
             --object-store-memory=150000000 --disable-usage-stats
         export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
     """
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

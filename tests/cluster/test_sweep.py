@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.jobs import Job, small_model, write_pictures
+from support.jobs import Job, small_model
 
 pytestmark = pytest.mark.cluster
 SPACE = """
@@ -54,11 +54,6 @@ class Sweep:
         """trials.csv without wall times."""
         rows = csv.DictReader((self.path / "trials.csv").open())
         return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 ASHA = ["--samples", "5", "--grace-kimg", "0.06", "--reduction", "2"]
