@@ -1,3 +1,4 @@
+import pytest
 import torch
 from support.toy import toy_config
 
@@ -20,12 +21,13 @@ def test_figures_tell_the_speed_of_a_whole_cycle():
             assert len(phase[f"sec_{name}"]) == 3 and min(phase[f"sec_{name}"]) > 0
             assert phase[f"flops_{name}"] > 0
     sec = sum(sorted(phase["sec_fast"])[1] / phase["interval"] for phase in phases.values())
-    assert figures["img_s_fast"] == 8 / sec and figures["sec_per_kimg_fast"] == 1000 * sec / 8
+    assert figures["img_s_fast"] == pytest.approx(8 / sec)
+    assert figures["sec_per_kimg_fast"] == pytest.approx(1000 * sec / 8)
     assert figures["images_per_step"] == 8 and figures["threads"] == 1 and figures["label_size"] == 10
     assert [(bar["name"], bar["bar"]) for bar in bars] == [
         ("fast / plain, at least", 1.3), ("bf16 / plain, at least", 1.8)
     ]  # fmt: skip
-    assert bars[0]["value"] == figures["fast_over_plain"] == figures["img_s_fast"] / figures["img_s_plain"]
+    assert bars[0]["value"] == figures["fast_over_plain"] == pytest.approx(figures["img_s_fast"] / figures["img_s_plain"])
     assert layers.bias_act is bias_act
 
 
