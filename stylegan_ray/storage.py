@@ -27,6 +27,13 @@ def joined(address: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
+def parted(address: str) -> tuple[str, str]:
+    """The folder that something lies in, and its name; the query of an s3:// address goes with the folder."""
+    path, mark, query = address.partition("?") if "://" in address else (address, "", "")
+    folder, slash, name = path.rstrip("/").rpartition("/")
+    return (folder or slash or ".") + mark + query, name
+
+
 def one_line(error: object, most: int = 200) -> str:
     """What an error says, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from stylegan_ray import storage
-from stylegan_ray.storage import Storage, joined, one_line, patiently
+from stylegan_ray.storage import Storage, joined, one_line, parted, patiently
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
@@ -39,6 +39,20 @@ def test_deleting_what_is_not_there_is_no_error(tmp_path):
 )
 def test_joined(address, expected):
     assert joined(address, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("/runs/a", ("/runs", "a")),
+        ("/a/", ("/", "a")),
+        ("a", (".", "a")),
+        ("/odd/na?me", ("/odd", "na?me")),
+        ("s3://bucket/runs/a.zip?endpoint_override=x:1", ("s3://bucket/runs?endpoint_override=x:1", "a.zip")),
+    ],
+)
+def test_parted(address, expected):
+    assert parted(address) == expected
 
 
 def test_patience_tries_again_and_says_so_once(monkeypatch):

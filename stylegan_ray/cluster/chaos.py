@@ -72,6 +72,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         with small_storage(folder / "runs") as can_be_full:
             kinds = chosen_kinds(options, can_be_full)
             cfg = prepared(options, cfg, folder)
+            print(f"First a run in peace, then one that meets {options.faults} faults; in {folder}", flush=True)
             with Cluster(Path(temporary), options.workers) as cluster:
                 quiet = Patient(cluster, cfg.with_overrides({"run.name": "quiet"}), folder)
                 quiet.undisturbed()
@@ -364,10 +365,15 @@ class Patient:
         """The disk is full for a while."""
         ballast, at, seen = self.run / "ballast", self.nimg(), self.fault_lines()
         try:
-            with open(ballast, "wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(b"\0" * (1 << 16))
-            self.wait(lambda: self.names("storage full", seen), "the full disk to be seen")
+            with open(ballast, "wb", buffering=0) as file:
+
+                def full_and_seen() -> object:
+                    with suppress(OSError):  # what an old checkpoint leaves is taken, too
+                        while True:
+                            file.write(b"\0" * (1 << 12))
+                    return self.names("storage full", seen)
+
+                self.wait(full_and_seen, "the full disk to be seen")
         finally:
             ballast.unlink()
         return at

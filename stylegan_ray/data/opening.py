@@ -22,6 +22,7 @@ from stylegan_ray.data.index import Index, Progress, cached_index
 from stylegan_ray.data.labels import chosen_size, some_names
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.policies import chosen_decoder, wanted_resolution
+from stylegan_ray.storage import parted
 
 FILE_ENDINGS = (zipped.ENDING, tarred.ENDING, parquet.ENDING)
 
@@ -110,8 +111,9 @@ def indexed(path: str, progress: Progress | None = None, decode: bool = True) ->
     Without `decode` only headers of pictures are read, and nothing is kept.
     """
     with _explained(path):
-        if path.lower().endswith(FILE_ENDINGS):
-            files, name = _parent(path)
+        if _is_file(path):
+            folder, name = parted(path if "://" in path else os.path.abspath(path))
+            files = files_at(folder)
             listing = [files.info(name)]
         else:
             files = files_at(path)
@@ -123,9 +125,14 @@ def indexed(path: str, progress: Progress | None = None, decode: bool = True) ->
         return files, cached_index(path_key(path), infos, lambda: kind.build_index(files, infos, progress))
 
 
+def _is_file(path: str) -> bool:
+    """Whether a path names one file that holds all pictures."""
+    return parted(path)[1].lower().endswith(FILE_ENDINGS)
+
+
 def _format(path: str, listing: Sequence[FileInfo]) -> Any:
     """The module that reads the data."""
-    if path.lower().endswith(zipped.ENDING):
+    if parted(path)[1].lower().endswith(zipped.ENDING):
         return zipped
     if tfrecord_set.relevant(listing):
         return tfrecord_set
@@ -136,7 +143,7 @@ def _format(path: str, listing: Sequence[FileInfo]) -> Any:
 
 def _instead(files: Files, path: str) -> str:
     """What a path without pictures holds."""
-    if path.lower().endswith(FILE_ENDINGS):
+    if _is_file(path):
         return ""
     zips = [info.name for info in files.listing() if info.name.lower().endswith(zipped.ENDING)]
     return f", but {some_names(zips)}: name the zip itself" if zips else f" ({', '.join(folder.PICTURE_ENDINGS)})"
@@ -160,11 +167,6 @@ def _explained(path: str) -> Iterator[None]:
 def path_key(path: str) -> str:
     """One spelling of a path."""
     return path if "://" in path else os.path.realpath(path)
-
-
-def _parent(path: str) -> tuple[Files, str]:
-    head, _, name = (path if "://" in path else os.path.abspath(path)).rpartition("/")
-    return files_at(head or "/"), name
 
 
 def _nearest(path: str) -> str:

@@ -12,7 +12,7 @@ from stylegan_ray.config import ModelConfig, RunConfig, validated
 from stylegan_ray.interop import nvidia, tensorflow
 from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint
 from stylegan_ray.interop.unpickler import Record, load_pickle
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, parted
 
 FINAL = "network-final.safetensors"
 CHECKPOINT = ("state.safetensors", "config.yaml", "state.json")
@@ -32,13 +32,13 @@ def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_networks(path: str | os.PathLike[str]) -> Networks:
     """The networks of a file or folder with their configuration."""
     address = os.fspath(path).rstrip("/")
-    folder, _, name = address.rpartition("/")
+    folder, name = parted(address)
     try:
         here = Storage.at(address)
         names = [] if name.endswith((".safetensors", ".pkl")) else here.names()
         if names:
             return _from_folder(here, names)
-        return _from_bytes(Storage.at(folder or ("." if "/" not in address else "/")).read(name))
+        return _from_bytes(Storage.at(folder).read(name))
     except FileNotFoundError:
         raise FileNotFoundError(f"no networks at {address}: there is no such file or folder") from None
     except ValueError as error:

@@ -10,8 +10,9 @@ from contextlib import suppress
 from stylegan_ray.config import ConfigError
 from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare, read_rows
 from stylegan_ray.runs import find_run, is_run
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, joined, parted
 
+CHECKPOINTS = "checkpoints"
 TRAINED, EVALUATED = "metrics.jsonl", "evaluations.jsonl"
 """Rows that the training of a run has taken, and rows that were taken on request."""
 
@@ -23,16 +24,15 @@ def absolute(address: str) -> str:
 
 def place_of_rows(network: str) -> str:
     """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
-    folder = network.rstrip("/").rpartition("/")[0]
-    if folder.endswith("/checkpoints"):
-        folder = folder.removesuffix("/checkpoints")
-    return f"{folder}/{EVALUATED}"
+    folder, _ = parted(network)
+    outer, name = parted(folder)
+    return joined(outer if name == CHECKPOINTS else folder, EVALUATED)
 
 
 def add_rows(file: str, rows: Sequence[Row]) -> None:
     """Adds rows to a file; object stores cannot append, so it is written anew."""
-    folder, _, name = file.rpartition("/")
-    storage = Storage.at(folder or "/")
+    folder, name = parted(file)
+    storage = Storage.at(folder)
     before = b""
     with suppress(FileNotFoundError):
         before = storage.read(name)
@@ -41,10 +41,11 @@ def add_rows(file: str, rows: Sequence[Row]) -> None:
 
 def rows_of(what: str) -> list[Row]:
     """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
-    if what.endswith(".jsonl"):
+    name = parted(what)[1]
+    if name.endswith(".jsonl"):
         return _read(absolute(what))
     address = absolute(what)
-    if what.endswith((".safetensors", ".pkl")) or _is_checkpoint(address):
+    if name.endswith((".safetensors", ".pkl")) or _is_checkpoint(address):
         return [row for row in _read(place_of_rows(address)) if row.get("checkpoint") == address]
     run = find_run(what)
     rows: list[Row] = []
@@ -63,12 +64,12 @@ def compared(a: str, b: str) -> list[Comparison]:
 
 
 def _is_checkpoint(address: str) -> bool:
-    return not is_run(address) and address.rstrip("/").rpartition("/")[0].endswith("/checkpoints")
+    return not is_run(address) and parted(parted(address)[0])[1] == CHECKPOINTS
 
 
 def _read(file: str) -> list[Row]:
-    folder, _, name = file.rpartition("/")
+    folder, name = parted(file)
     try:
-        return read_rows(Storage.at(folder or "/"), name)
+        return read_rows(Storage.at(folder), name)
     except FileNotFoundError:
         raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some") from None

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
+from support.s3 import s3_server
 
 from stylegan_ray.data import BadImage, DataError, scan
+from stylegan_ray.storage import Storage
 
 
 def test_folder_is_read_at_any_depth_in_the_order_of_names(tmp_path):
@@ -32,6 +34,18 @@ def test_zip_and_folder_hold_the_same(tmp_path, compression):
     from_folder = opened(write_folder(tmp_path / "d", numbered(5)))
     for i in range(5):
         np.testing.assert_array_equal(from_zip.read(i), from_folder.read(i))
+
+
+def test_zip_and_folder_in_a_bucket_whose_address_carries_options(tmp_path):
+    local = write_zip(tmp_path / "d.zip", numbered(3))
+    with s3_server():
+        bucket = Storage.at("s3://bucket")
+        bucket.write("sets/d.zip", local.read_bytes())
+        bucket.write("sets/pictures/001.png", encoded(noise_picture(1)))
+        zipped = opened("s3://bucket/sets/d.zip?region=eu-west-1")
+        folder = opened("s3://bucket/sets/pictures?region=eu-west-1")
+        np.testing.assert_array_equal(zipped.read(1), chw(noise_picture(1)))
+        np.testing.assert_array_equal(folder.read(0), chw(noise_picture(1)))
 
 
 def test_labels_from_sub_folders(tmp_path):
