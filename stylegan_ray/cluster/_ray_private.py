@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import uuid
@@ -16,8 +17,10 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 from ray.data._internal.logical.operators import Read
+from ray.train.torch import TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train.v2._internal.execution.controller.controller import TrainController
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
@@ -137,6 +140,21 @@ def mute_raylets() -> None:
     A node warns when many processes start at once, as they do where several runs begin; ray.init has no switch for it.
     """
     worker._worker_logs_enabled = False
+
+
+class Trainer(TorchTrainer):
+    """A TorchTrainer. In an actor, its controller stands in the thread that calls fit(), not in an actor of its own.
+
+    That is a process fewer that has to import all of torch and Ray before a trial's workers can start, and it is gone
+    when the actor is, as a controller is gone when its owner is.
+    """
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if ray.get_runtime_context().get_actor_id() is None:
+            return super()._initialize_and_run_controller(**parts)
+        controller = TrainController(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
 
 
 class TermSignal(WorkerCallback):

@@ -401,7 +401,7 @@ FAULTS = {
     "twice": Fault(Patient.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
     "terminated": Fault(Patient.terminate_worker, r"was asked to end \(SIGTERM\) after a checkpoint.*continuing at"),
     "storage failing": Fault(Patient.take_storage_away, "storage does not take"),
-    "storage full": Fault(Patient.fill_storage, "storage does not take.*No space left"),
+    "storage full": Fault(Patient.fill_storage, "storage does not (take|answer).*No space left"),
     "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*looking at the checkpoint before it"),
 }
 

@@ -6,11 +6,10 @@ import os
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from stylegan_ray import config
-from stylegan_ray.cluster._ray_private import TermSignal
+from stylegan_ray.cluster._ray_private import TermSignal, Trainer
 from stylegan_ray.cluster.faults import FaultTeller
 from stylegan_ray.cluster.group import GroupConfig
 from stylegan_ray.cluster.preflight import Clearance
@@ -30,11 +29,11 @@ def trainer_of(
     mailbox: Any,
     resume_from: str | None,
     clearance: Clearance,
-) -> TorchTrainer:
+) -> Trainer:
     """Workers, storage and failure policy as the configuration says."""
     trace = os.environ.get("STYLEGAN_RAY_TRACE")
     order = Order(cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, clearance, resume_from, trace)
-    return TorchTrainer(
+    return Trainer(
         train_worker,
         train_loop_config={"order": order},
         torch_config=GroupConfig(backend="nccl" if share.gpus else "gloo", interface=cfg.cluster.interface),

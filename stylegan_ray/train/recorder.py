@@ -13,7 +13,7 @@ from stylegan_ray.interop.native import save_network
 from stylegan_ray.metrics.names import is_better
 from stylegan_ray.metrics.rows import Row, read_rows
 from stylegan_ray.pictures.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, patiently
 from stylegan_ray.train.checkpoint import Snapshot
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.observe import save_graph, weight_histograms
@@ -38,7 +38,7 @@ class Recorder:
 
     def begin(self) -> None:
         """Cuts the files to what the state knows; a new run gets its first pictures."""
-        self.files.restore(self.state.tick)
+        patiently(lambda: self.files.restore(self.state.tick), self.outbox.say)
         self.rows_of_metrics = read_rows(Storage.at(self.files.folder), "metrics.jsonl")
         if self.state.iteration == 0:
             reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.shown.tolist()])

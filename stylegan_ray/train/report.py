@@ -61,8 +61,10 @@ class RunFiles:
         if self.events is not None:
             self.events.close()
         for name, keep in GROWING.items():
-            stored = self.run.read(name) if self.run.exists(name) else b""
-            (Storage.at(self.folder) if self.spool else self.run).write(name, keep(stored, num_ticks))
+            stored = self.run.read(name) if self.run.exists(name) else None
+            kept = keep(stored or b"", num_ticks)
+            if self.spool or kept != stored:  # a full disk has no room for the same once more
+                (Storage.at(self.folder) if self.spool else self.run).write(name, kept)
         first_step = _next_step((self.folder / "stats.jsonl").read_bytes())
         self.events = EventFile(self.folder / "tensorboard", first_step)
         self.events.add(summary.text("config", f"```\n{self.cfg.to_yaml()}```"), first_step)

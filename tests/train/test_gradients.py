@@ -139,17 +139,18 @@ def slow_worker(rank, folder):
 
     distributed.start_sum_over_ranks = start
     x, found = torch.randn(2, 200, generator=torch.Generator().manual_seed(rank)), {}
-    for kind in (None, "pass", "pass"):
+    for kind in (None, *["pass"] * 4):  # the shortest wait counts: others may work on this machine
         grads.zero()
         dist.barrier()
-        begun = time.perf_counter()
         if kind:
             grads.is_last_backward(kind)
         network(x).square().mean().backward()
         grads.passengers.fill_(rank + 1.0)
         computed = time.perf_counter()
         grads.reduce()
-        found[kind] = {"wait": time.perf_counter() - computed, "pass": computed - begun, "flat": grads.flat.clone()}
+        wait = time.perf_counter() - computed
+        shortest = min(wait, found[kind]["wait"]) if kind in found else wait
+        found[kind] = {"wait": shortest, "flat": grads.flat.clone()}
     torch.save(found, os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 

@@ -10,6 +10,7 @@ from support.growing import growing_config
 from support.measured import Pictures
 from support.toy import toy_config, toy_minibatches, toy_state
 
+from stylegan_ray import storage
 from stylegan_ray.interop import read_networks
 from stylegan_ray.networks.growing import enlarge
 from stylegan_ray.pictures.grid import image_grid, pil_uint8
@@ -94,3 +95,26 @@ def test_histograms_come_with_every_network_snapshot_and_the_graph_once(tmp_path
     assert graphs == [tmp_path / "tensorboard"]
     assert len(list(tmp_path.glob("network-snapshot-*"))) == len(histograms) == 3  # ticks 0, 2 and 4, the last
     assert histograms[0] == ["G", "D"]
+
+
+def test_a_run_goes_on_when_a_disk_that_is_full_at_its_start_has_room_again(tmp_path, monkeypatch):
+    recorded(toy_config(**{"train.total_kimg": 0.016}), tmp_path)
+    run, said, attempts = Storage.at(tmp_path), [], []
+    before = run.read("stats.jsonl")
+    (tmp_path / "stats.jsonl").write_bytes(before + b'{"Progress/tick": 99}\n')  # of a tick that no checkpoint knows
+
+    def full_at_first(self, name, content):
+        attempts.append(name)
+        if len(attempts) < 3:
+            raise OSError(28, "No space left on device")
+        (tmp_path / name).write_bytes(content)
+
+    monkeypatch.setattr(Storage, "write", full_at_first)
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    cfg, source = toy_config(), Pictures((8, 8))
+    state = toy_state(cfg, (8, 8))
+    state.iteration, state.tick = 1, len(before.splitlines())
+    Recorder(run, cfg, source, state, Outbox(run, 1, said.append)).begin()
+    assert (tmp_path / "stats.jsonl").read_bytes() == before
+    assert attempts == ["stats.jsonl"] * 3, "files that stay as they are need no room"
+    assert said == ["fault: storage does not answer: [Errno 28] No space left on device; trying again"]
