@@ -19,6 +19,7 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.logical.operators import Read
 from ray.train.torch import TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller.controller import TrainController
 
@@ -143,11 +144,14 @@ def mute_raylets() -> None:
 
 
 class Trainer(TorchTrainer):
-    """A TorchTrainer. In an actor, its controller stands in the thread that calls fit(), not in an actor of its own.
+    """A TorchTrainer with fewer processes, each of which imports Ray, and some torch, before the workers can train.
 
-    That is a process fewer that has to import all of torch and Ray before a trial's workers can start, and it is gone
-    when the actor is, as a controller is gone when its owner is.
+    In an actor, its controller stands in the thread that calls fit(), not in an actor of its own; it is gone when the
+    actor is, as a controller is gone when its owner is. No actor manages data sets: it is given none.
     """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if type(callback) is not DatasetsCallback]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if ray.get_runtime_context().get_actor_id() is None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, at_most, cores
@@ -17,12 +19,10 @@ from stylegan_ray.cluster.bench_overhead import (
     THREAD_VARIABLES,
     TRAIN,
     Process,
-    Rows,
     images_per_sec,
 )
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
-from stylegan_ray.storage import Storage
 
 TUNE = [*TRAIN[:-1], "tune"]
 
@@ -37,7 +37,7 @@ class Options(Common):
     repeats: int = 3
     """How often each is run."""
     kimg: float = 8.0
-    """Length of a trial. Its first two ticks are not counted, where there are more than two."""
+    """Length of a trial. Its rate counts from where all have two ticks behind them to where the first one ends."""
     concurrent: int = 2
     """Trials, or loops, at once; as many cores should be there."""
 
@@ -98,7 +98,7 @@ class SweepFigures:
     """One sweep: as many trials as go at once, and a further one that takes the place of the first to end."""
 
     img_s: float
-    """Of the trials that began together."""
+    """Of the trials that began together, while all of them trained."""
     start_sec: float
     """From the first end of a trial to where the further one trains."""
     first_tick_sec: float
@@ -127,12 +127,19 @@ def figures_of(sweep: Path, num: int) -> SweepFigures:
     runs = [sweep / "trials" / f"trial-{number:03d}" for number in range(num + 1)]
     first_tick = min(event["time"] for event in events if event["event"] == "result" and event["trial"] == num)
     return SweepFigures(
-        sum(images_per_sec(rows_of(run)) for run in runs[:num]),
+        images_per_sec_together(events, num),
         (runs[num] / "fakes_init.png").stat().st_mtime - end,
         first_tick - end,
     )
 
 
-def rows_of(run: Path) -> Rows:
-    """The ticks of a trial."""
-    return [json.loads(line) for line in Storage.at(run).read("stats.jsonl").splitlines()]
+def images_per_sec_together(events: Sequence[Mapping[str, Any]], num: int) -> float:
+    """The sum over the first trials, from where all have two ticks behind them to where the first of them ends."""
+    ticks = [[event for event in events if event["event"] == "result" and event["trial"] == i] for i in range(num)]
+    since = max(own[min(1, len(own) - 2)]["time"] for own in ticks)
+    until = min(own[-1]["time"] for own in ticks)
+    rates = []
+    for own in ticks:
+        first, *_, last = [event for event in own if since <= event["time"] <= until]
+        rates.append(1000 * (last["kimg"] - first["kimg"]) / (last["time"] - first["time"]))
+    return sum(rates)
