@@ -21,7 +21,7 @@ from stylegan_ray.cluster.bench_overhead import (
     Process,
     images_per_sec,
 )
-from stylegan_ray.config import RunConfig
+from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 
 TUNE = [*TRAIN[:-1], "tune"]
@@ -37,15 +37,15 @@ class Options(Common):
     repeats: int = 3
     """How often each is run."""
     kimg: float = 8.0
-    """Length of a trial. Its rate counts from where all have two ticks behind them to where the first one ends."""
+    """Length of a trial, in 16 ticks. Its rate counts from where all have two ticks behind them to where the first one ends."""
     concurrent: int = 2
     """Trials, or loops, at once; as many cores should be there."""
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Images per second of trials and of loops side by side, and how soon a further trial trains."""
-    changes = {"train.total_kimg": options.kimg, "cluster.num_workers": 1, "cluster.cpus_per_worker": 1}
-    cfg = cfg.with_overrides(changes)
+    ticks = {"train.total_kimg": options.kimg, "schedule.tick_kimg": options.kimg / 16, "schedule.tick_kimg_dict": {}}
+    cfg = cfg.with_overrides({**ticks, "cluster.num_workers": 1, "cluster.cpus_per_worker": 1})
     open_dataset(cfg.data, cfg.run.seed)
     bare: list[float] = []
     sweeps: list[SweepFigures] = []
@@ -140,6 +140,9 @@ def images_per_sec_together(events: Sequence[Mapping[str, Any]], num: int) -> fl
     until = min(own[-1]["time"] for own in ticks)
     rates = []
     for own in ticks:
-        first, *_, last = [event for event in own if since <= event["time"] <= until]
+        inside = [event for event in own if since <= event["time"] <= until]
+        if len(inside) < 3:
+            raise ConfigError(f"the trials trained side by side for {until - since:.0f} s only; give a larger --kimg")
+        first, *_, last = inside
         rates.append(1000 * (last["kimg"] - first["kimg"]) / (last["time"] - first["time"]))
     return sum(rates)
