@@ -110,12 +110,12 @@ def stop(argv: Sequence[str]) -> int:
 
 def tune(argv: Sequence[str]) -> int:
     """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
-    from stylegan_ray.cluster.sweep_options import sweep_options
+    from stylegan_ray.cluster.sweep.options import sweep_options
 
     plan = sweep_options(argv, spoken("tune"))
-    from stylegan_ray.cluster import sweep
+    from stylegan_ray.cluster.sweep.run import tune as run_sweep
 
-    return sweep.tune(plan)
+    return run_sweep(plan)
 
 
 def benchmark(argv: Sequence[str]) -> int:
@@ -156,11 +156,11 @@ BENCHMARKS = {
     "overlap": "stylegan_ray.bench.overlap",
     "gpu": "stylegan_ray.bench.gpu",
     "checkpoint": "stylegan_ray.bench.checkpoint",
-    "overhead": "stylegan_ray.cluster.bench_overhead",
-    "stream": "stylegan_ray.cluster.bench_stream",
-    "metrics": "stylegan_ray.cluster.bench_metrics",
-    "scaling": "stylegan_ray.cluster.bench_scaling",
-    "chaos": "stylegan_ray.cluster.chaos",
-    "sweep": "stylegan_ray.cluster.bench_sweep",
+    "overhead": "stylegan_ray.cluster.bench.overhead",
+    "stream": "stylegan_ray.cluster.bench.stream",
+    "metrics": "stylegan_ray.cluster.bench.metrics",
+    "scaling": "stylegan_ray.cluster.bench.scaling",
+    "chaos": "stylegan_ray.cluster.bench.chaos",
+    "sweep": "stylegan_ray.cluster.bench.sweep",
 }
 """Where each benchmark is; only the one that is asked for is imported."""

@@ -4,15 +4,15 @@ import pytest
 
 pytest.importorskip("ray")
 
-from stylegan_ray.cluster import bench_metrics
-from stylegan_ray.cluster.bench_metrics import Options, measured_sec
+from stylegan_ray.cluster.bench import metrics
+from stylegan_ray.cluster.bench.metrics import Options, measured_sec
 from stylegan_ray.config import ConfigError, load_config
 
 
 @pytest.mark.cluster
 def test_tasks_agree_and_have_their_bar():
     options = Options(metric="fid500_tiny", repeats=1, train_repeats=0)
-    figures, bars = bench_metrics.measure(options, load_config("tiny"))
+    figures, bars = metrics.measure(options, load_config("tiny"))
     assert figures["different_values"] == 1 and figures["pictures"] == 500
     assert figures["speedup"] == figures["sec_one_task"][0] / figures["sec_two_tasks"][0] > 0
     assert [(bar["name"], bar["bar"]) for bar in bars] == [("two tasks / one task, at least", 1.7)]
@@ -21,7 +21,7 @@ def test_tasks_agree_and_have_their_bar():
 def test_weights_that_are_not_there_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("STYLEGAN_RAY_DETECTORS", str(tmp_path))
     with pytest.raises(ConfigError, match="prefetch inception"):
-        bench_metrics.measure(Options(metric="fid500", train_repeats=0), load_config("tiny"))
+        metrics.measure(Options(metric="fid500", train_repeats=0), load_config("tiny"))
 
 
 def test_the_first_two_ticks_are_not_measured():

@@ -7,7 +7,7 @@ import pytest
 from support.jobs import small_model, write_pictures
 
 from stylegan_ray import cli
-from stylegan_ray.cluster.bench_overhead import Process, bars_of, data_wait_share, images_per_sec
+from stylegan_ray.cluster.bench.overhead import Process, bars_of, data_wait_share, images_per_sec
 from stylegan_ray.config import ConfigError
 
 

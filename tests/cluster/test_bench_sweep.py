@@ -3,7 +3,7 @@
 import json
 import os
 
-from stylegan_ray.cluster.bench_sweep import figures_of
+from stylegan_ray.cluster.bench.sweep import figures_of
 
 
 def test_figures_count_the_time_in_which_all_trials_train(tmp_path):

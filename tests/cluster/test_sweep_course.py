@@ -17,16 +17,17 @@ pytest.importorskip("ray")
 from ray import cloudpickle
 from support.toy import toy_config, toy_state
 
-from stylegan_ray.cluster import sweep_course, sweep_trial
 from stylegan_ray.cluster.nodes import Node
-from stylegan_ray.cluster.sweep import check_continues, description, digest, fitting, opened
-from stylegan_ray.cluster.sweep_course import Beats, Course, Deals, Ends, Verdicts, copy_state, free
-from stylegan_ray.cluster.sweep_journal import Journal
-from stylegan_ray.cluster.sweep_judge import Judge, Rules
-from stylegan_ray.cluster.sweep_options import sweep_options
-from stylegan_ray.cluster.sweep_output import write_outputs
-from stylegan_ray.cluster.sweep_trial import earlier_rows, reports_of
-from stylegan_ray.cluster.sweep_view import SweepView, table_lines
+from stylegan_ray.cluster.sweep import course as sweep_course
+from stylegan_ray.cluster.sweep import trial as sweep_trial
+from stylegan_ray.cluster.sweep.course import Beats, Course, Deals, Ends, Verdicts, copy_state, free
+from stylegan_ray.cluster.sweep.journal import Journal
+from stylegan_ray.cluster.sweep.judge import Judge, Rules
+from stylegan_ray.cluster.sweep.options import sweep_options
+from stylegan_ray.cluster.sweep.output import write_outputs
+from stylegan_ray.cluster.sweep.run import check_continues, description, digest, fitting, opened
+from stylegan_ray.cluster.sweep.trial import earlier_rows, reports_of
+from stylegan_ray.cluster.sweep.view import SweepView, table_lines
 from stylegan_ray.config import ConfigError, differences, load_config
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import FOLDER, Snapshot, complete_checkpoints, newest_checkpoint, write_checkpoint
@@ -261,7 +262,7 @@ def test_what_a_sweep_leaves(tmp_path):
 def test_a_sweep_is_continued_by_the_same_words_and_refused_by_others(tmp_path):
     words = ["--objective", "Loss/D/loss", "--run.storage", str(tmp_path), "--run.name", "sweep"]
     sweep = opened(sweep_options([*words, "--samples", "4"]))
-    from stylegan_ray.cluster.sweep import write_beginnings
+    from stylegan_ray.cluster.sweep.run import write_beginnings
 
     write_beginnings(sweep)
     check_continues(replace(sweep, plan=sweep_options([*words, "--samples", "9", "--concurrent", "1"])))

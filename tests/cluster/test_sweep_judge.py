@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from stylegan_ray.cluster.sweep_journal import FILE, Journal, Ledger
-from stylegan_ray.cluster.sweep_judge import Judge, Rules
-from stylegan_ray.cluster.sweep_space import DEFAULT_SPACE, Space
+from stylegan_ray.cluster.sweep.journal import FILE, Journal, Ledger
+from stylegan_ray.cluster.sweep.judge import Judge, Rules
+from stylegan_ray.cluster.sweep.space import DEFAULT_SPACE, Space
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.storage import Storage
 

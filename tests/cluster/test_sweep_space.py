@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stylegan_ray.cluster.sweep_options import sweep_options
-from stylegan_ray.cluster.sweep_space import DEFAULT_SPACE, Parameter, Space
+from stylegan_ray.cluster.sweep.options import sweep_options
+from stylegan_ray.cluster.sweep.space import DEFAULT_SPACE, Parameter, Space
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.train.schedule import lazy_ratio
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, cores
-from stylegan_ray.cluster.bench_overhead import Rows, Runs, images_per_sec, steady
+from stylegan_ray.cluster.bench.overhead import Rows, Runs, images_per_sec, steady
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.metrics.blocks import BlockWorker

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from stylegan_ray.cluster.sweep_space import Space
+from stylegan_ray.cluster.sweep.space import Space
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.metrics.names import HIGHER_IS_BETTER, parse_metric
 from stylegan_ray.options import train_options

@@ -23,7 +23,7 @@ from PIL import Image
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, at_most
-from stylegan_ray.cluster.victims import DECODER, TRAINING_WORKER, Cluster, Driver, is_alive, kill, wait_for
+from stylegan_ray.cluster.bench.victims import DECODER, TRAINING_WORKER, Cluster, Driver, is_alive, kill, wait_for
 from stylegan_ray.config import ConfigError, RunConfig
 
 SMALL = {

@@ -28,10 +28,10 @@ from stylegan_ray.cluster.resources import (
     share_of_cluster,
     workers_range,
 )
-from stylegan_ray.cluster.sweep_journal import Journal
-from stylegan_ray.cluster.sweep_options import Plan
-from stylegan_ray.cluster.sweep_output import write_outputs
-from stylegan_ray.cluster.sweep_view import SweepView
+from stylegan_ray.cluster.sweep.journal import Journal
+from stylegan_ray.cluster.sweep.options import Plan
+from stylegan_ray.cluster.sweep.output import write_outputs
+from stylegan_ray.cluster.sweep.view import SweepView
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.storage import Storage
@@ -71,7 +71,7 @@ class Sweep:
     @property
     def rules(self) -> Any:
         """How trials are chosen and judged."""
-        from stylegan_ray.cluster.sweep_judge import Rules
+        from stylegan_ray.cluster.sweep.judge import Rules
 
         options, total = self.plan.options, self.cfg.train.total_kimg
         return Rules(
@@ -93,8 +93,8 @@ def tune(plan: Plan) -> int:
     os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
     sweep = opened(plan)
     from stylegan_ray.cluster._ray_private import mute_raylets
-    from stylegan_ray.cluster.sweep_course import copy_state
-    from stylegan_ray.cluster.sweep_judge import Judge
+    from stylegan_ray.cluster.sweep.course import copy_state
+    from stylegan_ray.cluster.sweep.judge import Judge
 
     trials = Storage.at(sweep.trials)
     judge = Judge(sweep.rules, plan.space, Journal(sweep.storage), partial(copy_state, trials))
@@ -208,7 +208,7 @@ def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[
 
 def run_trials(sweep: Sweep, judge: Any, share: Share, at_once: int, clearance: Clearance, view: SweepView) -> int:
     """Ray Tune over the trials; returns the exit status."""
-    from stylegan_ray.cluster.sweep_course import Course
+    from stylegan_ray.cluster.sweep.course import Course
 
     course = Course(judge, Storage.at(sweep.trials), at_once, view)
     course.free_all()
@@ -225,7 +225,7 @@ def run_trials(sweep: Sweep, judge: Any, share: Share, at_once: int, clearance: 
 
 def order_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
     """What every trial is told."""
-    from stylegan_ray.cluster.sweep_trial import TrialOrder
+    from stylegan_ray.cluster.sweep.trial import TrialOrder
 
     return TrialOrder(
         cfg=sweep.cfg.model_dump(mode="json"),
@@ -243,8 +243,8 @@ def fit_tuner(sweep: Sweep, course: Any, order: Any) -> None:
     """Lets Ray Tune run the trials. Their actors need no CPU: they stand on this node and watch over their workers."""
     from ray import tune
 
-    from stylegan_ray.cluster.sweep_course import Beats, Deals, Ends, Verdicts
-    from stylegan_ray.cluster.sweep_trial import TrialRun
+    from stylegan_ray.cluster.sweep.course import Beats, Deals, Ends, Verdicts
+    from stylegan_ray.cluster.sweep.trial import TrialRun
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     name_of_node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))

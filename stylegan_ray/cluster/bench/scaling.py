@@ -18,7 +18,7 @@ from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.cost import Link, PhaseCost, iteration_sec, predicted
 from stylegan_ray.bench.memory import in_own_process
 from stylegan_ray.bench.subject import Subject, chosen_device, new_state, picture_shape
-from stylegan_ray.cluster.bench_overhead import Runs, images_per_sec
+from stylegan_ray.cluster.bench.overhead import Runs, images_per_sec
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.train.phases import accumulate

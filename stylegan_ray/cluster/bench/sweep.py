@@ -13,7 +13,7 @@ from typing import Any
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, at_most, cores
-from stylegan_ray.cluster.bench_overhead import (
+from stylegan_ray.cluster.bench.overhead import (
     BARE,
     LONGEST_SOCKET_FOLDER,
     THREAD_VARIABLES,

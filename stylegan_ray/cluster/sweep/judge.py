@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from stylegan_ray.cluster.sweep_journal import Event, Journal, Ledger, Trial, finite
-from stylegan_ray.cluster.sweep_space import Space, Values
+from stylegan_ray.cluster.sweep.journal import Event, Journal, Ledger, Trial, finite
+from stylegan_ray.cluster.sweep.space import Space, Values
 from stylegan_ray.config import ConfigError
 from stylegan_ray.streams import stream, stream_key
 

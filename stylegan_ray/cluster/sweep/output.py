@@ -12,9 +12,9 @@ from typing import Any
 
 from tensorboardX import summary
 
-from stylegan_ray.cluster.sweep_journal import Ledger, Trial
-from stylegan_ray.cluster.sweep_options import Plan
-from stylegan_ray.cluster.sweep_view import shown
+from stylegan_ray.cluster.sweep.journal import Ledger, Trial
+from stylegan_ray.cluster.sweep.options import Plan
+from stylegan_ray.cluster.sweep.view import shown
 from stylegan_ray.config import RunConfig
 from stylegan_ray.pictures.sweep_report import Axis, Report, Shown, write_report
 from stylegan_ray.storage import Storage

@@ -14,10 +14,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from stylegan_ray.cluster.launch import RUN_FILE
-from stylegan_ray.cluster.sweep_journal import Trial
-from stylegan_ray.cluster.sweep_judge import Judge
-from stylegan_ray.cluster.sweep_trial import FAILED, INTERRUPTED
-from stylegan_ray.cluster.sweep_view import SweepView
+from stylegan_ray.cluster.sweep.journal import Trial
+from stylegan_ray.cluster.sweep.judge import Judge
+from stylegan_ray.cluster.sweep.trial import FAILED, INTERRUPTED
+from stylegan_ray.cluster.sweep.view import SweepView
 from stylegan_ray.runs import STOP
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.checkpoint import (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from stylegan_ray.cluster.sweep_journal import Ledger, Trial
+from stylegan_ray.cluster.sweep.journal import Ledger, Trial
 from stylegan_ray.train.dry_run import table
 
 VERDICTS = {"STOP": "stops", "EXPLOIT": "takes a better state", "PAUSE": "waits for the others"}
