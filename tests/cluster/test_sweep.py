@@ -94,7 +94,9 @@ def test_with_two_at_once_no_decision_is_lost_and_disk_and_places_are_freed(pict
     assert "2 trials at once" in log and len(sweep.rows()) == 5
     again = sweep.run(pictures)
     assert "is finished" in again
-    best = Job("train", str(sweep.path / "best.yaml"), "--run.name", "best", storage=tmp_path, log=tmp_path / "best")
+    best = Job(
+        "train", str(sweep.path / "best.yaml"), "--run.name", "best", storage=tmp_path, log=tmp_path / "best.txt"
+    )
     assert best.wait() == 0, best.text()
     assert (tmp_path / "best/network-final.safetensors").exists()
 
