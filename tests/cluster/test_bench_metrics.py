@@ -1,6 +1,9 @@
 """The metrics benchmark measures what it says."""
 
+import json
+
 import pytest
+from support.jobs import Job
 
 pytest.importorskip("ray")
 
@@ -10,9 +13,12 @@ from stylegan_ray.config import ConfigError, load_config
 
 
 @pytest.mark.cluster
-def test_tasks_agree_and_have_their_bar():
-    options = Options(metric="fid500_tiny", repeats=1, train_repeats=0)
-    figures, bars = metrics.measure(options, load_config("tiny"))
+def test_tasks_agree_and_have_their_bar(tmp_path):
+    words = ["metrics", "--metric", "fid500_tiny", "--repeats", "1", "--train-repeats", "0"]
+    job = Job("benchmark", *words, "--json", str(tmp_path / "f.json"), storage=tmp_path, log=tmp_path / "log")
+    assert job.wait() == 0, job.text()
+    found = json.loads((tmp_path / "f.json").read_text())
+    figures, bars = found["figures"], found["bars"]
     assert figures["different_values"] == 1 and figures["pictures"] == 500
     assert figures["speedup"] == figures["sec_one_task"][0] / figures["sec_two_tasks"][0] > 0
     assert [(bar["name"], bar["bar"]) for bar in bars] == [("two tasks / one task, at least", 1.7)]

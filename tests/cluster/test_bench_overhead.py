@@ -57,16 +57,8 @@ def test_nothing_is_left_behind_when_a_wait_is_broken_off(tmp_path):
 @pytest.mark.cluster
 def test_job_against_loop(tmp_path):
     words = ["overhead", "--json", str(tmp_path / "overhead.json"), "--repeats", "1", "--first-steps", "1"]
-    words += [
-        "--kimg",
-        "0.256",
-        "--threads",
-        "1",
-        "--subset",
-        "10",
-        "--data.path",
-        str(write_pictures(tmp_path / "in")),
-    ]
+    words += ["--kimg", "0.256", "--threads", "1", "--subset", "10", "--data.resolution", "8"]
+    words += ["--data.path", str(write_pictures(tmp_path / "in"))]
     assert cli.run(cli.benchmark, [*words, *small_model()]) == 0
     figures = json.loads((tmp_path / "overhead.json").read_text())["figures"]
     for name in ("img_s_bare", "img_s_job", "img_s_bare_default_threads", "first_step_sec"):
