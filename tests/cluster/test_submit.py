@@ -62,7 +62,8 @@ def python_without_package(folder: Path) -> Path:
     # Paths named in a .pth file are searched, but .pth files inside them (an editable install is one) are not read.
     (target / "all.pth").write_text("\n".join([*site.getsitepackages(), ""]))
     python = folder / "bin" / "python"
-    found = subprocess.run([python, "-c", "import stylegan_ray"], cwd=folder, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": ""}
+    found = subprocess.run([python, "-c", "import stylegan_ray"], cwd=folder, env=env, capture_output=True)
     if not found.returncode:
         pytest.skip("this package is installed in a way that cannot be hidden from a job")
     return python
