@@ -131,10 +131,10 @@ def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(undisturbed, h
     env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
     first = head.start("first", submit(pictures, options=f"--submission-id first --runtime-env-json '{env}'"))
     head.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists(), while_running="first")
-    assert "tick 0" in first.read_text() and "2 workers on CPU" in first.read_text(), "the log is streamed"
     status, said = head.run("stop", "ray job stop first")
     assert status == 0 and "was stopped" in said, said
     head.wait_for(lambda: head.status("first") is not None)
+    assert "tick 0" in first.read_text() and "2 workers on CPU" in first.read_text(), "the log is streamed"
     assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
     stood = sorted(os.listdir(run / "checkpoints"))[-1]
 
