@@ -188,8 +188,10 @@ class Patient:
         self.wait(lambda: self.nimg() >= nimg, f"{nimg} images")
         before = self.fault_lines()
         began = time.time()
-        hurt_at = FAULTS[kind].inflict(self)
-        self.wait(lambda: self.nimg_since(began) > hurt_at, f"the run to pass {hurt_at} images after {kind}")
+        fault = FAULTS[kind]
+        hurt_at = fault.inflict(self)
+        passed = f"the run to pass {hurt_at} images after {kind}"
+        self.wait(lambda: self.nimg_since(began, fault.ends_group) > hurt_at, passed)
         recover_sec = time.time() - began
         self.wait(lambda: self.names(kind, before), f"a line that names {kind}", sec=30)
         line = self.names(kind, before)
@@ -224,9 +226,12 @@ class Patient:
         """The clock value of the newest minibatch of rank 0."""
         return max((row["nimg"] for row in last_rows(self.trace) if "nimg" in row), default=0)
 
-    def nimg_since(self, moment: float) -> int:
-        """The newest clock value that was reached after a moment."""
-        rows = [row for row in last_rows(self.trace) if row.get("time", 0) > moment]
+    def nimg_since(self, moment: float, by_new_group: bool) -> int:
+        """The newest clock value that was reached after a moment, by any group of workers or one that began after it.
+
+        A group whose node has died can go on for some minibatches.
+        """
+        rows = [row for row in last_rows(self.trace, moment if by_new_group else 0) if row.get("time", 0) > moment]
         return max((row["nimg"] for row in rows), default=-1)
 
     def fault_lines(self) -> int:
@@ -387,12 +392,14 @@ class Fault:
     """Does the harm; returns the clock value at which it came."""
     named: str
     """A regular expression for the line that has to name it."""
+    ends_group: bool = True
+    """Whether other workers have to go on."""
 
 
 LOST = r"the driver or the whole cluster was lost.*continuing at"
 FAULTS = {
     "worker": Fault(Patient.kill_worker, r"worker.*(was killed|lost the others).*continuing at"),
-    "decoder": Fault(Patient.kill_decoder, "a decoding process died"),
+    "decoder": Fault(Patient.kill_decoder, "a decoding process died", ends_group=False),
     "node": Fault(Patient.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
     "preempted": Fault(Patient.take_node_away, "the node of worker .* will be taken away .*saving a checkpoint first"),
     "driver": Fault(Patient.kill_driver, LOST),
@@ -400,16 +407,18 @@ FAULTS = {
     "upload": Fault(Patient.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),
     "twice": Fault(Patient.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
     "terminated": Fault(Patient.terminate_worker, r"was asked to end \(SIGTERM\) after a checkpoint.*continuing at"),
-    "storage failing": Fault(Patient.take_storage_away, "storage does not take"),
-    "storage full": Fault(Patient.fill_storage, "storage does not (take|answer).*No space left"),
+    "storage failing": Fault(Patient.take_storage_away, "storage does not take", ends_group=False),
+    "storage full": Fault(Patient.fill_storage, "storage does not (take|answer).*No space left", ends_group=False),
     "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*looking at the checkpoint before it"),
 }
 
 
-def last_rows(trace: Path) -> list[dict[str, Any]]:
-    """The last whole row that each process of rank 0 has noted."""
+def last_rows(trace: Path, begun_after: float = 0) -> list[dict[str, Any]]:
+    """The last whole row that each process of rank 0 has noted, of those that began after a moment."""
     rows = []
     for path in trace.glob("*-0-*.jsonl"):
+        if int(path.name.partition("-")[0]) < begun_after * 1e9:
+            continue
         with open(path, "rb") as file:
             file.seek(max(path.stat().st_size - 1000, 0))
             lines = [line for line in file.read().splitlines(keepends=True)[-2:] if line.endswith(b"\n")]
