@@ -171,4 +171,4 @@ def test_chaos(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
     assert all(bar["holds"] for bar in found["bars"]), done.stdout
-    assert len(found["figures"]["faults"]) == 11
+    assert len(found["figures"]["faults"]) == 12
