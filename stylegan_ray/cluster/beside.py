@@ -7,7 +7,6 @@ file in the run's folder, so that it outlives every process, and rank 0 alone wr
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -39,8 +38,6 @@ from stylegan_ray.train.recorder import Recorder
 from stylegan_ray.train.state import TrainState
 
 MAX_RETRIES = 3
-STEPS_BACK = 10
-"""Of priority, where a metric computes on a CPU: the training goes first."""
 LOOK_SEC = 0.25
 MOST_SECONDS_TO_FINISH = 1800.0
 """How long the end of a run waits for its last metrics."""
@@ -80,11 +77,7 @@ class Beside(NoMetrics):
             gpus = int(device.type == "cuda")
             # Without a strategy a task of a training worker might have to fit into the worker's own resources.
             self.measure = ray.remote(
-                num_cpus=1 - gpus,
-                num_gpus=gpus,
-                max_calls=1,  # a process that has stepped back does nothing else after it
-                max_retries=MAX_RETRIES,
-                scheduling_strategy="DEFAULT",
+                num_cpus=1 - gpus, num_gpus=gpus, max_retries=MAX_RETRIES, scheduling_strategy="DEFAULT"
             )(measured)
 
     def begin(self, state: TrainState, recorder: Recorder | None) -> None:
@@ -207,7 +200,6 @@ def measured(errand: Sequence[ray.ObjectRef], request: Request) -> list[Row]:
     found: Any = ray.get(errand[0])
     if found.device == "cpu":
         torch.set_num_threads(1)
-        os.nice(STEPS_BACK)
     networks = networks_from_bytes(Storage.at(found.run_address).read(request.network))
     plan = replace(Plan(()), **{**request.plan, "drange": tuple(request.plan["drange"])})
     detectors = {name: weights.build() for name, weights in found.weights.items()}
