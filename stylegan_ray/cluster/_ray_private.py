@@ -11,23 +11,31 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray._private import worker
 from ray._private.internal_api import node_stats
+from ray._raylet import PlacementGroupID
 from ray.data import Dataset
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
 from ray.data._internal.logical.operators import Read
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.train.torch import TorchTrainer
 from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces.physical_operator import PhysicalOperator
 
 TorchBackend = _TorchBackend
 """What connects the workers of a TorchTrainer."""
+ray_train_environment = get_env_vars_to_propagate
+"""The variables of this process that Ray Train's controller and workers should see, too."""
 PACE_KEY = "stylegan_ray.pace"
 WAIT_SEC = 1.0
 """How long the executor sleeps at most before it looks up; the consumer wakes it earlier."""
@@ -144,21 +152,54 @@ def mute_raylets() -> None:
 
 
 class Trainer(TorchTrainer):
-    """A TorchTrainer with fewer processes, each of which imports Ray, and some torch, before the workers can train.
+    """A TorchTrainer with fewer processes: each imports Ray, some torch, too, and takes 1 % of a core while it idles.
 
-    In an actor, its controller stands in the thread that calls fit(), not in an actor of its own; it is gone when the
-    actor is, as a controller is gone when its owner is. No actor manages data sets: it is given none.
+    fit() is called in an actor. The controller stands in the thread that calls it, not in an actor of its own, and is
+    gone when the actor is, as a controller is gone when its owner is. No actor manages data sets: it is given none.
+    None watches the controller to free its placement group, either: the next attempt does, see `free_workers`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [callback for callback in super()._create_default_callbacks() if type(callback) is not DatasetsCallback]
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if type(callback) not in needless]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        if ray.get_runtime_context().get_actor_id() is None:
-            return super()._initialize_and_run_controller(**parts)
-        controller = TrainController(**parts)
+        controller = Controller(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class NotedWorkers(WorkerGroup):
+    """Workers whose placement group is known under their run's name, so that it can be freed without them."""
+
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> Any:
+        handle = super()._create_placement_group(scaling_config, worker_group_context)
+        run = self._train_run_context.get_run_config().name
+        _internal_kv_put(key_of_workers(run), handle.placement_group.id.binary())
+        return handle
+
+
+class Controller(TrainController):
+    """Ray Train's controller with such workers."""
+
+    worker_group_cls = NotedWorkers
+
+
+def key_of_workers(run: str | None) -> str:
+    """Where this job notes the placement group of a run."""
+    return f"stylegan_ray/{ray.get_runtime_context().get_job_id()}/{run}"
+
+
+def free_workers(run: str | None) -> None:
+    """Frees what the workers of a run have reserved, if whoever led them died and could not.
+
+    Ray frees the group of a dead actor only when its whole job has ended.
+    """
+    key = key_of_workers(run)
+    group = _internal_kv_get(key)
+    if group is not None:
+        remove_placement_group(PlacementGroup(PlacementGroupID(group)))
+        _internal_kv_del(key)
 
 
 class TermSignal(WorkerCallback):

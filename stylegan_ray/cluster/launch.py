@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +33,8 @@ from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
 
 RAY_DEFAULTS = {
-    # Ray Train looks at reports this often; each report waits for one look.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Ray Train looks at its workers this often; the one report of a run waits for one look.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     # A worker that does not answer for so long is taken for dead.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
@@ -290,15 +291,16 @@ def keep_fitting(
     Ray Train restarts its workers by itself; here is what it gives up on: the set-up of the workers' network, its own
     controller, a storage that does not let it begin. The mailbox counts, and says when to give up after all.
     """
+    from stylegan_ray.cluster._ray_private import free_workers
     from stylegan_ray.cluster.faults import is_final
-    from stylegan_ray.cluster.trainer import trainer_of
+    from stylegan_ray.cluster.trainer import fitted
 
-    num_failed, clearance = 0, run.clearance
-    assert clearance is not None
+    assert run.clearance is not None
+    work = partial(fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance)
+    num_failed = 0
     while True:
-        attempt = Attempt(
-            lambda: trainer_of(run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, clearance)
-        )
+        free_workers(run.cfg.run.name)
+        attempt = Attempt(work, mailbox)
         attempt.start()
         failure = watch(attempt, view, mailbox)
         if failure is not None or attempt.error is None:
@@ -315,19 +317,29 @@ def keep_fitting(
 
 
 class Attempt(threading.Thread):
-    """trainer.fit() in a thread, since the main thread shows progress and hears signals."""
+    """The training in a thread, since the main thread shows progress and hears signals.
 
-    def __init__(self, trainer: Callable[[], Any]) -> None:
+    Ray Train is led from an actor: from this process, where it is one, as a trial of a sweep is; else from the mailbox.
+    """
+
+    def __init__(self, work: Callable[[], Any], mailbox: Any) -> None:
         super().__init__(daemon=True, name="fit")
-        self.trainer = trainer
+        self.work, self.mailbox = work, mailbox
         self.outcome: str | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        import ray
+
+        from stylegan_ray.cluster._ray_private import ray_train_environment
+
         try:
-            self.outcome = self.trainer().fit().return_value
+            if ray.get_runtime_context().get_actor_id() is not None:
+                self.outcome = self.work()
+            else:
+                self.outcome = ray.get(self.mailbox.fit.remote(self.work, ray_train_environment()))
         except BaseException as error:
-            self.error = error
+            self.error = getattr(error, "cause", None) or error
 
 
 def watch(attempt: Attempt, view: View, mailbox: Any, every_sec: float = 0.5) -> str | None:

@@ -1,9 +1,11 @@
-"""Messages between the driver and rank 0: what the run says, and whether it should stop."""
+"""The actor of a run: its messages between the driver and rank 0, and the controller of its workers."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -17,11 +19,11 @@ SAY, TICK, METRIC, FAIL = "say", "tick", "metric", "fail"
 MOST_FAULTS = 10
 """In a row, without a new checkpoint between them: then the run ends."""
 LOOK_SEC = 0.25
+FIT = "fit"
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
 class Mailbox:
-    """Lives on the driver's node and as long as the driver."""
+    """Lives on the driver's node and as long as the driver; one process, because each costs time and memory."""
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
@@ -30,6 +32,12 @@ class Mailbox:
         """Lines that stand in log.txt and are here no more."""
         self.book = Logbook()
         self.stopping = False
+
+    @ray.method(concurrency_group=FIT)
+    def fit(self, work: Callable[[], Any], environment: Mapping[str, str]) -> Any:
+        """Does long work beside the messages: leads the workers, with what the driver's environment says of them."""
+        os.environ.update(environment)
+        return work()
 
     def post(self, kind: str, content: Any) -> None:
         self.items.append((kind, content))
@@ -67,7 +75,8 @@ class Mailbox:
 def mailbox_here() -> Any:
     """A mailbox on this node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Mailbox.options(scheduling_strategy=here).remote()
+    options: dict[str, Any] = {"max_restarts": -1, "concurrency_groups": {FIT: 1}, "scheduling_strategy": here}
+    return ray.remote(num_cpus=0, **options)(Mailbox).remote()
 
 
 class Line:

@@ -21,6 +21,11 @@ SECONDS_BETWEEN_RESIZES = 20.0
 """How often an elastic group looks for new nodes at most."""
 
 
+def fitted(*parts: Any) -> Any:
+    """Trains a run, of which trainer_of takes the parts; returns what its workers return."""
+    return trainer_of(*parts).fit().return_value
+
+
 def trainer_of(
     cfg: config.RunConfig,
     dataset: Dataset,

@@ -8,7 +8,7 @@ from support.jobs import Job
 pytest.importorskip("ray")
 
 from stylegan_ray.cluster.bench import metrics
-from stylegan_ray.cluster.bench.metrics import Options, measured_sec
+from stylegan_ray.cluster.bench.metrics import METRICS, TICKS, Arrivals, Options, rates_by_way
 from stylegan_ray.config import ConfigError, load_config
 
 
@@ -30,6 +30,24 @@ def test_weights_that_are_not_there_are_named(monkeypatch, tmp_path):
         metrics.measure(Options(metric="fid500", train_repeats=0), load_config("tiny"))
 
 
-def test_the_first_two_ticks_are_not_measured():
-    ticks = [{"Timing/total_sec": sec} for sec in (1.0, 5.0, 12.0, 20.0)]
-    assert measured_sec(ticks) == 15.0
+def test_ticks_are_counted_wholly_inside_or_outside_the_time_of_a_metric(tmp_path):
+    """Ticks of one kimg end at 0, 10, 20, ...; metrics asked for at 0 and 30 have their rows at 15 and 55."""
+    seen = Arrivals()
+    for number in range(8):
+        seen.rows[TICKS].append({"Progress/kimg": number, "Timing/sec_per_kimg": number})
+        seen.times[TICKS].append(10.0 * number)
+    seen.rows[METRICS] = [{"kimg": 0}, {"kimg": 3}]
+    seen.times[METRICS] = [15.0, 55.0]
+    # The ticks to 10 and 20 begin before the first row; the one to 60 lies half inside the time of the second metric.
+    assert rates_by_way(seen) == {"alone": [1000 / 3, 1000 / 7], "beside": [250, 200]}
+
+
+def test_rows_are_seen_once_and_whole(tmp_path):
+    seen = Arrivals()
+    seen.look(tmp_path)
+    (tmp_path / TICKS).write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    seen.look(tmp_path)
+    (tmp_path / TICKS).write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n')
+    seen.look(tmp_path)
+    assert [row["a"] for row in seen.rows[TICKS]] == [1, 2, 3] and seen.rows[METRICS] == []
+    assert seen.times[TICKS][0] == seen.times[TICKS][1] < seen.times[TICKS][2]

@@ -12,7 +12,7 @@ from typing import Any
 
 from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least, cores
-from stylegan_ray.cluster.bench.overhead import Rows, Runs, images_per_sec, steady
+from stylegan_ray.cluster.bench.overhead import Runs, is_filled
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.metrics.blocks import BlockWorker
@@ -23,10 +23,15 @@ from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.train.measuring import plan_of
 from stylegan_ray.train.state import TrainState
 
+TICKS, METRICS = "stats.jsonl", "metrics.jsonl"
+TICK_KIMG = 0.5
+LEAST_TICKS = 5
+"""Of each kind, for a median."""
+
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Takes a metric in one and in two one-thread tasks, in turns; then trains with and without one beside it.
+    """Takes a metric in one and in two one-thread tasks, in turns; then trains with one beside it now and then.
 
     Takes every --section.key of the train command. Both parts need two idle cores.
     """
@@ -35,12 +40,14 @@ class Options(Common):
     """What is taken in tasks."""
     repeats: int = 3
     """How often it is taken by one task and by two."""
-    beside: str = "fid50k_tiny"
-    """What is taken beside the training at every tick; it should take longer than a tick."""
-    train_repeats: int = 2
-    """How often the training is run with and without it."""
-    kimg: float = 6.0
-    """Length of a training. Its first two ticks are not counted."""
+    beside: str = "fid20k_tiny"
+    """What is taken beside the training; it should take several ticks of half a kimg, and fewer than there are."""
+    ticks: int = 9
+    """It is taken every so many ticks."""
+    train_repeats: int = 1
+    """How often there is such a training."""
+    kimg: float = 24.0
+    """Length of a training."""
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
@@ -88,37 +95,75 @@ def scaling(options: Options, cfg: RunConfig) -> Figures:
 
 
 def training(options: Options, cfg: RunConfig) -> Figures:
-    """Images per second of a one-thread training alone and with a metric task on the other core, in turns."""
+    """Images per second of a one-thread training while a metric is taken on the other core, and while none is.
+
+    Both come from the same run, in turns of half a minute: a machine's speed drifts by more than the bar allows.
+    """
     cfg = cfg.with_overrides(
         {
             "train.total_kimg": options.kimg, "cluster.num_workers": 1, "cluster.cpus_per_worker": 1,
-            "metrics.names": (), "metrics.ticks": 1, "metrics.placement": "async",
+            "schedule.tick_kimg": TICK_KIMG, "schedule.tick_kimg_dict": {}, "train.image_snapshot_ticks": 1 << 20,
+            "metrics.names": (options.beside,), "metrics.ticks": options.ticks, "metrics.placement": "async",
         }
     )  # fmt: skip
     open_dataset(cfg.data, cfg.run.seed)
-    rows: list[dict[str, Any]] = []
+    ticks: dict[str, list[float]] = {"alone": [], "beside": []}
+    metric_sec = []
     with TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder:
         runs = Runs(Path(folder), threads=1)
         for _ in range(options.train_repeats):
-            runs.job("alone", cfg)
-            name = f"run{len(runs.first_step_sec)}"
-            runs.job("beside", cfg.with_overrides({"metrics.names": (options.beside,)}))
-            rows += map(json.loads, (Path(folder) / "runs" / name / "metrics.jsonl").read_text().splitlines())
-    rates = {way: [images_per_sec(rows) for rows in of_way] for way, of_way in runs.rows.items()}
+            seen = Arrivals()
+            runs.job("beside", cfg, seen.look)
+            for way, rates in rates_by_way(seen).items():
+                ticks[way] += rates
+            metric_sec += [row["seconds"] for row in seen.rows[METRICS]]
+    if min(map(len, ticks.values())) < LEAST_TICKS:
+        found = ", ".join(f"{len(rates)} {way}" for way, rates in ticks.items())
+        raise ConfigError(f"too few whole ticks ({found}); give a larger --kimg, or another --ticks")
     return {
         "beside": options.beside,
         "kimg": options.kimg,
-        **{f"img_s_{way}": median(values) for way, values in rates.items()},
-        **{f"img_s_{way}_by_repeat": values for way, values in rates.items()},
-        "metric_sec": [row["seconds"] for row in rows],
-        "metric_kimg": [row["kimg"] for row in rows],
-        "measured_sec": [
-            ticks[-1]["Timing/total_sec"] - steady(ticks)[0]["Timing/total_sec"] for ticks in runs.rows["beside"]
-        ],
+        **{f"img_s_{way}": median(rates) for way, rates in ticks.items()},
+        **{f"img_s_{way}_by_tick": rates for way, rates in ticks.items()},
+        "metric_sec": metric_sec,
     }
 
 
-def measured_sec(ticks: Rows) -> float:
-    """Seconds over which images are counted."""
-    first, *_, last = steady(ticks)
-    return last["Timing/total_sec"] - first["Timing/total_sec"]
+class Arrivals:
+    """The rows of a run's files, and when they came, seen from outside."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {TICKS: [], METRICS: []}
+        self.times: dict[str, list[float]] = {TICKS: [], METRICS: []}
+
+    def look(self, run: Path) -> None:
+        """Called several times a second."""
+        for name, rows in self.rows.items():
+            if is_filled(run / name):
+                whole = (run / name).read_text().split("\n")[:-1]
+                rows += map(json.loads, whole[len(rows) :])
+                self.times[name] += [time.monotonic()] * (len(rows) - len(self.times[name]))
+
+
+def rates_by_way(seen: Arrivals) -> dict[str, list[float]]:
+    """Images per second of ticks that lie wholly inside the time of a metric or wholly outside that of any.
+
+    That time lasts from the tick that asks for it to its row, the start of its process included. What comes before
+    the end of the first one is not counted: there the training warms up.
+    """
+    ended_at = dict(zip((row["Progress/kimg"] for row in seen.rows[TICKS]), seen.times[TICKS], strict=True))
+    busy = [
+        (ended_at[row["kimg"]], came) for row, came in zip(seen.rows[METRICS], seen.times[METRICS], strict=True)
+        if row["kimg"] in ended_at
+    ]  # fmt: skip
+    rates: dict[str, list[float]] = {"alone": [], "beside": []}
+    since = seen.times[METRICS][0]
+    for begin, end, row in zip(seen.times[TICKS], seen.times[TICKS][1:], seen.rows[TICKS][1:], strict=False):
+        if begin < since:
+            continue
+        rate = 1000 / row["Timing/sec_per_kimg"]
+        if any(first <= begin and end <= last for first, last in busy):
+            rates["beside"].append(rate)
+        elif all(end <= first or last <= begin for first, last in busy):
+            rates["alone"].append(rate)
+    return rates

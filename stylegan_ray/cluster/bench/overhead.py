@@ -101,10 +101,11 @@ class Runs:
         result = json.loads(run.log.read_text().splitlines()[-1])
         self._keep(way, result["threads"], result["rows"])
 
-    def job(self, way: str, cfg: RunConfig) -> None:
+    def job(self, way: str, cfg: RunConfig, look: Callable[[Path], None] | None = None) -> None:
         """The job in a folder of its own, and the time from its command to its first row.
 
-        That row comes with the first group, which is `schedule.minibatch_repeats` iterations.
+        That row comes with the first group, which is `schedule.minibatch_repeats` iterations. From there on `look` is
+        given the run's folder, a few times a second, until the run has written its last network.
         """
         name = f"run{len(self.first_step_sec)}"
         cfg = cfg.with_overrides({"run.storage": str(self.folder / "runs"), "run.name": name})
@@ -114,6 +115,8 @@ class Runs:
         place = self.folder / "runs" / name
         run = Process([*TRAIN, self._config(way, cfg)], env, self._log)
         self.first_step_sec.append(run.sec_until(lambda: is_filled(place / "stats.jsonl")))
+        if look is not None:
+            run.sec_until(lambda: look(place) or (place / "network-final.safetensors").exists(), every_sec=0.25)
         run.wait()
         rows = [json.loads(line) for line in (place / "stats.jsonl").read_text().splitlines()]
         self._keep(way, json.loads((place / "run.json").read_text())["workers"]["threads"], rows)

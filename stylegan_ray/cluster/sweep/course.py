@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from stylegan_ray.cluster._ray_private import free_workers
 from stylegan_ray.cluster.launch import RUN_FILE
 from stylegan_ray.cluster.sweep.journal import Trial
 from stylegan_ray.cluster.sweep.judge import Judge
@@ -119,6 +120,7 @@ class Course:
 
     def crashes(self, tune_id: str) -> None:
         """Ray Tune has given up on a trial."""
+        free_workers(self.judge.ledger.trials[self.live[tune_id]].name)
         self.ends(tune_id, {"ended": FAILED, "why": "its actor died again and again"})
 
     def beat(self) -> None:
