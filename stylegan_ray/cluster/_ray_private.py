@@ -6,13 +6,18 @@ import asyncio
 import signal
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import ray
 from ray._private import worker
 from ray._private.internal_api import node_stats
+from ray._private.node import Node
 from ray._raylet import PlacementGroupID
 from ray.data import Dataset
+from ray.data._internal import stats
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
@@ -139,8 +144,30 @@ def _prepare(dataset: Dataset, key: str, max_retries: int) -> None:
 def object_store_bytes() -> int:
     """Bytes in the object stores of all nodes."""
     addresses = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
-    stats = [node_stats(host, port, include_memory_info=False) for host, port in addresses]
-    return sum(stat.store_stats.object_store_bytes_used for stat in stats)
+    told = [node_stats(host, port, include_memory_info=False) for host, port in addresses]
+    return sum(node.store_stats.object_store_bytes_used for node in told)
+
+
+class _NoCounts:
+    """Stands where Ray Data keeps the actor that counts its blocks for a dashboard; anything may be told to it."""
+
+    def __getattr__(self, name: str) -> _NoCounts:
+        return self
+
+    def remote(self, *_figures: Any) -> None:
+        """Forgets them."""
+
+
+def count_nothing() -> None:
+    """Keeps Ray Data in this process from starting an actor for its figures."""
+    stats.get_or_create_stats_actor = _NoCounts
+
+
+@contextmanager
+def no_log_monitor() -> Iterator[None]:
+    """Inside, ray.init starts no process that reads the logs of all others to print them: log_to_driver is off."""
+    with patch.object(Node, "start_log_monitor"):
+        yield
 
 
 def mute_raylets() -> None:

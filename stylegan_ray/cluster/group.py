@@ -46,8 +46,7 @@ class GroupBackend(TorchBackend):
         """Called by Ray Train whenever a group of workers has started, before it trains."""
         assert isinstance(backend_config, GroupConfig)
         if len(worker_group) == 1:
-            super().on_start(worker_group, backend_config)
-            return
+            return  # nobody to talk to; a group of one would still wake a hundred times a second
         hosts = ask_all(worker_group, [], ray.util.get_node_ip_address)
         if len(set(hosts)) > 1 or backend_config.interface:
             hosts = ask_all(worker_group, hosts, choose_interface, backend_config.interface)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -17,7 +18,7 @@ import torch
 from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from torch import Tensor
 
-from stylegan_ray.cluster._ray_private import Execution
+from stylegan_ray.cluster._ray_private import Execution, count_nothing
 from stylegan_ray.cluster.decoding import (
     Chunk,
     ChunkDatasource,
@@ -27,6 +28,7 @@ from stylegan_ray.cluster.decoding import (
     attempt_of,
     first_position,
 )
+from stylegan_ray.cluster.resources import COLLECT_FIGURES
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.train.schedule import places_of_rank, walk
@@ -227,6 +229,8 @@ def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iter
 def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.data.Dataset:
     """A data set of Ray Data that decodes the tasks on this node, one block a chunk, in order and quietly."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the caller; a pause is no reason to warn
+    if os.environ.get(COLLECT_FIGURES) == "0":
+        count_nothing()
     dataset = ray.data.read_datasource(
         ChunkDatasource(source, tasks),
         override_num_blocks=len(tasks),

@@ -20,11 +20,12 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
+COLLECT_FIGURES = "RAY_TRAIN_METRICS_ENABLED"
 LOCAL_DEFAULTS = {
     # Nobody takes this machine away, and nobody collects its figures: what watches and counts would cost some 4 % of
     # a core for as long as the run lasts.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
+    COLLECT_FIGURES: "0",
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }
@@ -106,13 +107,16 @@ def join(address: str, quiet: dict[str, Any]) -> None:
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
     """A cluster of this machine alone; more workers than cores share them, with a warning."""
+    from stylegan_ray.cluster._ray_private import no_log_monitor
+
     cores, most = available_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
     keep_others_out()
     os.environ.update({key: value for key, value in LOCAL_DEFAULTS.items() if key not in os.environ})
-    ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=False, **quiet)
+    with no_log_monitor():
+        ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=False, **quiet)
 
 
 def keep_others_out() -> None:
