@@ -15,7 +15,7 @@ ray = pytest.importorskip("ray")
 
 import torch  # noqa: E402
 
-from stylegan_ray.cluster.beside import Beside  # noqa: E402
+from stylegan_ray.cluster.beside import Beside, behind_others  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
 from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
@@ -215,3 +215,11 @@ def test_placement_follows_from_what_the_workers_leave_free(keys, share, expecte
         wanted = cfg.with_overrides({"metrics.placement": "async"})
         with pytest.raises(ConfigError, match=r"metrics.placement=async: 2 workers leave no .PU free"):
             placement_of_metrics(wanted, share, nodes, print)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such rank")
+def test_work_behind_others_leaves_the_rank_of_its_process_alone():
+    assert behind_others(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    with pytest.raises(ValueError, match="invalid literal"):
+        behind_others(lambda: int("no number"))
