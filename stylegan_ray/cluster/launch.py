@@ -296,7 +296,8 @@ def keep_fitting(
     from stylegan_ray.cluster.trainer import fitted
 
     assert run.clearance is not None
-    work = partial(fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance)
+    trace = os.environ.get("STYLEGAN_RAY_TRACE")
+    work = partial(fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance, trace)
     num_failed = 0
     while True:
         free_workers(run.cfg.run.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -34,9 +33,9 @@ def trainer_of(
     mailbox: Any,
     resume_from: str | None,
     clearance: Clearance,
+    trace: str | None,
 ) -> Trainer:
     """Workers, storage and failure policy as the configuration says."""
-    trace = os.environ.get("STYLEGAN_RAY_TRACE")
     order = Order(cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, clearance, resume_from, trace)
     return Trainer(
         train_worker,
