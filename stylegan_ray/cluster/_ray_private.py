@@ -28,7 +28,6 @@ from ray.train.torch import TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.controller.controller import TrainController
 from ray.train.v2._internal.execution.worker_group.worker_group import WorkerGroup
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 TorchBackend = _TorchBackend
 """What connects the workers of a TorchTrainer."""
-ray_train_environment = get_env_vars_to_propagate
-"""The variables of this process that Ray Train's controller and workers should see, too."""
 PACE_KEY = "stylegan_ray.pace"
 WAIT_SEC = 1.0
 """How long the executor sleeps at most before it looks up; the consumer wakes it earlier."""

@@ -332,13 +332,12 @@ class Attempt(threading.Thread):
     def run(self) -> None:
         import ray
 
-        from stylegan_ray.cluster._ray_private import ray_train_environment
-
         try:
             if ray.get_runtime_context().get_actor_id() is not None:
                 self.outcome = self.work()
             else:
-                self.outcome = ray.get(self.mailbox.fit.remote(self.work, ray_train_environment()))
+                environment = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
+                self.outcome = ray.get(self.mailbox.fit.remote(self.work, environment))
         except BaseException as error:
             self.error = getattr(error, "cause", None) or error
 
