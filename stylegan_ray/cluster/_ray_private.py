@@ -6,8 +6,7 @@ import asyncio
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -160,11 +159,9 @@ def count_nothing() -> None:
     stats.get_or_create_stats_actor = _NoCounts
 
 
-@contextmanager
-def no_log_monitor() -> Iterator[None]:
+def no_log_monitor() -> AbstractContextManager[Any]:
     """Inside, ray.init starts no process that reads the logs of all others to print them: log_to_driver is off."""
-    with patch.object(Node, "start_log_monitor"):
-        yield
+    return patch.object(Node, "start_log_monitor")
 
 
 def mute_raylets() -> None:

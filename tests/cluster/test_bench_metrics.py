@@ -30,7 +30,7 @@ def test_weights_that_are_not_there_are_named(monkeypatch, tmp_path):
         metrics.measure(Options(metric="fid500", train_repeats=0), load_config("tiny"))
 
 
-def test_ticks_are_counted_wholly_inside_or_outside_the_time_of_a_metric(tmp_path):
+def test_ticks_are_counted_wholly_inside_or_outside_the_time_of_a_metric():
     """Ticks of one kimg end at 0, 10, 20, ...; metrics asked for at 0 and 30 have their rows at 15 and 55."""
     seen = Arrivals()
     for number in range(8):
@@ -40,6 +40,8 @@ def test_ticks_are_counted_wholly_inside_or_outside_the_time_of_a_metric(tmp_pat
     seen.times[METRICS] = [15.0, 55.0]
     # The ticks to 10 and 20 begin before the first row; the one to 60 lies half inside the time of the second metric.
     assert rates_by_way(seen) == {"alone": [1000 / 3, 1000 / 7], "beside": [250, 200]}
+    seen.rows[METRICS], seen.times[METRICS] = [], []
+    assert rates_by_way(seen) == {"alone": [], "beside": []}, "no metric has ended, so nothing can be compared"
 
 
 def test_rows_are_seen_once_and_whole(tmp_path):

@@ -370,3 +370,11 @@ def test_an_objective_that_no_tick_has_is_refused_with_the_nearest(monkeypatch):
     fitting, _ = fitting_of(monkeypatch, fit, "Loss/score/real")
     fitting.start()
     assert "did you mean 'Loss/scores/real'?" in fitting.next_report()["refused"]
+
+
+def test_a_trial_that_has_ended_already_cannot_crash(tmp_path):
+    course = course_in(tmp_path, at_once=1)
+    course.deal("0")
+    course.ends("0", {"ended": "finished"})
+    course.crashes("0")
+    assert course.judge.ledger.trials[0].state == "finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def rates_by_way(seen: Arrivals) -> dict[str, list[float]]:
         if row["kimg"] in ended_at
     ]  # fmt: skip
     rates: dict[str, list[float]] = {"alone": [], "beside": []}
-    since = seen.times[METRICS][0]
+    since = min(seen.times[METRICS], default=math.inf)
     for begin, end, row in zip(seen.times[TICKS], seen.times[TICKS][1:], seen.rows[TICKS][1:], strict=False):
         if begin < since:
             continue

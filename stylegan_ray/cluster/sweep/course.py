@@ -120,7 +120,8 @@ class Course:
 
     def crashes(self, tune_id: str) -> None:
         """Ray Tune has given up on a trial."""
-        free_workers(self.judge.ledger.trials[self.live[tune_id]].name)
+        if tune_id in self.live:
+            free_workers(self.judge.ledger.trials[self.live[tune_id]].name)
         self.ends(tune_id, {"ended": FAILED, "why": "its actor died again and again"})
 
     def beat(self) -> None:
