@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stylegan_ray.ops.pieces import Piece, cut
+
 STEP, TILE, PLACES = 4, 6, 36
-CACHE_BYTES = 2 << 20
-"""About what the transformed tiles may take at a time; of 1/4 to 8 MiB the quickest on two processors."""
 
 OF_PIXELS = [
     [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
@@ -38,15 +38,6 @@ class Matrices(NamedTuple):
     """A^T [4,6]."""
 
 
-class Piece(NamedTuple):
-    """Rows of tiles that are computed together."""
-
-    sample: int
-    num: int
-    row: int
-    rows: int
-
-
 @cache
 def matrices(dtype: torch.dtype) -> Matrices:
     """The transforms in a data type."""
@@ -65,23 +56,23 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
     kernels = kernels.view(PLACES, out_channels, channels).transpose(1, 2)  # [36,I,O]
     size, like = (n, out_channels, height, width), {"dtype": x.dtype, "device": x.device}
     y = torch.empty(size, memory_format=torch.channels_last, **like)  # type: ignore[call-overload]
-    tiles_of_y = y.permute(0, 2, 3, 1).unflatten(1, (-1, STEP)).unflatten(3, (-1, STEP))  # [N,th,4,tw,4,O]
-    tiles_of_y = tiles_of_y.permute(2, 4, 0, 1, 3, 5)  # [4,4,N,th,tw,O]
-    pieces = cut(x, out_channels)
+    tiles_of_y = tiles_of(y.permute(0, 2, 3, 1), STEP)  # [4,4,N,th,tw,O]
+    pieces = pieces_of(x, out_channels)
     tiles = Transformed(x, use.pixels, 1, pieces[0])
     products = w.new_empty(PLACES, tiles.num, out_channels)
-    half, whole = (w.new_empty(STEP, side, tiles.num * out_channels) for side in (TILE, STEP))
+    half, whole = (w.new_empty(side, STEP, tiles.num * out_channels) for side in (TILE, STEP))
     for piece in pieces:
         torch.bmm(tiles(piece), kernels, out=products)  # [36,T,O]
         both_sides(use.result, products.view(TILE, TILE, -1), half, whole)
-        of_piece(tiles_of_y, piece).copy_(whole.view(STEP, STEP, piece.num, piece.rows, -1, out_channels))
+        target = tiles_of_y[:, :, piece.samples, piece.rows]
+        target.copy_(whole.view(target.shape))
     return y
 
 
 def weight_gradient(x: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     """The gradient [O,I,3,3] of such a convolution's weights, from that of its output [N,O,H,W], in a data type."""
     channels, out_channels, use = x.shape[1], grad.shape[1], matrices(dtype)
-    pieces = cut(x, out_channels)
+    pieces = pieces_of(x, out_channels)
     tiles_of_x = Transformed(x, use.pixels, 1, pieces[0])
     tiles_of_grad = Transformed(grad, use.result.t().contiguous(), 0, pieces[0])
     kernels = torch.zeros(PLACES, out_channels, channels, dtype=dtype, device=x.device)
@@ -97,11 +88,11 @@ class Transformed:
     def __init__(self, x: Tensor, transform: Tensor, padding: int, piece: Piece) -> None:
         (_, channels, _, width), tile = x.shape, transform.shape[1]
         self.x, self.transform, self.padding, self.tile = x.permute(0, 2, 3, 1), transform, padding, tile  # [N,H,W,C]
-        self.num = piece.num * piece.rows * (width // STEP)
-        rows = (piece.rows - 1) * STEP + tile
-        self.padded = transform.new_zeros(piece.num, rows, width + 2 * padding, channels)  # [n,h,w,C]
+        self.num = piece.num_rows * (width // STEP)
+        num, rows = piece.samples.stop, (piece.rows.stop - 1) * STEP + tile  # the first piece begins at 0
+        self.padded = transform.new_zeros(num, rows, width + 2 * padding, channels)  # [n,h,w,C]
         self.copied = transform.new_empty(tiles_of(self.padded, tile).shape)
-        self.half = transform.new_empty(TILE, tile, self.num * channels)
+        self.half = transform.new_empty(tile, TILE, self.num * channels)
         self.whole = transform.new_empty(TILE, TILE, self.num * channels)
 
     def __call__(self, piece: Piece) -> Tensor:
@@ -110,19 +101,21 @@ class Transformed:
             self._pad(piece)
             self.copied.copy_(tiles_of(self.padded, self.tile))
         else:
-            self.copied.copy_(of_piece(tiles_of(self.x, self.tile), piece))
+            self.copied.copy_(tiles_of(self.x, self.tile)[:, :, piece.samples, piece.rows])
         both_sides(self.transform, self.copied.view(self.tile, self.tile, -1), self.half, self.whole)
         return self.whole.view(PLACES, self.num, -1)
 
     def _pad(self, piece: Piece) -> None:
         """Takes the piece's pixels, with zeros around the picture."""
         (_, height, width, _), most = self.x.shape, self.padded.shape[1]
-        first = piece.row * STEP - self.padding
+        first = piece.rows.start * STEP - self.padding
         above, below = max(-first, 0), max(first + most - height, 0)
-        rows = self.x[piece.sample : piece.sample + piece.num, first + above : first + most - below]
+        rows = self.x[piece.samples, first + above : first + most - below]
         self.padded[:, above : most - below, self.padding : self.padding + width].copy_(rows)
-        self.padded[:, :above].zero_()
-        self.padded[:, most - below :].zero_()
+        if above:
+            self.padded[:, :above].zero_()
+        if below:
+            self.padded[:, most - below :].zero_()
 
 
 def tiles_of(x: Tensor, tile: int) -> Tensor:
@@ -131,28 +124,15 @@ def tiles_of(x: Tensor, tile: int) -> Tensor:
 
 
 def both_sides(transform: Tensor, tiles: Tensor, half: Tensor, whole: Tensor) -> None:
-    """`whole` [R,R,M] is `transform` [R,T] along both sides of tiles [T,T,M], by way of `half` [R,T,M]."""
-    rows = len(transform)
-    torch.mm(transform, tiles.view(len(tiles), -1), out=half.view(rows, -1))
-    torch.bmm(transform.expand(rows, -1, -1), half, out=whole)
+    """`whole` [R,R,M] is `transform` [R,T] along both sides of tiles [T,T,M], by way of `half` [T,R,M].
+
+    Several products at once divide better among processors than a wide one.
+    """
+    torch.bmm(transform.expand(len(tiles), -1, -1), tiles.transpose(0, 1), out=half)
+    torch.bmm(transform.expand(len(transform), -1, -1), half.transpose(0, 1), out=whole)
 
 
-def of_piece(tiles: Tensor, piece: Piece) -> Tensor:
-    """The part of tiles [4,4,N,th,tw,C] that a piece makes."""
-    return tiles[:, :, piece.sample : piece.sample + piece.num, piece.row : piece.row + piece.rows]
-
-
-def cut(x: Tensor, out_channels: int) -> list[Piece]:
-    """Equal pieces of the tiles of x [N,I,H,W], so that about CACHE_BYTES of them are in work."""
+def pieces_of(x: Tensor, out_channels: int) -> list[Piece]:
+    """The rows of tiles of x [N,I,H,W] in pieces."""
     n, channels, height, width = x.shape
-    rows = height // STEP
-    of_row = PLACES * (width // STEP) * max(channels, out_channels) * 4
-    most = max(CACHE_BYTES // of_row, 1)  # rows of tiles in a piece
-    at_once = largest_divisor(rows, most)
-    num = largest_divisor(n, max(most // rows, 1))
-    return [Piece(i, num, row, at_once) for i in range(0, n, num) for row in range(0, rows, at_once)]
-
-
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is not larger than `most`."""
-    return next(divisor for divisor in range(min(number, most), 0, -1) if number % divisor == 0)
+    return cut(n, height // STEP, PLACES * (width // STEP) * max(channels, out_channels) * 4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan_ray.ops import conv2d, conv_transpose2d, convolution, laid_out, penalised_gradients, winograd
+from stylegan_ray.ops import conv2d, conv_transpose2d, convolution, laid_out, penalised_gradients, pieces, winograd
 
 SHAPES = {  # x, kernel, options
     "same": ((2, 3, 8, 12), (5, 3, 3, 3), {"padding": (1, 1)}),
@@ -30,6 +30,12 @@ def always_winograd(monkeypatch):
     return used
 
 
+@pytest.fixture
+def always_windows(monkeypatch):
+    """Gradients of weights as products over windows wherever it is possible."""
+    monkeypatch.setattr(convolution, "WINDOW_CHANNELS", 1)
+
+
 def random(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
@@ -44,20 +50,20 @@ def orders(op, x, w, bias, options):
 
 
 @pytest.mark.parametrize("case", SHAPES)
-@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("way", ["direct", "winograd", "windows"])
 def test_convolution_is_that_of_pytorch_to_second_order(case, way, request):
-    used = request.getfixturevalue("always_winograd") if way == "winograd" else []
+    used = request.getfixturevalue(f"always_{way}") if way != "direct" else []
     shape, kernel, options = SHAPES[case]
     x, w, bias = random(*shape), random(*kernel, seed=1), random(kernel[0], seed=2)
     torch.testing.assert_close(orders(conv2d, x, w, bias, options), orders(F.conv2d, x, w, bias, options))
     assert bool(used) == (way == "winograd" and case == "same")
 
 
-@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("way", ["direct", "winograd", "windows"])
 @pytest.mark.parametrize("options", [{"padding": (1, 1)}, {"stride": 2}, {"stride": 2, "groups": 2}])
 def test_transposed_convolution_is_that_of_pytorch_to_second_order(options, way, request):
-    if way == "winograd":
-        request.getfixturevalue("always_winograd")
+    if way != "direct":
+        request.getfixturevalue(f"always_{way}")
     x, w = random(2, 4, 8, 4), random(4, 3, 3, 3, seed=1)
     torch.testing.assert_close(
         orders(conv_transpose2d, x, w, None, options), orders(F.conv_transpose2d, x, w, None, options)
@@ -75,18 +81,30 @@ def test_prepared_for_a_penalty_it_gives_the_penaltys_gradient(always_winograd):
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_pieces_of_any_size_make_the_same_whole(monkeypatch):
-    x, w, grad = (
-        random(*shape, seed=i).detach() for i, shape in enumerate([(6, 3, 12, 8), (5, 3, 3, 3), (6, 5, 12, 8)])
+def test_pieces_of_any_size_make_the_same_whole(always_windows, monkeypatch):
+    x, w, grad, strided = (
+        random(*shape, seed=i).detach()
+        for i, shape in enumerate([(6, 3, 12, 8), (5, 3, 3, 3), (6, 5, 12, 8), (6, 5, 5, 3)])
     )
     results = []
     for size in (1, 3 * 36 * 2 * 5 * 4, 2 * 3 * 36 * 2 * 5 * 4, 1 << 30):  # a row of tiles, a picture, two, all
-        monkeypatch.setattr(winograd, "CACHE_BYTES", size)
-        results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64)))
-        assert sum(p.num * p.rows for p in winograd.cut(x, 5)) == 6 * 3
-    assert len({len(winograd.cut(x, 5))} | {18}) == 2
+        monkeypatch.setattr(pieces, "CACHE_BYTES", size)
+        of_strided = convolution.weight_gradient(x, strided, convolution.Geometry(2, (0, 0), 1), w.shape)
+        results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64), of_strided))
+        assert sum(piece.num_rows for piece in winograd.pieces_of(x, 5)) == 6 * 3
+    assert {len(winograd.pieces_of(x, 5))} == {1}
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
+
+
+def test_gradients_of_weights_are_more_exact_than_pytorchs_on_a_cpu():
+    x, grad = random(4, 32, 65, 65).detach().float(), random(4, 64, 32, 32, seed=1).detach().float()
+    geometry, shape = convolution.Geometry(2, (0, 0), 1), torch.Size([64, 32, 3, 3])
+    assert convolution.suits_windows(x, shape, 1)
+    exact = convolution.weight_gradient(x.double(), grad.double(), geometry, shape)
+    torch.testing.assert_close(exact, torch.nn.grad.conv2d_weight(x.double(), shape, grad.double(), stride=2))
+    error = (convolution.weight_gradient(x, grad, geometry, shape) - exact).abs().max() / exact.abs().max()
+    assert error < 1e-6
 
 
 def test_winograd_in_float32_is_as_good_as_golden_tests_need():
