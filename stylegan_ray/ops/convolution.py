@@ -204,7 +204,7 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size)
         return winograd.weight_gradient(x, y, computed(x[:0]).dtype).to(x.dtype)
     stride, padding, groups = geometry
     a, b = computed(x), computed(y)
-    if suits_windows(a, shape, groups):
+    if suits_windows(a, groups):
         return windows.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
     if x.device.type == "cpu":  # the only way that is slower with the channels last
         a, b = a.contiguous(), b.contiguous()
@@ -218,8 +218,6 @@ WINOGRAD_CHANNELS, WINOGRAD_GRADIENT_CHANNELS = 64, 32
 """From how many feature maps on Winograd's way is quicker, for pictures and for weights."""
 WINOGRAD_TILES = 128
 """And from how many tiles in a batch."""
-WINDOW_CHANNELS = 16
-"""From how many feature maps on products of matrices over windows are quicker, for gradients of weights."""
 
 
 def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_channels: int) -> bool:
@@ -236,10 +234,9 @@ def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_chann
     )
 
 
-def suits_windows(x: Tensor, shape: torch.Size, groups: int) -> bool:
+def suits_windows(x: Tensor, groups: int) -> bool:
     """Whether products of matrices are a quicker and a more exact way to a gradient of weights: on a CPU."""
-    precise = x.device.type == "cpu" and x.dtype not in LOW_PRECISION
-    return precise and groups == 1 and min(shape[:2]) >= WINDOW_CHANNELS
+    return x.device.type == "cpu" and x.dtype not in LOW_PRECISION and groups == 1
 
 
 def computed(x: Tensor) -> Tensor:

@@ -22,14 +22,17 @@ class Piece(NamedTuple):
 
 def cut(num_samples: int, num_rows: int, bytes_of_row: int) -> list[Piece]:
     """Equal pieces of the rows of pictures, so that about CACHE_BYTES are in work."""
-    most = max(CACHE_BYTES // bytes_of_row, 1)  # rows in a piece
-    rows = largest_divisor(num_rows, most)
-    num = largest_divisor(num_samples, max(most // num_rows, 1))
+    rows, num = at_once(num_rows, bytes_of_row), at_once(num_samples, num_rows * bytes_of_row)
     return [
         Piece(slice(sample, sample + num), slice(row, row + rows))
         for sample in range(0, num_samples, num)
         for row in range(0, num_rows, rows)
     ]
+
+
+def at_once(number: int, bytes_of_one: int) -> int:
+    """How many of a number of equal things to take at a time: a divisor of the number, at least 1."""
+    return largest_divisor(number, max(CACHE_BYTES // bytes_of_one, 1))
 
 
 def largest_divisor(number: int, most: int) -> int:

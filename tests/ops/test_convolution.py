@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan_ray.ops import conv2d, conv_transpose2d, convolution, laid_out, penalised_gradients, pieces, winograd
+from stylegan_ray.ops import (
+    conv2d,
+    conv_transpose2d,
+    convolution,
+    laid_out,
+    penalised_gradients,
+    pieces,
+    windows,
+    winograd,
+)
 
 SHAPES = {  # x, kernel, options
     "same": ((2, 3, 8, 12), (5, 3, 3, 3), {"padding": (1, 1)}),
@@ -30,10 +39,16 @@ def always_winograd(monkeypatch):
     return used
 
 
-@pytest.fixture
-def always_windows(monkeypatch):
-    """Gradients of weights as products over windows wherever it is possible."""
-    monkeypatch.setattr(convolution, "WINDOW_CHANNELS", 1)
+@pytest.fixture(params=["direct", "winograd", "windows of few maps", "windows of many maps"])
+def way(request, monkeypatch):
+    """How convolutions and gradients of weights are computed; its name."""
+    if request.param == "winograd":
+        request.getfixturevalue("always_winograd")
+    elif request.param == "direct":
+        monkeypatch.setattr(convolution, "suits_windows", lambda *_: False)
+    else:
+        monkeypatch.setattr(windows, "FEW", 1 if "many" in request.param else 1000)
+    return request.param
 
 
 def random(*shape, seed=0):
@@ -50,20 +65,14 @@ def orders(op, x, w, bias, options):
 
 
 @pytest.mark.parametrize("case", SHAPES)
-@pytest.mark.parametrize("way", ["direct", "winograd", "windows"])
-def test_convolution_is_that_of_pytorch_to_second_order(case, way, request):
-    used = request.getfixturevalue(f"always_{way}") if way != "direct" else []
+def test_convolution_is_that_of_pytorch_to_second_order(case, way):
     shape, kernel, options = SHAPES[case]
     x, w, bias = random(*shape), random(*kernel, seed=1), random(kernel[0], seed=2)
     torch.testing.assert_close(orders(conv2d, x, w, bias, options), orders(F.conv2d, x, w, bias, options))
-    assert bool(used) == (way == "winograd" and case == "same")
 
 
-@pytest.mark.parametrize("way", ["direct", "winograd", "windows"])
 @pytest.mark.parametrize("options", [{"padding": (1, 1)}, {"stride": 2}, {"stride": 2, "groups": 2}])
-def test_transposed_convolution_is_that_of_pytorch_to_second_order(options, way, request):
-    if way != "direct":
-        request.getfixturevalue(f"always_{way}")
+def test_transposed_convolution_is_that_of_pytorch_to_second_order(options, way):
     x, w = random(2, 4, 8, 4), random(4, 3, 3, 3, seed=1)
     torch.testing.assert_close(
         orders(conv_transpose2d, x, w, None, options), orders(F.conv_transpose2d, x, w, None, options)
@@ -81,7 +90,7 @@ def test_prepared_for_a_penalty_it_gives_the_penaltys_gradient(always_winograd):
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_pieces_of_any_size_make_the_same_whole(always_windows, monkeypatch):
+def test_pieces_of_any_size_make_the_same_whole(way, monkeypatch):
     x, w, grad, strided = (
         random(*shape, seed=i).detach()
         for i, shape in enumerate([(6, 3, 12, 8), (5, 3, 3, 3), (6, 5, 12, 8), (6, 5, 5, 3)])
@@ -100,7 +109,7 @@ def test_pieces_of_any_size_make_the_same_whole(always_windows, monkeypatch):
 def test_gradients_of_weights_are_more_exact_than_pytorchs_on_a_cpu():
     x, grad = random(4, 32, 65, 65).detach().float(), random(4, 64, 32, 32, seed=1).detach().float()
     geometry, shape = convolution.Geometry(2, (0, 0), 1), torch.Size([64, 32, 3, 3])
-    assert convolution.suits_windows(x, shape, 1)
+    assert convolution.suits_windows(x, 1)
     exact = convolution.weight_gradient(x.double(), grad.double(), geometry, shape)
     torch.testing.assert_close(exact, torch.nn.grad.conv2d_weight(x.double(), shape, grad.double(), stride=2))
     error = (convolution.weight_gradient(x, grad, geometry, shape) - exact).abs().max() / exact.abs().max()
