@@ -58,14 +58,14 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
     y = torch.empty(size, memory_format=torch.channels_last, **like)  # type: ignore[call-overload]
     tiles_of_y = tiles_of(y.permute(0, 2, 3, 1), STEP)  # [4,4,N,th,tw,O]
     pieces = pieces_of(x, out_channels)
-    tiles = Transformed(x, use.pixels, 1, pieces[0])
-    products = w.new_empty(PLACES, tiles.num, out_channels)
-    half, whole = (w.new_empty(side, STEP, tiles.num * out_channels) for side in (TILE, STEP))
+    tiles_of_x = Transformed(x, use.pixels, 1, pieces[0])
+    products = w.new_empty(PLACES, tiles_of_x.num, out_channels)
+    result = BothSides(use.result, products.view(TILE, TILE, -1))
+    pixels = result.whole.view(tiles_of_y[:, :, pieces[0].samples, pieces[0].rows].shape)
     for piece in pieces:
-        torch.bmm(tiles(piece), kernels, out=products)  # [36,T,O]
-        both_sides(use.result, products.view(TILE, TILE, -1), half, whole)
-        target = tiles_of_y[:, :, piece.samples, piece.rows]
-        target.copy_(whole.view(target.shape))
+        torch.bmm(tiles_of_x(piece), kernels, out=products)  # [36,T,O]
+        result()
+        tiles_of_y[:, :, piece.samples, piece.rows].copy_(pixels)
     return y
 
 
@@ -86,50 +86,58 @@ class Transformed:
     """The tiles of x [N,C,H,W], T pixels wide and STEP apart, after a transform [6,T]; their memory is used again."""
 
     def __init__(self, x: Tensor, transform: Tensor, padding: int, piece: Piece) -> None:
-        (_, channels, _, width), tile = x.shape, transform.shape[1]
-        self.x, self.transform, self.padding, self.tile = x.permute(0, 2, 3, 1), transform, padding, tile  # [N,H,W,C]
-        self.num = piece.num_rows * (width // STEP)
+        (_, channels, self.height, self.width), tile = x.shape, transform.shape[1]
+        self.x, self.padding = x.permute(0, 2, 3, 1), padding  # [N,H,W,C]
+        self.num = piece.num_rows * (self.width // STEP)
         num, rows = piece.samples.stop, (piece.rows.stop - 1) * STEP + tile  # the first piece begins at 0
-        self.padded = transform.new_zeros(num, rows, width + 2 * padding, channels)  # [n,h,w,C]
+        self.padded = transform.new_zeros(num, rows, self.width + 2 * padding, channels)  # [n,h,w,C]
+        self.tiles = tiles_of(self.padded if padding else self.x, tile)
         self.copied = transform.new_empty(tiles_of(self.padded, tile).shape)
-        self.half = transform.new_empty(tile, TILE, self.num * channels)
-        self.whole = transform.new_empty(TILE, TILE, self.num * channels)
+        self.both_sides = BothSides(transform, self.copied.view(tile, tile, -1))
+        self.result = self.both_sides.whole.view(PLACES, self.num, channels)
 
     def __call__(self, piece: Piece) -> Tensor:
         """Those of a piece, as matrices [36,T,C]."""
         if self.padding:
             self._pad(piece)
-            self.copied.copy_(tiles_of(self.padded, self.tile))
+            self.copied.copy_(self.tiles)
         else:
-            self.copied.copy_(tiles_of(self.x, self.tile)[:, :, piece.samples, piece.rows])
-        both_sides(self.transform, self.copied.view(self.tile, self.tile, -1), self.half, self.whole)
-        return self.whole.view(PLACES, self.num, -1)
+            self.copied.copy_(self.tiles[:, :, piece.samples, piece.rows])
+        self.both_sides()
+        return self.result
 
     def _pad(self, piece: Piece) -> None:
         """Takes the piece's pixels, with zeros around the picture."""
-        (_, height, width, _), most = self.x.shape, self.padded.shape[1]
-        first = piece.rows.start * STEP - self.padding
-        above, below = max(-first, 0), max(first + most - height, 0)
+        first, most = piece.rows.start * STEP - self.padding, self.padded.shape[1]
+        above, below = max(-first, 0), max(first + most - self.height, 0)
         rows = self.x[piece.samples, first + above : first + most - below]
-        self.padded[:, above : most - below, self.padding : self.padding + width].copy_(rows)
+        self.padded[:, above : most - below, self.padding : self.padding + self.width].copy_(rows)
         if above:
             self.padded[:, :above].zero_()
         if below:
             self.padded[:, most - below :].zero_()
 
 
-def tiles_of(x: Tensor, tile: int) -> Tensor:
-    """The tiles of x [N,H,W,C], as a view [T,T,N,th,tw,C]."""
-    return x.unfold(1, tile, STEP).unfold(2, tile, STEP).permute(4, 5, 0, 1, 2, 3)
-
-
-def both_sides(transform: Tensor, tiles: Tensor, half: Tensor, whole: Tensor) -> None:
-    """`whole` [R,R,M] is `transform` [R,T] along both sides of tiles [T,T,M], by way of `half` [T,R,M].
+class BothSides:
+    """A transform [R,T] along both sides of tiles [T,T,M]: `whole` [R,R,M], from what lies in the tiles at a call.
 
     Several products at once divide better among processors than a wide one.
     """
-    torch.bmm(transform.expand(len(tiles), -1, -1), tiles.transpose(0, 1), out=half)
-    torch.bmm(transform.expand(len(transform), -1, -1), half.transpose(0, 1), out=whole)
+
+    def __init__(self, transform: Tensor, tiles: Tensor) -> None:
+        (rows, tile), num = transform.shape, tiles.shape[2]
+        self.half, self.whole = transform.new_empty(tile, rows, num), transform.new_empty(rows, rows, num)
+        self.first = transform.expand(tile, -1, -1), tiles.transpose(0, 1)
+        self.second = transform.expand(rows, -1, -1), self.half.transpose(0, 1)
+
+    def __call__(self) -> None:
+        torch.bmm(*self.first, out=self.half)
+        torch.bmm(*self.second, out=self.whole)
+
+
+def tiles_of(x: Tensor, tile: int) -> Tensor:
+    """The tiles of x [N,H,W,C], as a view [T,T,N,th,tw,C]."""
+    return x.unfold(1, tile, STEP).unfold(2, tile, STEP).permute(4, 5, 0, 1, 2, 3)
 
 
 def pieces_of(x: Tensor, out_channels: int) -> list[Piece]:

@@ -99,6 +99,19 @@ def test_gradients_land_in_the_buffer_in_the_reverse_of_their_order():
     assert all(not parameter.grad.any() for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_found_wherever_it_stands(value):
+    grads = Gradients(nn.Linear(299, 7), 4)
+    grads.flat.copy_(torch.randn(len(grads.flat), generator=torch.Generator().manual_seed(0)))
+    grads.passengers.fill_(value)
+    assert grads.num_nonfinite() == 0, "passengers are no gradients"
+    for place in (*range(40), 1000, grads.num_values - 1):
+        before = grads.flat[place].clone()
+        grads.flat[place] = value
+        assert grads.num_nonfinite() == 1, place
+        grads.flat[place] = before
+
+
 LAYER_SEC, LINK_SEC = 0.05, 0.4
 """Time that a layer's backward pass takes, and the whole sum: a third of the pass of 24 layers."""
 
