@@ -42,9 +42,9 @@ class Options(Common):
     cases: tuple[CaseName, ...] = ALL
     """What to run; each takes some minutes."""
     variants: tuple[step.Name, ...] = (
-        "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16",
+        "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16", "graphs_fp16",
     )  # fmt: skip
-    """Precisions, eager and compiled."""
+    """Precisions, eager, compiled, and compiled and recorded as CUDA graphs."""
     repeats: int = 5
     """How often each phase is timed, in turns."""
     threads: int | None = None
@@ -85,8 +85,9 @@ def keys_of(name: str) -> dict[str, Any]:
 def best(steps: Figures, variants: tuple[str, ...]) -> dict[str, Any]:
     """The fastest variant, and what compiling brings: the fastest compiled over the fastest eager one."""
     pace = {name: steps[f"sec_per_kimg_{name}"] for name in variants}
-    compiled = [sec for name, sec in pace.items() if name.startswith("compiled") and name not in steps["not_compiled"]]
-    eager = [sec for name, sec in pace.items() if not name.startswith("compiled")]
+    compiles = {name for name in pace if step.VARIANTS[name].keys["train.compile"]}
+    compiled = [sec for name, sec in pace.items() if name in compiles - set(steps["not_compiled"])]
+    eager = [sec for name, sec in pace.items() if name not in compiles]
     fastest = min(pace, key=lambda name: pace[name])
     gain = min(eager) / min(compiled) if eager and compiled else None
     return {"variant": fastest, "sec_per_kimg": pace[fastest], "compiled_over_eager": gain}

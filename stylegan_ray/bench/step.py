@@ -34,21 +34,29 @@ class Variant:
 
 LOWP_RES = 4
 """Resolutions in low precision where the configuration has none, as in StyleGAN2-ADA."""
-PRECISE = {"model.num_lowp_res": 0, "train.compile": False, "train.allow_tf32": False}
-HALF = {"model.lowp_dtype": "float16", "model.conv_clamp": 256.0}
+PRECISE = {
+    "model.num_lowp_res": 0, "train.compile": False, "train.cuda_graphs": False, "train.allow_tf32": False,
+}  # fmt: skip
+TF32, BF16 = {"train.allow_tf32": True}, {"model.num_lowp_res": LOWP_RES}
+FP16 = {"model.num_lowp_res": LOWP_RES, "model.lowp_dtype": "float16", "model.conv_clamp": 256.0}
+COMPILED, GRAPHS = {"train.compile": True}, {"train.compile": True, "train.cuda_graphs": True}
 VARIANTS: dict[str, Variant] = {
     "plain": Variant(PRECISE, plain=True),
     "fast": Variant(PRECISE),
-    "tf32": Variant(PRECISE | {"train.allow_tf32": True}),
-    "bf16": Variant(PRECISE | {"model.num_lowp_res": LOWP_RES}),
-    "fp16": Variant(PRECISE | {"model.num_lowp_res": LOWP_RES, **HALF}),
-    "compiled": Variant(PRECISE | {"train.compile": True}),
-    "compiled_tf32": Variant(PRECISE | {"train.compile": True, "train.allow_tf32": True}),
-    "compiled_bf16": Variant(PRECISE | {"train.compile": True, "model.num_lowp_res": LOWP_RES}),
-    "compiled_fp16": Variant(PRECISE | {"train.compile": True, "model.num_lowp_res": LOWP_RES, **HALF}),
+    "tf32": Variant(PRECISE | TF32),
+    "bf16": Variant(PRECISE | BF16),
+    "fp16": Variant(PRECISE | FP16),
+    "compiled": Variant(PRECISE | COMPILED),
+    "compiled_tf32": Variant(PRECISE | COMPILED | TF32),
+    "compiled_bf16": Variant(PRECISE | COMPILED | BF16),
+    "compiled_fp16": Variant(PRECISE | COMPILED | FP16),
+    "graphs": Variant(PRECISE | GRAPHS),
+    "graphs_tf32": Variant(PRECISE | GRAPHS | TF32),
+    "graphs_fp16": Variant(PRECISE | GRAPHS | FP16),
 }
 Name = Literal[
-    "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16"
+    "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16", "graphs",
+    "graphs_tf32", "graphs_fp16",
 ]  # fmt: skip
 MOST_PROGRAMS = 1000
 """Programs of one function that torch.compile keeps; a training needs two, and each variant brings its own."""

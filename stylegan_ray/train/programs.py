@@ -19,15 +19,19 @@ Function = Callable[..., Any]
 BACKEND = "inductor"
 """Which of torch's compilers makes the code."""
 
+CALLS_TO_REPLAY = 3
+"""A CUDA graph's code is run, then recorded, then replayed."""
+
 
 class Programs:
     """Calls computations: each is compiled when it is first called, and found in the cache after a restart.
 
     They take tensors, networks and constants and give an Outcome. Where one cannot be compiled, all go on as they are.
+    With `cuda_graphs` the compiled code is recorded and replayed; an Outcome then lasts until the next call.
     """
 
-    def __init__(self, compiled: bool) -> None:
-        self.compiled = compiled
+    def __init__(self, compiled: bool, cuda_graphs: bool = False) -> None:
+        self.compiled, self.cuda_graphs = compiled, cuda_graphs
         self.ready: dict[Function, Function] = {}
         if compiled:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -37,14 +41,19 @@ class Programs:
             return function(*args)
         if function not in self.ready:
             self._prepare(function, args)
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         return self.ready.get(function, function)(*args)
 
     def _prepare(self, function: Function, args: Sequence[Any]) -> None:
         """Compiles a computation and tries it, forward and backward, leaving no gradients behind."""
-        program = torch.compile(function, fullgraph=True, dynamic=False, backend=BACKEND)
+        options: Any = {"triton.cudagraphs": True} if self.cuda_graphs else None
+        program = torch.compile(function, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
         try:
-            loss = program(*args).loss
-            torch.autograd.grad(loss.sum(), learning(args), allow_unused=True)
+            for _ in range(CALLS_TO_REPLAY if self.cuda_graphs else 1):
+                torch.compiler.cudagraph_mark_step_begin()
+                loss = program(*args).loss
+                torch.autograd.grad(loss.sum(), learning(args), allow_unused=True)
         except Exception as error:  # whatever a compiler may raise; without it the run goes on
             reason = str(error).strip().splitlines() or [type(error).__name__]
             LOG.warning("train.compile: %s is not compiled, the run goes on without: %s", function.__name__, reason[0])

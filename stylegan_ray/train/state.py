@@ -99,7 +99,7 @@ class TrainState:
             G_ema=G_ema,
             optimizers={"G": LazyAdam(G, cfg, "G"), "D": LazyAdam(D, cfg, "D")},
             gradients={"G": Gradients(G, 2 * w_dim + NUM_SCALARS), "D": Gradients(D, w_dim + NUM_SCALARS)},
-            programs=Programs(cfg.train.compile),
+            programs=Programs(cfg.train.compile, cfg.train.cuda_graphs),
             pl_mean=torch.zeros((), device=device, dtype=dtype),
             nonfinite=torch.zeros((), device=device),
             means=Means(device),

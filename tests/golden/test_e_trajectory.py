@@ -161,7 +161,7 @@ def test_trajectory_by_winograd(golden, winograd_everywhere):
 @pytest.mark.golden_files("e_trajectory", "*.npz")
 def test_trajectory_compiled(golden, backend, monkeypatch):
     monkeypatch.setattr(programs, "BACKEND", backend)
-    monkeypatch.setattr(state_module, "Programs", lambda _: programs.Programs(compiled=True))
+    monkeypatch.setattr(state_module, "Programs", lambda *_: programs.Programs(compiled=True))
     torch.compiler.reset()
     one_round(golden)
 

@@ -32,8 +32,8 @@ def toy_config(preset: str = "config-f", **overrides: Any) -> RunConfig:
     return load_config(preset, keys | overrides)
 
 
-def toy_state(cfg: RunConfig, resolution: int | tuple[int, int] = RESOLUTION) -> TrainState:
-    return TrainState.create(cfg, resolution, CHANNELS, LABELS)
+def toy_state(cfg: RunConfig, resolution: int | tuple[int, int] = RESOLUTION, device: str = "cpu") -> TrainState:
+    return TrainState.create(cfg, resolution, CHANNELS, LABELS, device)
 
 
 class ToySet:

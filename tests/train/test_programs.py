@@ -77,6 +77,37 @@ def test_the_cache_lies_where_a_restarted_worker_finds_it(monkeypatch, tmp_path)
     assert programs.os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(tmp_path / "compiled")
 
 
+def test_a_recorded_program_is_tried_up_to_its_replay(monkeypatch):
+    """That CUDA graphs are asked for, and that each call begins anew; what they do needs a GPU."""
+    calls = []
+
+    def compiler(function, options=None, **_):
+        calls.append(options)
+        return lambda *args: calls.append("call") or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("begin"))
+    cfg = toy_config(**COMPILED, **{"train.cuda_graphs": True})
+    flat, state = turn(cfg, 3)
+    assert state.programs.compiled and torch.equal(flat, turn(toy_config(**{"train.dtype": "float64"}), 3)[0])
+    assert calls[:7] == [{"triton.cudagraphs": True}, *["begin", "call"] * 3]
+    assert calls[7:] == ["begin", "call"] * ((len(calls) - 7) // 2) and len(calls) > 7
+    with pytest.raises(ConfigError, match="only compiled code is recorded"):
+        toy_config(**{"train.cuda_graphs": True})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_compiled_run_on_a_gpu_is_the_run(cuda_graphs):
+    keys, gpu = {"train.total_kimg": 0.048, "train.dtype": "float64"}, "cuda"
+    cfg, compiled = toy_config(**keys), toy_config(**keys, **{"train.compile": True, "train.cuda_graphs": cuda_graphs})
+    expected, state = toy_state(cfg, device=gpu), toy_state(compiled, device=gpu)
+    run(cfg, expected), run(compiled, state)
+    assert len(state.programs.ready) == 4
+    assert largest_difference(expected.tensors(), state.tensors()) < 1e-9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_run_is_the_run(backend, monkeypatch):
