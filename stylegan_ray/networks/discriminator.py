@@ -49,8 +49,8 @@ class DiscriminatorBlock(nn.Module):
         x = add_rgb(x, image, self.fromrgb)
         if self.skip is None:
             return self.conv1(self.conv0(x))
-        y = self.skip(x, gain=0.5**0.5)
-        return y + self.conv1(self.conv0(x), gain=0.5**0.5)
+        y = self.conv1(self.conv0(x), gain=0.5**0.5)
+        return self.skip(x, gain=0.5**0.5) + y  # called last, its gradients come first, as sums over ranks want them
 
 
 class DiscriminatorEpilogue(nn.Module):
