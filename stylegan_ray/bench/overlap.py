@@ -108,22 +108,25 @@ def worker(rank: int, folder: str, cfg: RunConfig, options: Options) -> None:
 
 def arrivals(subject: Subject, part: str) -> list[tuple[float, int]]:
     """The gradients of a turn as they are completed: seconds before the last one, and size."""
-    parameters, found = getattr(subject.state, subject.phases[part].network).parameters(), []
-    hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda p: found.append((time.perf_counter(), p.numel())))
-        for parameter in parameters
-    ]
+    completed: dict[Tensor, float] = {}
+
+    def note(parameter: Tensor) -> None:
+        completed.pop(parameter, None)  # of an earlier micro-batch
+        completed[parameter] = time.perf_counter()
+
+    network = getattr(subject.state, subject.phases[part].network)
+    hooks = [parameter.register_post_accumulate_grad_hook(note) for parameter in network.parameters()]
     timed(subject, part, early=False)
     for hook in hooks:
         hook.remove()
-    last_of_each = found[-len(hooks) :]
-    return [(found[-1][0] - at, size) for at, size in last_of_each]
+    end = max(completed.values())
+    return [(end - at, parameter.numel()) for parameter, at in completed.items()]
 
 
 def least_wait(gradients: list[tuple[float, int]], sum_sec: float) -> float:
-    """Seconds that a sum of `sum_sec` lasts after the last gradient, on a link that no gradient ever waits for idly.
+    """Seconds that a sum of `sum_sec` lasts after the last gradient, on a link that is not idle while one waits for it.
 
-    That of G's coarse layers and its mapping network come last, in little time, and are most of it: they cannot hide.
+    Gradients of G's coarse layers and its mapping network come last and close together: their sums cannot hide.
     """
     total, left = sum(size for _, size in gradients), 0.0
     for (before, size), (after, _) in zip(gradients, [*gradients[1:], (0.0, 0)], strict=True):

@@ -9,7 +9,7 @@ CACHE_BYTES = 2 << 20
 
 
 class Piece(NamedTuple):
-    """Rows that are computed together: all of `num` pictures, or some of one."""
+    """Rows that are computed together: all of some pictures, or some of one."""
 
     samples: slice
     rows: slice
