@@ -7,12 +7,12 @@ from stylegan_ray.bench import overlap
 @pytest.mark.slow
 def test_measures_waits_of_two_workers():
     cfg = toy_config(**{"data.resolution": 8, "model.fmap_max": 32, "model.fmap_base": 256})
-    figures, (bar, of_possible) = overlap.measure(overlap.Options(repeats=1, share=1.0), cfg)
+    figures, (bar,) = overlap.measure(overlap.Options(repeats=1, share=1.0), cfg)
     assert set(figures["phases"]) == {"G", "G_reg", "D", "D_reg"}
     for phase in figures["phases"].values():
         assert phase["wait_late"][0] > 0.5 * phase["sum_sec"] > 0
     assert bar["value"] == figures["hidden"] < 1
-    assert 0 < figures["hidden_at_most"] <= 1 and of_possible["value"] == bar["value"] / figures["hidden_at_most"]
+    assert 0 < figures["hidden_at_most"] <= 1
 
 
 def test_hidden_is_weighted_by_turns():
