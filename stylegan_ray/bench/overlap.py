@@ -1,17 +1,19 @@
-"""Benchmark `overlap`: how much of the sums of gradients is hidden beside backward passes, on a slow link."""
+"""Benchmark `overlap`: how much of the sums of gradients is hidden beside other work, on a slow link."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
+from unittest.mock import patch
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -22,112 +24,146 @@ from stylegan_ray.bench.command import Bars, Common, Figures
 from stylegan_ray.bench.results import at_least
 from stylegan_ray.bench.subject import Subject, picture_shape
 from stylegan_ray.config import RunConfig
-from stylegan_ray.train.phases import run_phase
+from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.stats import StopWatch
+
+Parts = tuple[str, ...]
+"""The turns of an iteration in their order."""
 
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Trains on two workers of one thread each, whose link takes a given share of each phase's time for its sum.
+    """Trains on two workers of one thread each, on a link that takes a given share of the time for the sums.
 
     Takes every --section.key of the train command.
     """
 
     share: float = 0.2
-    """Seconds of the whole sum over those of the phase without it."""
+    """Seconds of all sums over those of the training without them."""
     repeats: int = 5
-    """How often each phase is timed, in turns with sums that start early and with sums at the end."""
+    """How often each kind of iteration is timed, in turns with sums that start early and with sums at the end."""
+
+
+class Timed(NamedTuple):
+    """Iterations of one kind."""
+
+    parts: Parts
+    frequency: float
+    """Share of the iterations that are of this kind."""
+    sec: float
+    """Of one, while sums cost next to nothing."""
+    late: list[list[float]]
+    """Seconds that each turn waits for its sum, where sums start when they are waited for; one list a repeat."""
+    early: list[list[float]]
+    """The same where they start as gradients come."""
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """Seconds that each phase waits for its sum, with sums that start early and with sums at the end."""
+    """Seconds that turns wait for their sums, with sums that start early and with sums at the end."""
     cfg = cfg.with_overrides({"cluster.num_workers": 2})
     with TemporaryDirectory(prefix="sgr-") as folder:
         mp.spawn(worker, (folder, cfg, options), nprocs=2)
-        ranks = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
-    phases = {part: together([rank[part] for rank in ranks]) for part in ranks[0]}
+        ranks = [[Timed(*kind) for kind in torch.load(Path(folder) / f"{rank}.pt")] for rank in range(2)]
+    kinds = [together(kind) for kind in zip(*ranks, strict=True)]
     figures = {
         "preset": cfg.run.preset,
         "picture_shape": list(picture_shape(cfg)),
         "minibatch_gpu": cfg.schedule.minibatch_gpu,
         "share": options.share,
-        "hidden": hidden(phases.values()),
-        "hidden_at_most": 1 - weighted(phases.values(), "wait_least") / weighted(phases.values(), "sum_sec"),
-        "phases": {part: {**found, "hidden": hidden([found])} for part, found in phases.items()},
+        "hidden": hidden(kinds),
+        "phases": {
+            part: {"hidden": hidden(kinds, part)} for part in dict.fromkeys(p for kind in kinds for p in kind.parts)
+        },
+        "iterations": [kind._asdict() for kind in kinds],
     }
     return figures, [at_least("hidden share of the sums", figures["hidden"], 0.9)]
 
 
-def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the group waits for the sum: the shortest wait of a turn, which is that of the last worker to come."""
-    waits = {
-        key: [min(turn) for turn in zip(*(rank[key] for rank in ranks), strict=True)]
-        for key in ("wait_late", "wait_early", "wait_least")
-    }
-    return {**ranks[0], **waits}
+def together(ranks: Sequence[Timed]) -> Timed:
+    """What the group waits for each sum: the shortest wait, which is that of the last worker to come."""
+
+    def shortest(repeats: Sequence[list[list[float]]]) -> list[list[float]]:
+        return [[min(waits) for waits in zip(*turns, strict=True)] for turns in zip(*repeats, strict=True)]
+
+    late, early = ([getattr(rank, way) for rank in ranks] for way in ("late", "early"))
+    return ranks[0]._replace(late=shortest(late), early=shortest(early))
 
 
-def hidden(phases: Collection[Mapping[str, Any]]) -> float:
-    """The share of the waiting that is gone, each phase as often as it has its turn."""
-    return 1 - weighted(phases, "wait_early") / weighted(phases, "wait_late")
+def hidden(kinds: Sequence[Timed], part: str | None = None) -> float:
+    """The share of the waiting that is gone, of one turn or of all."""
+    late, early = (sum(waiting(kind, way, part) for kind in kinds) for way in ("late", "early"))
+    return 1 - early / late
 
 
-def weighted(phases: Collection[Mapping[str, Any]], key: str) -> float:
-    """Seconds of an iteration: the median of each phase over its interval."""
-    return sum(float(np.median(phase[key])) / phase["interval"] for phase in phases)
+def waiting(kind: Timed, way: str, part: str | None) -> float:
+    """Seconds of an average iteration, from the median of each turn's repeats."""
+    medians = [median(repeats) for repeats in zip(*getattr(kind, way), strict=True)]
+    return kind.frequency * sum(sec for of, sec in zip(kind.parts, medians, strict=True) if part in (None, of))
 
 
 def worker(rank: int, folder: str, cfg: RunConfig, options: Options) -> None:
     """One of the two; writes what it measured."""
     prepare_process(cfg, 1)
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
-    subject, found = Subject(cfg, torch.device("cpu")), {}
-    at_once = distributed.start_sum_over_ranks
-    for part, phase in subject.phases.items():
-        grads = subject.state.gradients[phase.network]
-        distributed.start_sum_over_ranks = at_once
-        sec = [timed(subject, part, early=True)["pass"] for _ in range(3)]
-        length = torch.tensor(options.share * median(sec[1:]))
-        dist.broadcast(length, src=0)
-        distributed.start_sum_over_ranks = SlowLink(float(length) / grads.flat.numel())
-        turns: dict[str, list[float]] = {"late": [], "early": []}
+    subject = Subject(cfg, torch.device("cpu"))
+    cycle = math.lcm(*(phase.interval for phase in subject.phases.values()))
+    kinds: dict[Parts, list[int]] = {}
+    for number in range(cycle):
+        kinds.setdefault(subject.due(number), []).append(number)
+    sec = {parts: median(iteration_sec(subject, numbers[0]) for _ in range(4)) for parts, numbers in kinds.items()}
+    values = sum(len(subject.state.gradients[p.network].flat) / p.interval for p in subject.phases.values())
+    mean_sec = sum(sec[parts] * len(numbers) / cycle for parts, numbers in kinds.items())
+    sec_per_value = torch.tensor(options.share * mean_sec / values)
+    dist.broadcast(sec_per_value, src=0)
+    waits = {parts: {"late": [], "early": []} for parts in kinds}
+    with patch.object(distributed, "start_sum_over_ranks", SlowLink(float(sec_per_value))):
         for _ in range(options.repeats):
-            for way, waits in turns.items():
-                waits.append(timed(subject, part, early=way == "early")["wait"])
-        waits = {f"wait_{way}": values for way, values in turns.items()}
-        waits["wait_least"] = [least_wait(arrivals(subject, part), float(length))]
-        found[part] = {"interval": phase.interval, "sec": median(sec[1:]), "sum_sec": float(length), **waits}
+            for parts, ways in waits.items():
+                for way, repeats in ways.items():
+                    repeats.append(waits_of(subject, kinds[parts][0], early=way == "early"))
+    found = [(parts, len(numbers) / cycle, sec[parts], *waits[parts].values()) for parts, numbers in kinds.items()]
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def arrivals(subject: Subject, part: str) -> list[tuple[float, int]]:
-    """The gradients of a turn as they are completed: seconds before the last one, and size."""
-    completed: dict[Tensor, float] = {}
-
-    def note(parameter: Tensor) -> None:
-        completed.pop(parameter, None)  # of an earlier micro-batch
-        completed[parameter] = time.perf_counter()
-
-    network = getattr(subject.state, subject.phases[part].network)
-    hooks = [parameter.register_post_accumulate_grad_hook(note) for parameter in network.parameters()]
-    timed(subject, part, early=False)
-    for hook in hooks:
-        hook.remove()
-    end = max(completed.values())
-    return [(end - at, parameter.numel()) for parameter, at in completed.items()]
+def iteration_sec(subject: Subject, number: int) -> float:
+    """Seconds of an iteration."""
+    dist.barrier()
+    start = time.perf_counter()
+    subject.iteration(number, StopWatch(subject.device))
+    return time.perf_counter() - start
 
 
-def least_wait(gradients: list[tuple[float, int]], sum_sec: float) -> float:
-    """Seconds that a sum of `sum_sec` lasts after the last gradient, on a link that is not idle while one waits for it.
+def waits_of(subject: Subject, number: int, early: bool) -> list[float]:
+    """Seconds that each turn of an iteration waits for its sum; `early` lets sums start when they can."""
+    watch = WaitWatch(subject.device)
+    dist.barrier()
+    with nullcontext() if early else sums_at_the_end():
+        subject.iteration(number, watch)
+    return watch.waits
 
-    Gradients of G's coarse layers and its mapping network come last and close together: their sums cannot hide.
-    """
-    total, left = sum(size for _, size in gradients), 0.0
-    for (before, size), (after, _) in zip(gradients, [*gradients[1:], (0.0, 0)], strict=True):
-        left = max(left + sum_sec * size / total - (before - after), 0.0)
-    return left
+
+class WaitWatch(StopWatch):
+    """Notes each wait for a sum."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.waits: list[float] = []
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if part == "reduce":
+            self.waits.append(time.perf_counter() - start)
+
+
+@contextmanager
+def sums_at_the_end() -> Iterator[None]:
+    """Sums start when one waits for them."""
+    with patch.multiple(Gradients, is_last_backward=lambda *_: None, are_complete=lambda *_: None):
+        yield
 
 
 class SlowLink:
@@ -142,16 +178,3 @@ class SlowLink:
     def _send(self, flat: Tensor) -> None:
         time.sleep(self.sec_per_value * flat.numel())
         dist.all_reduce(flat)
-
-
-def timed(subject: Subject, part: str, early: bool) -> dict[str, float]:
-    """Seconds of one turn and of its wait for the sum; `early` lets sums start in the backward pass."""
-    phase, watch = subject.phases[part], StopWatch(subject.device)
-    grads = subject.state.gradients[phase.network]
-    dist.barrier()
-    if not early:
-        grads.is_last_backward = lambda kind: None  # type: ignore[method-assign]
-    run_phase(phase, subject.state, subject.batches, watch)
-    vars(grads).pop("is_last_backward", None)
-    seconds = watch.take()
-    return {"pass": seconds[part], "wait": seconds["reduce"]}

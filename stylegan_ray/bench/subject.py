@@ -12,7 +12,7 @@ from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.seeds import SeededDraws, stream, stream_key
 from stylegan_ray.train.ema import update_ema
-from stylegan_ray.train.phases import MicroBatch, Phase, phases_of, place, run_phase
+from stylegan_ray.train.phases import MicroBatch, Phase, Turn, phases_of, place, train_iteration
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
@@ -54,9 +54,9 @@ class Subject:
         pictures = RandomPictures(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
         self.state = new_state(cfg, device)
         places = places_of_rank(0, self.schedule, distributed.rank(), distributed.world_size())
-        micro_batches = [pictures.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
-        draws = SeededDraws(cfg.run.seed, 0, pictures)
-        self.batches: Sequence[MicroBatch] = place(self.state, cfg, micro_batches, draws, self.schedule)
+        self.micro_batches = [pictures.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
+        self.draws = SeededDraws(cfg.run.seed, 0, pictures)
+        self.batches: Sequence[MicroBatch] = place(self.state, cfg, self.micro_batches, self.draws, self.schedule)
         G_turns, D_turns = phases_of(cfg)
         self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
 
@@ -67,11 +67,20 @@ class Subject:
 
     def turn(self, part: str) -> None:
         """One turn as the training makes it; that of G moves G_ema too."""
-        run_phase(self.phases[part], self.state, self.batches, StopWatch(self.device))
+        Turn(self.phases[part], self.state, self.batches, StopWatch(self.device)).run()
         if part == "G":
             update_ema(self.state.G_ema, self.state.G, self.schedule.G_smoothing_beta)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def due(self, iteration: int) -> tuple[str, ...]:
+        """The turns of an iteration."""
+        return tuple(part for part, phase in self.phases.items() if iteration % phase.interval == 0)
+
+    def iteration(self, number: int, watch: StopWatch) -> None:
+        """An iteration as the training makes it: all turns that are due at this number."""
+        self.state.iteration = number
+        train_iteration(self.state, self.cfg, self.micro_batches, self.draws, self.schedule, watch)
 
 
 def new_state(cfg: RunConfig, device: torch.device) -> TrainState:

@@ -49,6 +49,10 @@ class Gradients:
         """
         self.buckets.expect(kind)
 
+    def are_complete(self) -> None:
+        """Says that nothing is added any more: all sums that have not started do so."""
+        self.buckets.start_rest()
+
     def reduce(self) -> None:
         """Sums gradients and passengers over the ranks; shares were applied before, so a plain sum is the mean."""
         self.buckets.finish()
@@ -99,10 +103,14 @@ class Buckets:
         while len(self.waits) < len(self.parts) - 1 and not self.missing[len(self.waits)]:
             self._start_next()
 
-    def finish(self) -> None:
-        """Starts what has not started, and waits for all."""
+    def start_rest(self) -> None:
+        """Starts what has not started."""
         while len(self.waits) < len(self.parts):
             self._start_next()
+
+    def finish(self) -> None:
+        """Waits for all sums."""
+        self.start_rest()
         for wait in self.waits:
             wait()
         if self.kind is not None:

@@ -30,16 +30,6 @@ def G_wgan(fake: Tensor) -> Tensor:
     return -fake.squeeze(1)
 
 
-def D_logistic(fake: Tensor, real: Tensor) -> Tensor:
-    """Logistic loss of D (Goodfellow et al. 2014, equation 1)."""
-    return (F.softplus(fake) + F.softplus(-real)).squeeze(1)
-
-
-def D_wgan(fake: Tensor, real: Tensor, wgan_epsilon: float) -> Tensor:
-    """Wasserstein loss of D with a drift term on the reals (Karras et al. 2018, appendix A.1)."""
-    return (fake - real + wgan_epsilon * real.square()).squeeze(1)
-
-
 def relativistic(winner: Tensor, loser: Tensor) -> Tensor:
     """Relativistic pairing loss of whoever wants `winner` above `loser` (Huang et al. 2024, equation 2)."""
     return F.softplus(loser - winner).squeeze(1)
@@ -55,9 +45,19 @@ G_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def D_loss(cfg: LossConfig, fake: Tensor, real: Tensor) -> Tensor:
     """The adversarial loss of D that the configuration names."""
-    if cfg.D == "rpgan":
-        return relativistic(real, fake)
-    return D_wgan(fake, real, cfg.wgan_epsilon) if cfg.D.startswith("wgan") else D_logistic(fake, real)
+    return relativistic(real, fake) if cfg.D == "rpgan" else D_loss_of_fakes(cfg, fake) + D_loss_of_reals(cfg, real)
+
+
+def D_loss_of_fakes(cfg: LossConfig, fake: Tensor) -> Tensor:
+    """What fakes bring to D's loss, logistic (Goodfellow et al. 2014, equation 1) or Wasserstein's."""
+    return (fake if cfg.D.startswith("wgan") else F.softplus(fake)).squeeze(1)
+
+
+def D_loss_of_reals(cfg: LossConfig, real: Tensor) -> Tensor:
+    """What reals bring to it; Wasserstein's has a drift term (Karras et al. 2018, appendix A.1)."""
+    if cfg.D.startswith("wgan"):
+        return (cfg.wgan_epsilon * real.square() - real).squeeze(1)
+    return F.softplus(-real).squeeze(1)
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -85,18 +85,39 @@ def G_reg(G: Any, cfg: LossConfig, lod: float, latents: Latents, noise: Tensor, 
 
 
 def D_main(G: Any, D: Any, cfg: LossConfig, lod: float, latents: Latents, reals: Reals) -> Outcome:
-    """The adversarial term of D."""
+    """The adversarial term of D, on fakes and reals together."""
     with torch.no_grad():
         images, w_mean = generated(G, latents, lod)
     fake, real = judge_together(D, [(images, latents.labels), reals], lod)
     loss = losses.D_loss(cfg, fake, real)
-    scalars = {
-        "Loss/D/loss": loss.detach().mean(),
-        "Loss/scores/real": real.detach().mean(),
-        "Loss/scores/fake": fake.detach().mean(),
-        "Loss/signs/real": real.detach().sign().mean(),
-    }
-    return Outcome(loss, w_mean, scalars)
+    return Outcome(
+        loss, w_mean, {"Loss/D/loss": loss.detach().mean(), **scores_of_fakes(fake), **scores_of_reals(real)}
+    )
+
+
+def D_reals(D: Any, cfg: LossConfig, lod: float, reals: Reals) -> Outcome:
+    """The part of it that needs no G."""
+    real = D(reals.images, reals.labels, lod=lod)
+    loss = losses.D_loss_of_reals(cfg, real)
+    return Outcome(loss, None, {"Loss/D/loss": loss.detach().mean(), **scores_of_reals(real)})
+
+
+def D_fakes(G: Any, D: Any, cfg: LossConfig, lod: float, latents: Latents) -> Outcome:
+    """The other part."""
+    with torch.no_grad():
+        images, w_mean = generated(G, latents, lod)
+    fake = D(images, latents.labels, lod=lod)
+    loss = losses.D_loss_of_fakes(cfg, fake)
+    return Outcome(loss, w_mean, {"Loss/D/loss": loss.detach().mean(), **scores_of_fakes(fake)})
+
+
+def scores_of_reals(real: Tensor) -> dict[str, Tensor]:
+    real = real.detach()
+    return {"Loss/scores/real": real.mean(), "Loss/signs/real": real.sign().mean()}
+
+
+def scores_of_fakes(fake: Tensor) -> dict[str, Tensor]:
+    return {"Loss/scores/fake": fake.detach().mean()}
 
 
 class Penalised(NamedTuple):

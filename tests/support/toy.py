@@ -12,9 +12,10 @@ import torch
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.data.levels import reduced
-from stylegan_ray.seeds import stream, stream_key
+from stylegan_ray.seeds import SeededDraws, stream, stream_key
 from stylegan_ray.train.loop import MicroBatches
-from stylegan_ray.train.schedule import places_of_rank, walk
+from stylegan_ray.train.phases import MicroBatch, place
+from stylegan_ray.train.schedule import places_of_rank, training_schedule, walk
 from stylegan_ray.train.state import TrainState
 
 RESOLUTION, CHANNELS, LABELS = 8, 3, 3
@@ -62,3 +63,9 @@ def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = N
             size = group.schedule.minibatch_gpu
             level = group.schedule.level
             yield [source.micro_batch(range(place.position, place.position + size), level) for place in places]
+
+
+def placed(cfg: RunConfig, state: TrainState) -> list[MicroBatch]:
+    """The micro-batches of the first minibatch, with all that the terms need."""
+    draws = SeededDraws(cfg.run.seed, 0, ToySet())
+    return place(state, cfg, next(toy_minibatches(cfg)), draws, training_schedule(cfg, 0, math.log2(RESOLUTION)))

@@ -6,22 +6,15 @@ import numpy as np
 import pytest
 import torch
 from support.laws import largest_difference, run
-from support.toy import LABELS, ToySet, toy_config, toy_minibatches, toy_state
+from support.toy import LABELS, ToySet, placed, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.pictures.grid import pil_uint8
 from stylegan_ray.seeds import SeededDraws
 from stylegan_ray.train import terms
-from stylegan_ray.train.phases import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, place, train_iteration
-from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.phases import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, train_iteration
 
 DOUBLE = {"train.dtype": "float64"}
-
-
-def placed(cfg, state):
-    """The micro-batches of the first minibatch."""
-    draws = SeededDraws(cfg.run.seed, 0, ToySet())
-    return place(state, cfg, next(toy_minibatches(cfg)), draws, training_schedule(cfg, 0, 3))
 
 
 def one_iteration(cfg, state, source=None):

@@ -8,8 +8,7 @@ from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 from stylegan_ray.seeds import SeededDraws
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
-from stylegan_ray.train.phases import phases_of, place
-from stylegan_ray.train.phases import run_phase as one_turn
+from stylegan_ray.train.phases import Turn, phases_of, place
 from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.stats import StopWatch
@@ -28,7 +27,7 @@ def turns(**keys):
         batches = place(
             state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(0, 0, source), training_schedule(cfg, 0, 4)
         )
-        stats = one_turn(phase, state, batches, StopWatch(state.device))
+        stats = Turn(phase, state, batches, StopWatch(state.device)).run()
         grads = state.gradients[phase.network]
         found[phase.part] = stats, grads.flat[: grads.num_values].clone()
     return found

@@ -14,15 +14,16 @@ from stylegan_ray.train.resume import Rollback
 @pytest.fixture
 def nan_at(monkeypatch):
     """Puts a NaN into G's gradient at a clock value while the run draws the numbers of a stream_salt."""
-    accumulate = phases.accumulate
+    add = phases.add
 
     def inject(nimg, salts):
-        def poisoned(phase, batch, share, **last):
-            accumulate(phase, batch, share, **last)
+        def poisoned(phase, job, share):
+            add(phase, job, share)
+            batch = job.batch
             if phase.network == "G" and batch.place.nimg == nimg and batch.state.stream_salt in salts:
                 batch.state.gradients["G"].flat[0] = float("nan")
 
-        monkeypatch.setattr(phases, "accumulate", poisoned)
+        monkeypatch.setattr(phases, "add", poisoned)
 
     return inject
 
