@@ -89,33 +89,34 @@ class Transformed:
         (_, channels, self.height, self.width), tile = x.shape, transform.shape[1]
         self.x, self.padding = x.permute(0, 2, 3, 1), padding  # [N,H,W,C]
         self.num = piece.num_rows * (self.width // STEP)
-        num, rows = piece.samples.stop, (piece.rows.stop - 1) * STEP + tile  # the first piece begins at 0
-        self.padded = transform.new_zeros(num, rows, self.width + 2 * padding, channels)  # [n,h,w,C]
-        self.tiles = tiles_of(self.padded if padding else self.x, tile)
-        self.copied = transform.new_empty(tiles_of(self.padded, tile).shape)
+        num, rows = piece.samples.stop, piece.rows.stop  # the first piece begins at 0
+        size = (num, (rows - 1) * STEP + tile, self.width + 2 * padding, channels)
+        self.padded = transform.new_zeros(size) if padding else None
+        self.tiles = tiles_of(self.x if self.padded is None else self.padded, tile)
+        self.copied = transform.new_empty(tile, tile, num, rows, self.width // STEP, channels)
         self.both_sides = BothSides(transform, self.copied.view(tile, tile, -1))
         self.result = self.both_sides.whole.view(PLACES, self.num, channels)
 
     def __call__(self, piece: Piece) -> Tensor:
         """Those of a piece, as matrices [36,T,C]."""
-        if self.padding:
-            self._pad(piece)
-            self.copied.copy_(self.tiles)
-        else:
+        if self.padded is None:
             self.copied.copy_(self.tiles[:, :, piece.samples, piece.rows])
+        else:
+            self._pad(piece, self.padded)
+            self.copied.copy_(self.tiles)
         self.both_sides()
         return self.result
 
-    def _pad(self, piece: Piece) -> None:
-        """Takes the piece's pixels, with zeros around the picture."""
-        first, most = piece.rows.start * STEP - self.padding, self.padded.shape[1]
+    def _pad(self, piece: Piece, padded: Tensor) -> None:
+        """Takes the piece's pixels [n,h,w,C], with zeros around the picture."""
+        first, most = piece.rows.start * STEP - self.padding, padded.shape[1]
         above, below = max(-first, 0), max(first + most - self.height, 0)
         rows = self.x[piece.samples, first + above : first + most - below]
-        self.padded[:, above : most - below, self.padding : self.padding + self.width].copy_(rows)
+        padded[:, above : most - below, self.padding : self.padding + self.width].copy_(rows)
         if above:
-            self.padded[:, :above].zero_()
+            padded[:, :above].zero_()
         if below:
-            self.padded[:, most - below :].zero_()
+            padded[:, most - below :].zero_()
 
 
 class BothSides:
