@@ -231,8 +231,8 @@ def train_iteration(
     )
     for turn in G_turns:
         turn.add_gradients()
-        if reals_first(batches[0]):  # meanwhile
-            D_turns[0].add_reals()
+        if reals_first(batches[0]):  # meanwhile; the rest is for a second turn of G, or quicker with fakes
+            D_turns[0].add_reals(max(len(batches) // 2, 1))
         stats |= turn.finish()
     with watch("G"):
         update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
@@ -289,14 +289,14 @@ class Turn:
         self.add_gradients()
         return self.finish()
 
-    def add_reals(self) -> None:
-        """Adds the gradients of one micro-batch's reals, if it is left: G may be about to make its step."""
+    def add_reals(self, most: int) -> None:
+        """Adds the gradients of reals, of the next so many micro-batches: G may be about to make its step."""
         for place, job in enumerate(self.jobs):
-            halves = self.phase.terms[job.number].halves
-            if halves and job.run not in halves:
-                self._add(job._replace(run=halves[0], is_last=False))
-                self.jobs[place] = job._replace(run=halves[1])
-                return
+            term = self.phase.terms[job.number]
+            if most and term.halves and job.run is term.run:
+                self._add(job._replace(run=term.halves[0], is_last=False))
+                self.jobs[place] = job._replace(run=term.halves[1])
+                most -= 1
 
     def add_gradients(self) -> None:
         """Adds all that is left, and starts to sum over the ranks."""

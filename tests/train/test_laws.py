@@ -37,7 +37,7 @@ APART = {"train.dtype": "float64", "train.D_reals_first": True}
 @pytest.mark.parametrize("lazy", [True, False])
 @pytest.mark.parametrize("D", ["logistic_r1", "wgan_gp"])
 def test_reals_judged_before_fakes_train_the_same_run(tmp_path, D, lazy):
-    """Of four micro-batches on one worker: one in a G turn, two where G has a second turn."""
+    """Of four micro-batches on one worker: those of two in a G turn, all where G has a second turn."""
     keys = {"train.dtype": "float64", "train.lazy_regularization": lazy, "loss.D": D}
     together, apart = (toy_config(**keys, **{"train.D_reals_first": value}) for value in (None, True))
     expected, found = undisturbed(together), undisturbed(apart)
@@ -64,12 +64,12 @@ def test_reals_are_judged_while_gradients_of_G_are_summed(monkeypatch):
     state = toy_state(cfg)
     state.iteration = 1
     train_iteration(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()))
-    of_D = ["D_fakes", *["D_main"] * 3, ("are_complete", False), ("reduce", False)]
-    assert seen == [("are_complete", True), "D_reals", ("reduce", True), *of_D]
+    of_G = [("are_complete", True), "D_reals", "D_reals", ("reduce", True)]
+    of_D = ["D_fakes", "D_fakes", "D_main", "D_main", ("are_complete", False), ("reduce", False)]
+    assert seen == of_G + of_D
     seen.clear()
     train_iteration(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()))
-    of_D = ["D_fakes", "D_fakes", "D_main", "D_main", *[("are_complete", False), ("reduce", False)] * 2]
-    assert seen == [("are_complete", True), "D_reals", ("reduce", True)] * 2 + of_D
+    assert seen == of_G * 2 + ["D_fakes"] * 4 + [("are_complete", False), ("reduce", False)] * 2
 
 
 def test_reals_come_first_where_there_are_sums_to_hide_and_pictures_to_do_it(monkeypatch):
