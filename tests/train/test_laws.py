@@ -31,15 +31,15 @@ def test_any_number_of_workers_trains_the_same_run(tmp_path, world_size):
         assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in ours)
 
 
-APART = {"train.dtype": "float64", "train.D_reals_first": True}
+SHORT = {"train.dtype": "float64", "train.total_kimg": 0.08}
+APART = SHORT | {"train.D_reals_first": True}
 
 
-@pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize("D", ["logistic_r1", "wgan_gp"])
-def test_reals_judged_before_fakes_train_the_same_run(tmp_path, D, lazy):
+@pytest.mark.parametrize(("D", "lazy"), [("logistic_r1", True), ("logistic_r1", False), ("wgan_gp", True)])
+def test_reals_judged_before_fakes_train_the_same_run(D, lazy):
     """Of four micro-batches on one worker: those of two in a G turn, all where G has a second turn."""
-    keys = {"train.dtype": "float64", "train.lazy_regularization": lazy, "loss.D": D}
-    together, apart = (toy_config(**keys, **{"train.D_reals_first": value}) for value in (None, True))
+    keys = {"train.lazy_regularization": lazy, "loss.D": D}
+    together, apart = (toy_config(**way, **keys) for way in (SHORT, APART))
     expected, found = undisturbed(together), undisturbed(apart)
     assert largest_difference(expected["tensors"], found["tensors"]) < 1e-9
     for ours, theirs in zip(expected["rows"], found["rows"], strict=True):
@@ -47,11 +47,10 @@ def test_reals_judged_before_fakes_train_the_same_run(tmp_path, D, lazy):
         assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in ours)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_reals_judged_before_fakes_on_any_number_of_workers(tmp_path, world_size):
-    """Each of four workers has one micro-batch: in a second turn of G its reals are gone."""
+def test_reals_judged_before_fakes_on_three_workers_train_the_run_of_one(tmp_path):
+    """One of them has two micro-batches; of the others the reals are gone when G has a second turn."""
     cfg = toy_config(**APART)
-    assert largest_difference(undisturbed(cfg)["tensors"], trained_by(world_size, tmp_path, cfg)["tensors"]) < 1e-9
+    assert largest_difference(undisturbed(cfg)["tensors"], trained_by(3, tmp_path, cfg)["tensors"]) < 1e-9
 
 
 def test_reals_are_judged_while_gradients_of_G_are_summed(monkeypatch):
