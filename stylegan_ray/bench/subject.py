@@ -75,7 +75,7 @@ class Subject:
 
     def due(self, iteration: int) -> tuple[str, ...]:
         """The turns of an iteration."""
-        return tuple(part for part, phase in self.phases.items() if iteration % phase.interval == 0)
+        return tuple(part for part, phase in self.phases.items() if phase.is_due(iteration))
 
     def iteration(self, number: int, watch: StopWatch) -> None:
         """An iteration as the training makes it: all turns that are due at this number."""

@@ -84,6 +84,10 @@ class Phase:
     def scalars(self) -> list[str]:
         return [name for term in self.terms for name in term.scalars]
 
+    def is_due(self, iteration: int) -> bool:
+        """Whether it has a turn in this iteration."""
+        return iteration % self.interval == 0
+
 
 def latents_of(batch: MicroBatch, purpose: str, num: int, labels: Tensor) -> Latents:
     """What G makes pictures from in training mode: style mixing, fresh noise."""
@@ -226,7 +230,7 @@ def train_iteration(
     batches = place(state, cfg, micro_batches, draws, schedule)
     stats: dict[str, Tensor] = {}
     G_turns, D_turns = (
-        [Turn(phase, state, batches, watch) for phase in phases if state.iteration % phase.interval == 0]
+        [Turn(phase, state, batches, watch) for phase in phases if phase.is_due(state.iteration)]
         for phases in phases_of(cfg)
     )
     for turn in G_turns:

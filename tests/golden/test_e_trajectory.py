@@ -177,7 +177,7 @@ def original_rounds(cfg, state, i, draws, reals):
     for phase in [*G_turns, None, *D_turns]:
         if phase is None:
             update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
-        elif i % phase.interval == 0:
+        elif phase.is_due(i):
             shown = [reals[-1]] * len(reals) if phase.part == "D_reg" else reals
             stats |= rounds_of_a_phase(phase, cfg, state, schedule, placed(state, cfg, shown, draws, schedule))
     state.cur_nimg += schedule.minibatch_size

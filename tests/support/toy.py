@@ -65,7 +65,8 @@ def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = N
             yield [source.micro_batch(range(place.position, place.position + size), level) for place in places]
 
 
-def placed(cfg: RunConfig, state: TrainState) -> list[MicroBatch]:
+def placed(cfg: RunConfig, state: TrainState, source: ToySet | None = None) -> list[MicroBatch]:
     """The micro-batches of the first minibatch, with all that the terms need."""
-    draws = SeededDraws(cfg.run.seed, 0, ToySet())
-    return place(state, cfg, next(toy_minibatches(cfg)), draws, training_schedule(cfg, 0, math.log2(RESOLUTION)))
+    source = source or ToySet()
+    schedule = training_schedule(cfg, 0, math.log2(max(source.shape[1:])))
+    return place(state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(cfg.run.seed, 0, source), schedule)

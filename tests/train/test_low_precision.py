@@ -3,14 +3,12 @@
 import pytest
 import torch
 from support.laws import largest_difference, run
-from support.toy import ToySet, toy_config, toy_minibatches, toy_state
+from support.toy import ToySet, placed, toy_config, toy_state
 
-from stylegan_ray.seeds import SeededDraws
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
-from stylegan_ray.train.phases import Turn, phases_of, place
+from stylegan_ray.train.phases import Turn, phases_of
 from stylegan_ray.train.process import prepare_process
-from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.stats import StopWatch
 
 LOW = {"model.num_lowp_res": 2, "model.conv_clamp": 256.0}
@@ -24,10 +22,7 @@ def turns(**keys):
     for number in range(4):
         state = toy_state(cfg, SIZE)
         phase = [phase for turns in phases_of(cfg) for phase in turns][number]
-        batches = place(
-            state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(0, 0, source), training_schedule(cfg, 0, 4)
-        )
-        stats = Turn(phase, state, batches, StopWatch(state.device)).run()
+        stats = Turn(phase, state, placed(cfg, state, source), StopWatch(state.device)).run()
         grads = state.gradients[phase.network]
         found[phase.part] = stats, grads.flat[: grads.num_values].clone()
     return found

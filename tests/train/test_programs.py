@@ -5,14 +5,12 @@ import logging
 import pytest
 import torch
 from support.laws import largest_difference, run, trained_by, undisturbed
-from support.toy import ToySet, toy_config, toy_minibatches, toy_state
+from support.toy import placed, toy_config, toy_state
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.seeds import SeededDraws
 from stylegan_ray.train import programs
-from stylegan_ray.train.phases import Turn, phases_of, place
+from stylegan_ray.train.phases import Turn, phases_of
 from stylegan_ray.train.programs import Programs
-from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.stats import StopWatch
 
 COMPILED = {"train.compile": True, "train.dtype": "float64"}
@@ -29,8 +27,7 @@ def turn(cfg, number):
     """The gradients of a phase's micro-batches in the first iteration, and the state."""
     state = toy_state(cfg)
     phase = [phase for turns in phases_of(cfg) for phase in turns][number]
-    batches = place(state, cfg, next(toy_minibatches(cfg)), SeededDraws(0, 0, ToySet()), training_schedule(cfg, 0, 3))
-    Turn(phase, state, batches, StopWatch(state.device)).run()
+    Turn(phase, state, placed(cfg, state), StopWatch(state.device)).run()
     return state.gradients[phase.network].flat, state
 
 
