@@ -185,6 +185,7 @@ def convolution(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -
         y = winograd.convolution(x, computed(w))
         return y if bias is None else y.add_(bias[:, None, None])
     stride, padding, groups = geometry
+    x = _relaid(x, groups)
     y = F.conv2d(computed(x), computed(w), None if bias is None else computed(bias), stride, padding, groups=groups)
     return y.to(x.dtype)
 
@@ -194,8 +195,14 @@ def adjoint(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> 
     if suits_winograd(y, w.shape, geometry, WINOGRAD_CHANNELS):
         return winograd.convolution(y, computed(w).flip((2, 3)).transpose(0, 1))
     stride, padding, groups = geometry
+    y = _relaid(y, groups)
     more = [size[i] - ((y.shape[2 + i] - 1) * stride - 2 * padding[i] + w.shape[2 + i]) for i in (0, 1)]
     return F.conv_transpose2d(computed(y), computed(w), None, stride, padding, more, groups).to(y.dtype)
+
+
+def _relaid(x: Tensor, groups: int) -> Tensor:
+    """x laid out anew if need be: PyTorch's convolutions hand on the layout they get to all that follows."""
+    return laid_out(x, x.dtype) if groups == 1 else x
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
@@ -241,7 +248,8 @@ def suits_windows(x: Tensor, groups: int) -> bool:
 
 def computed(x: Tensor) -> Tensor:
     """x in the data type to compute in: a CPU without instructions for a low precision takes its numbers as float32."""
-    if x.device.type != "cpu" or x.dtype in (torch.float32, torch.float64) or has_instructions(x.dtype):
+    is_wide = x.dtype in (torch.float32, torch.float64)
+    if x.device.type != "cpu" or is_wide or torch.compiler.is_compiling() or has_instructions(x.dtype):
         return x
     return x.float()
 

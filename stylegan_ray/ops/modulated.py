@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stylegan_ray.ops.convolution import computed
 from stylegan_ray.ops.resample import conv2d_resample
 
 
@@ -87,7 +88,8 @@ def _pointwise(
     kernels = kernels * (gain if coefs is None else coefs[:, :, None])
     n, _, h, w = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, -1)  # [N,H*W,I]  no copy where channels are last in memory
-    y = torch.bmm(pixels, kernels.transpose(1, 2).to(x.dtype))  # [N,H*W,O]
+    kernels = kernels.transpose(1, 2).to(x.dtype)  # [N,I,O]
+    y = torch.bmm(computed(pixels), computed(kernels)).to(x.dtype)  # [N,H*W,O]
     y = y.reshape(n, h, w, -1).permute(0, 3, 1, 2)  # [N,O,H,W]
     return y if noise is None else y + noise
 

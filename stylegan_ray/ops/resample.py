@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import conv2d, conv_transpose2d
+from stylegan_ray.ops.convolution import computed, conv2d, conv_transpose2d
 from stylegan_ray.ops.fir import Pads, filter_size, four_pads, upfirdn2d, upfirdn2d_reference
 
 
@@ -27,20 +27,11 @@ def conv2d_resample(
     Cross-correlation, or true convolution where `flip_weight` is False, the orientation in which a transposed
     convolution needs no flip. Takes the cheapest order of steps that is equal to the twin.
     """
-    kh, kw = w.shape[2:]
-    pads = resampling_pads(f, up, down, padding)
-    if (kh, kw) == (1, 1) and up == 1 and down > 1:
-        x = upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter)
-        return conv2d(x, w, bias, groups=groups)
-    if (kh, kw) == (1, 1) and up > 1 and down == 1:
-        x = conv2d(x, w, groups=groups)
-        return _biased(upfirdn2d(x, f, up=up, padding=pads, gain=up**2, flip_filter=flip_filter), bias)
-    if up > 1:
-        return _biased(_transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter), bias)
-    if up == 1 and down > 1:
-        x = upfirdn2d(x, f, padding=pads, flip_filter=flip_filter)
-        return conv2d(x, _correlated(w, flip_weight), bias, stride=down, groups=groups)
-    if up == 1 and down == 1 and pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
+    pads, dtype = resampling_pads(f, up, down, padding), x.dtype
+    if up > 1 or down > 1:  # what lies between filter and convolution is not rounded where both would widen it again
+        x, w = computed(x), computed(w)
+        return _resampled(x, w, f, up, down, pads, groups, flip_weight, flip_filter, bias).to(dtype)
+    if pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
         return conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)
     return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter, bias)
 
@@ -75,6 +66,34 @@ def resampling_pads(f: Tensor | None, up: int, down: int, padding: int | Sequenc
         x0, x1 = x0 + (fw - down + 1) // 2, x1 + (fw - down) // 2
         y0, y1 = y0 + (fh - down + 1) // 2, y1 + (fh - down) // 2
     return x0, x1, y0, y1
+
+
+def _resampled(
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    pads: Pads,
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+    bias: Tensor | None,
+) -> Tensor:
+    """Filter and convolution in the cheapest order."""
+    is_point = w.shape[2:] == (1, 1)
+    if up == 1:
+        if is_point:
+            x = upfirdn2d(x, f, down=down, padding=pads, flip_filter=flip_filter)
+            return conv2d(x, w, bias, groups=groups)
+        x = upfirdn2d(x, f, padding=pads, flip_filter=flip_filter)
+        return conv2d(x, _correlated(w, flip_weight), bias, stride=down, groups=groups)
+    if is_point and down == 1:
+        x = conv2d(x, w, groups=groups)
+        x = upfirdn2d(x, f, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
+    else:
+        x = _transposed(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
+    return _biased(x, bias)
 
 
 def _transposed(

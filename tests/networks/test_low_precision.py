@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan_ray.config import ConfigError, ModelConfig, load_config
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.ops import conv2d_resample, convolution, fir_filter, modulated_conv2d
 
 SIZE = 32
 
@@ -89,3 +91,31 @@ def test_float16_styles_of_any_size_do_not_overflow():
 def test_combinations_that_cannot_work_are_refused(keys, hint):
     with pytest.raises(ConfigError, match=hint):
         load_config("config-f", keys)
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that take a low precision, with how often each came."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(isinstance(arg, torch.Tensor) and arg.dtype == torch.bfloat16 for arg in args):
+            self.taken[func.overloadpacket.__name__] = self.taken.get(func.overloadpacket.__name__, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_without_instructions_nothing_is_multiplied_in_low_precision_or_rounded_half_way(monkeypatch):
+    monkeypatch.setattr(convolution, "has_instructions", lambda dtype: False)
+    x = torch.randn(2, 16, 8, 8).bfloat16().requires_grad_()
+    with Operations() as point:
+        y = modulated_conv2d(x, torch.randn(3, 16, 1, 1), torch.randn(2, 16), demodulate=False)
+        y.sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    assert not {"bmm", "mm", "matmul"} & set(point.taken), point.taken
+    for up, down in ((2, 1), (1, 2)):
+        with Operations() as resampling:
+            y = conv2d_resample(x, torch.randn(4, 16, 3, 3), fir_filter([1, 3, 3, 1]), up, down, 1)
+        assert y.dtype == torch.bfloat16
+        assert resampling.taken == {"_to_copy": 1}, resampling.taken  # x, and nothing else

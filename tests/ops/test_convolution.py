@@ -145,6 +145,16 @@ def test_laid_out_has_channels_last_on_a_cpu():
     assert laid_out(x, torch.bfloat16) is x
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_gradient_that_lies_otherwise_does_not_spread_its_layout(kernel):
+    """PyTorch's convolutions hand on the layout they get, and what follows takes several times as long in another."""
+    x, w, pad = random(2, 16, 8, 8), random(16, 16, kernel, kernel, seed=1), (kernel // 2, kernel // 2)
+    for op in (conv2d, conv_transpose2d):
+        y = op(laid_out(x, x.dtype), w, padding=pad)
+        (dx,) = torch.autograd.grad(y, x, torch.ones(y.shape, dtype=y.dtype))
+        assert not dx.is_contiguous() and dx.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_what_winograd_gives_may_be_changed_in_place(always_winograd):
     """Activations work in the memory of a convolution's output, which PyTorch refuses for views."""
     x, w, bias = random(1, 3, 8, 8), random(4, 3, 3, 3, seed=1), random(4, seed=2)
