@@ -213,8 +213,10 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size)
     a, b = computed(x), computed(y)
     if suits_windows(a, groups):
         return windows.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
-    if x.device.type == "cpu":  # the only way that is slower with the channels last
+    if groups > 1 and x.device.type == "cpu":
         a, b = a.contiguous(), b.contiguous()
+    else:
+        a, b = _relaid(a, groups), _relaid(b, groups)
     w, wanted = a.new_empty(1).expand(shape), [False, True, False]  # only the shape of w matters
     return torch.ops.aten.convolution_backward(
         b, a, w, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], groups, wanted

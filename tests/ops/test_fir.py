@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from stylegan_ray.ops import downsample2d, fir_filter, upfirdn2d, upfirdn2d_reference, upsample2d
+from stylegan_ray.ops import downsample2d, fir, fir_filter, upfirdn2d, upfirdn2d_reference, upsample2d
 
 SLOPED = fir_filter([[1.0, 2.0, 0.5], [0.2, -1.0, 3.0]]).double()  # no symmetry anywhere
 TAPS = {"1331": fir_filter([1, 3, 3, 1]).double(), "121": fir_filter([1, 2, 1]).double(), "sloped": SLOPED}
@@ -26,6 +26,22 @@ def test_fast_path_is_the_twin(taps, up, down):
             for op in (upfirdn2d, upfirdn2d_reference)
         )
         torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 2), ((2, 1), (1, 3))])
+def test_a_cpu_with_instructions_for_low_precision_takes_a_way_of_its_own(up, down, layout, dtype, monkeypatch):
+    monkeypatch.setattr(fir, "computed", lambda x: x)
+    taps = fir_filter([[1, 2, 3], [4, 5, -6]], normalize=False)
+    whole = random_images(2, 3, 7, 8).mul(3).round().clamp(-6, 6)  # products and their sums are exact in every type
+    for pads in PADS:
+        results = []
+        for x, op in ((whole.to(dtype, memory_format=layout), upfirdn2d), (whole.float(), upfirdn2d_reference)):
+            x.requires_grad_()
+            y = op(x, taps, up=up, down=down, padding=pads)
+            results.append((y.detach().float(), *(d.float() for d in torch.autograd.grad(y, x, y.detach().sign()))))
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
