@@ -92,7 +92,9 @@ def test_prepared_for_a_penalty_it_gives_the_penaltys_gradient(always_winograd):
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_pieces_of_any_size_make_the_same_whole(way, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2, 4])  # of 6 pictures: a share, two shares, three
+def test_pieces_of_any_size_make_the_same_whole(threads, way, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x, w, grad, strided = (
         random(*shape, seed=i).detach()
         for i, shape in enumerate([(6, 3, 12, 8), (5, 3, 3, 3), (6, 5, 12, 8), (6, 5, 5, 3)])
@@ -102,7 +104,7 @@ def test_pieces_of_any_size_make_the_same_whole(way, monkeypatch):
         monkeypatch.setattr(pieces, "CACHE_BYTES", size)
         of_strided = convolution.weight_gradient(x, strided, convolution.Geometry(2, (0, 0), 1), w.shape)
         results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64), of_strided))
-        assert sum(piece.num_rows for piece in winograd.pieces_of(x, 5)) == 6 * 3
+        assert sum(piece.num_rows for piece in winograd.pieces_of(x, 5)) == 6 * 3 // winograd.shares_of(x)
     assert {len(winograd.pieces_of(x, 5))} == {1}
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
