@@ -28,13 +28,14 @@ class Geometry(NamedTuple):
 
 
 @contextmanager
-def penalised_gradients() -> Iterator[None]:
+def penalised_gradients(wanted: bool = True) -> Iterator[None]:
     """Inside, convolutions are prepared for a penalty on the gradient with respect to pictures or styles.
 
-    Such a gradient (one taken with create_graph=True) may not be asked for with respect to weights.
+    Such a gradient (one taken with create_graph=True) may not be asked for with respect to weights, nor to what they
+    are made of: weights that follow styles are used with `wanted` False.
     """
     global _penalised
-    before, _penalised = _penalised, True
+    before, _penalised = _penalised, wanted
     try:
         yield
     finally:
@@ -116,7 +117,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor):
         (x, w), (y,), (of_x, of_w, of_bias, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
         weights = not (ctx.penalised and torch.is_grad_enabled())
-        with inherited(ctx.penalised):
+        with penalised_gradients(ctx.penalised):
             return (
                 _Adjoint.apply(y, w, ctx.geometry, x.shape[2:]) if of_x else None,
                 _WeightGradient.apply(x, y, ctx.geometry, w.shape) if of_w and weights else None,
@@ -138,7 +139,7 @@ class _Adjoint(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor):
         (y, w), (x,), (of_y, of_w, _, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
         weights = not (ctx.penalised and torch.is_grad_enabled())
-        with inherited(ctx.penalised):
+        with penalised_gradients(ctx.penalised):
             return (
                 _Convolution.apply(x, w, None, ctx.geometry) if of_y else None,
                 _WeightGradient.apply(x, y, ctx.geometry, w.shape) if of_w and weights else None,
@@ -159,24 +160,13 @@ class _WeightGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         (x, y), (w,), (of_x, of_y, _, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
-        with inherited(ctx.penalised):
+        with penalised_gradients(ctx.penalised):
             return (
                 _Adjoint.apply(y, w, ctx.geometry, x.shape[2:]) if of_x else None,
                 _Convolution.apply(x, w, None, ctx.geometry) if of_y else None,
                 None,
                 None,
             )
-
-
-@contextmanager
-def inherited(penalised: bool) -> Iterator[None]:
-    """Inside, derivatives are prepared as what they are taken of was."""
-    global _penalised
-    before, _penalised = _penalised, penalised
-    try:
-        yield
-    finally:
-        _penalised = before
 
 
 def convolution(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

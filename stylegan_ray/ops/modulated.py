@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import computed
+from stylegan_ray.ops.convolution import computed, penalised_gradients
 from stylegan_ray.ops.resample import conv2d_resample
 
 
@@ -44,7 +44,9 @@ def modulated_conv2d(
         kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
         kernels = kernels * (gain if coefs is None else coefs[:, :, None, None, None])
         x = x.reshape(1, -1, h, w)  # [1,N*I,H,W]
-        x = conv2d_resample(x, kernels.flatten(0, 1).to(x.dtype), resample_filter, up, down, padding, n, flip_weight)
+        kernels = kernels.flatten(0, 1).to(x.dtype)  # [N*O,I,k,k]
+        with penalised_gradients(False):
+            x = conv2d_resample(x, kernels, resample_filter, up, down, padding, n, flip_weight)
         x = x.reshape(n, -1, *x.shape[2:])  # [N,O,H,W]
         return x if noise is None else x + noise
     if coefs is None and gain != 1:

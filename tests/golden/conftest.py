@@ -32,3 +32,9 @@ def golden(golden_path):
 def golden_folder():
     """The folder that holds the groups."""
     return ROOT
+
+
+@pytest.fixture
+def way(request, monkeypatch):
+    """Networks compute in a way that the test names (support/ways.py)."""
+    request.param(monkeypatch)

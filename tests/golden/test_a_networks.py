@@ -6,6 +6,7 @@ Tolerance: 2e-5 of the largest value for values, 1e-4 for gradients (golden READ
 import numpy as np
 import pytest
 import torch
+from support import ways
 
 from stylegan_ray.interop.tensorflow import network_from_tf, truncation
 from stylegan_ray.networks import mix_styles
@@ -38,8 +39,9 @@ def test_mapping(golden):
     close(mapping(*tensors(arrays, "latents", "labels")), arrays["out:dlatents"], 2e-5)
 
 
+@ways.every("networks_compiled")
 @pytest.mark.golden_files("a_synthesis", "*.npz")
-def test_synthesis(golden):
+def test_synthesis(golden, way):
     meta, arrays = golden
     synthesis = imported(meta, arrays)
     (ws,) = tensors(arrays, "dlatents", requires_grad=True)
@@ -49,8 +51,9 @@ def test_synthesis(golden):
     close(grad, arrays["out:grad_dlatents"], 1e-4)
 
 
+@ways.every("networks_compiled")
 @pytest.mark.golden_files("a_discriminator", "*.npz")
-def test_discriminator(golden):
+def test_discriminator(golden, way):
     meta, arrays = golden
     discriminator = imported(meta, arrays)
     outs = part(arrays, "out")
@@ -65,8 +68,9 @@ def test_discriminator(golden):
             close(grad[: len(outs[name])], outs[name], 1e-4)
 
 
+@ways.every("networks_compiled")
 @pytest.mark.golden_files("a_gmain", "*.npz")
-def test_generator(golden):
+def test_generator(golden, way):
     meta, arrays = golden
     G, outs = imported(meta, arrays), part(arrays, "out")
     z, labels, z2 = tensors(arrays, "latents", "labels", "latents2")

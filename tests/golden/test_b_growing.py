@@ -6,6 +6,7 @@ Tolerance: 2e-5 of the largest value for values, 1e-4 for gradients (golden READ
 import numpy as np
 import pytest
 import torch
+from support import ways
 
 from stylegan_ray.interop.tensorflow import network_from_tf, truncation
 from stylegan_ray.networks import mix_styles
@@ -78,8 +79,9 @@ def check_generator(meta, arrays):
         close(w_avg, outs[f"{name}_dlatent_avg_after"])
 
 
+@ways.every()  # networks that grow are not compiled
 @pytest.mark.golden_files("b_growing", "*.npz")
-def test_network(golden):
+def test_network(golden, way):
     meta, arrays = golden
     func = meta["func"].rpartition(".")[2]
     check = check_generator

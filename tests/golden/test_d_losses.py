@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from support import ways
 from support.golden_checks import FloatBatch, check_gradients, check_norm, close, read, under
 from support.recorded import RecordedDraws
 
@@ -73,8 +74,9 @@ def check(arrays, batch, network, which, losses, nets_meta, nets, tolerance):
     check_gradients(grads, given, load, variables, tolerance, which)
 
 
+@ways.every("losses_traced")
 @pytest.mark.golden_files("d_losses", "*__[GD]_*.npz")
-def test_loss(golden, golden_path):
+def test_loss(golden, golden_path, way):
     meta, arrays = golden
     nets_meta, nets = read(golden_path.parent / meta["nets"])
     batch = batch_of(meta, arrays, nets_meta, nets)

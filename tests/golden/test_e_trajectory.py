@@ -5,14 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from support import ways
 from support.golden_checks import landing, under
 from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.tensorflow import network_from_tf
-from stylegan_ray.ops import convolution
-from stylegan_ray.train import programs
-from stylegan_ray.train import state as state_module
 from stylegan_ray.train.ema import update_ema
 from stylegan_ray.train.phases import accumulate, move_feedback, phases_of, step, train_iteration
 from stylegan_ray.train.phases import place as placed
@@ -126,44 +124,14 @@ def iterate(meta, arrays, run_iteration):
     check_final(meta, arrays, state, race)
 
 
+@ways.every("losses_traced", "losses_compiled")
 @pytest.mark.golden_files("e_trajectory", "*.npz")
-def test_trajectory(golden):
+def test_trajectory(golden, way):
     meta, arrays = golden
     if meta["settings"]["rounds"] > 1:
         iterate(meta, arrays, original_rounds)
     else:
         iterate(meta, arrays, lambda cfg, state, i, draws, reals: train_iteration(state, cfg, reals, draws))
-
-
-@pytest.fixture
-def winograd_everywhere(monkeypatch):
-    """Every 3x3 convolution goes Winograd's way, also those that are too small to gain by it."""
-
-    def suits(x, shape, geometry, least_channels):
-        return shape[2:] == (3, 3) and geometry == (1, (1, 1), 1) and x.shape[2] % 4 == x.shape[3] % 4 == 0
-
-    monkeypatch.setattr(convolution, "suits_winograd", suits)
-
-
-def one_round(golden):
-    meta, arrays = golden
-    if meta["settings"]["rounds"] == 1:
-        iterate(meta, arrays, lambda cfg, state, i, draws, reals: train_iteration(state, cfg, reals, draws))
-
-
-@pytest.mark.golden_files("e_trajectory", "traj_fast*.npz")
-def test_trajectory_by_winograd(golden, winograd_everywhere):
-    one_round(golden)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.golden_files("e_trajectory", "*.npz")
-def test_trajectory_compiled(golden, backend, monkeypatch):
-    monkeypatch.setattr(programs, "BACKEND", backend)
-    monkeypatch.setattr(state_module, "Programs", lambda *_: programs.Programs(compiled=True))
-    torch.compiler.reset()
-    one_round(golden)
 
 
 def original_rounds(cfg, state, i, draws, reals):

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from support import ways
 from support.golden_checks import FloatBatch, check_gradients, check_norm, close, landing, norm_of, under
 from support.recorded import RecordedDraws
 
@@ -117,8 +118,9 @@ def check_pl_mean(after, expected, before, decay, name):
     close(ours, theirs, 1e-4, f"{name}: path lengths in pl_mean")
 
 
+@ways.every("losses_traced")
 @pytest.mark.golden_files("h_ada_networks", "loss_*.npz")
-def test_phases(golden):
+def test_phases(golden, way):
     meta, arrays = golden
     variables = {part: under(arrays, f"state:{part}/") for part in ("G", "D")}
     places = {

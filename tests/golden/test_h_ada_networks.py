@@ -6,6 +6,7 @@ Tolerance: 2e-5 of the largest value for values, 1e-4 for gradients (golden READ
 import numpy as np
 import pytest
 import torch
+from support import ways
 
 from stylegan_ray.interop.nvidia import model_config, network_from_ada
 from stylegan_ray.networks import mix_styles, truncate
@@ -25,8 +26,9 @@ def network(part, meta, arrays):
     return network_from_ada(part, meta[f"{part}_kwargs"], state)
 
 
+@ways.every("networks_compiled")
 @pytest.mark.golden_files("h_ada_networks", "ada_*.npz")
-def test_generator(golden):
+def test_generator(golden, way):
     meta, arrays = golden
     G = network("G", meta, arrays)
     z, c, grad_noise = (torch.tensor(arrays[f"in:{name}"]) for name in ("z", "c", "grad_noise"))
@@ -46,8 +48,9 @@ def test_generator(golden):
     close(grad, arrays["out:grad_ws"], 1e-4)
 
 
+@ways.every("networks_compiled")
 @pytest.mark.golden_files("h_ada_networks", "ada_*.npz")
-def test_discriminator(golden):
+def test_discriminator(golden, way):
     meta, arrays = golden
     D = network("D", meta, arrays)
     images = torch.tensor(arrays["in:images"], requires_grad=True)

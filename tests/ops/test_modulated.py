@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stylegan_ray.ops import fir_filter, modulated_conv2d, modulated_conv2d_reference
+from stylegan_ray.ops import fir_filter, modulated_conv2d, modulated_conv2d_reference, penalised_gradients
 
 CASES = {
     "same": {"padding": 1},
@@ -38,6 +38,21 @@ def test_fast_forms_are_the_twin_to_second_order(case, grouped, noisy):
         penalty = sum(g.square().sum() for g in first)
         results.append((y, first, torch.autograd.grad(penalty, (x, w, s))))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("up", [1, 2])
+def test_a_penalty_on_styles_reaches_weights_that_follow_them(up, num):
+    """One convolution of N groups takes the styles as part of its weights, whose gradient a penalty needs then."""
+    w, options = random(5, 4, 3, 3, seed=1, grad=True), {"padding": 1, "up": up, "resample_filter": fir_filter([1, 1])}
+    x, s = random(num, 4, 6, 6), random(num, 4, seed=2, grad=True)
+    results = []
+    for grouped in (False, True):
+        with penalised_gradients():
+            y = modulated_conv2d(x, w, s, grouped=grouped, **options)
+            (ds,) = torch.autograd.grad(y.sin().sum(), s, create_graph=True)
+        results.append((ds, *torch.autograd.grad(ds.square().sum(), (w, s))))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_demodulated_maps_have_unit_variance():
