@@ -314,6 +314,8 @@ class ClusterConfig(Section):
     """Groups of minibatches that are decoded ahead of the training."""
     decode_tasks: Positive = 1
     """Parallel decoding tasks per worker."""
+    keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Room (GB) in each node's cache folder for decoded pictures: those of data that fits are decoded once; 0: none."""
 
 
 class RunConfig(Section):

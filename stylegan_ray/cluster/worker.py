@@ -25,6 +25,7 @@ from stylegan_ray.cluster.reals import stream_of_reals
 from stylegan_ray.cluster.trace import traced
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.kept import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.runs import STOP
 from stylegan_ray.storage import Storage
@@ -134,8 +135,9 @@ class Worker:
         """Trains from where the state stands."""
         cfg, data = self.cfg, self.cfg.data
         dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
+        decoded_once = kept(dataset, cfg.cluster.keep_decoded_gb)
         source = RealsSource(
-            dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image
+            decoded_once, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image
         )
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
 

@@ -27,17 +27,24 @@ class Pictures(Protocol):
 
 
 class DecodedPictures:
-    """Pictures that are decoded from files."""
+    """Pictures that are decoded from files, whose CRC-32 when the data set was opened stand in `crc`."""
 
-    def __init__(self, source: Source, decoder: Decoder) -> None:
-        self.source, self.decoder = source, decoder
+    def __init__(self, source: Source, decoder: Decoder, crc: np.ndarray) -> None:
+        self.source, self.decoder, self.crc = source, decoder, crc
 
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
+        return self.decoded(name, self.content(entry, name), level)
+
+    def content(self, entry: int, name: str) -> bytes:
+        """The bytes of a picture's file; raises BadImage, or OSError when storage fails."""
         try:
-            content = self.source.read(entry)
+            return self.source.read(entry)
         except ValueError as error:
             raise BadImage(name, str(error)) from error
+
+    def decoded(self, name: str, content: bytes, level: int) -> np.ndarray:
+        """uint8 [C,H>>level,W>>level] from the bytes of a file; raises BadImage."""
         return reduced(self.decoder(name, content), level)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from pyarrow import fs
@@ -49,13 +49,13 @@ def files_at(address: str) -> Files:
     return StoredFiles(address) if "://" in address else LocalFiles(os.path.abspath(address))
 
 
-class _PerProcess:
+class PerProcess:
     """Handles by name, opened on first use in each process: none crosses a fork or a pickle."""
 
-    def __init__(self, opener: Callable[[str], Any]) -> None:
+    def __init__(self, opener: Callable[[Any], Any]) -> None:
         self.opener, self.pid, self.handles = opener, os.getpid(), {}
 
-    def __call__(self, name: str) -> Any:
+    def __call__(self, name: Hashable) -> Any:
         if self.pid != os.getpid():
             self.pid, self.handles = os.getpid(), {}
         handle = self.handles.get(name)
@@ -67,7 +67,7 @@ class LocalFiles:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._descriptor = _PerProcess(lambda name: _Descriptor(self._path(name)))
+        self._descriptor = PerProcess(lambda name: Descriptor(self._path(name)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalFiles, (self.root,)
@@ -94,11 +94,11 @@ class LocalFiles:
         return f"{self.root}/{name}"
 
 
-class _Descriptor:
+class Descriptor:
     """An open file, closed with the object."""
 
-    def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: str, flags: int = os.O_RDONLY) -> None:
+        self.number = os.open(path, flags | os.O_CLOEXEC, 0o666)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -125,8 +125,8 @@ class StoredFiles:
 
     def __init__(self, address: str) -> None:
         self.root = address
-        self._storage = _PerProcess(lambda _: Storage.at(address))
-        self._opened = _PerProcess(self._open_input)
+        self._storage = PerProcess(lambda _: Storage.at(address))
+        self._opened = PerProcess(self._open_input)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredFiles, (self.root,)

@@ -79,7 +79,9 @@ def as_configured(cfg: DataConfig, files: Files, index: Index, seed: int = 0) ->
 def _pictures(files: Files, index: Index, decoder: Decoder) -> Pictures:
     """What reads the pixels of an indexed data set."""
     source = source_of(files, index)
-    return DecodedPictures(source, decoder) if source else tfrecord_set.TFRecordPictures(files, index, decoder)
+    if source is None:
+        return tfrecord_set.TFRecordPictures(files, index, decoder)
+    return DecodedPictures(source, decoder, index.crc)
 
 
 def source_of(files: Files, index: Index) -> Source | None:
