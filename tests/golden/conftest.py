@@ -9,6 +9,14 @@ from support.golden_checks import read
 ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
 
 
+def pytest_collection_modifyitems(config, items):
+    """Ways that compile run where slow tests are asked for: not with `-m golden`, but with `-m "golden and slow"`."""
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("golden") and item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+
+
 def pytest_generate_tests(metafunc):
     """Parametrises `golden_file` with the files that the test's `golden_files(group, pattern)` mark names."""
     mark = metafunc.definition.get_closest_marker("golden_files")
