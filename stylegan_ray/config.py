@@ -313,7 +313,7 @@ class ClusterConfig(Section):
     read_ahead: Positive = 4
     """Groups of minibatches that are decoded ahead of the training."""
     decode_tasks: Positive = 1
-    """Parallel decoding tasks per worker."""
+    """Pictures that each worker has decoded at the same time, in threads of one process."""
     keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
     """Room (GB) in each node's cache folder for decoded pictures: those of data that fits are decoded once; 0: none."""
 

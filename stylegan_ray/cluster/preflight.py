@@ -160,7 +160,7 @@ def check_object_store(cfg: RunConfig, node: Node, group: int, say: Say) -> None
             f"take {mib(group)} on node {node.address}, and its object store has {mib(store)}; {way_out} "
             f"schedule.minibatch_repeats or schedule.minibatch_size"
         )
-    if group * (ahead + cfg.cluster.decode_tasks) > store:
+    if group * (ahead + 1) > store:
         say(
             f"warning: cluster.read_ahead={ahead} takes {mib(group * ahead)} on node {node.address}, and its object "
             f"store has {mib(store)}, so pictures will be written to disk and read again; {way_out} "

@@ -59,7 +59,7 @@ def stream_of_reals(
     groups = groups_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
     chunks = (chunk for group in groups for chunk in handy(group, picture_bytes))
     ahead = cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats
-    return RealsStream(source, chunks, picture_bytes, ahead, cfg.cluster.decode_tasks)
+    return RealsStream(source, chunks, picture_bytes, ahead)
 
 
 def groups_of_rank(
@@ -92,7 +92,7 @@ class RealsStream(Iterator[MicroBatches]):
 
     The line is cut into segments, each one execution of Ray Data: an execution that never ends keeps statistics of
     every block, and a generator task that never ends starts from its beginning when its process dies. Tasks ask for no
-    CPU, so they run beside workers that have taken all; their number and the blocks ahead are bounded instead.
+    CPU, so they run beside workers that have taken all; one runs at a time, and the blocks ahead are bounded instead.
     """
 
     def __init__(
@@ -101,10 +101,8 @@ class RealsStream(Iterator[MicroBatches]):
         chunks: Iterator[Chunk],
         picture_bytes: int,
         minibatches_ahead: int = 16,
-        decode_tasks: int = 1,
     ) -> None:
-        self.chunks, self.picture_bytes = iter(chunks), picture_bytes
-        self.minibatches_ahead, self.decode_tasks = minibatches_ahead, decode_tasks
+        self.chunks, self.picture_bytes, self.minibatches_ahead = iter(chunks), picture_bytes, minibatches_ahead
         self._segments: deque[Segment] = deque()
         self._segment_chunks = FIRST_SEGMENT_CHUNKS
         self._minibatches: Iterator[MicroBatches] = iter(())
@@ -154,15 +152,15 @@ class RealsStream(Iterator[MicroBatches]):
         if tasks:
             after = self._segments[-1] if self._segments else None
             chunks_ahead = math.ceil(self.minibatches_ahead / len(tasks[0][0]))
-            self._segments.append(Segment(self._source, tasks, chunks_ahead, self.decode_tasks, after))
+            self._segments.append(Segment(self._source, tasks, chunks_ahead, after))
 
     def _next_tasks(self) -> list[list[Chunk]]:
-        """The next stretch of the line, cut into tasks; parallel tasks hold one chunk each, as they go in order."""
+        """The next stretch of the line, cut into tasks."""
         first = next(self.chunks, None)
         if first is None:
             return []
         fitting = MAX_BYTES_PER_TASK // decoded_bytes(first, self.picture_bytes)
-        per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK) if self.decode_tasks == 1 else 1
+        per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK)
         num_chunks = min(self._segment_chunks, per_task * MAX_SEGMENT_TASKS)
         self._segment_chunks = min(2 * self._segment_chunks, MAX_SEGMENT_CHUNKS)
         stretch = [first, *islice(self.chunks, num_chunks - 1)]
@@ -177,18 +175,17 @@ class Segment:
         source: ray.ObjectRef,
         tasks: Sequence[Sequence[Chunk]],
         chunks_ahead: int,
-        decode_tasks: int,
         after: Segment | None = None,
     ) -> None:
         self.chunks = deque(chunk for task in tasks for chunk in task)
-        self.margin = chunks_ahead + 2 * decode_tasks
+        self.margin = chunks_ahead + 2
         self.num_taken, self.taken_since = 0, math.inf
         self.attempt = 0
         """How often the task of the last block had been started anew."""
         self.execution = Execution(
             dataset_of(source, tasks),
-            max_tasks=decode_tasks,
-            max_ready=max(chunks_ahead - decode_tasks, 1),
+            max_tasks=1,
+            max_ready=max(chunks_ahead - 1, 1),
             max_retries=MAX_RETRIES,
             after=after.execution if after else None,
         )
@@ -260,5 +257,5 @@ def clear_error(error: RayError, position: int) -> Exception:
         return error  # a node on its way out, which says nothing about the pictures
     return RuntimeError(
         f"real pictures could not be decoded from sample position {position} on: {error}; where processes die, a "
-        f"picture may crash the decoder or memory be short (cluster.read_ahead and cluster.decode_tasks need less)"
+        f"picture may crash the decoder or memory be short (a smaller cluster.read_ahead needs less)"
     )

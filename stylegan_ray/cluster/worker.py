@@ -137,8 +137,9 @@ class Worker:
         dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
         decoded_once = kept(dataset, cfg.cluster.keep_decoded_gb)
         source = RealsSource(
-            decoded_once, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image
-        )
+            decoded_once, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            threads=cfg.cluster.decode_tasks,
+        )  # fmt: skip
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
 
         def interrupted() -> bool:

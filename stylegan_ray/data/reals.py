@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,7 +18,10 @@ from stylegan_ray.streams import coins, stream_key
 
 
 class RealsSource:
-    """Micro-batches of real pictures; a function of (data, seed, stream_salt, position) and of nothing else."""
+    """Micro-batches of real pictures; a function of (data, seed, stream_salt, position) and of nothing else.
+
+    Several threads share the pictures of a micro-batch: Pillow decodes without the interpreter's lock.
+    """
 
     def __init__(
         self,
@@ -23,18 +31,24 @@ class RealsSource:
         mirror_augment: bool = False,
         shuffle: Literal["full", "blocks"] = "full",
         on_bad_image: Literal["error", "skip"] = "error",
+        threads: int = 1,
     ) -> None:
         self.dataset, self.seed, self.stream_salt = dataset, seed, stream_salt
         self.mirror_augment, self.shuffle, self.on_bad_image = mirror_augment, shuffle, on_bad_image
+        self.threads = threads
 
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Pictures uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions."""
         positions = np.asarray(positions, dtype=np.int64)
         indices, mirrored = self.indices(positions), self.mirrored(positions)
         images = np.empty((len(positions), *self.dataset.shape(level)), dtype=np.uint8)
-        for i, position in enumerate(positions.tolist()):
-            indices[i], pixels = self._read(int(indices[i]), position, level)
-            images[i] = pixels[:, :, ::-1] if mirrored[i] else pixels
+
+        def fill(places: range) -> None:
+            for i in places:
+                indices[i], pixels = self._read(int(indices[i]), int(positions[i]), level)
+                images[i] = pixels[:, :, ::-1] if mirrored[i] else pixels
+
+        in_threads(fill, len(positions), self.threads)
         return images, self.dataset.labels(indices)
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
@@ -68,3 +82,16 @@ class RealsSource:
             except BadImage:
                 continue
         raise DataError(f"data.path={self.dataset.path}: no picture of it can be decoded")
+
+
+def in_threads(work: Callable[[range], None], number: int, threads: int) -> None:
+    """Does a number of things in equal stretches, one a thread; of several errors the first stretch's is raised."""
+    length = -(-number // threads)
+    stretches = [range(begin, min(begin + length, number)) for begin in range(0, number, length)]
+    deque((map if threads == 1 else _pool(threads, os.getpid()).map)(work, stretches), maxlen=0)
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
+    """Threads of this process; those of another one do not outlive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="decode")

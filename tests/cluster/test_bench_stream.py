@@ -32,14 +32,14 @@ def test_bars_ask_more_of_large_pictures():
         figures = {
             "resolution": {"x": resolution},
             "img_s_pillow_core": {"x": [100.0]},
-            "img_s_stream": {"x": {tasks: [value] for tasks, value in img_s.items()}},
+            "img_s_stream": {"x": {threads: [value] for threads, value in img_s.items()}},
             "img_s_stream_kept": {"x": kept_img_s},
         }
         return [(bar["value"], bar["bar"], bar["holds"]) for bar in stream.bars_of_speed(figures, "x")]
 
     assert bars_with(64, [400.0], {"1": 79.0, "2": 99.0}) == [(0.79, 0.5, True)]
-    of_large = [(0.8, 0.8, True), (1.25, 1.3, False), (5.0, 1.0, True)]
-    assert bars_with(256, [400.0], {"1": 80.0, "2": 90.0, "16": 100.0}) == of_large
+    of_large = [(0.8, 0.8, True), (1.05, 1.1, False), (5.0, 1.0, True)]
+    assert bars_with(256, [400.0], {"1": 80.0, "2": 90.0, "16": 84.0}) == of_large
     assert bars_with(256, [], {"1": 79.0}) == [(0.79, 0.8, False)]
     assert bars_with(256, [79.0], {"1": 80.0})[1][2] is False
 

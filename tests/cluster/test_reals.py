@@ -54,8 +54,8 @@ def line(start=0, count=2, micro_batches=2, minibatches=2):
         yield tuple(tuple(MicroBatchPlan(b + j * count, count) for j in range(micro_batches)) for b in begins)
 
 
-def stream(source, *, decode_tasks=1, read_ahead=4, start=0):
-    return reals.RealsStream(source, line(start), 16, 2 * read_ahead, decode_tasks)
+def stream(source, *, read_ahead=4, start=0):
+    return reals.RealsStream(source, line(start), 16, 2 * read_ahead)
 
 
 def positions(micro_batches) -> list[int]:
@@ -130,7 +130,7 @@ def test_large_groups_are_handed_over_minibatch_by_minibatch():
 
 @pytest.mark.usefixtures("ray_local", "short_segments")
 def test_streams_are_exact_and_in_order():
-    with stream(Numbers()) as one, stream(Numbers(), start=1000, decode_tasks=2) as two:
+    with stream(Numbers()) as one, stream(Numbers(), start=1000) as two:
         for i in range(50):
             assert positions(next(one)) == list(range(4 * i, 4 * i + 4))
             assert positions(next(two)) == list(range(1000 + 4 * i, 1004 + 4 * i))
@@ -155,7 +155,7 @@ def test_stream_of_a_configuration_equals_its_source_over_many_passes(tmp_path):
     cfg = load_config("tiny", {"data.path": str(tmp_path), "data.resolution": 16, "data.mirror_augment": True})
     dataset = open_dataset(cfg.data)
     source = RealsSource(dataset, seed=3, mirror_augment=True)
-    decoded_once = RealsSource(kept(dataset, 1, tmp_path / "decoded"), seed=3, mirror_augment=True)
+    decoded_once = RealsSource(kept(dataset, 1, tmp_path / "decoded"), seed=3, mirror_augment=True, threads=2)
     with reals.stream_of_reals(cfg, decoded_once, cur_nimg=64, resolution_log2=4, rank=1, world_size=2) as stream:
         for nimg in range(64, 64 + 32 * 12, 32):
             plain = [source.micro_batch(np.arange(nimg + j * 8, nimg + j * 8 + 8)) for j in (1, 3)]
@@ -165,13 +165,11 @@ def test_stream_of_a_configuration_equals_its_source_over_many_passes(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize(("decode_tasks", "least", "most"), [(1, 4, 4), (2, 2, 4)])
-def test_decoding_stops_and_sleeps_while_nobody_takes(tmp_path, decode_tasks, least, most):
-    """Short tasks side by side whose end Ray Data has not yet looked for count as running: then fewer blocks wait."""
+def test_decoding_stops_and_sleeps_while_nobody_takes(tmp_path):
     log = tmp_path / "decoded"
-    with stream(Numbers(log), decode_tasks=decode_tasks, read_ahead=4) as reals_stream:
+    with stream(Numbers(log), read_ahead=4) as reals_stream:
         pids = {decoder(next(reals_stream)) for _ in range(8)}  # four chunks
-        wait_until(lambda: len(log.read_text().split()) >= 4 + least)
+        wait_until(lambda: len(log.read_text().split()) >= 4 + 4)
         time.sleep(0.5)
         executor = [f"/proc/self/task/{thread.native_id}/stat" for thread in executor_threads()]
         decoders = [f"/proc/{pid}/stat" for pid in pids]
@@ -179,7 +177,7 @@ def test_decoding_stops_and_sleeps_while_nobody_takes(tmp_path, decode_tasks, le
         time.sleep(2)
         assert cpu_sec(executor) - before[0] <= 0.04, "the executor of Ray Data spins"
         assert cpu_sec(decoders) - before[1] <= 0.1, "a decoding process spins"
-        assert len(log.read_text().split()) <= 4 + most
+        assert len(log.read_text().split()) <= 4 + 4
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -194,9 +192,8 @@ def test_close_ends_tasks_and_threads():
 
 
 @pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("decode_tasks", [1, 2])
-def test_bad_picture_is_one_clear_error(decode_tasks, caplog, capfd):
-    with stream(Numbers(bad=30), decode_tasks=decode_tasks) as reals_stream:
+def test_bad_picture_is_one_clear_error(caplog, capfd):
+    with stream(Numbers(bad=30)) as reals_stream:
         with pytest.raises(BadImage, match=r"'cats/7.png' \(sample position 30\): ends early") as caught:
             for _ in range(7):  # the chunk of positions 24 to 31 is lost as a whole
                 next(reals_stream)

@@ -60,9 +60,30 @@ def test_half_of_the_pictures_are_flipped(ten):
     np.testing.assert_array_equal(after[~mirrored], before[~mirrored])
 
 
+@pytest.mark.parametrize("threads", [2, 3, 50])
+def test_threads_share_the_pictures(ten, threads):
+    one, several = (RealsSource(opened(ten, cond=True), 1, mirror_augment=True, threads=n) for n in (1, threads))
+    for num in (1, 7, 24):
+        for expected, got in zip(one.micro_batch(np.arange(num)), several.micro_batch(np.arange(num)), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_of_several_errors_the_first_position_s_is_raised(tmp_path):
+    folder = write_folder(tmp_path / "bad", numbered(10))
+    data = opened(folder)
+    for name in list(numbered(10))[4:]:
+        (folder / name).write_bytes(b"no picture")
+    said = []
+    for threads in (1, 3):
+        with pytest.raises(BadImage) as caught:
+            RealsSource(data, seed=4, threads=threads).micro_batch(np.arange(10))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_see_the_same(ten, method):
-    source = RealsSource(opened(ten, cond=True), seed=1, mirror_augment=True)
+    source = RealsSource(opened(ten, cond=True), seed=1, mirror_augment=True, threads=2)
     here = source.micro_batch(np.arange(5))  # opens the zip before the fork
     context = multiprocessing.get_context(method)
     queue = context.Queue()

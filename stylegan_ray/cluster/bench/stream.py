@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -36,6 +37,8 @@ PASS_IMAGES = 200
 """Pictures of a generated set: so few that passes end all the time."""
 LARGE = 256
 """Resolution from which on the stream must be nearly as fast as the loop."""
+GROWTH = 1.1
+"""How much faster a thread for each core must be than one; the consumer and Ray need those cores too."""
 Counted = tuple[int, float, float]
 """Pictures, seconds, and CPU seconds of all processes."""
 TINY_SIZE, TINY_IMG_S = 32, 150
@@ -71,9 +74,10 @@ class Case:
     def resolution(self) -> int:
         return max(self.source.dataset.resolution)
 
-    def stream(self, decode_tasks: int = 1) -> RealsStream:
-        cfg = self.cfg.with_overrides({"cluster.decode_tasks": decode_tasks})
-        return stream_of_reals(cfg, self.source, 0, math.log2(self.resolution), 0, 1)
+    def stream(self, threads: int = 1) -> RealsStream:
+        source = copy(self.source)
+        source.threads = threads
+        return stream_of_reals(self.cfg, source, 0, math.log2(self.resolution), 0, 1)
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
@@ -118,12 +122,12 @@ def bars(figures: Figures) -> Bars:
 def bars_of_speed(figures: Figures, name: str) -> Bars:
     """Those about its speed on one kind of pictures; more is promised of large ones, which take long to decode."""
     is_large = figures["resolution"][name] >= LARGE
-    by_tasks = {int(tasks): median(img_s) for tasks, img_s in figures["img_s_stream"][name].items()}
-    one, most = by_tasks[1], max(by_tasks)
+    by_threads = {int(threads): median(img_s) for threads, img_s in figures["img_s_stream"][name].items()}
+    one, most = by_threads[1], max(by_threads)
     share = one / median(figures["img_s_pillow_core"][name])
     held = [at_least(f"{name}: stream over bare Pillow loop, per core", share, 0.8 if is_large else 0.5)]
     if is_large and most > 1:
-        held.append(at_least(f"{name}: stream of {most} tasks over that of one", by_tasks[most] / one, 1.3))
+        held.append(at_least(f"{name}: stream of {most} threads over that of one", by_threads[most] / one, GROWTH))
     if is_large and figures["img_s_stream_kept"][name]:
         again = median(figures["img_s_stream_kept"][name]) / one
         held.append(at_least(f"{name}: stream of kept pictures over that of decoded ones", again, 1.0))
@@ -165,10 +169,10 @@ def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
 
 
 def speed(case: Case, options: Options, folder: Path) -> dict[str, Any]:
-    """Pictures per second, and per CPU second of all processes, of the loop and of the stream by number of tasks."""
-    all_tasks, all_kept = sorted({1, cores()}), with_all_kept(case, folder)
+    """Pictures per second, and per CPU second of all processes, of the loop and of the stream by number of threads."""
+    all_kept = with_all_kept(case, folder)
     ways: dict[str, Callable[[], Counted]] = {"pillow": partial(pillow, case, options.sec)}
-    ways |= {str(tasks): partial(stream, case, tasks, options.sec) for tasks in all_tasks}
+    ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, cores()})}
     if all_kept is not None:
         ways["kept"] = partial(stream, all_kept, 1, options.sec)
     img_s: dict[str, list[float]] = {way: [] for way in ways}
@@ -213,10 +217,10 @@ def pillow(case: Case, sec: float) -> Counted:
     return counted(batches(), sec)
 
 
-def stream(case: Case, decode_tasks: int, sec: float) -> Counted:
+def stream(case: Case, threads: int, sec: float) -> Counted:
     """The same of the stream, for a consumer that does nothing else, once what was decoded ahead is gone."""
-    with case.stream(decode_tasks) as reals:
-        for _ in range((case.cfg.cluster.read_ahead + decode_tasks) * case.cfg.schedule.minibatch_repeats):
+    with case.stream(threads) as reals:
+        for _ in range((case.cfg.cluster.read_ahead + 1) * case.cfg.schedule.minibatch_repeats):
             next(reals)
         return counted((sum(len(images) for images, _ in micro_batches) for micro_batches in reals), sec)
 
