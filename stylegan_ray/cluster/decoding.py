@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -106,9 +107,21 @@ class ChunkDatasource(Datasource):
 
 def decode(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
     """The blocks of some chunks, one after the other."""
+    free_logging()
     opened, attempt = _opened(source), task_attempt()
     for chunk in chunks:
         yield block_of(opened, chunk).append_column(ATTEMPT, [[attempt]])
+
+
+def free_logging() -> None:
+    """Lets go of the lock of Python's logging, if a task that was stopped has left it with this thread.
+
+    Ray stops a task by an interrupt, which before Python 3.13 may come just where logging would release its lock. The
+    thread that has it notices nothing, but others, which decode here and log as Pillow does, would wait for ever.
+    """
+    lock: Any = logging._lock  # type: ignore[attr-defined]
+    while lock._is_owned():
+        lock.release()
 
 
 @lru_cache(maxsize=4)

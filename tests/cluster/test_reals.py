@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 ray = pytest.importorskip("ray")
 
-from stylegan_ray.cluster import reals  # noqa: E402
+from stylegan_ray.cluster import decoding, reals  # noqa: E402
 from stylegan_ray.cluster.decoding import ChunkDatasource, MicroBatchPlan, arrays_of, block_of, positions_of  # noqa: E402
 from stylegan_ray.config import load_config  # noqa: E402
 from stylegan_ray.data import BadImage, open_dataset  # noqa: E402
@@ -178,6 +180,21 @@ def test_decoding_stops_and_sleeps_while_nobody_takes(tmp_path):
         assert cpu_sec(executor) - before[0] <= 0.04, "the executor of Ray Data spins"
         assert cpu_sec(decoders) - before[1] <= 0.1, "a decoding process spins"
         assert len(log.read_text().split()) <= 4 + 4
+
+
+def test_a_stopped_task_that_left_logging_locked_does_not_hold_the_next_ones_threads_up(monkeypatch):
+    class Logs(Numbers):
+        def micro_batch(self, positions, level=0):
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(logging._lock.acquire, timeout=5).result(), "a thread waits for logging"
+                pool.submit(logging._lock.release).result()
+            return super().micro_batch(positions, level)
+
+    monkeypatch.setattr(decoding, "_opened", lambda source: source)
+    monkeypatch.setattr(decoding, "task_attempt", lambda: 0)
+    logging._lock.acquire()  # as an interrupt leaves it
+    assert decoding.arrays_of(next(decoding.decode(Logs(), [next(line())])))[0] == 0
+    assert not logging._lock._is_owned()
 
 
 @pytest.mark.usefixtures("ray_local")
