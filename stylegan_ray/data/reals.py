@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -86,9 +85,11 @@ class RealsSource:
 
 def in_threads(work: Callable[[range], None], number: int, threads: int) -> None:
     """Does a number of things in equal stretches, one a thread; of several errors the first stretch's is raised."""
-    length = -(-number // threads)
+    length = max(-(-number // threads), 1)
     stretches = [range(begin, min(begin + length, number)) for begin in range(0, number, length)]
-    deque((map if threads == 1 else _pool(threads, os.getpid()).map)(work, stretches), maxlen=0)
+    run = map if threads == 1 else _pool(threads, os.getpid()).map
+    for _ in run(work, stretches):  # which waits, and raises
+        pass
 
 
 @lru_cache(maxsize=4)

@@ -225,12 +225,16 @@ def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_chann
     return (
         x.device.type == "cpu"
         and computed(x[:0]).dtype == torch.float32
-        and shape[2:] == (3, 3)
-        and geometry == (1, (1, 1), 1)
-        and height % winograd.STEP == width % winograd.STEP == 0
+        and allows_winograd(x, shape, geometry)
         and n * height * width >= WINOGRAD_TILES * winograd.STEP**2
         and min(shape[:2]) >= least_channels
     )
+
+
+def allows_winograd(x: Tensor, shape: torch.Size, geometry: Geometry) -> bool:
+    """Whether Winograd's way is possible: 3x3, stride 1, the size kept, sides in whole steps."""
+    whole = x.shape[2] % winograd.STEP == x.shape[3] % winograd.STEP == 0
+    return shape[2:] == (3, 3) and geometry == (1, (1, 1), 1) and whole
 
 
 def suits_windows(x: Tensor, groups: int) -> bool:

@@ -63,7 +63,7 @@ def test_half_of_the_pictures_are_flipped(ten):
 @pytest.mark.parametrize("threads", [2, 3, 50])
 def test_threads_share_the_pictures(ten, threads):
     one, several = (RealsSource(opened(ten, cond=True), 1, mirror_augment=True, threads=n) for n in (1, threads))
-    for num in (1, 7, 24):
+    for num in (0, 1, 7, 24):
         for expected, got in zip(one.micro_batch(np.arange(num)), several.micro_batch(np.arange(num)), strict=True):
             np.testing.assert_array_equal(got, expected)
 

@@ -14,7 +14,7 @@ from stylegan_ray.networks.discriminator import Discriminator
 from stylegan_ray.networks.layers import StyledConv
 from stylegan_ray.networks.mapping import Mapping
 from stylegan_ray.networks.synthesis import Synthesis
-from stylegan_ray.ops import convolution, fir, winograd
+from stylegan_ray.ops import convolution, fir
 from stylegan_ray.train import programs
 from stylegan_ray.train import state as state_module
 
@@ -27,12 +27,7 @@ def as_chosen(patch: pytest.MonkeyPatch) -> None:
 
 def winograd_everywhere(patch: pytest.MonkeyPatch) -> None:
     """Winograd's 3x3 convolution and gradients of weights, in every data type."""
-
-    def suits(x, shape, geometry, least_channels):
-        whole = x.shape[2] % winograd.STEP == x.shape[3] % winograd.STEP == 0
-        return shape[2:] == (3, 3) and geometry == (1, (1, 1), 1) and whole
-
-    patch.setattr(convolution, "suits_winograd", suits)
+    patch.setattr(convolution, "suits_winograd", lambda *given: convolution.allows_winograd(*given[:3]))
 
 
 def direct(patch: pytest.MonkeyPatch) -> None:
