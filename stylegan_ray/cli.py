@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated
 
 import tyro
 
 from stylegan_ray.config import ConfigError, nearest
-from stylegan_ray.generate.request import GenerateOptions
+from stylegan_ray.images.options import GenerateOptions
 from stylegan_ray.options import parsed, train_options
-from stylegan_ray.runs import ask_to_stop
+from stylegan_ray.run_folder import ask_to_stop
 
 
 def main() -> None:
@@ -55,9 +56,12 @@ def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
     options = train_options(argv, spoken("train"))
     if options.dry_run:
+        from stylegan_ray.report.sinks import ProgressLine
         from stylegan_ray.train.dry_run import describe
 
-        print(describe(options.cfg))
+        with ProgressLine(sys.stderr) as progress:
+            text = describe(options.cfg, progress)
+        print(text)
         return 0
     from stylegan_ray.cluster import launch
 
@@ -67,7 +71,7 @@ def train(argv: Sequence[str]) -> int:
 def generate(argv: Sequence[str]) -> int:
     """Makes pictures of a trained network: grids, single files, style mixing, videos."""
     options = parsed(GenerateOptions, argv, spoken("generate"))
-    from stylegan_ray.pictures.gallery import make_pictures
+    from stylegan_ray.images.gallery import make_pictures
 
     for path in make_pictures(options):
         print(path)
@@ -77,14 +81,14 @@ def generate(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Takes metrics of a trained network; compares and plots them; fetches weights of detectors."""
     name = argv[0] if argv and argv[0] in ("compare", "plot", "prefetch") else None
-    from stylegan_ray.metrics import request
+    from stylegan_ray.metrics import options
 
     if name is None:
-        options = parsed(request.EvaluateOptions, argv, spoken("evaluate"))
+        options = parsed(options.EvaluateOptions, argv, spoken("evaluate"))
         from stylegan_ray.cluster.evaluate import take_metrics
 
         return take_metrics(options)
-    kind = {"compare": request.CompareOptions, "plot": request.PlotOptions, "prefetch": request.PrefetchOptions}[name]
+    kind = {"compare": options.CompareOptions, "plot": options.PlotOptions, "prefetch": options.PrefetchOptions}[name]
     options = parsed(kind, argv[1:], f"{spoken('evaluate')} {name}")
     from stylegan_ray.metrics import commands
 
@@ -93,7 +97,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def prepare_data(argv: Sequence[str]) -> int:
     """Makes a data set for training from pictures in any form, or checks one (--check)."""
-    from stylegan_ray.data.request import PrepareOptions
+    from stylegan_ray.data.options import PrepareOptions
 
     options = parsed(PrepareOptions, argv, spoken("prepare_data"))
     from stylegan_ray.cluster import prepare
@@ -110,23 +114,25 @@ def stop(argv: Sequence[str]) -> int:
 
 def tune(argv: Sequence[str]) -> int:
     """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
-    from stylegan_ray.cluster.sweep.options import sweep_options
+    from stylegan_ray.cluster.tune.options import sweep_options
 
     plan = sweep_options(argv, spoken("tune"))
-    from stylegan_ray.cluster.sweep.run import tune as run_sweep
+    from stylegan_ray.cluster.tune.run import tune as run_sweep
 
     return run_sweep(plan)
 
 
 def benchmark(argv: Sequence[str]) -> int:
     """Measures speed and memory, against bars where there are any; writes the figures as JSON."""
+    if find_spec("benchmarks") is None:
+        raise ConfigError("the benchmarks come with the repository: run python jobs/benchmark.py in a checkout of it")
     name, *words = argv or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: {spoken('benchmark')} NAME [--json FILE] ...   (NAME --help says more)\n\n  {named(BENCHMARKS)}")
         return 0
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {named(BENCHMARKS)}")
-    from stylegan_ray.bench.command import run_benchmark
+    from benchmarks.command import run_benchmark
 
     return run_benchmark(name, import_module(BENCHMARKS[name]), words, f"{spoken('benchmark')} {name}")
 
@@ -150,17 +156,17 @@ COMMANDS = {
     "tune": tune, "benchmark": benchmark,
 }  # fmt: skip
 BENCHMARKS = {
-    "step": "stylegan_ray.bench.step",
-    "ops": "stylegan_ray.bench.ops",
-    "roofline": "stylegan_ray.bench.roofline",
-    "overlap": "stylegan_ray.bench.overlap",
-    "gpu": "stylegan_ray.bench.gpu",
-    "checkpoint": "stylegan_ray.bench.checkpoint",
-    "overhead": "stylegan_ray.cluster.bench.overhead",
-    "stream": "stylegan_ray.cluster.bench.stream",
-    "metrics": "stylegan_ray.cluster.bench.metrics",
-    "scaling": "stylegan_ray.cluster.bench.scaling",
-    "chaos": "stylegan_ray.cluster.bench.chaos",
-    "sweep": "stylegan_ray.cluster.bench.sweep",
+    "step": "benchmarks.step",
+    "ops": "benchmarks.ops",
+    "roofline": "benchmarks.roofline",
+    "overlap": "benchmarks.overlap",
+    "gpu": "benchmarks.gpu",
+    "checkpoint": "benchmarks.checkpoint",
+    "overhead": "benchmarks.cluster.overhead",
+    "stream": "benchmarks.cluster.stream",
+    "metrics": "benchmarks.cluster.metrics",
+    "scaling": "benchmarks.cluster.scaling",
+    "chaos": "benchmarks.cluster.chaos",
+    "sweep": "benchmarks.cluster.sweep",
 }
 """Where each benchmark is; only the one that is asked for is imported."""

@@ -1,7 +1,8 @@
-"""The group of training workers: rank, world size, and the few sums that cross it."""
+"""The process group of the training workers: rank, world size, the collectives, and what each process sets first."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from stylegan_ray.config import RunConfig
 
 
 def rank() -> int:
@@ -101,3 +104,15 @@ def _who_is_missing(store: dist.Store, addresses: Sequence[str], timeout_sec: fl
     who = ", ".join(f"worker {number} on {addresses[number]}" for number in missing)
     what = f"no answer from {who}" if missing else f"all are there, but their first sum ({dist.get_backend()}) hangs"
     return f"{what} after {timeout_sec:g} s; the network between {', '.join(sorted(set(addresses)))} may be broken"
+
+
+def prepare_process(cfg: RunConfig, threads: int | None) -> None:
+    """Threads (None: as many as torch chooses) and kernels as the run wants them."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cfg.train.allow_tf32
+    torch.backends.cudnn.benchmark = not cfg.train.deterministic
+    if cfg.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check for bugs that costs a twentieth

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.generate.source import load, locate
 from stylegan_ray.interop import Networks
+from stylegan_ray.interop.source import load, locate
 from stylegan_ray.metrics.blocks import Plan
 from stylegan_ray.metrics.compute import Runner, check_reals, evaluate, run_serially, weights_of
 from stylegan_ray.metrics.detectors import Weights
 from stylegan_ray.metrics.found import absolute, add_rows, place_of_rows
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics
+from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
-from stylegan_ray.metrics.request import EvaluateOptions
 from stylegan_ray.metrics.rows import Row
-from stylegan_ray.runs import refuse_relative
-from stylegan_ray.train.report import ProgressLine
+from stylegan_ray.report.sinks import ProgressLine
+from stylegan_ray.run_folder import refuse_relative
 
 
 def take_metrics(options: EvaluateOptions) -> int:

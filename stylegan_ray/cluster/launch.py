@@ -23,12 +23,12 @@ from stylegan_ray.cluster.resources import Say, Share, joined, share_of_cluster
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.runs import STOP, refuse_relative, storage_address
+from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.run_folder import STOP, refuse_relative, storage_address
 from stylegan_ray.storage import PART, Storage, one_line
 from stylegan_ray.storage import joined as joined_address
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
-from stylegan_ray.train.measuring import check_metrics
-from stylegan_ray.train.report import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
 
@@ -255,7 +255,7 @@ def fit(run: Run, share: Share, view: ConsoleView, cut_off: bool) -> int:
     """Runs the TorchTrainer beside the view, anew where it fails for reasons that pass; returns the exit status."""
     import ray
 
-    from stylegan_ray.cluster.mailbox import mailbox_here
+    from stylegan_ray.cluster.channel import mailbox_here
 
     mailbox = mailbox_here()
     if cut_off:
@@ -291,8 +291,8 @@ def keep_fitting(
     Ray Train restarts its workers by itself; here is what it gives up on: the set-up of the workers' network, its own
     controller, a storage that does not let it begin. The mailbox counts, and says when to give up after all.
     """
-    from stylegan_ray.cluster._ray_private import free_workers
     from stylegan_ray.cluster.faults import is_final
+    from stylegan_ray.cluster.ray_private import free_workers
     from stylegan_ray.cluster.trainer import fitted
 
     assert run.clearance is not None
@@ -347,7 +347,7 @@ def watch(attempt: Attempt, view: View, mailbox: Any, every_sec: float = 0.5) ->
     import ray
     from ray.exceptions import ActorUnavailableError, RayError
 
-    from stylegan_ray.cluster.mailbox import FAIL, METRIC, SAY, TICK
+    from stylegan_ray.cluster.channel import FAIL, METRIC, SAY, TICK
 
     while True:
         alive = attempt.is_alive()

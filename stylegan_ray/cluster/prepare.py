@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from stylegan_ray.config import ConfigError, DataConfig
-from stylegan_ray.data import opening, openmoji
+from stylegan_ray.data import open as open_data
+from stylegan_ray.data import openmoji
+from stylegan_ray.data.atomic_output import written_whole
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.destination import written_whole
 from stylegan_ray.data.doctor import Findings, advised, examiner_of, shown, table
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
+from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
-from stylegan_ray.data.request import PrepareOptions, in_words_of_the_command, listed
-from stylegan_ray.data.tfrecords import export_order
-from stylegan_ray.data.writing import Task, Writer, picture_bytes, plans_of, report_of, write_attribution
-from stylegan_ray.train.report import ProgressLine, format_time
+from stylegan_ray.data.options import PrepareOptions, in_words_of_the_command, listed
+from stylegan_ray.data.write import Task, Writer, picture_bytes, plans_of, report_of, write_attribution
+from stylegan_ray.report.sinks import ProgressLine, format_time
 
 CHECKED_TOGETHER = 128
 
@@ -66,10 +67,12 @@ def refuse_relative_paths(options: PrepareOptions) -> None:
 def write(options: PrepareOptions, dest: str) -> int:
     """Reads SOURCE and writes DEST."""
     cfg, is_shuffled, begun = options.config(), options.is_shuffled, time.monotonic()
-    if "://" not in dest and opening.path_key(os.path.expanduser(dest)) == opening.path_key(opening.path_of(cfg.data)):
+    if "://" not in dest and open_data.path_key(os.path.expanduser(dest)) == open_data.path_key(
+        open_data.path_of(cfg.data)
+    ):
         raise DataError(f"DEST {dest} is SOURCE itself; give another DEST")
     with ProgressLine() as progress:
-        files, index = opening.looked_through(cfg.data, progress)
+        files, index = open_data.looked_through(cfg.data, progress)
         dataset = opened(cfg.data, files, index)
         order = export_order(dataset.num_images) if is_shuffled else np.arange(dataset.num_images)
         kind = options.chosen_format
@@ -88,7 +91,7 @@ def write(options: PrepareOptions, dest: str) -> int:
 def opened(cfg: DataConfig, files: Files, index: Index) -> Dataset:
     """The data set, with its labels if it has any."""
     has_labels = index.labels.values is not None
-    return opening.as_configured(cfg.model_copy(update={"cond": has_labels}), files, index)
+    return open_data.as_configured(cfg.model_copy(update={"cond": has_labels}), files, index)
 
 
 def warn(options: PrepareOptions, index: Index, dataset: Dataset, is_shuffled: bool) -> None:
@@ -130,8 +133,8 @@ def pool(options: PrepareOptions, num_plans: int) -> Iterator[Run]:
         return
     import ray
 
-    from stylegan_ray.cluster.in_order import in_order
     from stylegan_ray.cluster.resources import joined
+    from stylegan_ray.cluster.task_pool import in_order
 
     with nullcontext() if ray.is_initialized() else joined(options.config(), print):
         yield partial(in_order, max_tasks=options.workers or cluster_cpus())
@@ -176,17 +179,17 @@ def train_command(path: str, keys: dict[str, Any]) -> str:
 def check(options: PrepareOptions) -> int:
     """Reads every picture and prints what there is; returns 1 when some cannot be read."""
     cfg = options.config().data
-    path = opening.path_of(cfg)
+    path = open_data.path_of(cfg)
     with ProgressLine() as progress:
         try:
             place = openmoji.prepared(cfg, progress) if path == openmoji.NAME else path
-            files, index = opening.indexed(place, progress, decode=False)
+            files, index = open_data.indexed(place, progress, decode=False)
         except DataError as error:
             if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
                 raise
             print(f"Unreadable   {error}")
             return 1
-        opening.refuse_empty(files, index, path)
+        open_data.refuse_empty(files, index, path)
         findings = examined(files, index, options, progress)
     print(shown(table(findings)))
     if findings.bad and len(findings.bad) == len(index.names):
@@ -201,7 +204,7 @@ def examined(files: Files, index: Index, options: PrepareOptions, progress: Prog
     plans = [np.arange(i, min(i + CHECKED_TOGETHER, num)) for i in range(0, num, CHECKED_TOGETHER)]
     with pool(options, len(plans)) as run:
         for plan, pieces in zip(
-            plans, run(examiner_of(files, index, opening.source_of(files, index)), plans), strict=True
+            plans, run(examiner_of(files, index, open_data.source_of(files, index)), plans), strict=True
         ):
             findings.add(plan, pieces)
             progress(int(plan[-1]) + 1, num, "reading pictures")

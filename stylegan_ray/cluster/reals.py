@@ -18,7 +18,6 @@ import torch
 from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 from torch import Tensor
 
-from stylegan_ray.cluster._ray_private import Execution, count_nothing
 from stylegan_ray.cluster.decoding import (
     Chunk,
     ChunkDatasource,
@@ -28,6 +27,7 @@ from stylegan_ray.cluster.decoding import (
     attempt_of,
     first_position,
 )
+from stylegan_ray.cluster.ray_private import Execution, count_nothing
 from stylegan_ray.cluster.resources import COLLECT_FIGURES
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.reals import RealsSource

@@ -107,7 +107,7 @@ def join(address: str, quiet: dict[str, Any]) -> None:
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
     """A cluster of this machine alone; more workers than cores share them, with a warning."""
-    from stylegan_ray.cluster._ray_private import no_log_monitor
+    from stylegan_ray.cluster.ray_private import no_log_monitor
 
     cores, most = available_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)

@@ -8,10 +8,10 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.config import LoggingConfig
 
 from stylegan_ray import config
-from stylegan_ray.cluster._ray_private import TermSignal, Trainer
 from stylegan_ray.cluster.faults import FaultTeller
-from stylegan_ray.cluster.group import GroupConfig
 from stylegan_ray.cluster.preflight import Clearance
+from stylegan_ray.cluster.process_group import GroupConfig
+from stylegan_ray.cluster.ray_private import TermSignal, Trainer
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.worker import Order, train_worker
 from stylegan_ray.data.dataset import Dataset

@@ -15,26 +15,26 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from benchmarks.cluster.trace import traced
 from stylegan_ray import distributed
-from stylegan_ray.cluster._ray_private import TermSignal
+from stylegan_ray.cluster.channel import FAIL, TICK, Line, LogToDriver
 from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer, verb_of
-from stylegan_ray.cluster.mailbox import FAIL, TICK, Line, LogToDriver
-from stylegan_ray.cluster.measuring import metrics_of_run
+from stylegan_ray.cluster.metrics import metrics_of_run
 from stylegan_ray.cluster.preflight import Clearance
+from stylegan_ray.cluster.ray_private import TermSignal
 from stylegan_ray.cluster.reals import stream_of_reals
-from stylegan_ray.cluster.trace import traced
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.kept import kept
+from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
-from stylegan_ray.runs import STOP
+from stylegan_ray.distributed import prepare_process
+from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.background_writer import Outbox
 from stylegan_ray.train.checkpoint import FOLDER
 from stylegan_ray.train.loop import Diverged, Pause, training_loop
-from stylegan_ray.train.outbox import Outbox
-from stylegan_ray.train.process import prepare_process
-from stylegan_ray.train.recorder import Recorder
-from stylegan_ray.train.replicas import check_replicas
+from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch

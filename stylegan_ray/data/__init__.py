@@ -2,6 +2,6 @@
 
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError
-from stylegan_ray.data.opening import open_dataset
+from stylegan_ray.data.open import open_dataset
 
 __all__ = ["BadImage", "DataError", "Dataset", "open_dataset"]

@@ -9,9 +9,9 @@ import numpy as np
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.labels import vectors
-from stylegan_ray.data.levels import reduced
-from stylegan_ray.data.names import Names
 from stylegan_ray.data.order import BLOCK_ROWS
+from stylegan_ray.data.packed_names import Names
+from stylegan_ray.data.pyramid import reduced
 
 
 class Source(Protocol):

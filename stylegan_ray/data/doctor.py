@@ -15,12 +15,12 @@ from PIL import Image
 
 from stylegan_ray.data.dataset import Source
 from stylegan_ray.data.decode import Decoder, eight_bits, explained, is_grey, is_transparent, opened
+from stylegan_ray.data.decode_policy import check_resolution
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.files import Files
+from stylegan_ray.data.formats.tfrecord import TFRecordPictures
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.policies import check_resolution
-from stylegan_ray.data.tfrecord_set import TFRecordPictures
 
 CLASSES_SHOWN, EXAMPLES = 20, 3
 HASH_BYTES = 16

@@ -16,7 +16,7 @@ import numpy as np
 
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.names import Names
+from stylegan_ray.data.packed_names import Names
 
 INDEX_VERSION = 1
 """Raised when an older index could be misread."""

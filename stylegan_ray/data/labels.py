@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.names import Names
+from stylegan_ray.data.packed_names import Names
 
 LABEL_FILE = "dataset.json"
 

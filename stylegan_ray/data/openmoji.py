@@ -16,11 +16,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from stylegan_ray.config import DataConfig
+from stylegan_ray.data.decode_policy import wanted_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import Progress, cache_folder, replaced_when_whole
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
-from stylegan_ray.data.policies import wanted_resolution
 from stylegan_ray.data.scan import num_cpus
 
 NAME = "openmoji"

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stylegan_ray.streams import permuted, stream_key
+from stylegan_ray.rng import permuted, stream_key
 
 BLOCK_ROWS = 128
 """Neighbours that `blocks` keeps together when it permutes blocks."""

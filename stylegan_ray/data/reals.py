@@ -13,7 +13,7 @@ import numpy as np
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.order import image_index
-from stylegan_ray.streams import coins, stream_key
+from stylegan_ray.rng import coins, stream_key
 
 
 class RealsSource:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from stylegan_ray.data.decode import MAX_PIXELS, explained, has_alpha, is_grey, is_transparent, opened
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
-from stylegan_ray.data.names import Names
+from stylegan_ray.data.packed_names import Names
 
 DECODE_UP_TO = 100_000
 """Data sets of more pictures have only the headers of their files read; a damaged one shows up in training."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylegan_ray import seeds
+from stylegan_ray import rng
 from stylegan_ray.data import BadImage, Dataset
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
@@ -181,7 +181,7 @@ class BlockWorker:
             yield self.G.synthesis(ws[part], noise=_part(noise, part, len(ws[part])), lod=self.plan.lod)
 
     def _stream(self, purpose: str, block: int) -> np.random.Generator:
-        return seeds.stream(seeds.stream_key(self.plan.seed, 0, f"metric/{purpose}"), block)
+        return rng.stream(rng.stream_key(self.plan.seed, 0, f"metric/{purpose}"), block)
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def read_reals(dataset: Dataset, block: int, mirror: bool) -> Tensor:
     """
     total = dataset.num_images * (2 if mirror else 1)
     places = np.arange(block * BLOCK, min((block + 1) * BLOCK, total))
-    chosen = seeds.permuted(places, total, seeds.stream_key(0, 0, "metric/reals"))
+    chosen = rng.permuted(places, total, rng.stream_key(0, 0, "metric/reals"))
     pictures = []
     for row in chosen.tolist():
         with suppress(BadImage):  # the row says how many there were

@@ -8,9 +8,9 @@ from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_folder
 from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.found import absolute, compared, rows_of
+from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
 from stylegan_ray.metrics.plot import write_plots
-from stylegan_ray.metrics.request import CompareOptions, PlotOptions, PrefetchOptions
-from stylegan_ray.runs import find_run
+from stylegan_ray.run_folder import find_run
 from stylegan_ray.storage import Storage, parted
 
 

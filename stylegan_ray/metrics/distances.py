@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from stylegan_ray import seeds
+from stylegan_ray import rng
 from stylegan_ray.metrics.statistics import Array, Dialect, FeatureStats, as_numpy
 
 
@@ -58,7 +58,7 @@ def kernel_distance(
 
 def _drawn_pairs(num_x: int, num_y: int, num_subsets: int, size: int, seed: int) -> Iterable[tuple[Array, Array]]:
     for subset in range(num_subsets):
-        draw = seeds.stream(seeds.stream_key(seed, 0, "metric/kid"), subset)
+        draw = rng.stream(rng.stream_key(seed, 0, "metric/kid"), subset)
         yield draw.choice(num_x, size, replace=False), draw.choice(num_y, size, replace=False)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare, read_rows
-from stylegan_ray.runs import find_run, is_run
+from stylegan_ray.run_folder import find_run, is_run
 from stylegan_ray.storage import Storage, joined, parted
 
 CHECKPOINTS = "checkpoints"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylegan_ray.ops import windows, winograd
+from stylegan_ray.ops import im2col, winograd
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -202,7 +202,7 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size)
     stride, padding, groups = geometry
     a, b = computed(x), computed(y)
     if suits_windows(a, groups):
-        return windows.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
+        return im2col.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
     if groups > 1 and x.device.type == "cpu":
         a, b = a.contiguous(), b.contiguous()
     else:

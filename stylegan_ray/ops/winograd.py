@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops.pieces import Piece, cut, largest_divisor
+from stylegan_ray.ops.cache_blocking import Piece, cut, largest_divisor
 
 STEP, TILE, PLACES = 4, 6, 36
 

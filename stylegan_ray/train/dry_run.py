@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
-from stylegan_ray.train.measuring import check_metrics
-from stylegan_ray.train.report import ProgressLine
+from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 
 COPIES_IN_TRAINING = {"G": 5, "D": 4}
 """Tensors per parameter on a worker: value, gradient, Adam's two moments, and G_ema's copy."""
 
 
-def describe(cfg: RunConfig) -> str:
+def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
     """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
-    with ProgressLine(sys.stderr) as progress:
-        data = open_dataset(cfg.data, cfg.run.seed, progress)
+    data = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
     shape = (data.resolution, data.num_channels, data.label_size)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from stylegan_ray.config import RunConfig
-from stylegan_ray.seeds import LabelSource, SeededDraws
-from stylegan_ray.train.phases import train_iteration
+from stylegan_ray.rng import LabelSource, SeededDraws
 from stylegan_ray.train.schedule import Group, group_at
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.step import train_iteration
 
 MicroBatches = Sequence[tuple[Tensor, Tensor]]
 """This rank's micro-batches of one minibatch: (uint8 images [N,C,H,W], float labels [N,L])."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.networks import level_sizes
-from stylegan_ray.seeds import Place
+from stylegan_ray.rng import Place
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from stylegan_ray.config import FORMAT_VERSION, RunConfig
 from stylegan_ray.networks import build_discriminator, build_generator
-from stylegan_ray.seeds import stream, stream_key
+from stylegan_ray.rng import stream, stream_key
+from stylegan_ray.train.compiled import Programs
 from stylegan_ray.train.gradients import Gradients
-from stylegan_ray.train.optimizer import LazyAdam
-from stylegan_ray.train.programs import Programs
+from stylegan_ray.train.optim import LazyAdam
 from stylegan_ray.train.stats import Means
 
 COUNTERS = (

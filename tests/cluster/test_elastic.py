@@ -75,7 +75,7 @@ def world_sizes(trace):
 @pytest.mark.cluster
 def test_nodes_that_go_and_come_leave_the_run_of_plain_processes(tmp_path):
     """Ray's own nodes: two of four die, the group goes on with two; one comes back, and it goes on with three."""
-    victims = pytest.importorskip("stylegan_ray.cluster.bench.victims")
+    victims = pytest.importorskip("benchmarks.cluster.victims")
     pictures, trace, log = write_pictures(tmp_path / "pictures", side=16), tmp_path / "trace", tmp_path / "log"
     trace.mkdir()
     words = ["config-f", str(pictures), *(word for key, value in KEYS.items() for word in (f"--{key}", str(value)))]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model
 from support.plain import train_without_ray
 
-from stylegan_ray.cluster.bench.victims import DECODER, TRAINING_WORKER, command_of, descendants
+from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants
 from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
 from stylegan_ray.cluster.logbook import Logbook
 

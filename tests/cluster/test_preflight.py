@@ -12,7 +12,6 @@ from support.jobs import write_pictures
 ray = pytest.importorskip("ray")
 
 from stylegan_ray.cluster import preflight, resources  # noqa: E402
-from stylegan_ray.cluster.group import check_reach, choose_interface, named, unreached  # noqa: E402
 from stylegan_ray.cluster.nodes import (  # noqa: E402
     MARKER,
     Findings,
@@ -34,6 +33,7 @@ from stylegan_ray.cluster.preflight import (  # noqa: E402
     look_at_shared_memory,
     troubles,
 )
+from stylegan_ray.cluster.process_group import check_reach, choose_interface, named, unreached  # noqa: E402
 from stylegan_ray.cluster.resources import Share, TooSmallError, join, share_of_cluster, share_of_nodes  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.data import open_dataset  # noqa: E402

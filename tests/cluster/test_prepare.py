@@ -15,7 +15,7 @@ from support.data_sets import chw, encoded, label_json, noise_picture, numbered,
 from support.jobs import Job
 
 from stylegan_ray import cli
-from stylegan_ray.data import scan, writing
+from stylegan_ray.data import scan, write
 from stylegan_ray.storage import Storage
 
 
@@ -51,7 +51,7 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("dest", ["d.zip", "d", "d.parquet"])
 def test_workers_on_ray_write_what_one_process_writes(ray_local, source, tmp_path, monkeypatch, dest):
-    monkeypatch.setattr(writing, "MOST_PICTURES", 2)
+    monkeypatch.setattr(write, "MOST_PICTURES", 2)
     (tmp_path / "one").mkdir()
     assert run(source, tmp_path / "one" / dest) == 0
     assert run(source, tmp_path / dest, workers=2) == 0
@@ -61,7 +61,7 @@ def test_workers_on_ray_write_what_one_process_writes(ray_local, source, tmp_pat
 
 
 def test_bad_picture_in_a_task_is_one_clear_error(ray_local, source, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(writing, "MOST_PICTURES", 2)
+    monkeypatch.setattr(write, "MOST_PICTURES", 2)
     monkeypatch.setattr(scan, "DECODE_UP_TO", 0)
     (source / "004.png").write_bytes(encoded(noise_picture(1))[:-200])
     assert run(source, tmp_path / "d.zip", workers=2) == 2
@@ -128,8 +128,8 @@ def test_every_form_gives_the_same_set(source, tmp_path):
 
 
 def test_parquet_as_one_file_and_as_shards(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "MOST_PICTURES", 2)
-    monkeypatch.setattr(writing, "SHARD_BYTES", 5000)
+    monkeypatch.setattr(write, "MOST_PICTURES", 2)
+    monkeypatch.setattr(write, "SHARD_BYTES", 5000)
     assert run(source, tmp_path / "d.parquet") == 0
     assert run(source, tmp_path / "d", "--format", "parquet") == 0
     assert sorted(content(tmp_path / "d")) == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
@@ -199,7 +199,7 @@ def test_disk_full_leaves_nothing(source, tmp_path, monkeypatch, capsys):
     def fails(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.TFRecordWriter, "add", fails)
+    monkeypatch.setattr(write.TFRecordWriter, "add", fails)
     assert run(source, tmp_path / "d") == 1
     assert "No space left" in capsys.readouterr().err
     assert not (tmp_path / "d").exists() and not list(tmp_path.glob(".d*"))
@@ -302,7 +302,7 @@ def test_mistakes(source, tmp_path, capsys, words, says):
 
 
 def test_too_few_bytes_free(source, tmp_path, monkeypatch, capsys):
-    from stylegan_ray.data.destination import LocalOutput
+    from stylegan_ray.data.atomic_output import LocalOutput
 
     monkeypatch.setattr(LocalOutput, "free_bytes", lambda self: 1000)
     assert run(source, tmp_path / "d.zip") == 2

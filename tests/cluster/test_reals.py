@@ -23,7 +23,7 @@ from stylegan_ray.cluster import decoding, reals  # noqa: E402
 from stylegan_ray.cluster.decoding import ChunkDatasource, MicroBatchPlan, arrays_of, block_of, positions_of  # noqa: E402
 from stylegan_ray.config import load_config  # noqa: E402
 from stylegan_ray.data import BadImage, open_dataset  # noqa: E402
-from stylegan_ray.data.kept import kept  # noqa: E402
+from stylegan_ray.data.pixel_cache import kept  # noqa: E402
 from stylegan_ray.data.reals import RealsSource  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

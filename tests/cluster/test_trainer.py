@@ -12,7 +12,7 @@ ray = pytest.importorskip("ray")
 
 from ray.train import ScalingConfig  # noqa: E402
 
-from stylegan_ray.cluster._ray_private import NotedWorkers, free_workers  # noqa: E402
+from stylegan_ray.cluster.ray_private import NotedWorkers, free_workers  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
 
-from stylegan_ray.data import DataError, parquet
+from stylegan_ray.data import DataError
+from stylegan_ray.data.formats import parquet
 from stylegan_ray.data.reals import RealsSource
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stylegan_ray.data.process_reals import process_reals
-from stylegan_ray.pictures.grid import image_grid, pil_uint8, shrink2, to_uint8
+from stylegan_ray.images.grid import image_grid, pil_uint8, shrink2, to_uint8
 
 RANGES = {"": (-1.0, 1.0), "_drange01": (0.0, 1.0), "_drange-1_1": (-1.0, 1.0)}
 

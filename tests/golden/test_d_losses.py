@@ -11,8 +11,8 @@ from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.tensorflow import network_from_tf
-from stylegan_ray.seeds import Place
-from stylegan_ray.train import phases
+from stylegan_ray.rng import Place
+from stylegan_ray.train import step
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
@@ -81,7 +81,7 @@ def test_loss(golden, golden_path, way):
     nets_meta, nets = read(golden_path.parent / meta["nets"])
     batch = batch_of(meta, arrays, nets_meta, nets)
     network = meta["grads_wrt"]
-    main = phases.G_main if network == "G" else phases.D_main
+    main = step.G_main if network == "G" else step.D_main
     outcome = main(batch)
     close(outcome.loss, arrays["out:loss"][:, 0], 2e-5, "loss")
     if "out:dlatent_avg_after" in arrays and "out:reg" not in arrays:
@@ -97,7 +97,7 @@ def test_loss(golden, golden_path, way):
 
 
 def check_regularisation(arrays, batch, network, nets_meta, nets):
-    outcome = (phases.G_reg if network == "G" else phases.D_reg)(batch)
+    outcome = (step.G_reg if network == "G" else step.D_reg)(batch)
     close(outcome.loss, arrays["out:reg"], 3e-4, "reg")
     if "out:pl_lengths" in arrays:
         lengths = arrays["out:pl_lengths"]

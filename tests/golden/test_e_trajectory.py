@@ -12,10 +12,10 @@ from support.recorded import RecordedDraws
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.tensorflow import network_from_tf
 from stylegan_ray.train.ema import update_ema
-from stylegan_ray.train.phases import accumulate, move_feedback, phases_of, step, train_iteration
-from stylegan_ray.train.phases import place as placed
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.step import accumulate, move_feedback, phases_of, step, train_iteration
+from stylegan_ray.train.step import place as placed
 
 pytestmark = pytest.mark.golden
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from stylegan_ray.config import DataConfig
-from stylegan_ray.data import open_dataset, tfrecords
+from stylegan_ray.data import open_dataset
+from stylegan_ray.data.formats import tfrecord_wire
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_files("g_dataset", "*_decoded.npz")]
 
@@ -57,19 +58,19 @@ def test_written_again_byte_for_byte(golden, folder):
     meta, arrays = golden
     images = all_pictures(open_dataset(DataConfig(path=str(folder))))
     if "order" in meta:
-        order = tfrecords.export_order(len(images))
+        order = tfrecord_wire.export_order(len(images))
         assert order.tolist() == meta["order"]
         images = arrays["in:images"][order] if "in:images" in arrays else images
-    levels = zip(*(tfrecords.picture_levels(image) for image in images), strict=True)
+    levels = zip(*(tfrecord_wire.picture_levels(image) for image in images), strict=True)
     written = {}
     for pictures in levels:
-        name = tfrecords.file_name(folder.name, pictures[0].shape[-1])
-        written[name] = tfrecords.framed([tfrecords.encode_example(picture) for picture in pictures])
+        name = tfrecord_wire.file_name(folder.name, pictures[0].shape[-1])
+        written[name] = tfrecord_wire.framed([tfrecord_wire.encode_example(picture) for picture in pictures])
     if "in:labels" in arrays:
-        name, content = tfrecords.label_file(folder.name, arrays["in:labels"][order])
+        name, content = tfrecord_wire.label_file(folder.name, arrays["in:labels"][order])
         written[name] = content
     elif "out:labels" in arrays:
-        written[f"{folder.name}-rxx.labels"] = tfrecords.label_file(folder.name, arrays["out:labels"])[1]
+        written[f"{folder.name}-rxx.labels"] = tfrecord_wire.label_file(folder.name, arrays["out:labels"])[1]
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sorted(written) == sorted(files)
     assert all(written[name] == content for name, content in files.items())

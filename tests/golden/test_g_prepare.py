@@ -8,7 +8,8 @@ from PIL import Image
 
 from stylegan_ray import cli
 from stylegan_ray.config import DataConfig
-from stylegan_ray.data import open_dataset, tfrecords
+from stylegan_ray.data import open_dataset
+from stylegan_ray.data.formats import tfrecord_wire
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_files("g_dataset", "*_decoded.npz")]
 
@@ -36,7 +37,7 @@ def test_from_the_source_pictures(golden, folder, tmp_path):
     meta, arrays = golden
     data = open_dataset(DataConfig(path=str(folder), cond=meta["label_size"] > 0))
     written = np.stack([data.read(i) for i in range(data.num_images)])
-    order = tfrecords.export_order(data.num_images) if "order" in meta else np.arange(data.num_images)
+    order = tfrecord_wire.export_order(data.num_images) if "order" in meta else np.arange(data.num_images)
     place = np.argsort(order)
     images = arrays.get("in:images", written[place])
     labels = arrays.get("in:labels", data.labels(place))

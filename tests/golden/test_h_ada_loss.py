@@ -15,8 +15,8 @@ from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.nvidia import model_config, network_from_ada
-from stylegan_ray.seeds import Place
-from stylegan_ray.train import phases
+from stylegan_ray.rng import Place
+from stylegan_ray.train import step
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
@@ -49,8 +49,8 @@ def config(meta, num, lazy):
 def phase_of(cfg, name, gain):
     """The trainer's phase for Gmain, Greg, Gboth, Dmain, Dreg or Dboth; `both` is its turn without laziness."""
     part = name[0] + PARTS[name[1:]]
-    (phase,) = (phase for turns in phases.phases_of(cfg) for phase in turns if phase.part == part)
-    weights = {phases.G_REG: cfg.loss.pl_weight, phases.D_REG: cfg.loss.r1_gamma}
+    (phase,) = (phase for turns in step.phases_of(cfg) for phase in turns if phase.part == part)
+    weights = {step.G_REG: cfg.loss.pl_weight, step.D_REG: cfg.loss.r1_gamma}
     terms = tuple(term for term in phase.terms if weights.get(term, 1))  # the port leaves out what has no weight
     return replace(phase, gain=float(gain), terms=terms)
 
@@ -70,14 +70,14 @@ def recorded(arrays, name, phase, cfg):
         if not term.generates:
             continue
         purpose = term.run.__name__
-        num = max(len(z) // cfg.loss.pl_minibatch_shrink, 1) if term is phases.G_REG else len(z)
+        num = max(len(z) // cfg.loss.pl_minibatch_shrink, 1) if term is step.G_REG else len(z)
         draws |= {purpose: [z[:num]], f"{purpose}/labels": [c[:num]]}
         if cfg.model.style_mixing_prob > 0:
             cutoff, uniform = take("randint"), take("rand")
             draws[f"{purpose}/mixed"] = [take("randn_like")]
             if uniform < cfg.model.style_mixing_prob:
                 draws[f"{purpose}/cutoff"] = [cutoff]
-        if term is phases.G_REG:
+        if term is step.G_REG:
             draws["pl_noise"] = [take("randn_like")]
     assert not made, f"{name} draws more: {made}"
     return RecordedDraws(draws)
@@ -94,8 +94,8 @@ def run_phase(meta, arrays, name):
     schedule = training_schedule(cfg, 0, np.log2(max(G.resolution)))
     reals, labels = (torch.from_numpy(arrays[f"in:real_{kind}"]) for kind in ("img", "c"))
     draws = recorded(arrays, name, phase, cfg)
-    phases.accumulate(phase, FloatBatch(state, cfg, schedule, draws, Place(0, 0, 0), reals, labels), share=1.0)
-    phases.move_feedback(phase, state, cfg, torch.zeros(()))
+    step.accumulate(phase, FloatBatch(state, cfg, schedule, draws, Place(0, 0, 0), reals, labels), share=1.0)
+    step.move_feedback(phase, state, cfg, torch.zeros(()))
     return phase, cfg, state
 
 
@@ -129,7 +129,7 @@ def test_phases(golden, way):
     }
     for name, expected in meta["phases"].items():
         phase, cfg, state = run_phase(meta, arrays, name)
-        part, has_penalty = phase.network, phases.G_REG in phase.terms or phases.D_REG in phase.terms
+        part, has_penalty = phase.network, step.G_REG in phase.terms or step.D_REG in phase.terms
         tolerance = 3e-4 if has_penalty else 1e-4
         grads = {key: value.grad for key, value in getattr(state, part).named_parameters()}
         landed = {key for variable in expected["grad_norms"] for key in places[part][variable]}

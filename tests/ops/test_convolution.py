@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from stylegan_ray.ops import (
+    cache_blocking,
     conv2d,
     conv_transpose2d,
     convolution,
+    im2col,
     laid_out,
     penalised_gradients,
-    pieces,
-    windows,
     winograd,
 )
 
@@ -47,7 +47,7 @@ def way(request, monkeypatch):
     elif request.param == "direct":
         monkeypatch.setattr(convolution, "suits_windows", lambda *_: False)
     else:
-        monkeypatch.setattr(windows, "FEW", 1 if "many" in request.param else 1000)
+        monkeypatch.setattr(im2col, "FEW", 1 if "many" in request.param else 1000)
     return request.param
 
 
@@ -101,7 +101,7 @@ def test_pieces_of_any_size_make_the_same_whole(threads, way, monkeypatch):
     )
     results = []
     for size in (1, 3 * 36 * 2 * 5 * 4, 2 * 3 * 36 * 2 * 5 * 4, 1 << 30):  # a row of tiles, a picture, two, all
-        monkeypatch.setattr(pieces, "CACHE_BYTES", size)
+        monkeypatch.setattr(cache_blocking, "CACHE_BYTES", size)
         of_strided = convolution.weight_gradient(x, strided, convolution.Geometry(2, (0, 0), 1), w.shape)
         results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64), of_strided))
         assert sum(piece.num_rows for piece in winograd.pieces_of(x, 5)) == 6 * 3 // winograd.shares_of(x)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from stylegan_ray.train.phases import MicroBatch
+from stylegan_ray.train.step import MicroBatch
 
 Variables = Mapping[str, np.ndarray]
 Load = Callable[[Variables], nn.Module]

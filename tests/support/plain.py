@@ -11,8 +11,8 @@ import torch.distributed as dist
 from stylegan_ray.config import load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.distributed import prepare_process
 from stylegan_ray.train.loop import training_loop
-from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.schedule import places_of_rank, walk
 from stylegan_ray.train.state import TrainState
 

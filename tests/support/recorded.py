@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylegan_ray.seeds import Place
+from stylegan_ray.rng import Place
 
 
 class RecordedDraws:

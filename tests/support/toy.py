@@ -11,12 +11,12 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig, load_config
-from stylegan_ray.data.levels import reduced
-from stylegan_ray.seeds import SeededDraws, stream, stream_key
+from stylegan_ray.data.pyramid import reduced
+from stylegan_ray.rng import SeededDraws, stream, stream_key
 from stylegan_ray.train.loop import MicroBatches
-from stylegan_ray.train.phases import MicroBatch, place
 from stylegan_ray.train.schedule import places_of_rank, training_schedule, walk
 from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.step import MicroBatch, place
 
 RESOLUTION, CHANNELS, LABELS = 8, 3, 3
 

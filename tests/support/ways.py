@@ -15,7 +15,7 @@ from stylegan_ray.networks.layers import StyledConv
 from stylegan_ray.networks.mapping import Mapping
 from stylegan_ray.networks.synthesis import Synthesis
 from stylegan_ray.ops import convolution, fir
-from stylegan_ray.train import programs
+from stylegan_ray.train import compiled as compiled_module
 from stylegan_ray.train import state as state_module
 
 Way = Callable[[pytest.MonkeyPatch], None]
@@ -69,14 +69,14 @@ def networks_compiled(patch: pytest.MonkeyPatch) -> None:
 def losses_compiled_by(backend: str) -> Way:
     """Whole losses with their penalties, as a training compiles them, but without a way back to eager code."""
 
-    class Compiled(programs.Programs):
+    class Compiled(compiled_module.Programs):
         def _prepare(self, function, args):
             super()._prepare(function, args)
             assert self.compiled, f"{function.__name__} was not compiled"
 
     def compiled(patch: pytest.MonkeyPatch) -> None:
         compiler_reset()
-        patch.setattr(programs, "BACKEND", backend)
+        patch.setattr(compiled_module, "BACKEND", backend)
         patch.setattr(state_module, "Programs", lambda *_: Compiled(compiled=True))
 
     return compiled

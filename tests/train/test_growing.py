@@ -6,7 +6,7 @@ from support.growing import PRESETS, growing_config, lods
 from support.laws import largest_difference, run, trained_by, undisturbed
 from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
-from stylegan_ray.bench.flops import ArithmeticCounter
+from benchmarks.flops import ArithmeticCounter
 from stylegan_ray.config import VARIANTS
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint

@@ -9,10 +9,10 @@ from support.laws import largest_difference, run
 from support.toy import LABELS, ToySet, placed, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.data.process_reals import process_reals
-from stylegan_ray.pictures.grid import pil_uint8
-from stylegan_ray.seeds import SeededDraws
+from stylegan_ray.images.grid import pil_uint8
+from stylegan_ray.rng import SeededDraws
 from stylegan_ray.train import terms
-from stylegan_ray.train.phases import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, train_iteration
+from stylegan_ray.train.step import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, train_iteration
 
 DOUBLE = {"train.dtype": "float64"}
 
@@ -107,7 +107,7 @@ def test_dlatent_avg_beta_weighs_the_past_of_w_avg(beta, monkeypatch):
 
 @pytest.mark.parametrize(("prob", "share"), [(0.0, (0, 0)), (1.0, (1, 1)), (0.9, (0.8, 0.97))])
 def test_style_mixing_prob_is_the_share_of_mixed_micro_batches(prob, share):
-    from stylegan_ray.seeds import Place
+    from stylegan_ray.rng import Place
 
     draws = SeededDraws(0)
     cutoffs = [draws.mixing("G_main", Place(nimg, 0, nimg), prob, 6) for nimg in range(300)]

@@ -10,13 +10,13 @@ from support.toy import ToySet, placed, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError
-from stylegan_ray.seeds import SeededDraws
+from stylegan_ray.rng import SeededDraws
 from stylegan_ray.storage import Storage
 from stylegan_ray.train import terms
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
 from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.loop import training_loop
-from stylegan_ray.train.phases import LEAST_PIXELS, reals_first, train_iteration
+from stylegan_ray.train.step import LEAST_PIXELS, reals_first, train_iteration
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

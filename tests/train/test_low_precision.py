@@ -5,11 +5,11 @@ import torch
 from support.laws import largest_difference, run
 from support.toy import ToySet, placed, toy_config, toy_state
 
+from stylegan_ray.distributed import prepare_process
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
-from stylegan_ray.train.phases import Turn, phases_of
-from stylegan_ray.train.process import prepare_process
 from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.step import Turn, phases_of
 
 LOW = {"model.num_lowp_res": 2, "model.conv_clamp": 256.0}
 SIZE = (16, 16)

@@ -5,7 +5,7 @@ from support.laws import run
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.storage import Storage
-from stylegan_ray.train import phases
+from stylegan_ray.train import step
 from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
 from stylegan_ray.train.loop import Diverged
 from stylegan_ray.train.resume import Rollback
@@ -14,7 +14,7 @@ from stylegan_ray.train.resume import Rollback
 @pytest.fixture
 def nan_at(monkeypatch):
     """Puts a NaN into G's gradient at a clock value while the run draws the numbers of a stream_salt."""
-    add = phases.add
+    add = step.add
 
     def inject(nimg, salts):
         def poisoned(phase, job, share):
@@ -23,7 +23,7 @@ def nan_at(monkeypatch):
             if phase.network == "G" and batch.place.nimg == nimg and batch.state.stream_salt in salts:
                 batch.state.gradients["G"].flat[0] = float("nan")
 
-        monkeypatch.setattr(phases, "add", poisoned)
+        monkeypatch.setattr(step, "add", poisoned)
 
     return inject
 

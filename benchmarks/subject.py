@@ -1,0 +1,123 @@
+"""What benchmarks without a data set measure: a training state, and random pictures to feed it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stylegan_ray import distributed
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.rng import SeededDraws, stream, stream_key
+from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
+from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.step import MicroBatch, Phase, Turn, phases_of, place, train_iteration
+
+RESOLUTION, NUM_CLASSES = 256, 10
+"""Where the configuration leaves it to the data."""
+
+
+class RandomPictures:
+    """Pictures and labels of nothing."""
+
+    num_images = 1000
+
+    def __init__(self, seed: int, shape: tuple[int, int, int], label_size: int) -> None:
+        self.seed, self.shape, self.label_size = seed, shape, label_size
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """One-hot labels [n, label_size]."""
+        if not self.label_size:
+            return np.zeros((len(indices), 0), dtype=np.float32)
+        return np.eye(self.label_size, dtype=np.float32)[np.asarray(indices) % self.label_size]
+
+    def micro_batch(self, position: int, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures uint8 [N,C,H,W] and labels [N,label_size] of consecutive positions."""
+        pixels = stream(stream_key(self.seed, 0, "bench"), position).integers(0, 256, (num, *self.shape), np.uint8)
+        return torch.from_numpy(pixels), torch.from_numpy(self.labels(np.arange(position, position + num)))
+
+
+class Subject:
+    """A training state with this rank's part of a minibatch, ready for any phase.
+
+    That of a growing network is at full resolution or at the given one.
+    """
+
+    def __init__(self, cfg: RunConfig, device: torch.device, resolution: int | None = None) -> None:
+        self.cfg, self.device = cfg, device
+        self.schedule = schedule_of(cfg, resolution)
+        (channels, height, width), level = picture_shape(cfg), self.schedule.level
+        pictures = RandomPictures(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
+        self.state = new_state(cfg, device)
+        places = places_of_rank(0, self.schedule, distributed.rank(), distributed.world_size())
+        self.micro_batches = [pictures.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
+        self.draws = SeededDraws(cfg.run.seed, 0, pictures)
+        self.batches: Sequence[MicroBatch] = place(self.state, cfg, self.micro_batches, self.draws, self.schedule)
+        G_turns, D_turns = phases_of(cfg)
+        self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step was meant to be compiled, and could be."""
+        return self.state.programs.compiled
+
+    def turn(self, part: str) -> None:
+        """One turn as the training makes it; that of G moves G_ema too."""
+        Turn(self.phases[part], self.state, self.batches, StopWatch(self.device)).run()
+        if part == "G":
+            update_ema(self.state.G_ema, self.state.G, self.schedule.G_smoothing_beta)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def due(self, iteration: int) -> tuple[str, ...]:
+        """The turns of an iteration."""
+        return tuple(part for part, phase in self.phases.items() if phase.is_due(iteration))
+
+    def iteration(self, number: int, watch: StopWatch) -> None:
+        """An iteration as the training makes it: all turns that are due at this number."""
+        self.state.iteration = number
+        train_iteration(self.state, self.cfg, self.micro_batches, self.draws, self.schedule, watch)
+
+
+def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
+    """A state whose optimisers have made a step, so that their memory is there; the networks stand as drawn."""
+    channels, height, width = picture_shape(cfg)
+    state = TrainState.create(cfg, (height, width), channels, label_size_of(cfg), device)
+    for optimizer in state.optimizers.values():
+        optimizer.load(optimizer.tensors(), num_steps=1)
+    return state
+
+
+def picture_shape(cfg: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures that the configuration trains on."""
+    resolution = cfg.data.resolution or RESOLUTION
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return cfg.data.channels or 3, height, width
+
+
+def label_size_of(cfg: RunConfig) -> int:
+    """Number of classes."""
+    return (cfg.data.max_label_size or NUM_CLASSES) if cfg.data.cond else 0
+
+
+def schedule_of(cfg: RunConfig, resolution: int | None = None) -> Schedule:
+    """The schedule at a resolution of the larger side; None: at full resolution, where a run spends its time."""
+    at = cfg.with_overrides({"schedule.lod_initial_resolution": resolution})
+    return training_schedule(at, 0, resolution_log2(cfg))
+
+
+def resolution_log2(cfg: RunConfig) -> float:
+    """log2 of the larger side."""
+    return math.log2(max(picture_shape(cfg)[1:]))
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name; None: the GPU where there is one."""
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {chosen}: torch sees no GPU here; leave it out, or give cpu")
+    return torch.device(chosen)

@@ -1,0 +1,120 @@
+"""The words of the tune command: what to search, how, and the configuration that all trials share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from stylegan_ray.cluster.tune.space import Space
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.metrics.names import HIGHER_IS_BETTER, parse_metric
+from stylegan_ray.options import train_options
+
+DEFAULT_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Searches learning rates, regularisation intervals, gamma or anything else: tune [SPACE.yaml] [PRESET] [DATA] ....
+
+    Takes every --section.key of the train command for what all trials share; --run.name is the sweep's folder. The same
+    command again continues.
+    """
+
+    samples: int | None = None
+    """Trials in all; null: the whole grid where there is only a grid, else 16."""
+    scheduler: Literal["asha", "pbt", "fifo"] = "asha"
+    """Stop the worse trials early; let them take better ones' states and move on from there; or let all run."""
+    search: Literal["random", "optuna"] = "random"
+    """Values by chance and grid, or by Optuna from what earlier trials reached (extra [tune])."""
+    objective: str = "fid500_tiny"
+    """What counts: a metric, or any scalar of a tick such as Loss/scores/real."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Whether less or more of it is better; auto: as the metric wants, min for scalars."""
+    every: int = 1
+    """Ticks between two looks at the objective, where it is a metric, and between picture grids."""
+    concurrent: int | None = None
+    """Trials at once; null: as many as fit."""
+    grace_kimg: float | None = None
+    """asha: no trial is stopped before it; null: train.total_kimg / reduction^2."""
+    reduction: float = 3.0
+    """asha: one of so many goes on from each rung."""
+    perturb_kimg: float | None = None
+    """pbt: kimg between two looks at who is behind; null: train.total_kimg / 4."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as it was asked for; nothing is opened yet."""
+
+    options: SweepOptions
+    given: RunConfig
+    """The configuration as it was asked for."""
+    cfg: RunConfig
+    """The same with what the comparison of trials needs."""
+    space: Space
+    num_samples: int = field(default=DEFAULT_SAMPLES)
+
+    @property
+    def metric(self) -> str | None:
+        """The objective, where it is a metric."""
+        return None if "/" in self.options.objective else self.options.objective
+
+    @property
+    def objective(self) -> str:
+        """The scalar that trials report."""
+        return f"Metrics/{self.metric}" if self.metric else self.options.objective
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether trials should make the objective large."""
+        if self.options.mode != "auto":
+            return self.options.mode == "max"
+        return self.metric is not None and self.metric.startswith(HIGHER_IS_BETTER)
+
+
+def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
+    """Reads the command's words; raises ConfigError, or exits with help or a usage error."""
+    options, words = tyro.cli(SweepOptions, args=list(argv), prog=prog, return_unknown_args=True, use_underscores=False)
+    path = words.pop(0) if words and words[0].endswith((".yaml", ".yml")) else None
+    given = train_options(words, prog)
+    if given.resume_from or given.dry_run:
+        raise ConfigError("a sweep takes neither --resume-from nor --dry-run; leave them out")
+    check_numbers(options)
+    base = with_objective(given.cfg, options)
+    space = Space.read(path, base)
+    num_samples = options.samples or (space.grid_size if space.is_grid else DEFAULT_SAMPLES)
+    space.check(base, base.run.seed, num_samples if options.search == "random" else 0)
+    if options.scheduler == "pbt":
+        space.check_movable()
+    return Plan(options, given.cfg, base, space, num_samples)
+
+
+def check_numbers(options: SweepOptions) -> None:
+    """Raises ConfigError for numbers that make no sense."""
+    least = {"samples": 1, "every": 1, "concurrent": 1, "grace_kimg": 1e-6, "reduction": 1.01, "perturb_kimg": 1e-6}
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least {bound:g}")
+
+
+def with_objective(cfg: RunConfig, options: SweepOptions) -> RunConfig:
+    """The configuration of the trials: takes the objective, and pictures to look at, as often as was asked for."""
+    changes = {
+        "train.image_snapshot_ticks": options.every,
+        "train.network_snapshot_ticks": None,
+        "train.checkpoint_ticks": 1,
+        "cluster.keep_checkpoints": min(cfg.cluster.keep_checkpoints, 2),
+    }
+    if "/" not in options.objective:
+        name = parse_metric(options.objective).name
+        changes |= {
+            "metrics.names": list(dict.fromkeys([*cfg.metrics.names, name])),
+            "metrics.ticks": options.every,
+            "metrics.placement": "inline",
+        }
+    return cfg.with_overrides(changes)

@@ -1,0 +1,299 @@
+"""What a sweep searches: dotted keys with ranges or choices from a YAML file, drawn, checked and moved about."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest
+from stylegan_ray.rng import stream, stream_key
+
+Values = dict[str, Any]
+RANGES, LISTS = ("uniform", "loguniform"), ("choice", "grid")
+DEFAULT_SPACE = """\
+schedule.G_lrate: {loguniform: [0.0005, 0.01]}
+schedule.D_lrate: {loguniform: [0.0005, 0.01]}
+train.G_reg_interval: {choice: [1, 2, 4, 8, 16]}
+train.D_reg_interval: {choice: [4, 8, 16, 32]}
+loss.r1_gamma: {loguniform: [0.1, 100]}
+"""
+"""Learning rates, lazy intervals and gamma: what users of StyleGAN ask about first."""
+REFUSED = {
+    "run.": "the sweep names, places and seeds its trials itself",
+    "cluster.": "every trial gets the same share of the cluster",
+    "metrics.": "trials are compared by one metric, taken one way",
+    "train.total_kimg": "it is the time that the scheduler counts in; give it on the command line",
+}
+SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "subset", "alpha", "crop", "resize")
+"""Keys of `data` that decide which data set is opened, and trials share one."""
+MOVABLE = ("loss.", "schedule.G_lrate", "schedule.D_lrate", "train.G_reg_interval", "train.D_reg_interval", "augment.")
+"""What may change while a TrainState goes on: not the networks, the stream or the minibatch."""
+MOST_CORNERS = 1024
+RESAMPLE, UP, DOWN = 0.25, 1.2, 0.8
+"""How often population based training draws a parameter anew, and by what it moves it otherwise."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key that is searched."""
+
+    key: str
+    kind: str
+    values: tuple[Any, ...]
+    """Least and greatest value of a range; the members of a list."""
+    is_whole: bool = False
+    condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Searched only where these keys have one of these values."""
+
+    @property
+    def is_range(self) -> bool:
+        return self.kind in RANGES
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its values are numbers."""
+        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
+
+    def is_active(self, values: Mapping[str, Any]) -> bool:
+        """Whether the values of the keys before this one ask for it."""
+        return all(values.get(key, _ABSENT) in allowed for key, allowed in self.condition.items())
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A value by chance."""
+        if not self.is_range:
+            return self.values[int(rng.integers(len(self.values)))]
+        return self.at(float(rng.random()))
+
+    def at(self, place: float) -> Any:
+        """The value at a place between 0 (least) and 1 (greatest) of a range, in four digits."""
+        low, high = self.values
+        if self.kind == "loguniform":
+            return self.clipped(low * (high / low) ** place)
+        return self.clipped(low + (high - low) * place)
+
+    def place(self, value: Any) -> float:
+        """Where a value stands between 0 and 1; members of a list stand at equal distances."""
+        if not self.is_range:
+            ordered = sorted(self.values) if self.is_ordered else list(self.values)
+            return ordered.index(value) / max(len(ordered) - 1, 1)
+        low, high = self.values
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    def clipped(self, value: float) -> int | float:
+        """A value inside the range, rounded to what is worth writing down."""
+        low, high = self.values
+        rounded = round(value) if self.is_whole else float(f"{value:.4g}")
+        return min(max(rounded, low), high)
+
+    def moved(self, value: Any, rng: np.random.Generator) -> Any:
+        """A neighbour of a value, or now and then any value (Jaderberg et al. 2017, perturb and resample)."""
+        resample, up = rng.random() < RESAMPLE, rng.random() < 0.5
+        if resample:
+            return self.draw(rng)
+        if self.is_range:
+            moved = self.clipped(value * (UP if up else DOWN))
+            step = (1 if up else -1) if self.is_whole and moved == value else 0
+            return self.clipped(moved + step)
+        ordered = sorted(self.values) if self.is_ordered else list(self.values)
+        return ordered[min(max(ordered.index(value) + (1 if up else -1), 0), len(ordered) - 1)]
+
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Space:
+    """All parameters, those that conditions speak of before those that have them, and values that all trials share."""
+
+    parameters: tuple[Parameter, ...]
+    fixed: Values
+
+    @classmethod
+    def read(cls, path: str | None, base: RunConfig) -> Space:
+        """The space of a YAML file, or the default one; raises ConfigError."""
+        if path is None:
+            return cls.parsed(DEFAULT_SPACE, "the default space", base)
+        try:
+            text = Path(path).read_text()
+        except OSError as error:
+            raise ConfigError(f"space file {path} cannot be read: {error.strerror}") from error
+        return cls.parsed(text, path, base)
+
+    @classmethod
+    def parsed(cls, text: str, where: str, base: RunConfig) -> Space:
+        """The space that a YAML text describes; raises ConfigError that names the file, the key and a way out."""
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{where}: no YAML: {error}") from error
+        if not isinstance(tree, dict) or not tree:
+            raise ConfigError(f"{where}: a space is a mapping of dotted keys, such as\n{DEFAULT_SPACE}")
+        try:
+            for key in tree:
+                _check_key(key)
+            fixed = {key: entry for key, entry in tree.items() if not isinstance(entry, dict)}
+            parameters = [_parameter(key, tree[key], base) for key in tree if key not in fixed]
+            if not parameters:
+                raise ConfigError(f"nothing is searched; write a range or a list, such as\n{DEFAULT_SPACE}")
+            return cls(tuple(_in_order(parameters, fixed)), fixed)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    @property
+    def keys(self) -> list[str]:
+        return [parameter.key for parameter in self.parameters]
+
+    @property
+    def grid_size(self) -> int:
+        """How many trials it takes to see every point of the grid once."""
+        return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether nothing is left to chance."""
+        return all(parameter.kind == "grid" for parameter in self.parameters)
+
+    def sample(self, seed: int, number: int) -> Values:
+        """The values of a trial: a function of seed and number, so that no trial depends on what others did.
+
+        Grid parameters walk through all their combinations; trials beyond the last one begin again.
+        """
+        values, left = dict(self.fixed), number % max(self.grid_size, 1)
+        for parameter in self.parameters:
+            place = 0
+            if parameter.kind == "grid":
+                left, place = divmod(left, len(parameter.values))
+            if not parameter.is_active(values):
+                continue
+            rng = stream(stream_key(seed, 0, f"sweep/{parameter.key}"), number)
+            values[parameter.key] = parameter.values[place] if parameter.kind == "grid" else parameter.draw(rng)
+        return values
+
+    def moved(self, values: Mapping[str, Any], seed: int, *place: int) -> Values:
+        """Values near others, for a trial that goes on from another one's state; `place` numbers the occasion."""
+        near = dict(self.fixed)
+        for parameter in self.parameters:
+            if parameter.is_active(near):
+                rng = stream(stream_key(seed, 0, f"move/{parameter.key}", *place), 0)
+                there = values.get(parameter.key, _ABSENT)
+                near[parameter.key] = parameter.draw(rng) if there is _ABSENT else parameter.moved(there, rng)
+        return near
+
+    def check(self, base: RunConfig, seed: int, num_samples: int) -> None:
+        """Raises ConfigError when some trial would have a configuration that is refused."""
+        drawn = (self.sample(seed, number) for number in range(num_samples))
+        for values in itertools.chain(self._corners(), drawn):
+            try:
+                base.with_overrides(values)
+            except ConfigError as error:
+                said = ", ".join(f"{key}={value}" for key, value in values.items())
+                raise ConfigError(f"the space holds a configuration that is refused ({said}):\n{error}") from error
+
+    def check_movable(self) -> None:
+        """Raises ConfigError for what cannot change in the middle of a run."""
+        stuck = [key for key in self.keys if not key.startswith(MOVABLE)]
+        if stuck:
+            raise ConfigError(
+                f"--scheduler pbt changes parameters in the middle of a run, and {', '.join(stuck)} cannot change "
+                f"there: a copied state would not fit. It moves {', '.join(MOVABLE)}; for others use --scheduler asha"
+            )
+
+    def _corners(self) -> Iterator[Values]:
+        """Combinations of least and greatest values and of list members; where these are many, one at a time."""
+        ends = [parameter.values for parameter in self.parameters]
+        if math.prod(map(len, ends)) <= MOST_CORNERS:
+            choices: Iterator[tuple[Any, ...]] = itertools.product(*ends)
+        else:
+            first = [end[0] for end in ends]
+            choices = ((*first[:i], value, *first[i + 1 :]) for i, end in enumerate(ends) for value in end)
+        for choice in choices:
+            values = dict(self.fixed)
+            for parameter, value in zip(self.parameters, choice, strict=True):
+                if parameter.is_active(values):
+                    values[parameter.key] = value
+            yield values
+
+
+def _check_key(key: Any) -> None:
+    if key not in known_keys():
+        raise ConfigError(f"unknown key {key!r}{nearest(str(key), known_keys())}")
+    for refused, why in REFUSED.items():
+        if key.startswith(refused):
+            raise ConfigError(f"{key} cannot be searched: {why}")
+    section, name = key.split(".")
+    if section == "data" and name in SHARED_DATA:
+        raise ConfigError(f"{key} cannot be searched: trials share one prepared data set; give it on the command line")
+
+
+def _parameter(key: str, entry: Mapping[str, Any], base: RunConfig) -> Parameter:
+    kinds = [kind for kind in (*RANGES, *LISTS) if kind in entry]
+    strange = [word for word in entry if word not in (*RANGES, *LISTS, "if")]
+    if strange or len(kinds) != 1:
+        hint = nearest(str(strange[0]), (*RANGES, *LISTS, "if")) if strange else ""
+        raise ConfigError(
+            f"{key}: {dict(entry)} must be one of {{uniform: [LOW, HIGH]}}, {{loguniform: [LOW, HIGH]}}, "
+            f"{{choice: [...]}}, {{grid: [...]}}, with an `if` beside it where it is conditional{hint}"
+        )
+    (kind,) = kinds
+    values = entry[kind]
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{key}: {kind} takes a list, not {values!r}")
+    values = [_number(value) for value in values]
+    section, name = key.split(".")
+    there = getattr(getattr(base, section), name)
+    is_whole = isinstance(there, int) and not isinstance(there, bool)
+    if kind in RANGES:
+        _check_range(key, kind, values, is_whole)
+    return Parameter(key, kind, tuple(values), is_whole, _condition(key, entry.get("if", {})))
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-3 for a word."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _check_range(key: str, kind: str, values: Sequence[Any], is_whole: bool) -> None:
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
+        raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two numbers that rise, not {list(values)}")
+    if kind == "loguniform" and numbers[0] <= 0:
+        raise ConfigError(f"{key}: loguniform starts above 0, not at {numbers[0]}; use uniform")
+    if is_whole and any(value != int(value) for value in numbers):
+        raise ConfigError(f"{key} is a whole number, so the bounds of {kind} are, too, not {list(values)}")
+
+
+def _condition(key: str, condition: Any) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(condition, dict):
+        raise ConfigError(f"{key}: if takes a mapping such as {{augment.mode: ada}}, not {condition!r}")
+    return {other: tuple(value) if isinstance(value, list) else (value,) for other, value in condition.items()}
+
+
+def _in_order(parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> Iterator[Parameter]:
+    """The parameters, each behind those that its condition speaks of."""
+    known, waiting = set(fixed), list(parameters)
+    names = [*fixed, *(parameter.key for parameter in parameters)]
+    for parameter in parameters:
+        for other in parameter.condition:
+            if other not in names:
+                raise ConfigError(
+                    f"{parameter.key}: its condition speaks of {other}, which the space has not{nearest(other, names)}"
+                )
+    while waiting:
+        ready = [parameter for parameter in waiting if set(parameter.condition) <= known]
+        if not ready:
+            raise ConfigError(f"the conditions of {', '.join(p.key for p in waiting)} go round in a circle")
+        yield ready[0]
+        known.add(ready[0].key)
+        waiting.remove(ready[0])

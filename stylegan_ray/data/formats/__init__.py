@@ -1,0 +1,1 @@
+"""The data formats that can be read, one module each."""

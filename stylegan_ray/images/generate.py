@@ -1,0 +1,109 @@
+"""From seeds to pictures: latents, truncation, style mixing, walks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.networks import mix_styles, truncate
+from stylegan_ray.rng import stream, stream_key
+
+NoiseMode = Literal["const", "random", "none"]
+
+
+def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
+    """z [N, z_dim] of the seeds.
+
+    The one draw that does not go through seeds.py: StyleGAN2 and StyleGAN2-ADA draw them so, hence a seed of which
+    somebody knows the picture shows it here too.
+    """
+    rows = [np.random.RandomState(seed).randn(1, z_dim) for seed in seeds]
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def class_labels(seeds: Sequence[int], label_size: int, class_index: int | None) -> Tensor:
+    """Labels [N, label_size]: all of one class, or the classes in turn with the seeds; raises ConfigError."""
+    if class_index is not None and not 0 <= class_index < label_size:
+        has = f"classes 0 to {label_size - 1}" if label_size else "no classes; leave --class out"
+        raise ConfigError(f"--class {class_index}: this network has {has}")
+    if not label_size:
+        return torch.zeros(len(seeds), 0)
+    classes = [seed % label_size if class_index is None else class_index for seed in seeds]
+    return torch.nn.functional.one_hot(torch.tensor(classes), label_size).float()
+
+
+class Sampler:
+    """Pictures of one generator, a batch at a time."""
+
+    def __init__(
+        self,
+        G: Any,
+        psi: float = 1.0,
+        cutoff: int | None = None,
+        noise: NoiseMode = "const",
+        batch: int = 16,
+        lod: float = 0.0,
+    ) -> None:
+        self.G, self.psi, self.cutoff, self.noise, self.batch, self.lod = G, psi, cutoff, noise, batch, lod
+        self.where = next(G.parameters())
+
+    def styles(self, seeds: Sequence[int], class_index: int | None = None) -> Tensor:
+        """w of every layer for the seeds [N, num_ws, w_dim], truncated."""
+        labels = class_labels(seeds, self.G.label_size, class_index)
+        with torch.no_grad():
+            w = self.G.mapping(latents(seeds, self.G.z_dim).to(self.where), labels.to(self.where))  # [N,W]
+            ws = mix_styles(w, None, 0, self.G.synthesis.num_ws)  # [N,L,W]
+            return truncate(ws, self.G.w_avg, self.psi, self.cutoff)
+
+    def pictures(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Pictures [C,H,W] of styles, one after the other; the seeds choose the noise where it is random."""
+        for begin in range(0, len(ws), self.batch):
+            part = ws[begin : begin + self.batch]
+            chosen = None if seeds is None else seeds[begin : begin + self.batch]
+            with torch.no_grad():  # ends before the yield, or the caller would compute no gradients either
+                images = self.G.synthesis(part, noise=self._noise(len(part), chosen), lod=self.lod)
+            yield from images
+
+    def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:
+        """Noise inputs; random ones belong to a seed, so that they do not depend on its neighbours."""
+        if self.noise != "random":
+            return self.noise
+        keys = [stream_key(seed, 0, "generate/noise") for seed in (seeds or [0] * num)]
+        inputs = []
+        for layer, shape in enumerate(self.G.synthesis.noise_shapes(num, self.lod)):
+            rows = [stream(key, layer).standard_normal(shape[1:], np.float32) for key in keys]
+            inputs.append(torch.from_numpy(np.stack(rows)).to(self.where))
+        return inputs
+
+
+def mixed_styles(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor:
+    """Styles of a mixing grid, row by row: those of the row, with those of the column in the given layers."""
+    wrong = [layer for layer in layers if layer >= rows.shape[1]]
+    if wrong:
+        raise ConfigError(f"--mix-styles names layer {wrong[0]}; this network has layers 0 to {rows.shape[1] - 1}")
+    mixed = rows.unsqueeze(1).repeat(1, len(columns), 1, 1)  # [R,K,L,W]
+    mixed[:, :, list(layers)] = columns[None, :, list(layers)]
+    return mixed.flatten(0, 1)
+
+
+def walk(keys: Tensor, num_frames: int) -> Tensor:
+    """Styles on a smooth closed path through the keys [K, ...], `num_frames` from each to the next.
+
+    Catmull-Rom splines: the path passes every key with the direction from its predecessor to its successor.
+    """
+    before, after, beyond = (torch.roll(keys, shift, 0).unsqueeze(1) for shift in (1, -1, -2))
+    here = keys.unsqueeze(1)  # [K,1,...]
+    t = torch.arange(num_frames).to(keys) / num_frames
+    t = t.reshape(1, -1, *[1] * (keys.ndim - 1))  # [1,F,...]
+    path = (
+        here
+        + 0.5 * t * (after - before)
+        + t**2 * (before - 2.5 * here + 2 * after - 0.5 * beyond)
+        + t**3 * (1.5 * (here - after) + 0.5 * (beyond - before))
+    )  # fmt: skip
+    return path.flatten(0, 1)

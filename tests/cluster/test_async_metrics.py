@@ -1,0 +1,225 @@
+"""Metrics beside a training that goes on: what is taken, what is left out, and what a death leaves behind."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+from support import measured, toy
+from support.measured import Pictures, numbers
+from support.toy import toy_config, toy_minibatches, toy_state
+
+ray = pytest.importorskip("ray")
+
+import torch  # noqa: E402
+
+from stylegan_ray.cluster.async_metrics import Beside, behind_others  # noqa: E402
+from stylegan_ray.cluster.nodes import Node  # noqa: E402
+from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
+from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
+from stylegan_ray.cluster.resources import Share  # noqa: E402
+from stylegan_ray.config import ConfigError, load_config  # noqa: E402
+from stylegan_ray.interop import read_networks  # noqa: E402
+from stylegan_ray.metrics.compute import evaluate  # noqa: E402
+from stylegan_ray.report.snapshots import Recorder  # noqa: E402
+from stylegan_ray.storage import Storage  # noqa: E402
+from stylegan_ray.train.background_writer import Outbox  # noqa: E402
+from stylegan_ray.train.checkpoint import newest_checkpoint  # noqa: E402
+from stylegan_ray.train.loop import training_loop  # noqa: E402
+
+for module in (sys.modules[__name__], measured, toy):
+    ray.cloudpickle.register_pickle_by_value(module)
+
+KEYS = {"metrics.names": ("fid100_tiny",), "metrics.ticks": 1, "train.grid_size": (2, 1), "train.total_kimg": 0.112}
+
+
+class Deadly(Pictures):
+    """Kills as many processes that read it as it is told to; or fails."""
+
+    def __init__(self, folder, deaths=0, error=None):
+        super().__init__()
+        self.folder, self.deaths, self.error = folder, deaths, error
+
+    def read(self, index, level=0):
+        if self.error:
+            raise RuntimeError(self.error)
+        dead = self.folder / "dead"
+        dead.touch()
+        if len(dead.read_text()) < self.deaths:
+            dead.write_text(dead.read_text() + "x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+class Line:
+    """Hears what rank 0 says."""
+
+    def __init__(self):
+        self.said, self.posted = [], []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def post(self, kind, content):
+        self.posted.append(content)
+
+
+class Training:
+    """A run of a toy network with metrics beside it, as a worker runs it."""
+
+    def __init__(self, folder, dataset=None, waits=False, **keys):
+        self.folder, self.waits, self.line = folder, waits, Line()
+        self.cfg = toy_config(**{**KEYS, **keys})
+        self.run, self.source, self.state = Storage.at(folder), Pictures(), toy_state(self.cfg)
+        newest = newest_checkpoint(self.run.folder("checkpoints"))
+        if newest:
+            newest.restore(self.state)
+        self.outbox = Outbox(self.run, 3, print)
+        self.recorder = Recorder(self.run, self.cfg, self.source, self.state, self.outbox)
+        self.recorder.begin()
+        self.metrics = Beside(self.cfg, dataset or Pictures(), str(folder), torch.device("cpu"), self.line)
+
+    def train(self, pauses=None):
+        """To the end, or for some pauses, after which it falls silent as a killed process does."""
+        self.metrics.begin(self.state, self.recorder)
+        minibatches = toy_minibatches(self.cfg, self.state.cur_nimg, self.source)
+        loop = training_loop(self.state, self.cfg, minibatches, self.source, self._look)
+        for number, pause in enumerate(loop, 1):
+            self.recorder.at_pause(pause)
+            self.metrics.at_pause(pause, self.state, self.recorder)
+            self.recorder.save()
+            self.outbox.finish(60)
+            if number == pauses:
+                return self
+        self.outbox.finish(60)
+        self.recorder.files.close()
+        return self
+
+    def _look(self):
+        while self.waits and (self.metrics.running or self.metrics.written):
+            time.sleep(0.05)
+            self.metrics.looked_at = 0
+            self.metrics.look(self.recorder)
+        self.metrics.look(self.recorder)
+        return False
+
+    def rows(self):
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test finds features of another's pictures."""
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def patient(ray_local, tmp_path_factory):
+    """A run that waits for each of its metrics."""
+    folder = tmp_path_factory.mktemp("patient")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STYLEGAN_RAY_CACHE", str(folder / "cache"))
+        return Training(folder, waits=True).train()
+
+
+def test_every_row_is_that_of_the_network_of_its_tick(patient):
+    rows = patient.rows()
+    assert [(row["Progress/tick"], row["kimg"]) for row in rows] == [(0, 0), (1, 0.048), (2, 0.08), (3, 0.112)]
+    assert all(row["placement"] == "async" and row["value"] > 0 for row in rows)
+    final = read_networks(patient.folder / "network-final.safetensors").G_ema
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert rows[-1]["value"] == evaluate(final, Pictures(), ["fid100_tiny"])[0]["value"]
+    torch.set_num_threads(threads)
+    best = min(rows, key=lambda row: row["value"])
+    assert read_networks(patient.folder / "best-fid100_tiny.safetensors").cur_nimg == round(best["kimg"] * 1000)
+    assert [post["Metrics/fid100_tiny"] for post in patient.line.posted] == [row["value"] for row in rows]
+    assert not pending(patient.run) and not os.listdir(patient.folder / FOLDER)
+
+
+def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
+    """A run that does not wait: what is left out is said, and every row is one of those of a patient run."""
+    run = Training(tmp_path).train()
+    expected = {row["Progress/tick"]: row for row in numbers(patient.rows())}
+    found = {row["Progress/tick"]: row for row in numbers(run.rows())}
+    assert 3 in found and all(row == expected[tick] for tick, row in found.items())
+    left_out = [text for text in run.line.said if "are left out" in text]
+    assert len(left_out) == 4 - len(found) and not pending(run.run)
+    assert all(torch.equal(value, run.state.tensors()[name]) for name, value in patient.state.tensors().items()), (
+        "metrics changed the training"
+    )
+
+
+@pytest.mark.cluster
+def test_a_killed_task_is_started_anew(patient, tmp_path):
+    run = Training(tmp_path, Deadly(tmp_path, deaths=2), **{"metrics.ticks": 9}).train()
+    assert (tmp_path / "dead").read_text() == "xx"
+    assert {row["Progress/tick"]: row["value"] for row in run.rows()}[3] == patient.rows()[-1]["value"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        pytest.param({"deaths": 99}, "the task was lost 4 times", marks=pytest.mark.cluster),
+        ({"error": "torn"}, "RuntimeError: torn"),
+    ],
+)
+def test_a_task_that_cannot_succeed_does_not_touch_the_training(patient, tmp_path, trouble, reason):
+    run = Training(tmp_path, Deadly(tmp_path, **trouble), **{"metrics.ticks": 9}).train()
+    assert all(row["value"] is None and reason in row["unavailable"] for row in run.rows())
+    assert run.state.cur_nimg == 112 and any(text.startswith("fault: metrics at") for text in run.line.said)
+    assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending(run.run)
+
+
+def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patient, tmp_path):
+    died = Training(tmp_path).train(pauses=3)
+    died.metrics._give_up()
+    left = {request.tick for request in pending(died.run)}
+    assert left, "nothing was pending"
+    again = Training(tmp_path, waits=True)
+    assert again.state.tick == 3
+    again.train()
+    ticks = [row["Progress/tick"] for row in again.rows()]
+    assert max(left) in ticks and ticks == sorted(set(ticks)) and ticks[-1] == 3
+    expected = {row["Progress/tick"]: row for row in numbers(patient.rows())}
+    assert all(row == expected[row["Progress/tick"]] for row in numbers(again.rows()))
+
+
+def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
+    run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
+    run.run.write(f"{FOLDER}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
+    run.train()
+    assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending(run.run)
+
+
+@pytest.mark.parametrize(
+    ("keys", "share", "expected"),
+    [
+        ({}, Share(1, 1.0, 0, 1), "async"),
+        ({}, Share(1, 2.0, 0, 2), "inline"),
+        ({"cluster.num_workers": 2}, Share(2, 1.0, 0, 1), "inline"),
+        ({"cluster.num_workers": "1:2"}, Share((1, 2), 1.0, 0, 1), "inline"),
+        ({}, Share(1, 2.0, 1, 2), "async"),
+        ({"cluster.num_workers": 2}, Share(2, 1.0, 1, 1), "inline"),
+        ({"metrics.placement": "inline"}, Share(1, 1.0, 0, 1), "inline"),
+        ({"metrics.names": ()}, Share(1, 1.0, 0, 1), "inline"),
+    ],
+)
+def test_placement_follows_from_what_the_workers_leave_free(keys, share, expected):
+    cfg = load_config("tiny", {"cluster.num_workers": 1, "metrics.names": ("fid100_tiny",), **keys})
+    nodes = [Node("a", "1.2.3.4", {"CPU": 2.0, "GPU": 2.0})]
+    assert placement_of_metrics(cfg, share, nodes, print) == expected
+    if keys and expected == "inline" and "cluster.num_workers" in keys:
+        wanted = cfg.with_overrides({"metrics.placement": "async"})
+        with pytest.raises(ConfigError, match=r"metrics.placement=async: 2 workers leave no .PU free"):
+            placement_of_metrics(wanted, share, nodes, print)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such rank")
+def test_work_behind_others_leaves_the_rank_of_its_process_alone():
+    assert behind_others(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    with pytest.raises(ValueError, match="invalid literal"):
+        behind_others(lambda: int("no number"))

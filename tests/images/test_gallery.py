@@ -1,0 +1,148 @@
+"""What the generate command writes."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stylegan_ray import cli
+from stylegan_ray.config import ConfigError, ModelConfig, load_config
+from stylegan_ray.images import gallery
+from stylegan_ray.images.grid import pil_uint8
+from stylegan_ray.images.video import write_video
+from stylegan_ray.interop import Networks
+from stylegan_ray.networks import build_generator
+
+
+@pytest.fixture(scope="module")
+def G():
+    torch.manual_seed(1)
+    return build_generator(ModelConfig(z_dim=4, w_dim=4, mapping_fmaps=4, mapping_layers=1, fmap_max=4), 8, 3, 0)
+
+
+def networks(G, drange=(-1.0, 1.0)):
+    cfg = load_config("tiny", {"train.drange_net": drange})
+    return Networks(G=None, D=None, G_ema=G, config=cfg)
+
+
+@pytest.fixture
+def generate(G, tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder; returns the paths that it prints."""
+    monkeypatch.setattr(gallery, "load", lambda checkpoint: networks(G))
+    monkeypatch.chdir(tmp_path)
+
+    def command(*argv):
+        status = cli.run(cli.generate, ["run", *argv])
+        said = capsys.readouterr()
+        assert status == (2 if said.err else 0)
+        return said.err or said.out.split()
+
+    return command
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+def expected(G, seed):
+    with torch.no_grad():
+        picture = G(torch.from_numpy(np.random.RandomState(seed).randn(1, 4)).float(), None)
+    return pil_uint8(picture)[0].permute(1, 2, 0).numpy()
+
+
+def test_a_grid_by_default(generate, G):
+    assert generate("--seeds", "0-4,9") == ["seeds0-4_9.png"]
+    grid = pixels("seeds0-4_9.png")
+    assert grid.shape == (16, 24, 3), "three columns, two rows"
+    np.testing.assert_array_equal(grid[8:, 16:], expected(G, 9))
+
+
+def test_single_pictures(generate, G):
+    assert generate("--seeds", "3,12", "--outdir", "out") == ["out/seed0003.png", "out/seed0012.png"]
+    np.testing.assert_array_equal(pixels("out/seed0012.png"), expected(G, 12))
+
+
+def test_grid_and_single_pictures(generate):
+    assert generate("--seeds", "1-2", "--outdir", "out", "--grid", "a/b.png", "--tiles", "1", "2")[-1] == "a/b.png"
+    assert pixels("a/b.png").shape == (16, 8, 3)
+
+
+def test_style_mixing(generate, G):
+    assert generate("--seeds", "0-1", "--mix-seeds", "5-7", "--mix-styles", "0-3") == ["mixing.png"]
+    grid = pixels("mixing.png")
+    assert grid.shape == (24, 32, 3) and (grid[:8, :8] == 255).all()
+    np.testing.assert_array_equal(grid[:8, 16:24], expected(G, 6))  # above: the sources of the columns
+    np.testing.assert_array_equal(grid[16:, :8], expected(G, 1))  # at the left: those of the rows
+    np.testing.assert_array_equal(grid[16:, 16:24], expected(G, 6))  # every layer from the column
+
+
+@pytest.mark.parametrize("ending", ["webp", "gif"])
+def test_videos_by_pillow(generate, ending):
+    assert generate("--seeds", "0-2", "--video", f"walk.{ending}", "--frames", "4") == [f"walk.{ending}"]
+    with Image.open(f"walk.{ending}") as movie:
+        assert (movie.size, movie.n_frames) == ((8, 8), 12)
+
+
+def test_mp4_in_tiles(generate):
+    import av
+
+    generate("--seeds", "0-7", "--video", "walk.mp4", "--frames", "3", "--tiles", "2", "1", "--fps", "12")
+    with av.open("walk.mp4") as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        assert (len(frames), frames[0].width, frames[0].height, stream.average_rate) == (12, 16, 8, 12)
+
+
+def test_mp4_shows_the_frames(tmp_path):
+    """Odd sides grow by a pixel, and colours stay what they are."""
+    import av
+
+    colours = torch.tensor([[200, 30, 60], [20, 180, 90]], dtype=torch.uint8)
+    frames = (colour.reshape(3, 1, 1).expand(3, 15, 17) for colour in colours.repeat_interleave(5, dim=0))
+    write_video(tmp_path / "x.mp4", frames, 10)
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        seen = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(seen) == 10 and seen[0].shape == (16, 18, 3)
+    for frame, colour in ((seen[0], colours[0]), (seen[-1], colours[1])):
+        assert np.abs(frame.reshape(-1, 3).mean(axis=0) - colour.numpy()).max() < 12
+
+
+def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    said = generate("--video", "walk.mp4")
+    assert "stylegan-ray[video]" in said and "walk.webp" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--seeds x", "0-7,12"),
+        ("--seeds 0-8 --tiles 2 3", "room for 6"),
+        ("--video walk.avi", ".webp"),
+        ("--video walk.webp --seeds 0-2 --tiles 2 1", "at least 4"),
+        ("--class 3", "no classes"),
+        ("--fps 0", "at least 1"),
+        ("--tiles 0 4", "at least 1"),
+        ("--device gpu", "cpu, cuda"),
+        ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
+    ],
+)
+def test_mistakes(generate, words, says):
+    assert says in generate(*words.split())
+
+
+def test_other_ranges(generate, G, monkeypatch):
+    """A network trained with drange_net (0, 1) is shown as brightly."""
+    monkeypatch.setattr(gallery, "load", lambda checkpoint: networks(G, (-2.0, 2.0)))
+    generate("--seeds", "4")
+    assert np.abs(pixels("seeds4.png").astype(int) - 127).mean() < np.abs(expected(G, 4).astype(int) - 127).mean()
+
+
+def test_errors_of_the_source_exit_with_2(generate, monkeypatch):
+    def load(checkpoint):
+        raise ConfigError(f"no run {checkpoint!r}")
+
+    monkeypatch.setattr(gallery, "load", load)
+    assert "no run 'run'" in generate()

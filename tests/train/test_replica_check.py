@@ -1,0 +1,109 @@
+"""Replicas that drift apart are found, named, and stop the run; equal ones pass."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from support.laws import run
+from support.toy import toy_config, toy_state
+
+from stylegan_ray import distributed
+from stylegan_ray.train.replica_check import ReplicaError, check_replicas, digest, odd_ranks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool])
+def test_digest_shows_every_change_of_one_element(dtype):
+    value = (torch.arange(12).reshape(3, 4) % 2).to(dtype)
+    before = digest(value)
+    assert digest(value.clone()) == before
+    for place in range(value.numel()):
+        other = value.clone()
+        other.view(-1)[place] = 1 - other.view(-1)[place].to(torch.int8)
+        assert digest(other) != before
+    assert digest(value.flip(0, 1)) != before, "the same elements in other places"
+
+
+def test_digest_sees_the_last_bit_and_the_sign_of_zero():
+    value = torch.ones(5)
+    assert digest(torch.nextafter(value, torch.zeros(5))) != digest(value)
+    assert digest(torch.tensor(0.0)) != digest(torch.tensor(-0.0))
+    assert digest(torch.tensor(float("nan"))) == digest(torch.tensor(float("nan")))
+
+
+def test_odd_ranks():
+    assert odd_ranks([5, 5, 7, 5]) == [2]
+    assert odd_ranks([5, 7]) == [0, 1]
+    assert odd_ranks([1, 2, 3]) == [0, 1, 2]
+
+
+def poked(state, what: str) -> str:
+    """What the check says on this rank after one value has changed on rank 1, and has been put back."""
+    values = {
+        "weight": lambda: state.D.b8.conv0.weight.data.view(-1)[3:4],
+        "moment": lambda: state.optimizers["G"].tensors()["exp_avg_sq.mapping.dense0.weight"].view(-1)[:1],
+    }
+    before = values[what]().clone() if what in values else None
+    if distributed.rank() == 1:
+        if before is None:
+            state.iteration += 1
+        else:
+            values[what]().copy_(torch.nextafter(before, before + 1))
+    try:
+        check_replicas(state, f"10.0.0.{distributed.rank()}")
+        return ""
+    except ReplicaError as error:
+        return str(error)
+    finally:
+        if before is not None:
+            values[what]().copy_(before)
+
+
+def worker(rank, folder):
+    """Three replicas train, are poked, and then one of them does not answer any more."""
+    torch.set_num_threads(1)
+    stores = [dist.FileStore(os.path.join(folder, name), 3) for name in ("store", "end")]
+    dist.init_process_group("gloo", store=stores[0], rank=rank, world_size=3)
+    addresses = ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+    distributed.first_sum("cpu", addresses, timeout_sec=60)
+    cfg = toy_config(**{"train.total_kimg": 0.064})
+    state = toy_state(cfg)
+    run(cfg, state, pauses=2)
+    said = {}
+    check_replicas(state, addresses[rank])
+    for what in ("weight", "moment", "counter"):
+        said[what] = poked(state, what)
+    dist.barrier()
+    dist.distributed_c10d._get_default_store().delete_key("first_sum/2")
+    if rank != 2:
+        with pytest.raises(ConnectionError) as caught:
+            distributed.first_sum("cpu", addresses, timeout_sec=1)
+        said["late"] = str(caught.value)
+    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+    stores[1].set(str(rank), b"")
+    stores[1].wait([str(other) for other in range(3)])
+    os._exit(0)  # a sum that hangs ends with its process
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicas")
+    mp.spawn(worker, (str(folder),), nprocs=3)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("weight", "D.b8.conv0.weight"), ("moment", "G_opt.exp_avg_sq.mapping.dense0.weight"), ("counter", "iteration")],
+)
+def test_a_poked_rank_is_named_on_all_ranks(said, what, name):
+    assert len({rank[what] for rank in said}) == 1
+    assert said[0][what].startswith(f"at 0.048 kimg {name} is not what the others hold on worker 1 on 10.0.0.1: ")
+
+
+def test_the_first_sum_names_who_does_not_answer(said):
+    for rank in (0, 1):
+        assert said[rank]["late"].startswith("no answer from worker 2 on 10.0.0.2 after 1 s")
