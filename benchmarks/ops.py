@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.subject import chosen_device, picture_shape
+from benchmarks.subject import chosen_device, image_shape
 from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
@@ -82,7 +82,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 def cases(cfg: RunConfig, device: torch.device, least: int) -> Iterator[tuple[str, Case]]:
     """Every operation at every resolution, with the feature maps that it has there."""
-    model, sizes = cfg.model, level_sizes(picture_shape(cfg)[1:])
+    model, sizes = cfg.model, level_sizes(image_shape(cfg)[1:])
     widths = feature_maps(len(sizes) + 1, model.fmap_base, model.fmap_decay, model.fmap_min, model.fmap_max)
     taps = fir_filter(model.resample_kernel or (1.0, 1.0), separable=True).to(device)
     for level, (height, width) in enumerate(sizes):

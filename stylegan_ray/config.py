@@ -256,13 +256,8 @@ class TrainConfig(Section):
     """Data type of networks and optimiser (float64: tests)."""
     compile: bool = False
     """Compile the training step with torch.compile; not for networks that grow."""
-    cuda_graphs: bool = False
-    """Record the compiled step as CUDA graphs, for small pictures, where starting kernels takes the time."""
     allow_tf32: bool = False
     """Let GPUs round float32 to 10 bits of mantissa in convolutions and matrix products."""
-    D_reals_first: bool | None = None
-    """Let D judge reals before fakes, not together with them: meanwhile the gradients of G are summed over the workers.
-    null: with several workers, where a micro-batch has at least 32768 pixels."""
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats bit for bit."""
 
@@ -551,10 +546,6 @@ def _check_family(model: ModelConfig) -> None:
 
 
 def _check_compile(cfg: RunConfig) -> None:
-    if cfg.train.D_reals_first and cfg.loss.D == "rpgan":
-        raise ValueError("train.D_reals_first=true: loss.D=rpgan compares reals with fakes; use null or false")
-    if cfg.train.cuda_graphs and not cfg.train.compile:
-        raise ValueError("train.cuda_graphs=true: only compiled code is recorded; add train.compile=true, or use false")
     if cfg.train.compile and cfg.schedule.lod_initial_resolution is not None:
         raise ValueError(
             f"train.compile=true: networks that grow (schedule.lod_initial_resolution="

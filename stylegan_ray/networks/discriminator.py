@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,20 +155,6 @@ class Discriminator(nn.Module):
         assert x is not None
         x = epilogue(to_memory_format(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
         return label_score(x, labels, self.mapping)
-
-
-def judge_together(D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0) -> tuple[Tensor, ...]:
-    """Scores [N,1] of several equal batches (images, labels), which do not meet, from one pass."""
-    images, labels = zip(*batches, strict=True)
-    labels = None if labels[0] is None else torch.cat(labels)
-    return D(torch.cat(images), labels, lod=lod, num_batches=len(batches)).chunk(len(batches))
-
-
-def judge_together_reference(
-    D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0
-) -> tuple[Tensor, ...]:
-    """What `judge_together` means: a pass for each."""
-    return tuple(D(images, labels, lod=lod) for images, labels in batches)
 
 
 def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:

@@ -43,6 +43,7 @@ def golden_folder():
 
 
 @pytest.fixture
-def way(request, monkeypatch):
-    """Networks compute in a way that the test names (support/ways.py)."""
-    request.param(monkeypatch)
+def way(request):
+    """The test computes in the way that it names; `way(network)` prepares a network for it (support/ways.py)."""
+    with request.param() as prepare:
+        yield prepare
