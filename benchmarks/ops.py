@@ -24,9 +24,9 @@ from stylegan_ray.ops import (
     conv2d_resample,
     downsample2d,
     fir_filter,
-    laid_out,
     modulated_conv2d,
     penalised_gradients,
+    to_memory_format,
     upfirdn2d,
     upsample2d,
 )
@@ -125,7 +125,7 @@ def timed(case: Case, repeats: int) -> dict[str, list[float]]:
 
 def seconds(case: Case, order: str, plain: bool) -> float:
     """Wall time of one call, with pictures in memory as the variant keeps them."""
-    x = case.x if plain else laid_out(case.x, case.x.dtype)
+    x = case.x if plain else to_memory_format(case.x, case.x.dtype)
     x, *others = (part.detach().requires_grad_(order != "forward") for part in (x, *case.others))
     with plain_twins() if plain else nullcontext():
         start = time.perf_counter()

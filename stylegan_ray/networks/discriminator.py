@@ -11,7 +11,7 @@ from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
 from stylegan_ray.networks.mapping import Mapping, checked_labels
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.networks.synthesis import refuse_lod
-from stylegan_ray.ops import downsample2d, fir_filter, laid_out
+from stylegan_ray.ops import downsample2d, fir_filter, to_memory_format
 
 
 class DiscriminatorBlock(nn.Module):
@@ -44,7 +44,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor | None, image: Tensor | None, full_precision: bool = False) -> Tensor:
         dtype = self.conv0.weight.dtype if full_precision or self.dtype is None else self.dtype
-        x, image = (None if part is None else laid_out(part, dtype) for part in (x, image))
+        x, image = (None if part is None else to_memory_format(part, dtype) for part in (x, image))
         x = add_rgb(x, image, self.fromrgb)
         if self.skip is None:
             return self.conv1(self.conv0(x))
@@ -153,7 +153,7 @@ class Discriminator(nn.Module):
             x = block(x, image, full_precision)
             image = downsample2d(image, self.taps) if image is not None and self.architecture == "skip" else None
         assert x is not None
-        x = epilogue(laid_out(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
+        x = epilogue(to_memory_format(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
         return label_score(x, labels, self.mapping)
 
 
