@@ -68,7 +68,11 @@ COMPILED: dict[str, Way] = {
 
 
 def every(*names: str) -> pytest.MarkDecorator:
-    """Runs a test, which takes the fixture `way`, in every eager way and in the named ones that compile, slowly."""
-    ways = [pytest.param(way, id=name) for name, way in EAGER.items()]
-    ways += [pytest.param(COMPILED[name], id=name, marks=pytest.mark.slow) for name in names]
+    """Runs a test, which takes the fixture `way`, in every eager way and in the named ones that compile.
+
+    Without `-m ways` only the chosen way runs; `-m "ways and slow"` adds those that compile.
+    """
+    ways = [pytest.param(EAGER["chosen"], id="chosen")]
+    ways += [pytest.param(way, id=name, marks=pytest.mark.ways) for name, way in EAGER.items() if name != "chosen"]
+    ways += [pytest.param(COMPILED[name], id=name, marks=[pytest.mark.ways, pytest.mark.slow]) for name in names]
     return pytest.mark.parametrize("way", ways, indirect=True)
