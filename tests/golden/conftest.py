@@ -10,11 +10,13 @@ ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
 
 
 def pytest_collection_modifyitems(config, items):
-    """Ways that compile run where slow tests are asked for: not with `-m golden`, but with `-m "golden and slow"`."""
-    if "slow" not in config.option.markexpr:
-        slow = [item for item in items if item.get_closest_marker("golden") and item.get_closest_marker("slow")]
-        items[:] = [item for item in items if item not in slow]
-        config.hook.pytest_deselected(items=slow)
+    """Ways of computing run with `-m ways`, those that compile with `-m "ways and slow"`; else only the chosen way."""
+    left_out = [mark for mark in ("ways", "slow") if mark not in config.option.markexpr]
+    forced = [item for item in items if item.get_closest_marker("ways")]
+    dropped = [item for item in forced if any(item.get_closest_marker(mark) for mark in left_out)]
+    if dropped:
+        items[:] = [item for item in items if item not in dropped]
+        config.hook.pytest_deselected(items=dropped)
 
 
 def pytest_generate_tests(metafunc):
@@ -43,6 +45,7 @@ def golden_folder():
 
 
 @pytest.fixture
-def way(request, monkeypatch):
-    """Networks compute in a way that the test names (support/ways.py)."""
-    request.param(monkeypatch)
+def way(request):
+    """The test computes in the way that it names; `way(network)` prepares a network for it (support/ways.py)."""
+    with request.param() as prepare:
+        yield prepare

@@ -10,8 +10,8 @@ from stylegan_ray.ops import (
     conv_transpose2d,
     convolution,
     im2col,
-    laid_out,
     penalised_gradients,
+    to_memory_format,
     winograd,
 )
 
@@ -142,9 +142,9 @@ def test_low_precision_rounds_what_goes_in_and_what_comes_out_and_nothing_else(d
 
 
 def test_laid_out_has_channels_last_on_a_cpu():
-    x = laid_out(torch.zeros(2, 3, 4, 5), torch.bfloat16)
+    x = to_memory_format(torch.zeros(2, 3, 4, 5), torch.bfloat16)
     assert x.dtype == torch.bfloat16 and x.is_contiguous(memory_format=torch.channels_last)
-    assert laid_out(x, torch.bfloat16) is x
+    assert to_memory_format(x, torch.bfloat16) is x
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -152,7 +152,7 @@ def test_a_gradient_that_lies_otherwise_does_not_spread_its_layout(kernel):
     """PyTorch's convolutions hand on the layout they get, and what follows takes several times as long in another."""
     x, w, pad = random(2, 16, 8, 8), random(16, 16, kernel, kernel, seed=1), (kernel // 2, kernel // 2)
     for op in (conv2d, conv_transpose2d):
-        y = op(laid_out(x, x.dtype), w, padding=pad)
+        y = op(to_memory_format(x, x.dtype), w, padding=pad)
         (dx,) = torch.autograd.grad(y, x, torch.ones(y.shape, dtype=y.dtype))
         assert not dx.is_contiguous() and dx.is_contiguous(memory_format=torch.channels_last)
 
