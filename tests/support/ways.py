@@ -68,7 +68,15 @@ COMPILED: dict[str, Way] = {
 
 
 def every(*names: str) -> pytest.MarkDecorator:
-    """Runs a test, which takes the fixture `way`, in every eager way and in the named ones that compile, slowly."""
-    ways = [pytest.param(way, id=name) for name, way in EAGER.items()]
-    ways += [pytest.param(COMPILED[name], id=name, marks=pytest.mark.slow) for name in names]
+    """Runs a test, which uses the fixture `way`, in every eager way and in the named compiled ones.
+
+    `-m golden` runs it as chosen, `-m ways` in the eager ways, `-m "ways and slow"` in the compiled ones.
+    """
+    ways = [pytest.param(way, id=name, marks=pytest.mark.ways) for name, way in EAGER.items()]
+    ways += [pytest.param(COMPILED[name], id=name, marks=[pytest.mark.ways, pytest.mark.slow]) for name in names]
     return pytest.mark.parametrize("way", ways, indirect=True)
+
+
+def is_chosen(item: pytest.Item) -> bool:
+    """Whether a collected test computes as training chooses."""
+    return item.callspec.params.get("way", as_chosen) is as_chosen if hasattr(item, "callspec") else True
