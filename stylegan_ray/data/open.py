@@ -115,7 +115,11 @@ def _suggest_other_files(files: Files, path: str) -> str:
     """What a path without images holds, as the end of a sentence."""
     if formats.by_file_name(split_address(path)[1]):
         return ""
-    alone = [info.name for info in files.listing() if formats.by_file_name(info.name)]
+    alone = [
+        info.name
+        for info in files.listing()
+        if (format := formats.by_file_name(info.name)) and not format.select([info])
+    ]
     return f", but {list_names(alone)}: name the file itself" if alone else f" ({', '.join(IMAGE_ENDINGS)})"
 
 

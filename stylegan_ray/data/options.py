@@ -95,14 +95,10 @@ class PrepareOptions:
             files = ", ".join(f"a {by_ending}" for by_ending in _file_endings())
             raise ConfigError(f"DEST {self.dest}: cannot write {ending}; give {files}, or a folder for TFRecord files")
         name = self.format or (named.name if named else DEFAULT_FORMAT)
-        if is_file and named and name != named.name:
-            raise ConfigError(f"--format {name} cannot be written to {self.dest}; give a folder as DEST")
-        format = formats.by_name(name)
-        if not is_file and not writable[name].writes_folder:
-            ending = format.single_file_ending
-            raise ConfigError(
-                f"--format {name} cannot be written to {self.dest}; give a name that ends in {ending} as DEST"
-            )
+        format, fits_folder = formats.by_name(name), writable[name].writes_folder
+        if (named is not format) if is_file else not fits_folder:
+            way_out = "a folder" if fits_folder else f"a name that ends in {format.single_file_ending}"
+            raise ConfigError(f"--format {name} cannot be written to {self.dest}; give {way_out} as DEST")
         return format
 
     @property
