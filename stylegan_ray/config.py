@@ -261,13 +261,8 @@ class TrainConfig(Section):
     """Data type of networks and optimizers; float64 is for tests."""
     compile: bool = False
     """Compile the losses with torch.compile; not for growing networks."""
-    cuda_graphs: bool = False
-    """Record the compiled losses as CUDA graphs: for small images, where launching kernels dominates."""
     allow_tf32: bool = False
     """Allow TF32 in convolutions and matrix products on GPUs."""
-    D_reals_first: bool | None = None
-    """D scores reals before fakes, not together with them, while the gradients of G are summed over the workers.
-    null: with several workers, where a micro-batch has at least 32768 pixels."""
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run is equal bit for bit."""
 
@@ -355,7 +350,10 @@ class DeletedKey(NamedTuple):
     """What to do instead of setting it, such as "leave it out: the faster order is always used"."""
 
 
-DELETED_KEYS: Mapping[str, DeletedKey] = {}
+DELETED_KEYS: Mapping[str, DeletedKey] = {
+    "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
+    "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
+}
 """Dropped from a saved configuration where they have their former default; refused everywhere else."""
 
 
@@ -650,10 +648,6 @@ def _check_family(model: ModelConfig) -> None:
 
 
 def _check_compile(cfg: RunConfig) -> None:
-    if cfg.train.D_reals_first and cfg.loss.D == "rpgan":
-        raise ValueError("train.D_reals_first=true: loss.D=rpgan compares reals with fakes; use null or false")
-    if cfg.train.cuda_graphs and not cfg.train.compile:
-        raise ValueError("train.cuda_graphs=true needs train.compile=true; add it, or use train.cuda_graphs=false")
     if cfg.train.compile and cfg.schedule.lod_initial_resolution is not None:
         raise ValueError(
             f"train.compile=true does not work with networks that grow (schedule.lod_initial_resolution="
