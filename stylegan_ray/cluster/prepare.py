@@ -46,7 +46,9 @@ def prepare_data(options: PrepareOptions) -> int:
         with translate_errors():
             return check(options) if options.check or options.dest is None else write(options, options.dest)
     except FileNotFoundError as error:
-        raise DataError(f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it") from error
+        raise DataError(
+            f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it"
+        ) from error
     except OSError as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         return 1
@@ -119,8 +121,8 @@ def encode_and_write(writer: Writer, task: WriteTask, run: Run, on_bad_image: st
         if bad and on_bad_image == "error":
             name, reason = bad[0]
             raise DataError(
-                f"data.path={task.dataset.path}: image {name!r} cannot be used: {reason}; repair or remove it, or leave "
-                "such images out with --data.on_bad_image skip"
+                f"data.path={task.dataset.path}: image {name!r} cannot be used: {reason}; repair or remove it, or "
+                "leave such images out with --data.on_bad_image skip"
             )
         writer.add(good, pieces[1:])
         num_done, num_bad = num_done + len(good) + len(bad), num_bad + len(bad)

@@ -71,7 +71,9 @@ def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: 
 def _check_place(names: list[str] | None, address: str, is_file: bool, endings: Sequence[str], overwrite: bool) -> None:
     """Raises DataError unless the place is empty, or holds a data set and `overwrite` is true."""
     if names is None and not is_file:
-        raise DataError(f"DEST {address} is a file, but a folder of {', '.join(endings)} files is written; give another DEST")
+        raise DataError(
+            f"DEST {address} is a file, but a folder of {', '.join(endings)} files is written; give another DEST"
+        )
     if names and is_file:
         raise DataError(f"DEST {address} is a folder, but a {endings[0]} file is written; give another DEST")
     foreign = [name for name in names or () if not name.endswith(tuple(endings))]

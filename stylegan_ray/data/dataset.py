@@ -98,7 +98,7 @@ class Dataset:
         return label_vectors(self.label_values[self.rows[indices]], self.label_size)
 
     def compact_labels(self) -> np.ndarray | None:
-        """Labels of all images as files store them: class numbers [n] where these say everything, else vectors [n,L]."""
+        """Labels of all images as files store them: class numbers [n] if they are equivalent, else vectors [n,L]."""
         if self.label_values is None:
             return None
         values = self.label_values[self.rows]

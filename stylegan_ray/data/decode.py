@@ -125,7 +125,7 @@ def remove_alpha(image: Image.Image, policy: str) -> Image.Image:
 def crop_box(
     height: int, width: int, target: tuple[int, int], crop: str, resize: str
 ) -> tuple[int, int, int, int] | None:
-    """The part of an image that is used, as (left, top, right, bottom); None when crop and resize cannot make it fit."""
+    """The part of an image that is used, as (left, top, right, bottom); None when the image cannot be made to fit."""
     target_height, target_width = target
     if crop == "none":
         same_shape = height * target_width == width * target_height

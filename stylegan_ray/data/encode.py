@@ -15,7 +15,7 @@ def to_pil(pixels: np.ndarray) -> Image.Image:
 
 
 def encode_png(image: np.ndarray | Image.Image, **options: Any) -> bytes:
-    """The bytes of a PNG file of uint8 [1,H,W] or [3,H,W], or of a Pillow image; options are those of Pillow's encoder."""
+    """A PNG file of uint8 [1,H,W] or [3,H,W], or of a Pillow image; options are those of Pillow's encoder."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else to_pil(image)).save(buffer, format="PNG", **options)
     return buffer.getvalue()

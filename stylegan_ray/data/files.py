@@ -84,7 +84,9 @@ class LocalFiles:
             return file.read()
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        descriptor = self._descriptor(name)  # a reference, or another thread that opened it at the same time could close it
+        descriptor = self._descriptor(
+            name
+        )  # a reference, or another thread that opened it at the same time could close it
         return os.pread(descriptor.number, size, offset)
 
     def open(self, name: str) -> BinaryIO:

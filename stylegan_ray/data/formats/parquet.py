@@ -147,7 +147,9 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"data.path={files.root}/{name} is not a whole Parquet file: {error}; copy it again from its origin") from error
+        raise DataError(
+            f"data.path={files.root}/{name} is not a whole Parquet file: {error}; copy it again from its origin"
+        ) from error
 
 
 def _image_column(schema: pa.Schema, name: str) -> str:

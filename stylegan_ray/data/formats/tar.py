@@ -92,7 +92,8 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str) -
                     members.classes[_key(shard, member.name.removeprefix("./"))] = int(content.read())
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
-            f"data.path={files.root}/{file_name} cannot be read as an uncompressed tar file: {error}; unpack it, or write it again without compression"
+            f"data.path={files.root}/{file_name} cannot be read as an uncompressed tar file: {error}; "
+            "unpack it, or write it again without compression"
         ) from error
 
 

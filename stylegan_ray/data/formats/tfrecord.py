@@ -37,7 +37,6 @@ from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 
-
 ENDING, LABEL_ENDING = ".tfrecords", ".labels"
 PIECE_BYTES = 1 << 24
 """Bytes of a file that are read and checked together."""
@@ -253,7 +252,9 @@ def _check_levels(found: list[FileIndex], root: str) -> None:
     """Raises DataError unless all files hold the same images."""
     for index in found:
         if not index.shape:
-            raise DataError(f"data.path={root}: no record of {index.name} matches its CRC; copy it again from its origin")
+            raise DataError(
+                f"data.path={root}: no record of {index.name} matches its CRC; copy it again from its origin"
+            )
         if len(index.start) != len(found[0].start) or index.shape[0] != found[0].shape[0]:
             raise DataError(
                 f"data.path={root}: {index.name} holds {len(index.start)} images of {index.shape[0]} channels, but "
@@ -261,7 +262,9 @@ def _check_levels(found: list[FileIndex], root: str) -> None:
                 "data set"
             )
     if found and found[0].shape[0] not in (1, 3):
-        raise DataError(f"data.path={root}: images have {found[0].shape[0]} channels, and must have 1 or 3; write them again with another tool")
+        raise DataError(
+            f"data.path={root}: images have {found[0].shape[0]} channels, and must have 1 or 3; write them again"
+        )
 
 
 def _as_index(found: list[FileIndex], checked: bool, labels: Labels) -> Index:
