@@ -477,7 +477,7 @@ def load_config(
     A run's config.yaml can be used as a preset, too. Raises ConfigError.
     """
     tree, name = _read_preset(preset)
-    dotted = {key: value for key, value in tree.items() if "." in str(key)}
+    dotted = {key: value for key, value in tree.items() if "." in key}
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
     if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
@@ -524,10 +524,15 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     else:
         hint = nearest(preset, preset_names())
         raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    tree = yaml.safe_load(text) or {}
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"preset file {preset} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"preset {preset!r} must be a mapping of sections, not {type(tree).__name__}")
-    return tree, name
+        raise ConfigError(
+            f"preset file {preset} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}"
+        )
+    return {str(key): value for key, value in tree.items()}, name
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
