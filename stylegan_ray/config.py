@@ -314,8 +314,6 @@ class ClusterConfig(Section):
     """Groups of minibatches that are decoded ahead of training."""
     decode_tasks: Positive = 1
     """Images that are decoded in parallel for each worker, by threads of one process."""
-    keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Disk space (GB) per node for decoded images: a dataset that fits is decoded once; 0: off."""
 
 
 # What a run's name and its continuation depend on.
@@ -351,6 +349,7 @@ class DeletedKey(NamedTuple):
 
 
 DELETED_KEYS: Mapping[str, DeletedKey] = {
+    "cluster.keep_decoded_gb": DeletedKey(4.0, "leave it out: images are decoded in every pass"),
     "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
     "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
 }
