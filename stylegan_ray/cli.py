@@ -85,9 +85,9 @@ def evaluate(argv: Sequence[str]) -> int:
 
     if name is None:
         options = parsed(options.EvaluateOptions, argv, spoken("evaluate"))
-        from stylegan_ray.cluster.evaluate import take_metrics
+        from stylegan_ray.cluster.evaluate import compute_metrics
 
-        return take_metrics(options)
+        return compute_metrics(options)
     kind = {"compare": options.CompareOptions, "plot": options.PlotOptions, "prefetch": options.PrefetchOptions}[name]
     options = parsed(kind, argv[1:], f"{spoken('evaluate')} {name}")
     from stylegan_ray.metrics import commands

@@ -25,7 +25,6 @@ from PIL import Image
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most, cores
 from stylegan_ray.cluster.prepare import prepare_data
-from stylegan_ray.cluster.ray_private import object_store_bytes
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import BadImage, Dataset, open_dataset
@@ -301,6 +300,12 @@ def paused_consumer(case: Case, sec: float) -> dict[str, float]:
         clock = CpuClock()
         time.sleep(sec)
         return clock.cores()
+
+
+def object_store_bytes() -> float:
+    """Bytes in use in the object stores of all nodes."""
+    name = "object_store_memory"
+    return ray.cluster_resources()[name] - ray.available_resources().get(name, 0)
 
 
 class CpuClock:
