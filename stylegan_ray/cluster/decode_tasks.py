@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +33,10 @@ Chunk = tuple[MinibatchPlan, ...]
 """One rank's part of some minibatches, all at one level: decoded and handed over as one block."""
 
 
+MAX_RETRIES = 10
+"""How often a task may lose its process; an image that crashes the decoder ends the run after that."""
+
+
 class Source(Protocol):
     """Where images come from; see data.reals.RealsSource."""
 
@@ -52,23 +58,20 @@ class Decoded(NamedTuple):
     """The content of a block."""
 
     start: int
-    """The first sample position; START_OF_TASK in the first block of a task, which holds no images."""
-    pid: int
-    """The process that decoded it."""
+    """The first sample position."""
+    attempt: int
+    """1, or more where the task's process died and Ray started it anew."""
     images: np.ndarray
     """uint8 [N,C,H,W]."""
     labels: np.ndarray
     """float32 [N,L]."""
 
 
-START_OF_TASK = -1
-
-
 def to_block(decoded: Decoded) -> pa.Table:
     """A block of one row, so that Ray Data never splits or joins what a chunk holds."""
     shapes = pa.array([[*decoded.images.shape, decoded.labels.shape[1]]])
     cells = {"images": _cell(decoded.images), "labels": _cell(decoded.labels)}
-    return pa.table({"start": [decoded.start], "pid": [decoded.pid], "shapes": shapes, **cells})
+    return pa.table({"start": [decoded.start], "attempt": [decoded.attempt], "shapes": shapes, **cells})
 
 
 def from_block(block: pa.Table) -> Decoded:
@@ -76,7 +79,7 @@ def from_block(block: pa.Table) -> Decoded:
     *shape, label_size = block["shapes"][0].as_py()
     images = np.frombuffer(block["images"][0].as_buffer(), np.uint8).reshape(shape)
     labels = np.frombuffer(block["labels"][0].as_buffer(), np.float32).reshape(shape[0], label_size)
-    return Decoded(block["start"][0].as_py(), block["pid"][0].as_py(), images, labels)
+    return Decoded(block["start"][0].as_py(), block["attempt"][0].as_py(), images, labels)
 
 
 def _cell(array: np.ndarray) -> pa.Array:
@@ -90,6 +93,7 @@ class DecodeDatasource(Datasource):
 
     def __init__(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
         self.source, self.chunks = source, chunks
+        self.starts = Path(tempfile.gettempdir(), f"stylegan_ray-decode-{uuid.uuid4().hex}")
 
     def get_name(self) -> str:
         return "Reals"
@@ -100,20 +104,31 @@ class DecodeDatasource(Datasource):
     def get_read_tasks(self, parallelism: int, *_args: object, **_options: object) -> list[ReadTask]:
         """The one task, whatever the parallelism."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(decode, self.source, self.chunks), unknown)]
+        return [ReadTask(partial(decode, self.source, self.chunks, self.starts, MAX_RETRIES), unknown)]
 
 
-def decode(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
-    """Yields an empty block at once, which says that this process has begun, then a block for each chunk.
+def decode(source: ray.ObjectRef, chunks: Sequence[Chunk], starts: Path, max_retries: int) -> Iterator[pa.Table]:
+    """Yields a block for each chunk.
 
-    If the process dies, Ray starts the task anew; its consumer sees another process from some block on.
+    Ray starts a read task anew whenever its process dies, without limit, and does not tell it. So each start appends a
+    byte to a file of this node, which is deleted when the task ends otherwise.
     """
-    nothing = Decoded(START_OF_TASK, os.getpid(), np.empty((0, 0, 0, 0), np.uint8), np.empty((0, 0), np.float32))
-    yield to_block(nothing)
-    opened = _opened(source)
-    for chunk in chunks:
-        images, labels = opened.micro_batch(positions_of(chunk), chunk[0][0].level)
-        yield to_block(Decoded(first_position(chunk), os.getpid(), images, labels))
+    with starts.open("ab") as file:
+        file.write(b".")
+    attempt = starts.stat().st_size
+    try:
+        if attempt > 1 + max_retries:
+            raise RuntimeError(
+                f"real images could not be decoded from sample position {first_position(chunks[0])} on: {attempt - 1} "
+                f"processes died there; an image may crash the decoder (data.path), or memory may be short (a smaller "
+                f"cluster.read_ahead needs less)"
+            )
+        opened = _opened(source)
+        for chunk in chunks:
+            images, labels = opened.micro_batch(positions_of(chunk), chunk[0][0].level)
+            yield to_block(Decoded(first_position(chunk), attempt, images, labels))
+    finally:
+        starts.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=4)

@@ -9,16 +9,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import ray
 import ray.data
 import torch
-from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import RayError
 from torch import Tensor
 
 from stylegan_ray.cluster.decode_tasks import (
-    START_OF_TASK,
     Chunk,
     Decoded,
     DecodeDatasource,
@@ -41,8 +41,6 @@ Observe = Callable[[RunConfig, int, float, int, int], Callable[[MicroBatches], N
 
 MAX_BYTES_PER_CHUNK = 32 << 20
 """Larger groups are decoded minibatch by minibatch; JPEG of 256 px in 2, 8, 32 MiB: 1256, 1370, 1434 images/s."""
-MAX_RETRIES = 10
-"""How often a task may lose its process; an image that crashes the decoder ends the run after that."""
 CLOSE_SEC = 5.0
 """How long close() waits for the executions that run; none decodes more than what is read ahead."""
 
@@ -153,7 +151,7 @@ class RealsStream(Iterator[MicroBatches]):
             decoded = self._executions[0].next_chunk()
         except Exception as error:
             self._stop()
-            raise clear_error(error, first_position(chunk)) from None
+            raise cause_of(error) from None
         if len(self._executions) == 1 and len(self._executions[0].chunks) <= self._margin(chunk):
             self._begin_execution()
         return minibatches_of(chunk, decoded.images, decoded.labels)
@@ -181,31 +179,29 @@ class Execution:
         """What has not been handed over yet."""
         self.is_closed = False
         self._blocks: queue.SimpleQueue[Decoded | Exception] = queue.SimpleQueue()
-        self._pid: int | None = None
+        self._attempt = 1
         self.thread = threading.Thread(target=self._receive, args=(source, list(chunks)), daemon=True, name="reals")
         self.thread.start()
 
     def next_chunk(self) -> Decoded:
         """The next chunk; waits until it is decoded, and raises what ended the execution."""
-        while True:
-            decoded = self._blocks.get()
-            if isinstance(decoded, Exception):
-                raise decoded
-            if self._pid not in (None, decoded.pid):
-                position = first_position(self.chunks[0])
-                log.warning("fault: a decoding process died; its task runs again, from sample position %d on", position)
-            self._pid = decoded.pid
-            if decoded.start != START_OF_TASK:
-                expected = first_position(self.chunks.popleft())
-                assert decoded.start == expected, f"the stream is at {decoded.start} instead of {expected}"
-                return decoded
+        decoded = self._blocks.get()
+        if isinstance(decoded, Exception):
+            raise decoded
+        position = first_position(self.chunks.popleft())
+        assert decoded.start == position, f"the stream is at {decoded.start} instead of {position}"
+        if decoded.attempt > self._attempt:
+            log.warning("fault: a decoding process died; its task runs again, from sample position %d on", position)
+        self._attempt = decoded.attempt
+        return decoded
 
     def _receive(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
         try:
             for bundle in dataset_of(source, chunks).iter_internal_ref_bundles():
-                for ref in bundle.block_refs:
+                refs: Any = bundle.block_refs
+                for block in ray.get(refs):
                     if not self.is_closed:
-                        self._blocks.put(from_block(ray.get(ref)))
+                        self._blocks.put(from_block(block))
             raise RuntimeError("Ray Data ended the stream of real images before its last block; was Ray shut down?")
         except Exception as error:
             self._blocks.put(error)  # after the last chunk, nobody reads it
@@ -221,7 +217,6 @@ def dataset_of(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> ray.data.Datas
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
         # A node that is about to be taken away runs no new tasks, while its workers go on.
         fallback_strategy=[{"label_selector": {}}],
-        ray_remote_args={"max_retries": MAX_RETRIES},
     )
     context = dataset.context
     context.target_max_block_size = 1  # a row, which is a chunk, becomes a block as soon as it is yielded
@@ -243,16 +238,9 @@ def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iter
         yield micro_batches
 
 
-def clear_error(error: Exception, position: int) -> Exception:
-    """What ended a task that decodes from a sample position on, without the tracebacks of its processes."""
+def cause_of(error: Exception) -> Exception:
+    """What was raised in a task, without the tracebacks of its processes; the error itself where that is Ray's own."""
     cause: BaseException | None = error
     while isinstance(cause, RayError):
         cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, Exception):
-        return cause
-    if not isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
-        return error  # a node on its way out, which says nothing about the images
-    return RuntimeError(
-        f"real images could not be decoded from sample position {position} on: {error}; where processes die, an "
-        f"image may crash the decoder or memory be short (a smaller cluster.read_ahead needs less)"
-    )
+    return cause if isinstance(cause, Exception) else error

@@ -17,9 +17,8 @@ from PIL import Image
 
 ray = pytest.importorskip("ray")
 
-from stylegan_ray.cluster import reals  # noqa: E402
+from stylegan_ray.cluster import decode_tasks, reals  # noqa: E402
 from stylegan_ray.cluster.decode_tasks import (  # noqa: E402
-    START_OF_TASK,
     DecodeDatasource,
     MicroBatchPlan,
     decode,
@@ -112,12 +111,11 @@ def fault_lines(caplog) -> list[str]:
 
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.usefixtures("ray_local")
-def test_block_holds_images_and_labels(level):
+def test_block_holds_images_and_labels(level, tmp_path):
     chunk = ((MicroBatchPlan(5, 2, level), MicroBatchPlan(9, 2, level)), (MicroBatchPlan(20, 3, level),))
-    begin, block = map(from_block, decode(ray.put(Numbers()), [chunk]))
-    assert begin.start == START_OF_TASK and not begin.images.size and begin.pid == block.pid == os.getpid()
-    start, _, images, labels = block
-    assert start == 5 and positions_of(chunk).tolist() == [5, 6, 9, 10, 20, 21, 22]
+    ((start, attempt, images, labels),) = map(from_block, decode(ray.put(Numbers()), [chunk], tmp_path / "starts", 3))
+    assert (start, attempt) == (5, 1) and not (tmp_path / "starts").exists()
+    assert positions_of(chunk).tolist() == [5, 6, 9, 10, 20, 21, 22]
     assert images.shape == (7, 1, 4 >> level, 4 >> level) and labels[:, 0].tolist() == [5, 6, 9, 10, 20, 21, 22]
     first, second = reals.minibatches_of(chunk, images, labels)
     assert [len(images) for images, _ in first] == [2, 2] and [len(images) for images, _ in second] == [3]
@@ -255,7 +253,7 @@ def test_each_death_of_a_decoder_is_one_line_and_changes_nothing(caplog, tmp_pat
 
 @pytest.mark.usefixtures("ray_local")
 def test_image_that_crashes_the_decoder_ends_the_stream(monkeypatch):
-    monkeypatch.setattr(reals, "MAX_RETRIES", 1)
+    monkeypatch.setattr(decode_tasks, "MAX_RETRIES", 1)
     with (
         stream(Numbers(fatal=30)) as reals_stream,
         pytest.raises(RuntimeError, match=r"sample position 24 .*crash the decoder.*cluster.read_ahead"),
@@ -275,5 +273,6 @@ def test_source_is_not_pickled_into_tasks():
 
 
 def test_decoding_processes_do_not_import_torch():
-    code = "import sys, stylegan_ray.cluster.decode_tasks, stylegan_ray.cluster.task_pool; assert 'torch' not in sys.modules"
+    modules = "stylegan_ray.cluster.decode_tasks, stylegan_ray.cluster.task_pool, stylegan_ray.data.reals"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
