@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,10 +140,11 @@ def pool(options: PrepareOptions, num_plans: int) -> Iterator[Run]:
     import ray
 
     from stylegan_ray.cluster.resources import joined
-    from stylegan_ray.cluster.task_pool import in_order
+    from stylegan_ray.cluster.task_pool import TaskPool
 
     with nullcontext() if ray.is_initialized() else joined(options.config(), print):
-        yield partial(in_order, max_tasks=options.workers or cluster_cpus())
+        max_tasks = options.workers or cluster_cpus()
+        yield lambda work, plans: TaskPool(work, max_tasks).in_order(plans)
 
 
 def cluster_cpus() -> int:
