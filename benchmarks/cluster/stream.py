@@ -113,7 +113,7 @@ def bars(figures: Figures) -> Bars:
     held = [bar for name in figures["resolution"] for bar in bars_of_speed(figures, name)]
     held.append(at_most("first minibatch in a new Ray, s", figures["first_batch_sec"], 5.0))
     held.append(at_most("wait for a minibatch at the end of a pass, s", figures["pass_end_max_stall_sec"], 0.05))
-    held.append(at_most("training process with its executions at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
+    held.append(at_most("training process at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
     return held
 
 
