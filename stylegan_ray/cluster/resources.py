@@ -20,11 +20,12 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
+COLLECT_FIGURES = "RAY_TRAIN_METRICS_ENABLED"
 LOCAL_DEFAULTS = {
     # Nobody takes this machine away, and nobody collects its figures: what watches and counts would cost some 3 % of
     # a core for as long as the run lasts.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
+    COLLECT_FIGURES: "0",
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
 }

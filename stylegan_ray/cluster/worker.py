@@ -24,7 +24,6 @@ from stylegan_ray.cluster.ray_private import TermSignal
 from stylegan_ray.cluster.reals import Observe, stream_of_reals
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.report.snapshots import Recorder
@@ -134,9 +133,8 @@ class Worker:
         """Trains from where the state stands."""
         cfg, data = self.cfg, self.cfg.data
         dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
-        decoded_once = kept(dataset, cfg.cluster.keep_decoded_gb)
         source = RealsSource(
-            decoded_once, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
             threads=cfg.cluster.decode_tasks,
         )  # fmt: skip
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
