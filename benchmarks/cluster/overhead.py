@@ -34,8 +34,6 @@ LONGEST_SOCKET_FOLDER = 40
 class Options(Common):
     """Trains with the job and with the loop alone, alternately, each in processes of its own, on prepared data.
 
-    The job does not cache decoded images (cluster.keep_decoded_gb 0): it decodes in every pass, even over the small
-    set, as it does where data does not fit.
     Takes every --section.key of the train command; each run has one worker.
     """
 
@@ -59,7 +57,6 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
             "train.total_kimg": options.kimg,
             "cluster.num_workers": 1,
             "cluster.cpus_per_worker": threads,
-            "cluster.keep_decoded_gb": 0,
         }
     )
     small = cfg.with_overrides({"data.subset": options.subset})

@@ -26,9 +26,8 @@ from benchmarks.results import at_least, at_most, cores
 from stylegan_ray.cluster.prepare import prepare_data
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
-from stylegan_ray.data import BadImage, Dataset, open_dataset
+from stylegan_ray.data import Dataset, open_dataset
 from stylegan_ray.data.options import PrepareOptions
-from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 
 PASS_IMAGES = 200
@@ -47,7 +46,6 @@ TINY_SIZE, TINY_IMG_S = 32, 150
 class Options(Common):
     """Decodes generated photographs, or the images at --data.path, in a loop and by the stream, alternately.
 
-    Decoded images are not cached, except for figures with `kept` in their names, measured once all are cached.
     Takes every --section.key of the train command: --schedule.minibatch_size, --cluster.read_ahead, ...
     """
 
@@ -89,7 +87,7 @@ def measured(options: Options, cfg: RunConfig, folder: Path) -> Figures:
     """All figures, on images generated in the folder."""
     tiny = photographs(cfg, folder, TINY_SIZE, "png")
     first_batch = first_batches(tiny, options.repeats)
-    speeds = {name: speed(case, options, folder / "decoded") for name, case in cases(cfg, options, folder)}
+    speeds = {name: speed(case, options) for name, case in cases(cfg, options, folder)}
     by_kind = {key: {name: case[key] for name, case in speeds.items()} for key in next(iter(speeds.values()))}
     slow = slow_consumer(tiny, 5 * options.sec)
     slow["idle_cpu_cores"] = paused_consumer(tiny, options.sec)
@@ -126,9 +124,6 @@ def bars_of_speed(figures: Figures, name: str) -> Bars:
     held = [at_least(f"{name}: stream over bare Pillow loop, per core", share, 0.8 if is_large else 0.5)]
     if is_large and most > 1:
         held.append(at_least(f"{name}: stream of {most} threads over that of one", by_threads[most] / one, GROWTH))
-    if is_large and figures["img_s_stream_kept"][name]:
-        again = median(figures["img_s_stream_kept"][name]) / one
-        held.append(at_least(f"{name}: stream of kept images over that of decoded ones", again, 1.0))
     return held
 
 
@@ -166,13 +161,10 @@ def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
     return given(cfg.with_overrides({"data.path": str(path), "data.resolution": size, "data.mirror_augment": True}))
 
 
-def speed(case: Case, options: Options, folder: Path) -> dict[str, Any]:
+def speed(case: Case, options: Options) -> dict[str, Any]:
     """Images per second, and per CPU second of all processes, of the loop and of the stream by number of threads."""
-    all_kept = with_all_kept(case, folder)
     ways: dict[str, Callable[[], Counted]] = {"pillow": partial(pillow, case, options.sec)}
     ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, cores()})}
-    if all_kept is not None:
-        ways["kept"] = partial(stream, all_kept, 1, options.sec)
     img_s: dict[str, list[float]] = {way: [] for way in ways}
     img_per_cpu_sec: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.repeats):
@@ -183,21 +175,9 @@ def speed(case: Case, options: Options, folder: Path) -> dict[str, Any]:
     return {
         "resolution": case.resolution,
         "img_s_pillow_core": img_s.pop("pillow"),
-        "img_s_stream_kept": img_s.pop("kept", []),
         "img_s_stream": img_s,
         "img_per_cpu_sec": img_per_cpu_sec,
     }
-
-
-def with_all_kept(case: Case, folder: Path) -> Case | None:
-    """The same images once each is decoded and cached; None where they do not fit."""
-    dataset = kept(case.source.dataset, case.cfg.cluster.keep_decoded_gb, folder)
-    if dataset is case.source.dataset:
-        return None
-    for index in range(dataset.num_images):
-        with suppress(BadImage):
-            dataset.read(index)
-    return Case(case.cfg, source_of(case.cfg, dataset))
 
 
 def pillow(case: Case, sec: float) -> Counted:
