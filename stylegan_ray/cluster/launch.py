@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stylegan_ray.cluster.nodes import code_checksum, version_of
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
@@ -25,12 +25,14 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.run_folder import STOP, refuse_relative, storage_address
-from stylegan_ray.storage import PART, Storage, one_line
-from stylegan_ray.storage import joined as joined_address
+from stylegan_ray.storage import PART, Storage, join_address, one_line
 from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
+
+if TYPE_CHECKING:
+    from stylegan_ray.cluster.reals import Observe
 
 RAY_DEFAULTS = {
     # Ray Train looks at its workers this often; the one report of a run waits for one look.
@@ -61,6 +63,8 @@ class Run:
     """What the preflight has seen."""
     command: str | None = None
     """What was typed; null: what this process was started by."""
+    observe: Observe | None = None
+    """Sees every minibatch that is trained on."""
 
     @property
     def storage(self) -> Storage:
@@ -77,10 +81,11 @@ class Run:
         return self.storage.exists("network-final.safetensors") and self.cur_nimg >= self.cfg.train.total_kimg * 1000
 
 
-def train(cfg: RunConfig, resume_from: str | None = None) -> int:
+def train(cfg: RunConfig, resume_from: str | None = None, observe: Observe | None = None) -> int:
     """Trains a run, or continues it; returns the exit status."""
     use_ray_defaults()
     run = prepare(cfg, resume_from)
+    run.observe = observe
     view = ConsoleView(run.cfg.train.total_kimg)
     if run.is_finished:
         view.message(
@@ -106,7 +111,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage and checks that the run may begin or go on; raises ConfigError before anything starts."""
     complete, dataset = completed(cfg, resume_from)
     assert complete.run.name is not None and complete.run.storage is not None
-    run = Run(complete, dataset, joined_address(complete.run.storage, complete.run.name), resume_from)
+    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name), resume_from)
     check_writable(run.storage)
     check_continues(run)
     if resume_from is not None and not run.cur_nimg:
@@ -296,8 +301,9 @@ def keep_fitting(
     from stylegan_ray.cluster.trainer import fitted
 
     assert run.clearance is not None
-    trace = os.environ.get("STYLEGAN_RAY_TRACE")
-    work = partial(fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance, trace)
+    work = partial(
+        fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance, run.observe
+    )
     num_failed = 0
     while True:
         free_workers(run.cfg.run.name)

@@ -12,6 +12,7 @@ from stylegan_ray.cluster.faults import FaultTeller
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.process_group import GroupConfig
 from stylegan_ray.cluster.ray_private import TermSignal, Trainer
+from stylegan_ray.cluster.reals import Observe
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.worker import Order, train_worker
 from stylegan_ray.data.dataset import Dataset
@@ -33,10 +34,12 @@ def trainer_of(
     mailbox: Any,
     resume_from: str | None,
     clearance: Clearance,
-    trace: str | None,
+    observe: Observe | None,
 ) -> Trainer:
     """Workers, storage and failure policy as the configuration says."""
-    order = Order(cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, clearance, resume_from, trace)
+    order = Order(
+        cfg.model_dump(mode="json"), dataset, address, share.threads, mailbox, clearance, resume_from, observe
+    )
     return Trainer(
         train_worker,
         train_loop_config={"order": order},

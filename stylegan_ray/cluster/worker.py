@@ -15,17 +15,15 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from benchmarks.cluster.trace import traced
 from stylegan_ray import distributed
 from stylegan_ray.cluster.channel import FAIL, TICK, Line, LogToDriver
 from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer, verb_of
 from stylegan_ray.cluster.metrics import metrics_of_run
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.ray_private import TermSignal
-from stylegan_ray.cluster.reals import stream_of_reals
+from stylegan_ray.cluster.reals import Observe, stream_of_reals
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.report.snapshots import Recorder
@@ -61,8 +59,8 @@ class Order:
     mailbox: Any
     clearance: Clearance
     resume_from: str | None = None
-    trace: str | None = None
-    """A folder to note in which pictures were trained on; see trace.py."""
+    observe: Observe | None = None
+    """Sees every minibatch that is trained on."""
 
 
 def train_worker(config: dict[str, Any]) -> str:
@@ -135,9 +133,8 @@ class Worker:
         """Trains from where the state stands."""
         cfg, data = self.cfg, self.cfg.data
         dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
-        decoded_once = kept(dataset, cfg.cluster.keep_decoded_gb)
         source = RealsSource(
-            decoded_once, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
             threads=cfg.cluster.decode_tasks,
         )  # fmt: skip
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
@@ -146,12 +143,12 @@ class Worker:
             self.metrics.look(recorder)
             return signals.interrupted()
 
-        with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
+        observe = self.order.observe
+        with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size, observe) as reals:
             if recorder is not None:
                 recorder.begin()
             self.metrics.begin(state, recorder)
-            minibatches = traced(reals, self.order.trace, cfg, state, log2)
-            for pause in training_loop(state, cfg, minibatches, dataset, interrupted, self.watch):
+            for pause in training_loop(state, cfg, reals, dataset, interrupted, self.watch):
                 if replicas_are_due(pause, cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
                 if recorder is not None:

@@ -12,7 +12,7 @@ from stylegan_ray.config import ModelConfig, RunConfig, validated
 from stylegan_ray.interop import nvidia, tensorflow
 from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint
 from stylegan_ray.interop.unpickler import Record, load_pickle
-from stylegan_ray.storage import Storage, parted
+from stylegan_ray.storage import Storage, split_address
 
 FINAL = "network-final.safetensors"
 CHECKPOINT = ("state.safetensors", "config.yaml", "state.json")
@@ -32,7 +32,7 @@ def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_networks(path: str | os.PathLike[str]) -> Networks:
     """The networks of a file or folder with their configuration."""
     address = os.fspath(path).rstrip("/")
-    folder, name = parted(address)
+    folder, name = split_address(address)
     try:
         here = Storage.at(address)
         names = [] if name.endswith((".safetensors", ".pkl")) else here.names()

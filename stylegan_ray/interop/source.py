@@ -7,7 +7,7 @@ import json
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import Networks, read_networks
 from stylegan_ray.run_folder import find_run
-from stylegan_ray.storage import Storage, joined, parted
+from stylegan_ray.storage import Storage, join_address, split_address
 
 FILE_ENDINGS = (".safetensors", ".pkl")
 
@@ -23,14 +23,14 @@ def load(checkpoint: str) -> Networks:
 
 def locate(checkpoint: str) -> str:
     """The address of the network file or checkpoint folder that a word means; raises ConfigError."""
-    if parted(checkpoint)[1].endswith(FILE_ENDINGS) or _is_checkpoint(checkpoint):
+    if split_address(checkpoint)[1].endswith(FILE_ENDINGS) or _is_checkpoint(checkpoint):
         return checkpoint
     run = find_run(checkpoint)
     found = networks_of(Storage.at(run))
     if not found:
         raise ConfigError(f"run {run} has no networks yet; its first checkpoint comes with its first tick")
     # Of equals a network file: it is smaller than a checkpoint, and its name sorts behind.
-    return joined(run, max(found, key=lambda name: (found[name], name)))
+    return join_address(run, max(found, key=lambda name: (found[name], name)))
 
 
 def networks_of(run: Storage) -> dict[str, int]:

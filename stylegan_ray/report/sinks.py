@@ -25,7 +25,7 @@ from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.images.grid import png
-from stylegan_ray.storage import Storage, joined
+from stylegan_ray.storage import Storage, join_address
 
 SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
 """Where the time goes: names in stats.jsonl under Timing/share/; the tick line drops the underscore."""
@@ -259,10 +259,10 @@ def closing_message(
         command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
         command += f" --train.total_kimg {2 * cfg.train.total_kimg:g}"
     lines = {
-        "Pictures": joined(address, grids[-1]) if grids else None,
-        "Reals": joined(address, "reals.png") if "reals.png" in names else None,
-        "Network": joined(address, networks[-1]) if networks else None,
-        "Curves": f"tensorboard --logdir {shlex.quote(joined(address, 'tensorboard'))}",
+        "Pictures": join_address(address, grids[-1]) if grids else None,
+        "Reals": join_address(address, "reals.png") if "reals.png" in names else None,
+        "Network": join_address(address, networks[-1]) if networks else None,
+        "Curves": f"tensorboard --logdir {shlex.quote(join_address(address, 'tensorboard'))}",
         "Metrics": f"stylegan-ray evaluate plot {shlex.quote(address.rstrip('/'))}" if cfg.metrics.names else None,
         "Generate": f"stylegan-ray generate {shlex.quote(address.rstrip('/'))} --seeds 0-63 --grid grid.png",
         "Go on": command,

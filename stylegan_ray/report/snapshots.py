@@ -15,7 +15,7 @@ from stylegan_ray.metrics.names import is_better
 from stylegan_ray.metrics.rows import Row, read_rows
 from stylegan_ray.report.histograms import save_graph, weight_histograms
 from stylegan_ray.report.sinks import RunFiles, kimg_name
-from stylegan_ray.storage import Storage, patiently
+from stylegan_ray.storage import Storage, retry
 from stylegan_ray.train.background_writer import Outbox
 from stylegan_ray.train.checkpoint import Snapshot
 from stylegan_ray.train.loop import Pause
@@ -38,7 +38,7 @@ class Recorder:
 
     def begin(self) -> None:
         """Cuts the files to what the state knows; a new run gets its first pictures."""
-        patiently(lambda: self.files.restore(self.state.tick), self.outbox.say)
+        retry(lambda: self.files.restore(self.state.tick), self.outbox.say)
         self.rows_of_metrics = read_rows(Storage.at(self.files.folder), "metrics.jsonl")
         if self.state.iteration == 0:
             reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.shown.tolist()])

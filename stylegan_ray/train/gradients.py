@@ -45,8 +45,8 @@ class Gradients:
     def reduce(self) -> dict[str, Tensor]:
         """Sums gradients and means over the ranks; returns the means over the global minibatch by name.
 
-        A plain sum, since shares were applied. It waits for the backward pass: on two workers with 10 Gbit/s between
-        them the sums take GAIN of an iteration, which overlapping could hide at most.
+        A plain sum, since shares were applied. It begins after the backward pass: with 10 Gbit/s between two CPU
+        workers all sums take 0.3 % (tiny) to 0.6 % (config-f at 64 pixels) of an iteration, too little to hide.
         """
         distributed.sum_over_ranks(self.flat)
         return {name: view.clone() for name, view in self.means.items()}

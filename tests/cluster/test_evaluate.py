@@ -12,7 +12,7 @@ from support.toy import toy_config, toy_state
 
 ray = pytest.importorskip("ray")
 
-from stylegan_ray.cluster.block_tasks import OnRay  # noqa: E402
+from stylegan_ray.cluster.evaluate import RayRunner  # noqa: E402
 from stylegan_ray.metrics.compute import evaluate  # noqa: E402
 from stylegan_ray.metrics.detectors import read_weights  # noqa: E402
 from stylegan_ray.metrics.reals_cache import RealsCache  # noqa: E402
@@ -52,7 +52,7 @@ def network():
 def rows(network, dataset, run=None, names=NAMES):
     weights = {"tiny": read_weights("tiny")}
     available = {name: found.build() for name, found in weights.items()}, {}
-    ways = {"run": OnRay(weights, run)} if run else {}
+    ways = {"run": RayRunner(weights, run)} if run else {}
     return evaluate(network, dataset, names, repeat=1, available=available, cache=RealsCache(), **ways)
 
 
