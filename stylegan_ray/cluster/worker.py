@@ -26,7 +26,6 @@ from stylegan_ray.cluster.reals import stream_of_reals
 from stylegan_ray.cluster.signals import LEAVE, LOG, SAVE, Signals, is_terminated
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.metrics.rows import read_rows
@@ -189,8 +188,8 @@ class Worker:
         """The stream of this rank's minibatches."""
         cfg, data = self.cfg, self.cfg.data
         source = RealsSource(
-            kept(self.worker.dataset, cfg.cluster.keep_decoded_gb), cfg.run.seed, state.stream_salt,
-            data.mirror_augment, data.shuffle, data.on_bad_image, threads=cfg.cluster.decode_tasks,
+            self.worker.dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            threads=cfg.cluster.decode_tasks,
         )  # fmt: skip
         log2 = math.log2(max(self.worker.dataset.resolution))
         return stream_of_reals(cfg, source, state.cur_nimg, log2, distributed.rank(), distributed.world_size())
