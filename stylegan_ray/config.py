@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -314,8 +314,6 @@ class ClusterConfig(Section):
     """Groups of minibatches that are decoded ahead of training."""
     decode_tasks: Positive = 1
     """Images that are decoded in parallel for each worker, by threads of one process."""
-    keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Disk space (GB) per node for decoded images: a dataset that fits is decoded once; 0: off."""
 
 
 # What a run's name and its continuation depend on.
@@ -351,6 +349,7 @@ class DeletedKey(NamedTuple):
 
 
 DELETED_KEYS: Mapping[str, DeletedKey] = {
+    "cluster.keep_decoded_gb": DeletedKey(4.0, "leave it out: images are decoded in every pass"),
     "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
     "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
 }
@@ -373,6 +372,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        _check_workers(self.cluster.num_workers)
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
         _check_family(self.model)
@@ -476,7 +476,7 @@ def load_config(
     A run's config.yaml can be used as a preset, too. Raises ConfigError.
     """
     tree, name = _read_preset(preset)
-    dotted = {key: value for key, value in tree.items() if "." in str(key)}
+    dotted = {key: value for key, value in tree.items() if "." in key}
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
     if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
@@ -523,10 +523,15 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     else:
         hint = nearest(preset, preset_names())
         raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    tree = yaml.safe_load(text) or {}
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"preset file {preset} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"preset {preset!r} must be a mapping of sections, not {type(tree).__name__}")
-    return tree, name
+        raise ConfigError(
+            f"preset file {preset} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}"
+        )
+    return {str(key): value for key, value in tree.items()}, name
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -553,29 +558,37 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _explain(error: ValidationError) -> Iterable[str]:
-    """One line per problem, instead of pydantic's own page."""
+    """One line per key, instead of pydantic's own page: key, value, rule, and its default as a way out."""
+    rules: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "extra_forbidden":
             words = known_keys() if "." in key else list(RunConfig.model_fields)
             yield f"unknown key {key!r}{nearest(key, words)}"
         elif key:
-            yield f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{_choices(key)}"
+            rule = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+            rules.setdefault(f"{key}={problem['input']!r}", []).append(rule)
         else:
             yield problem["msg"].removeprefix("Value error, ")
+    for given, several in rules.items():
+        yield f"{given}: {', or '.join(several)}{_default_hint(given.partition('=')[0])}"
 
 
-def _choices(key: str) -> str:
-    """The values a key can have, or its default, as the way out of a wrong value."""
+def _default_hint(key: str) -> str:
     section, _, name = key.partition(".")
     field = RunConfig.model_fields[section].annotation.model_fields.get(name) if name else None  # type: ignore[union-attr]
-    if field is None:
-        return ""
-    literals = [value for value in get_args(field.annotation) if isinstance(value, str)]
-    return f" (one of {', '.join(literals)})" if literals else f" (default: {field.default!r})"
+    return "" if field is None else f" (default: {field.default!r})"
 
 
 # Checks of what the types of single keys cannot express.
+
+
+def _check_workers(num_workers: int | str) -> None:
+    numbers = [int(part) for part in str(num_workers).split(":")]
+    if numbers[0] > numbers[-1]:
+        raise ValueError(
+            f"cluster.num_workers={num_workers}: the least number of workers comes first; try {numbers[1]}:{numbers[0]}"
+        )
 
 
 def _check_minibatch_sizes(cfg: RunConfig) -> None:

@@ -4,19 +4,25 @@ import os
 from pathlib import Path
 
 import pytest
+from support import ways
 from support.golden_checks import read
 
 ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
 
 
 def pytest_collection_modifyitems(config, items):
-    """Ways of computing run with `-m ways`, those that compile with `-m "ways and slow"`; else only the chosen way."""
-    left_out = [mark for mark in ("ways", "slow") if mark not in config.option.markexpr]
-    forced = [item for item in items if item.get_closest_marker("ways")]
-    dropped = [item for item in forced if any(item.get_closest_marker(mark) for mark in left_out)]
-    if dropped:
-        items[:] = [item for item in items if item not in dropped]
-        config.hook.pytest_deselected(items=dropped)
+    """`-m golden` runs each test one way, `-m ways` in the eager ways, `-m "ways and slow"` in the compiled ones."""
+    asked = config.option.markexpr
+    dropped = [item for item in items if item.get_closest_marker("golden") and not is_wanted(item, asked)]
+    items[:] = [item for item in items if item not in dropped]
+    config.hook.pytest_deselected(items=dropped)
+
+
+def is_wanted(item, asked):
+    """Whether a mark expression means a golden test: pytest itself knows no marks that exclude others."""
+    if "slow" not in asked and item.get_closest_marker("slow"):
+        return False
+    return asked != "golden" or ways.is_chosen(item)
 
 
 def pytest_generate_tests(metafunc):

@@ -68,11 +68,15 @@ COMPILED: dict[str, Way] = {
 
 
 def every(*names: str) -> pytest.MarkDecorator:
-    """Runs a test, which takes the fixture `way`, in every eager way and in the named ones that compile.
+    """Runs a test, which uses the fixture `way`, in every eager way and in the named compiled ones.
 
-    Without `-m ways` only the chosen way runs; `-m "ways and slow"` adds those that compile.
+    `-m golden` runs it as chosen, `-m ways` in the eager ways, `-m "ways and slow"` in the compiled ones.
     """
-    ways = [pytest.param(EAGER["chosen"], id="chosen")]
-    ways += [pytest.param(way, id=name, marks=pytest.mark.ways) for name, way in EAGER.items() if name != "chosen"]
+    ways = [pytest.param(way, id=name, marks=pytest.mark.ways) for name, way in EAGER.items()]
     ways += [pytest.param(COMPILED[name], id=name, marks=[pytest.mark.ways, pytest.mark.slow]) for name in names]
     return pytest.mark.parametrize("way", ways, indirect=True)
+
+
+def is_chosen(item: pytest.Item) -> bool:
+    """Whether a collected test computes as training chooses."""
+    return item.callspec.params.get("way", as_chosen) is as_chosen if hasattr(item, "callspec") else True
