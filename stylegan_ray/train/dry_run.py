@@ -98,7 +98,7 @@ def _bytes(num: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, numbers to the right, the first row underlined."""
+    """Rows as aligned columns, numbers to the right, with a line under the first."""
     columns = []
     for head, *cells in zip(*rows, strict=True):
         width = max(map(len, (head, *cells)))
