@@ -138,7 +138,7 @@ def fit_once(run: Run, share: Share, channel: Any, faults: FaultLog) -> Outcome:
     """Calls Ray Train once; returns what rank 0 returned, or raises what Ray Train gave up with."""
     folder = f"{RAY_FOLDER}/{uuid.uuid4().hex[:8]}"
     try:
-        result: Any = trainer_of(run, share, channel, faults, joined_address(run.address, folder)).fit()
+        result: Any = trainer_of(run, share, channel, faults, join_address(run.address, folder)).fit()
     finally:
         with suppress(OSError):
             run.storage.delete_folder(folder)
