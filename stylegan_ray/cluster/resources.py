@@ -57,7 +57,7 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 @contextmanager
 def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
-    """Inside the context, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one.
+    """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
 
     A local one has room for `num_runs` runs at once, even if they share cores.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
