@@ -24,10 +24,21 @@ from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
-from stylegan_ray.run_folder import STOP, refuse_relative, storage_address
-from stylegan_ray.storage import PART, Storage, one_line
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL_NETWORK,
+    RAY_LIST,
+    RUN_FILE,
+    WRITABLE,
+    checkpoint_nimg,
+    complete_checkpoints,
+    delete_leftovers,
+    refuse_relative_paths,
+    storage_address,
+)
+from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.storage import joined as joined_address
-from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
@@ -43,9 +54,6 @@ RAY_DEFAULTS = {
 }
 PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
 """Before Ray Train is started anew after a failure that it does not retry itself; the last one repeats."""
-
-
-RUN_FILE, RAYS_LIST = "run.json", "checkpoint_manager_snapshot.json"
 
 
 @dataclass
@@ -69,12 +77,12 @@ class Run:
     @property
     def cur_nimg(self) -> int:
         """Where the newest complete checkpoint stands."""
-        names = complete_checkpoints(self.storage.folder(FOLDER))
-        return int(names[-1].removeprefix("ckpt-")) if names else 0
+        names = complete_checkpoints(self.storage.folder(CHECKPOINTS))
+        return checkpoint_nimg(names[-1]) or 0 if names else 0
 
     @property
     def is_finished(self) -> bool:
-        return self.storage.exists("network-final.safetensors") and self.cur_nimg >= self.cfg.train.total_kimg * 1000
+        return self.storage.exists(FINAL_NETWORK) and self.cur_nimg >= self.cfg.train.total_kimg * 1000
 
 
 def train(cfg: RunConfig, resume_from: str | None = None) -> int:
@@ -141,24 +149,11 @@ def default_name(cfg: RunConfig) -> str:
     return f"{cfg.run.preset}-{data}-{cfg.digest()}"
 
 
-def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
-    """Inside a submitted job the working directory vanishes with the job."""
-    refuse_relative(
-        {
-            "run.storage": cfg.run.storage,
-            "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
-            "data.path": cfg.data.path,
-            "--resume-from": resume_from,
-            "metrics.detector": cfg.metrics.detector,
-        }
-    )
-
-
 def check_writable(storage: Storage) -> None:
     """Raises ConfigError when the run's folder cannot be written."""
     try:
-        storage.write(".writable", b"")
-        storage.filesystem.delete_file(storage.path(".writable"))
+        storage.write(WRITABLE, b"")
+        storage.filesystem.delete_file(storage.path(WRITABLE))
     except OSError as error:
         raise ConfigError(
             f"run.storage: {storage.path()} cannot be written: {error}; give another with --run.storage, or set "
@@ -168,9 +163,9 @@ def check_writable(storage: Storage) -> None:
 
 def check_continues(run: Run) -> None:
     """Raises ConfigError when the folder holds a run that this configuration or data does not continue."""
-    if not run.storage.exists("config.yaml") or not complete_checkpoints(run.storage.folder(FOLDER)):
+    if not run.storage.exists(CONFIG) or not complete_checkpoints(run.storage.folder(CHECKPOINTS)):
         return
-    old = load_config_text(run.storage.read("config.yaml").decode())
+    old = load_config_text(run.storage.read(CONFIG).decode())
     changed = differences(old, run.cfg)
     if changed:
         lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
@@ -206,10 +201,8 @@ def was_cut_off(run: Run) -> bool:
 def write_beginnings(run: Run, share: Share) -> None:
     """config.yaml and run.json; forgets an old STOP, what Ray Train remembers of checkpoints, and unfinished files."""
     storage = run.storage
-    # Resuming looks at the checkpoints themselves; Ray's list would be stale after a crash or a new version of Ray.
-    for name in (STOP, RAYS_LIST, *(name for name in storage.names() if name.endswith(PART))):
-        storage.delete(name)
-    storage.write("config.yaml", run.cfg.to_yaml().encode())
+    delete_leftovers(storage)
+    storage.write(CONFIG, run.cfg.to_yaml().encode())
     storage.write(RUN_FILE, json.dumps(provenance(run, share), indent=1).encode())
 
 
@@ -314,7 +307,7 @@ def keep_fitting(
         time.sleep(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
         num_failed += 1
         with suppress(OSError):
-            run.storage.delete(RAYS_LIST)
+            run.storage.delete(RAY_LIST)
 
 
 class Attempt(threading.Thread):

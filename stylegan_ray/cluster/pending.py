@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stylegan_ray.run_folder import PENDING_METRICS
 from stylegan_ray.storage import Storage
-
-FOLDER = "metrics-pending"
-"""In the run's folder: networks that wait to be measured, and what is to be said of them."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,12 @@ class Request:
     @property
     def network(self) -> str:
         """The networks' file."""
-        return f"{FOLDER}/{self.tick:06d}.safetensors"
+        return f"{PENDING_METRICS}/{self.tick:06d}.safetensors"
 
     @property
     def note(self) -> str:
         """The file that says what else there is to know; with it the request is whole."""
-        return f"{FOLDER}/{self.tick:06d}.json"
+        return f"{PENDING_METRICS}/{self.tick:06d}.json"
 
     def write_note(self, run: Storage) -> None:
         """Makes the request whole, once its networks are there."""
@@ -51,5 +49,5 @@ class Request:
 
 def pending(run: Storage) -> list[Request]:
     """The requests that are whole in a run's folder, oldest first."""
-    notes = [name for name in run.names(FOLDER) if name.endswith(".json")]
-    return [Request(*json.loads(run.read(f"{FOLDER}/{name}"))) for name in notes]
+    notes = [name for name in run.names(PENDING_METRICS) if name.endswith(".json")]
+    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}"))) for name in notes]

@@ -29,10 +29,9 @@ from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.report.snapshots import Recorder
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.run_folder import CHECKPOINTS, STOP
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import Outbox
-from stylegan_ray.train.checkpoint import FOLDER
 from stylegan_ray.train.loop import Diverged, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
@@ -109,7 +108,7 @@ class Worker:
         self.metrics = metrics_of_run(
             cfg, dataset, self.order.run_address, self.device, self.line, self.order.clearance.placement
         )
-        rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
+        rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
                 return self._train(state, recorder)
@@ -122,7 +121,7 @@ class Worker:
 
     def _resume(self, state: TrainState) -> str:
         """Puts the state where the run stood, or where another run's networks stand; says where that is."""
-        name = go_to_newest(state, self.storage.folder(FOLDER), self.line.say)
+        name = go_to_newest(state, self.storage.folder(CHECKPOINTS), self.line.say)
         if name is not None:
             return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
         if self.order.resume_from is not None:
@@ -193,7 +192,7 @@ class Worker:
                 whole = self.outbox.finish(SECONDS_TO_LEAVE if signals.reason == LEAVE else MOST_SECONDS_TO_FINISH)
                 if not whole and signals.reason != LEAVE:
                     raise OSError(f"the storage has not taken the last files for {MOST_SECONDS_TO_FINISH / 60:.0f} min")
-                path = self.storage.path(f"{FOLDER}/{self.outbox.newest}")
+                path = self.storage.path(f"{CHECKPOINTS}/{self.outbox.newest}")
                 checkpoint = Checkpoint(path, self.storage.filesystem) if self.outbox.newest else None
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 

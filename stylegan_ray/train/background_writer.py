@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from stylegan_ray.run_folder import CHECKPOINTS
 from stylegan_ray.storage import Storage, one_line
-from stylegan_ray.train.checkpoint import FOLDER, Snapshot, delete_old_checkpoints, write_checkpoint
+from stylegan_ray.train.checkpoint import Snapshot, delete_old_checkpoints, write_checkpoint
 
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts on one file; the last one repeats."""
@@ -135,10 +136,10 @@ class Outbox:
     def _write_checkpoint(self, snapshot: Snapshot, before: Callable[[], None]) -> None:
         began = time.monotonic()
         before()
-        self.newest = write_checkpoint(snapshot, self.run.folder(FOLDER))
+        self.newest = write_checkpoint(snapshot, self.run.folder(CHECKPOINTS))
         self.last_sec = time.monotonic() - began
         try:
-            delete_old_checkpoints(self.run.folder(FOLDER), self.keep)
+            delete_old_checkpoints(self.run.folder(CHECKPOINTS), self.keep)
         except OSError as error:  # the new one counts all the same; the next one tries again
             self.say(f"storage: old checkpoints could not be deleted: {one_line(error)}")
 

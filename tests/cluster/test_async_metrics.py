@@ -17,13 +17,14 @@ import torch  # noqa: E402
 
 from stylegan_ray.cluster.async_metrics import Beside, behind_others  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
-from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
+from stylegan_ray.cluster.pending import pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
 from stylegan_ray.cluster.resources import Share  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.interop import read_networks  # noqa: E402
 from stylegan_ray.metrics.compute import evaluate  # noqa: E402
 from stylegan_ray.report.snapshots import Recorder  # noqa: E402
+from stylegan_ray.run_folder import PENDING_METRICS  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
 from stylegan_ray.train.background_writer import Outbox  # noqa: E402
 from stylegan_ray.train.checkpoint import newest_checkpoint  # noqa: E402
@@ -136,7 +137,7 @@ def test_every_row_is_that_of_the_network_of_its_tick(patient):
     best = min(rows, key=lambda row: row["value"])
     assert read_networks(patient.folder / "best-fid100_tiny.safetensors").cur_nimg == round(best["kimg"] * 1000)
     assert [post["Metrics/fid100_tiny"] for post in patient.line.posted] == [row["value"] for row in rows]
-    assert not pending(patient.run) and not os.listdir(patient.folder / FOLDER)
+    assert not pending(patient.run) and not os.listdir(patient.folder / PENDING_METRICS)
 
 
 def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
@@ -189,7 +190,7 @@ def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patien
 
 def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
     run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
-    run.run.write(f"{FOLDER}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
+    run.run.write(f"{PENDING_METRICS}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
     run.train()
     assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending(run.run)
 

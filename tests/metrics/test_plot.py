@@ -18,7 +18,8 @@ from stylegan_ray.metrics.plot import (
     page,
     write_plots,
 )
-from stylegan_ray.metrics.rows import MUST_AGREE, read_rows
+from stylegan_ray.metrics.rows import MUST_AGREE
+from stylegan_ray.run_folder import read_jsonl
 from stylegan_ray.storage import Storage
 
 
@@ -102,7 +103,7 @@ def test_files_are_written_and_read_back(tmp_path):
     run = Storage.at(tmp_path)
     lines = "".join(json.dumps(row) + "\n" for row in rows_of([9, 7, 5]))
     run.write("metrics.jsonl", (lines + '{"metric": "fid').encode())
-    rows = read_rows(run, "metrics.jsonl")
+    rows = read_jsonl(run, "metrics.jsonl")
     assert len(rows) == 3
     png, html = write_plots({"one": rows}, run)
     assert Image.open(png).size == (920 * 2, 300 * 2)

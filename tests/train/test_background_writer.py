@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
+from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import Outbox
-from stylegan_ray.train.checkpoint import FOLDER, Snapshot, complete_checkpoints
+from stylegan_ray.train.checkpoint import Snapshot
 
 
 class Faulty(Storage):
@@ -46,7 +47,7 @@ def test_files_come_in_order_and_checkpoints_after_what_they_rest_on(storage):
     box.checkpoint(snapshot(16), before=lambda: order.append(storage.read("a")))
     assert box.finish(10)
     assert order == [b"1"] and box.newest == "ckpt-000000000016"
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000016"]
+    assert complete_checkpoints(storage.folder(CHECKPOINTS)) == ["ckpt-000000000016"]
 
 
 def test_old_checkpoints_go(storage):
@@ -54,7 +55,7 @@ def test_old_checkpoints_go(storage):
     for nimg in (1, 2, 3):
         box.checkpoint(snapshot(nimg))
         assert box.finish(10)
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000002", "ckpt-000000000003"]
+    assert complete_checkpoints(storage.folder(CHECKPOINTS)) == ["ckpt-000000000002", "ckpt-000000000003"]
 
 
 def test_a_full_storage_is_said_once_and_costs_no_more_than_old_checkpoints(storage):
@@ -72,7 +73,7 @@ def test_a_full_storage_is_said_once_and_costs_no_more_than_old_checkpoints(stor
     assert not box.finish(0.1)
     Faulty.broken.clear()
     assert box.finish(10)
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000001", "ckpt-000000000004"]
+    assert complete_checkpoints(storage.folder(CHECKPOINTS)) == ["ckpt-000000000001", "ckpt-000000000004"]
     assert storage.read("picture") == b"p"
     trouble, works = said
     assert trouble.startswith("fault: storage does not take ckpt-000000000002") and "No space left" in trouble

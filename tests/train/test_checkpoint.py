@@ -7,11 +7,11 @@ import torch
 from support.s3 import s3_server
 from support.toy import toy_config, toy_state
 
+from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
     CheckpointError,
     Snapshot,
-    complete_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
