@@ -18,7 +18,7 @@ from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.rows import Row
-from stylegan_ray.report.sinks import ProgressLine
+from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import append_jsonl, refuse_relative
 from stylegan_ray.storage import Storage, parted
 

@@ -23,7 +23,7 @@ from stylegan_ray.cluster.resources import Say, Share, joined, share_of_cluster
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,

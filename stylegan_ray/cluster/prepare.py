@@ -25,7 +25,7 @@ from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
 from stylegan_ray.data.options import PrepareOptions, in_words_of_the_command, listed
 from stylegan_ray.data.write import Task, Writer, picture_bytes, plans_of, report_of, write_attribution
-from stylegan_ray.report.sinks import ProgressLine, format_time
+from stylegan_ray.report.console import ProgressLine, format_time
 
 CHECKED_TOGETHER = 128
 
