@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest
-from stylegan_ray.storage import PART, Storage, joined
+from stylegan_ray.storage import PART, Storage, join_address
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
 
@@ -264,11 +264,11 @@ def is_run(address: str) -> bool:
 def find_run(run: str, storage: str | None = None) -> str:
     """The address of a run, given as an address or by its name in the storage; raises ConfigError."""
     base = storage_address(storage)
-    for address in (run, joined(base, run)):
+    for address in (run, join_address(base, run)):
         if is_run(address):
             return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
     try:
-        known = [name for name in Storage.at(base).names() if is_run(joined(base, name))]
+        known = [name for name in Storage.at(base).names() if is_run(join_address(base, name))]
     except (ValueError, OSError) as error:
         raise ConfigError(f"no run {run!r}, and the storage {base} cannot be read: {error}") from error
     known_runs = f"; runs there: {', '.join(known[:10])}{', ...' if known[10:] else ''}" if known else ""

@@ -408,7 +408,7 @@ FAULTS = {
     "twice": Fault(Patient.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
     "terminated": Fault(Patient.terminate_worker, r"was asked to end \(SIGTERM\) after a checkpoint.*continuing at"),
     "storage failing": Fault(Patient.take_storage_away, "storage does not take", ends_group=False),
-    "storage full": Fault(Patient.fill_storage, "storage does not (take|answer).*No space left", ends_group=False),
+    "storage full": Fault(Patient.fill_storage, "storage does not (take|respond).*No space left", ends_group=False),
     "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*looking at the checkpoint before it"),
 }
 

@@ -34,7 +34,7 @@ from stylegan_ray.metrics.detectors import Weights
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.reals_cache import RealsCache, user_folder
 from stylegan_ray.metrics.rows import Row, unavailable_row
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.metrics import is_due, metric_specs, plan_of, provenance_of, tick_to_catch_up
@@ -69,7 +69,7 @@ class Beside(NoMetrics):
         self.specs = metric_specs(cfg)
         self.running: tuple[Request, ray.ObjectRef] | None = None
         self.written: deque[Request] = deque()
-        """Requests whose files are in the storage; added by the outbox's thread."""
+        """Requests whose files are in the storage; added by the background writer's thread."""
         self.waiting: Request | None = None
         self.looked_at = 0.0
         if distributed.rank() == 0:
@@ -84,54 +84,54 @@ class Beside(NoMetrics):
                 num_cpus=1 - gpus, num_gpus=gpus, max_retries=MAX_RETRIES, scheduling_strategy="DEFAULT"
             )(measured)
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is None:
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is None:
             return
         self._give_up()
         found = {request.tick: request for request in pending(self.run)}
         for tick, request in found.items():
-            if tick < state.tick and not recorder.has_metrics(tick):
+            if tick < state.tick and not snapshots.has_metrics(tick):
                 self.written.append(request)
             else:  # done, or the run comes there again
-                self._forget(request, recorder)
+                self._forget(request, snapshots)
         tick = tick_to_catch_up(state, self.cfg)
         if (
             tick is not None
             and tick not in {request.tick for request in self.written}
-            and not recorder.has_metrics(tick)
+            and not snapshots.has_metrics(tick)
         ):
-            self._ask(state, tick, recorder)
+            self._ask(state, tick, snapshots)
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is None:
             return
         if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
-            self._ask(state, pause.stats["Progress/tick"], recorder)
+            self._ask(state, pause.stats["Progress/tick"], snapshots)
         if pause.done:
-            self._finish(recorder)
+            self._finish(snapshots)
 
-    def look(self, recorder: Recorder | None) -> None:
-        if recorder is not None and time.monotonic() - self.looked_at >= LOOK_SEC:
+    def look(self, snapshots: Snapshots | None) -> None:
+        if snapshots is not None and time.monotonic() - self.looked_at >= LOOK_SEC:
             self.looked_at = time.monotonic()
-            self._collect(recorder)
-            self._start(recorder)
+            self._collect(snapshots)
+            self._start(snapshots)
 
     def news(self) -> Mapping[str, float]:
         return self.notes.take()
 
-    def _ask(self, state: TrainState, tick: int, recorder: Recorder) -> None:
+    def _ask(self, state: TrainState, tick: int, snapshots: Snapshots) -> None:
         """Puts a request on its way to the storage; it counts when it has arrived there."""
         plan = plan_of(state, self.cfg)
         told = provenance_of(state, self.cfg, tick) | {"placement": "async"}
         request = Request(told, {"mirror": plan.mirror, "lod": plan.lod, "drange": plan.drange})
-        recorder.keep(request.network)
-        recorder.outbox.action(request.note, partial(self._written, request))
+        snapshots.save_network(request.network)
+        snapshots.writer.submit(request.note, partial(self._written, request))
 
     def _written(self, request: Request) -> None:
         request.write_note(self.run)
         self.written.append(request)
 
-    def _start(self, recorder: Recorder) -> None:
+    def _start(self, snapshots: Snapshots) -> None:
         """Starts the task of the newest request, when none is running."""
         while self.written:
             if self.waiting is not None:
@@ -139,13 +139,13 @@ class Beside(NoMetrics):
                 self.line.say(
                     f"metrics at {self.waiting.kimg:g} kimg are left out: those at {newer.kimg:g} kimg are newer"
                 )
-                self._forget(self.waiting, recorder)
+                self._forget(self.waiting, snapshots)
             self.waiting = self.written.popleft()
         if self.waiting is not None and self.running is None:
             request, self.waiting = self.waiting, None
             self.running = request, self.measure.remote([self.errand], request)
 
-    def _collect(self, recorder: Recorder) -> None:
+    def _collect(self, snapshots: Snapshots) -> None:
         """Notes the rows of the task that was running, if it has ended."""
         if self.running is None:
             return
@@ -153,8 +153,8 @@ class Beside(NoMetrics):
         ready, _ = ray.wait([task], timeout=0)
         if ready:
             self.running = None
-            self.notes.add(self._rows(request, task), recorder, partial(self._keep, request, recorder))
-            self._forget(request, recorder)
+            self.notes.add(self._rows(request, task), snapshots, partial(self._keep, request, snapshots))
+            self._forget(request, snapshots)
 
     def _rows(self, request: Request, task: ray.ObjectRef) -> list[Row]:
         try:
@@ -166,17 +166,17 @@ class Beside(NoMetrics):
         self.line.say(f"fault: metrics at {request.kimg:g} kimg: {reason}")
         return [unavailable_row(spec, reason, request.provenance) for spec in self.specs]
 
-    def _keep(self, request: Request, recorder: Recorder, name: str) -> None:
-        recorder.outbox.action(name, lambda: self.run.write(name, self.run.read(request.network)))
+    def _keep(self, request: Request, snapshots: Snapshots, name: str) -> None:
+        snapshots.writer.submit(name, lambda: self.run.write(name, self.run.read(request.network)))
 
-    def _forget(self, request: Request, recorder: Recorder) -> None:
+    def _forget(self, request: Request, snapshots: Snapshots) -> None:
         """Deletes a request, after the rows that it gave have reached the storage."""
 
         def delete() -> None:
-            recorder.files.sync()
+            snapshots.sinks.sync()
             request.delete(self.run)
 
-        recorder.outbox.action(f"the end of {request.note}", delete)
+        snapshots.writer.submit(f"the end of {request.note}", delete)
 
     def _give_up(self) -> None:
         """Lets go of everything; what is in the storage will be found again."""
@@ -185,13 +185,13 @@ class Beside(NoMetrics):
         self.running = self.waiting = None
         self.written.clear()
 
-    def _finish(self, recorder: Recorder) -> None:
+    def _finish(self, snapshots: Snapshots) -> None:
         """Waits for the task in flight and for the newest request."""
         deadline = time.monotonic() + MOST_SECONDS_TO_FINISH
         while time.monotonic() < deadline:
-            whole = recorder.outbox.finish(LOOK_SEC)
-            self._collect(recorder)
-            self._start(recorder)
+            whole = snapshots.writer.flush(LOOK_SEC)
+            self._collect(snapshots)
+            self._start(snapshots)
             if self.running is not None:
                 ray.wait([self.running[1]], timeout=LOOK_SEC)
             elif whole:

@@ -20,7 +20,7 @@ from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.rows import Row
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import append_jsonl, refuse_relative
-from stylegan_ray.storage import Storage, parted
+from stylegan_ray.storage import Storage, split_address
 
 
 def take_metrics(options: EvaluateOptions) -> int:
@@ -44,7 +44,7 @@ def take_metrics(options: EvaluateOptions) -> int:
                 provenance={"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address},
             )  # fmt: skip
     place = absolute(options.out) if options.out else place_of_rows(address)
-    append_jsonl(Storage.at(parted(place)[0]), parted(place)[1], rows)
+    append_jsonl(Storage.at(split_address(place)[0]), split_address(place)[1], rows)
     print("\n".join([*described(rows), f"Rows  {place}"]))
     return int(any("unavailable" in row for row in rows))
 

@@ -37,8 +37,7 @@ from stylegan_ray.run_folder import (
     refuse_relative_paths,
     storage_address,
 )
-from stylegan_ray.storage import Storage, one_line
-from stylegan_ray.storage import joined as joined_address
+from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
@@ -114,7 +113,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage and checks that the run may begin or go on; raises ConfigError before anything starts."""
     complete, dataset = completed(cfg, resume_from)
     assert complete.run.name is not None and complete.run.storage is not None
-    run = Run(complete, dataset, joined_address(complete.run.storage, complete.run.name), resume_from)
+    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name), resume_from)
     check_writable(run.storage)
     check_continues(run)
     if resume_from is not None and not run.cur_nimg:

@@ -12,7 +12,7 @@ from stylegan_ray.cluster.pending import pending
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.metrics.rows import Row
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.metrics import GroupMetrics, is_due, scalars, tick_to_catch_up, told
@@ -22,13 +22,13 @@ from stylegan_ray.train.state import TrainState
 class NoMetrics:
     """Metrics of a run that takes none; every rank has one and calls it at the same places."""
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
         """Before the training begins or goes on: takes what is due there and missing."""
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         """Between two groups of minibatches: takes what is due."""
 
-    def look(self, recorder: Recorder | None) -> None:
+    def look(self, snapshots: Snapshots | None) -> None:
         """Between two groups, whenever: takes notice of what has come in."""
 
     def news(self) -> Mapping[str, float]:
@@ -43,16 +43,16 @@ class Inline(NoMetrics):
         self.cfg, self.notes = cfg, Notes(line)
         self.group = GroupMetrics(cfg, dataset, device)
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is not None:
-            self._leave_out(recorder.outbox.run)
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is not None:
+            self._leave_out(snapshots.writer.run)
         tick = tick_to_catch_up(state, self.cfg)
-        if tick is not None and distributed.from_rank0(recorder is not None and not recorder.has_metrics(tick)):
-            self._take(state, tick, recorder)
+        if tick is not None and distributed.from_rank0(snapshots is not None and not snapshots.has_metrics(tick)):
+            self._take(state, tick, snapshots)
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
-            self._take(state, pause.stats["Progress/tick"], recorder)
+            self._take(state, pause.stats["Progress/tick"], snapshots)
 
     def news(self) -> Mapping[str, float]:
         return self.notes.take()
@@ -63,10 +63,10 @@ class Inline(NoMetrics):
             self.notes.line.say(f"metrics at {request.kimg:g} kimg are left out: they waited for a device that is gone")
             request.delete(run)
 
-    def _take(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
+    def _take(self, state: TrainState, tick: int, snapshots: Snapshots | None) -> None:
         rows = self.group.rows(state, tick)
-        if recorder is not None:
-            self.notes.add(rows, recorder)
+        if snapshots is not None:
+            self.notes.add(rows, snapshots)
 
 
 class Notes:
@@ -77,9 +77,9 @@ class Notes:
         self._news: dict[str, float] = {}
         self._said: set[str] = set()
 
-    def add(self, rows: Sequence[Row], recorder: Recorder, keep: Callable[[str], None] | None = None) -> None:
-        """Notes the rows that one network gave; see Recorder.metrics."""
-        recorder.metrics(rows, keep)
+    def add(self, rows: Sequence[Row], snapshots: Snapshots, keep: Callable[[str], None] | None = None) -> None:
+        """Notes the rows that one network gave; see Snapshots.add_metrics."""
+        snapshots.add_metrics(rows, keep)
         values = scalars(rows)
         if values:
             self.line.say(told(rows))

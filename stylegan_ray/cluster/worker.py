@@ -28,10 +28,10 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.run_folder import CHECKPOINTS, STOP
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.background_writer import Outbox
+from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
@@ -89,7 +89,8 @@ class Worker:
         prepare_process(self.cfg, order.threads)
         self.storage = Storage.at(order.run_address)
         self.is_first = distributed.rank() == 0
-        self.outbox = Outbox(self.storage, self.cfg.cluster.keep_checkpoints, line.say) if self.is_first else None
+        keep = self.cfg.cluster.keep_checkpoints
+        self.writer = BackgroundWriter(self.storage, keep, line.say) if self.is_first else None
         self.watch = StopWatch(self.device)
 
     def run(self) -> str:
@@ -104,17 +105,17 @@ class Worker:
             self.line.begins(state.cur_nimg, f"{came_from}; {describe_group(self.device, self.order.threads)}", num)
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
-        recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
+        snapshots = Snapshots(cfg, dataset, state, self.writer) if self.writer else None
         self.metrics = metrics_of_run(
             cfg, dataset, self.order.run_address, self.device, self.line, self.order.clearance.placement
         )
         rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
-                return self._train(state, recorder)
+                return self._train(state, snapshots)
             except Diverged as trouble:
-                if self.outbox:
-                    self.outbox.finish(MOST_SECONDS_TO_FINISH)
+                if self.writer:
+                    self.writer.flush(MOST_SECONDS_TO_FINISH)
                 said = rollback.go_back(trouble, self.line.say)
                 if self.is_first:
                     self.line.say(said)
@@ -130,7 +131,7 @@ class Worker:
             return "\n".join([*copied, where])
         return "starting a new run"
 
-    def _train(self, state: TrainState, recorder: Recorder | None) -> str:
+    def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Trains from where the state stands."""
         cfg, data = self.cfg, self.cfg.data
         dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
@@ -142,40 +143,40 @@ class Worker:
         signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
 
         def interrupted() -> bool:
-            self.metrics.look(recorder)
+            self.metrics.look(snapshots)
             return signals.interrupted()
 
         with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size) as reals:
-            if recorder is not None:
-                recorder.begin()
-            self.metrics.begin(state, recorder)
+            if snapshots is not None:
+                snapshots.begin()
+            self.metrics.begin(state, snapshots)
             minibatches = traced(reals, self.order.trace, cfg, state, log2)
             for pause in training_loop(state, cfg, minibatches, dataset, interrupted, self.watch):
                 if replicas_are_due(pause, cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
-                if recorder is not None:
-                    self._record(pause, recorder)
+                if snapshots is not None:
+                    self._record(pause, snapshots)
                 if pause.done or signals.reason < STOP_RUN:  # who is in a hurry takes them when the run goes on
-                    self.metrics.at_pause(pause, state, recorder)
-                self._save_and_report(pause, state, signals, recorder)
+                    self.metrics.at_pause(pause, state, snapshots)
+                self._save_and_report(pause, state, signals, snapshots)
                 if signals.reason == LEAVE:
                     raise AskedToEnd(self._words_on_leaving(state))
                 if signals.reason == STOP_RUN and not pause.done:
                     break
-        if recorder is not None:
+        if snapshots is not None:
             for text in self.line.log(wait=True):
-                recorder.files.message(text)
-            recorder.files.close()
+                snapshots.sinks.message(text)
+            snapshots.sinks.close()
         return "done" if pause.done else "stopped"
 
-    def _record(self, pause: Pause, recorder: Recorder) -> None:
+    def _record(self, pause: Pause, snapshots: Snapshots) -> None:
         for text in self.line.log():
-            recorder.files.message(text)
-        recorder.at_pause(pause)
+            snapshots.sinks.message(text)
+        snapshots.at_pause(pause)
         if pause.stats is not None:
             self.line.post(TICK, pause.stats)
 
-    def _save_and_report(self, pause: Pause, state: TrainState, signals: Signals, recorder: Recorder | None) -> None:
+    def _save_and_report(self, pause: Pause, state: TrainState, signals: Signals, snapshots: Snapshots | None) -> None:
         """Every rank calls this at every pause: reports to Ray Train, and sends a checkpoint on its way if one is due.
 
         Ray hears of the last checkpoint only: the note that it keeps in the run's folder grows with every checkpoint,
@@ -185,15 +186,15 @@ class Worker:
         metrics, checkpoint = pause.stats or {"Progress/kimg": state.cur_nimg / 1000}, None
         metrics = {**metrics, **self.metrics.news()}
         with self.watch("checkpoint"):
-            if recorder is not None and (ends or signals.reason == SAVE or self._is_due(pause)):
-                recorder.save()
+            if snapshots is not None and (ends or signals.reason == SAVE or self._is_due(pause)):
+                snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
-            if ends and self.outbox:
-                whole = self.outbox.finish(SECONDS_TO_LEAVE if signals.reason == LEAVE else MOST_SECONDS_TO_FINISH)
+            if ends and self.writer:
+                whole = self.writer.flush(SECONDS_TO_LEAVE if signals.reason == LEAVE else MOST_SECONDS_TO_FINISH)
                 if not whole and signals.reason != LEAVE:
                     raise OSError(f"the storage has not taken the last files for {MOST_SECONDS_TO_FINISH / 60:.0f} min")
-                path = self.storage.path(f"{CHECKPOINTS}/{self.outbox.newest}")
-                checkpoint = Checkpoint(path, self.storage.filesystem) if self.outbox.newest else None
+                path = self.storage.path(f"{CHECKPOINTS}/{self.writer.newest_checkpoint}")
+                checkpoint = Checkpoint(path, self.storage.filesystem) if self.writer.newest_checkpoint else None
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
     def _is_due(self, pause: Pause) -> bool:

@@ -24,7 +24,7 @@ from stylegan_ray.data.formats import zip as zip_archive
 from stylegan_ray.data.index import Index, Progress, cached_index
 from stylegan_ray.data.labels import chosen_size, some_names
 from stylegan_ray.data.order import BLOCK_ROWS
-from stylegan_ray.storage import parted
+from stylegan_ray.storage import split_address
 
 FILE_ENDINGS = (zip_archive.ENDING, tar.ENDING, parquet.ENDING)
 
@@ -116,7 +116,7 @@ def indexed(path: str, progress: Progress | None = None, decode: bool = True) ->
     """
     with _explained(path):
         if _is_file(path):
-            folder, name = parted(path if "://" in path else os.path.abspath(path))
+            folder, name = split_address(path if "://" in path else os.path.abspath(path))
             files = files_at(folder)
             listing = [files.info(name)]
         else:
@@ -131,12 +131,12 @@ def indexed(path: str, progress: Progress | None = None, decode: bool = True) ->
 
 def _is_file(path: str) -> bool:
     """Whether a path names one file that holds all pictures."""
-    return parted(path)[1].lower().endswith(FILE_ENDINGS)
+    return split_address(path)[1].lower().endswith(FILE_ENDINGS)
 
 
 def _format(path: str, listing: Sequence[FileInfo]) -> Any:
     """The module that reads the data."""
-    if parted(path)[1].lower().endswith(zip_archive.ENDING):
+    if split_address(path)[1].lower().endswith(zip_archive.ENDING):
         return zip_archive
     if tfrecord.relevant(listing):
         return tfrecord

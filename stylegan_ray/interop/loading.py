@@ -13,7 +13,7 @@ from stylegan_ray.interop import nvidia, tensorflow
 from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint
 from stylegan_ray.interop.unpickler import Record, load_pickle
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, NETWORK_ENDINGS, STATE, find_run, newest_network
-from stylegan_ray.storage import Storage, joined, parted
+from stylegan_ray.storage import Storage, join_address, split_address
 
 D_KEYS = frozenset({"D_architecture", "D_mapping_layers", "cmap_dim", "mbstd_group_size", "mbstd_num_features"})
 """Keys of `model` that only D reads."""
@@ -33,13 +33,13 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if parted(checkpoint)[1].endswith(NETWORK_ENDINGS) or _is_checkpoint(checkpoint):
+    if split_address(checkpoint)[1].endswith(NETWORK_ENDINGS) or _is_checkpoint(checkpoint):
         return checkpoint
     run = find_run(checkpoint)
     newest = newest_network(Storage.at(run))
     if newest is None:
         raise ConfigError(f"run {run} has no networks yet; its first checkpoint is written at its first tick")
-    return joined(run, newest)
+    return join_address(run, newest)
 
 
 def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_networks(path: str | os.PathLike[str]) -> Networks:
     """The networks of a file or folder with their configuration; see `load_network`."""
     address = os.fspath(path).rstrip("/")
-    folder, name = parted(address)
+    folder, name = split_address(address)
     try:
         here = Storage.at(address)
         names = [] if name.endswith(NETWORK_ENDINGS) else here.names()

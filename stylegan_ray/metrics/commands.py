@@ -11,7 +11,7 @@ from stylegan_ray.metrics.found import absolute, compared, rows_of
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
 from stylegan_ray.metrics.plot import write_plots
 from stylegan_ray.run_folder import find_run
-from stylegan_ray.storage import Storage, parted
+from stylegan_ray.storage import Storage, split_address
 
 
 def compare(options: CompareOptions) -> int:
@@ -33,7 +33,7 @@ def plot(options: PlotOptions) -> int:
     if not options.runs:
         raise ConfigError("which runs? give at least one RUN, by its folder or name")
     found = [find_run(run) for run in options.runs]
-    names = [parted(address)[1] for address in found]
+    names = [split_address(address)[1] for address in found]
     labels = names if len(set(names)) == len(names) else found
     runs = {label: rows_of(address) for label, address in zip(labels, found, strict=True)}
     try:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from stylegan_ray.config import ConfigError
 from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare
 from stylegan_ray.run_folder import CHECKPOINTS, EVALUATIONS, METRICS, NETWORK_ENDINGS, find_run, is_run, read_jsonl
-from stylegan_ray.storage import Storage, joined, parted
+from stylegan_ray.storage import Storage, join_address, split_address
 
 
 def absolute(address: str) -> str:
@@ -18,14 +18,14 @@ def absolute(address: str) -> str:
 
 def place_of_rows(network: str) -> str:
     """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
-    folder, _ = parted(network)
-    outer, name = parted(folder)
-    return joined(outer if name == CHECKPOINTS else folder, EVALUATIONS)
+    folder, _ = split_address(network)
+    outer, name = split_address(folder)
+    return join_address(outer if name == CHECKPOINTS else folder, EVALUATIONS)
 
 
 def rows_of(what: str) -> list[Row]:
     """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
-    name = parted(what)[1]
+    name = split_address(what)[1]
     if name.endswith(".jsonl"):
         return _read(absolute(what))
     address = absolute(what)
@@ -48,11 +48,11 @@ def compared(a: str, b: str) -> list[Comparison]:
 
 
 def _is_checkpoint(address: str) -> bool:
-    return not is_run(address) and parted(parted(address)[0])[1] == CHECKPOINTS
+    return not is_run(address) and split_address(split_address(address)[0])[1] == CHECKPOINTS
 
 
 def _read(file: str) -> list[Row]:
-    folder, name = parted(file)
+    folder, name = split_address(file)
     try:
         return read_jsonl(Storage.at(folder), name)
     except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
 from stylegan_ray.networks.mapping import Mapping, checked_labels
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.networks.synthesis import refuse_lod
-from stylegan_ray.ops import downsample2d, fir_filter, laid_out
+from stylegan_ray.ops import downsample2d, fir_filter, to_memory_format
 
 
 class DiscriminatorBlock(nn.Module):
@@ -45,7 +44,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor | None, image: Tensor | None, full_precision: bool = False) -> Tensor:
         dtype = self.conv0.weight.dtype if full_precision or self.dtype is None else self.dtype
-        x, image = (None if part is None else laid_out(part, dtype) for part in (x, image))
+        x, image = (None if part is None else to_memory_format(part, dtype) for part in (x, image))
         x = add_rgb(x, image, self.fromrgb)
         if self.skip is None:
             return self.conv1(self.conv0(x))
@@ -154,22 +153,8 @@ class Discriminator(nn.Module):
             x = block(x, image, full_precision)
             image = downsample2d(image, self.taps) if image is not None and self.architecture == "skip" else None
         assert x is not None
-        x = epilogue(laid_out(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
+        x = epilogue(to_memory_format(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
         return label_score(x, labels, self.mapping)
-
-
-def judge_together(D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0) -> tuple[Tensor, ...]:
-    """Scores [N,1] of several equal batches (images, labels), which do not meet, from one pass."""
-    images, labels = zip(*batches, strict=True)
-    labels = None if labels[0] is None else torch.cat(labels)
-    return D(torch.cat(images), labels, lod=lod, num_batches=len(batches)).chunk(len(batches))
-
-
-def judge_together_reference(
-    D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0
-) -> tuple[Tensor, ...]:
-    """What `judge_together` means: a pass for each."""
-    return tuple(D(images, labels, lod=lod) for images, labels in batches)
 
 
 def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB, normal
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
-from stylegan_ray.ops import fir_filter, laid_out, upsample2d
+from stylegan_ray.ops import fir_filter, to_memory_format, upsample2d
 
 Noise = str | Sequence[Tensor]
 
@@ -74,9 +74,9 @@ class SynthesisBlock(nn.Module):
     def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
         w1 = w[2 * self.level]
         if x is None:
-            constant = laid_out(self.constant, w1.dtype)
+            constant = to_memory_format(self.constant, w1.dtype)
             return self.conv1(constant.expand(len(w1), -1, -1, -1), w1, next(noise))
-        w0, x = w[2 * self.level - 1], laid_out(x, self.dtype or w1.dtype)
+        w0, x = w[2 * self.level - 1], to_memory_format(x, self.dtype or w1.dtype)
         if self.skip is None:
             return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
         y = self.skip(x, gain=0.5**0.5)

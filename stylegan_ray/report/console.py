@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.run_folder import REALS, TENSORBOARD, images_of, newest_network
-from stylegan_ray.storage import Storage, joined
+from stylegan_ray.storage import Storage, join_address
 
 SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
 """Parts of the training time: names in stats.jsonl under Timing/share/; the tick line drops the underscore."""
@@ -179,10 +179,10 @@ def closing_message(
         command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
         command += f" --train.total_kimg {2 * cfg.train.total_kimg:g}"
     lines = {
-        "Images": joined(address, grids[-1]) if grids else None,
-        "Reals": joined(address, f"{REALS}.png") if run.exists(f"{REALS}.png") else None,
-        "Network": joined(address, network) if network else None,
-        "Curves": f"tensorboard --logdir {shlex.quote(joined(address, TENSORBOARD))}",
+        "Images": join_address(address, grids[-1]) if grids else None,
+        "Reals": join_address(address, f"{REALS}.png") if run.exists(f"{REALS}.png") else None,
+        "Network": join_address(address, network) if network else None,
+        "Curves": f"tensorboard --logdir {shlex.quote(join_address(address, TENSORBOARD))}",
         "Metrics": f"stylegan-ray evaluate plot {folder}" if cfg.metrics.names else None,
         "Generate": f"stylegan-ray generate {folder} --seeds 0-63 --grid grid.png",
         "Continue": command,

@@ -11,7 +11,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.report.run_files import RunFiles
 from stylegan_ray.report.tensorboard import TensorBoard
 from stylegan_ray.run_folder import cut
-from stylegan_ray.storage import Storage, one_line, patiently
+from stylegan_ray.storage import Storage, one_line, retry
 
 Message = Callable[[str], None]
 
@@ -68,8 +68,8 @@ class Sinks:
 
     def begin(self, run: Storage, num_ticks: int, nimg: int) -> None:
         """Cuts the run's folder to a state with `num_ticks` ticks done at `nimg`, and begins all sinks there."""
-        patiently(lambda: cut(run, num_ticks, nimg), self.report_message)
-        patiently(lambda: self.files.begin(run, nimg), self.report_message)
+        retry(lambda: cut(run, num_ticks, nimg), self.report_message)
+        retry(lambda: self.files.begin(run, nimg), self.report_message)
         self._failed.clear()
         self._send(lambda sink: sink.begin(run, nimg))
 
@@ -99,7 +99,7 @@ class Sinks:
         self._send(lambda sink: sink.sync())
 
     def close(self) -> None:
-        patiently(self.files.close, self.report_message)
+        retry(self.files.close, self.report_message)
         self._send(lambda sink: sink.close())
 
     def _send(self, event: Callable[[Sink], None]) -> None:

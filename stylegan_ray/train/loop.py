@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.rng import LabelSource, SeededDraws
 from stylegan_ray.train.schedule import Group, group_at
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
-from stylegan_ray.train.step import train_iteration
-
-MicroBatches = Sequence[tuple[Tensor, Tensor]]
-"""This rank's micro-batches of one minibatch: (uint8 images [N,C,H,W], float labels [N,L])."""
+from stylegan_ray.train.step import MicroBatches, train_iteration
 
 
 class Diverged(FloatingPointError):  # noqa: N818

@@ -11,7 +11,7 @@ from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.interop.loading import load
 from stylegan_ray.networks import build_discriminator, build_generator
-from stylegan_ray.storage import Storage, patiently
+from stylegan_ray.storage import Storage, retry
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, read_checkpoint
 from stylegan_ray.train.state import TrainState
 
@@ -22,10 +22,10 @@ def go_to_newest(
     state: TrainState, checkpoints: Storage, say: Say, usable: Callable[[Snapshot], bool] = lambda _: True
 ) -> str | None:
     """Puts the state of every rank where the newest checkpoint stands, as rank 0 finds it; None where there is none."""
-    newest = patiently(lambda: newest_checkpoint(checkpoints, usable), say) if distributed.rank() == 0 else None
+    newest = retry(lambda: newest_checkpoint(checkpoints, usable), say) if distributed.rank() == 0 else None
     name = distributed.from_rank0(newest.name if newest else None)
     if name is not None:
-        snapshot = newest or patiently(lambda: read_checkpoint(checkpoints.folder(name)), say)
+        snapshot = newest or retry(lambda: read_checkpoint(checkpoints.folder(name)), say)
         snapshot.restore(state)
     return name
 

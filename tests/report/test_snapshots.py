@@ -117,4 +117,4 @@ def test_a_run_goes_on_when_a_disk_that_is_full_at_its_start_has_room_again(tmp_
     Recorder(run, cfg, source, state, Outbox(run, 1, said.append)).begin()
     assert (tmp_path / "stats.jsonl").read_bytes() == before
     assert attempts == ["stats.jsonl"] * 3, "files that stay as they are need no room"
-    assert said == ["fault: storage does not answer: [Errno 28] No space left on device; trying again"]
+    assert said == ["fault: storage does not respond: [Errno 28] No space left on device; trying again"]

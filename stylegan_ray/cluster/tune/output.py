@@ -18,6 +18,7 @@ from stylegan_ray.cluster.tune.progress import shown
 from stylegan_ray.cluster.tune.report import Axis, Report, Shown, write_report
 from stylegan_ray.config import RunConfig
 from stylegan_ray.report.tensorboard import EventFile
+from stylegan_ray.run_folder import images_of
 from stylegan_ray.storage import Storage
 
 

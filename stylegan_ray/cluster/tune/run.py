@@ -34,8 +34,7 @@ from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.storage import Storage
-from stylegan_ray.storage import joined as joined_address
+from stylegan_ray.storage import Storage, join_address
 
 FILE, TRIALS = "sweep.yaml", "trials"
 TUNE_DEFAULTS = {
@@ -66,7 +65,7 @@ class Sweep:
 
     @property
     def trials(self) -> str:
-        return joined_address(self.address, TRIALS)
+        return join_address(self.address, TRIALS)
 
     @property
     def rules(self) -> Any:
@@ -118,7 +117,7 @@ def opened(plan: Plan) -> Sweep:
     name = plan.cfg.run.name or f"sweep-{default_name(cfg).rpartition('-')[0]}-{digest(plan, cfg)}"
     cfg = cfg.with_overrides({"run.name": name})
     assert cfg.run.storage is not None
-    sweep = Sweep(plan, cfg, dataset, joined_address(cfg.run.storage, name))
+    sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
     check_storage(sweep.storage)
     check_continues(sweep)
     return sweep
@@ -277,5 +276,5 @@ def closing_words(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = True)
     lines = ["Done." if is_whole else "Stopped; the same command goes on."]
     lines += [f"  {label:12s} {text}" for label, text in paths.items()]
     if "Best" in paths:
-        lines.append(f"  {'Train it':12s} stylegan-ray train {joined_address(sweep.address, 'best.yaml')}")
+        lines.append(f"  {'Train it':12s} stylegan-ray train {join_address(sweep.address, 'best.yaml')}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import CHECKPOINTS, checkpoint_nimg, complete_checkpoints
-from stylegan_ray.storage import Storage, joined, one_line
+from stylegan_ray.storage import Storage, join_address, one_line
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 NEWS = ("fault:", "warning:", "storage")
@@ -84,7 +84,7 @@ class TrialRun(Trainable):
     def _begin(self, config: Mapping[str, Any]) -> None:
         self.generation = config["generation"]
         cfg = self.order.config(config["name"], config["values"])
-        address = joined(self.order.trials, config["name"])
+        address = join_address(self.order.trials, config["name"])
         run = Run(cfg, self.order.dataset, address, clearance=self.order.clearance, command=self.order.command)
         self.fitting = None if run.is_finished else Fitting(run, self.order)
         self.reports = reports_of(run.storage, self.order, self.fitting)
