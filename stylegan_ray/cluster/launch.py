@@ -24,6 +24,7 @@ from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.report.graph import check_graph
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -128,6 +129,7 @@ def completed(cfg: RunConfig, resume_from: str | None = None) -> tuple[RunConfig
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, dataset.resolution)
     check_metrics(cfg, dataset)
+    check_graph(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
     height, width = dataset.resolution
