@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,6 @@ from tensorboardX.proto.event_pb2 import Event  # type: ignore
 from torch import Tensor, nn
 
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.ops import forced
 from stylegan_ray.run_folder import TENSORBOARD
 
 
@@ -43,8 +43,8 @@ def graph_file(G: Any, D: nn.Module) -> tuple[str, bytes]:
 
     like = next(G.parameters())
     inputs = tuple(like.new_zeros(1, size) for size in (G.z_dim, G.label_size))
-    # The tracer knows PyTorch's operations, not autograd functions of ours.
-    with torch.no_grad(), torch.random.fork_rng(), forced("as_on_gpus"):
+    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+        # The tracer warns of shapes that become constants, as they should.
         traced, _ = graph(GeneratorAndDiscriminator(G, D), inputs)
     with TemporaryDirectory() as folder:
         writer = EventsWriter(f"{folder}/events", f".{time.time_ns()}.graph")

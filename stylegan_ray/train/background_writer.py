@@ -72,7 +72,7 @@ class BackgroundWriter:
         self._submit(WriteJob(snapshot.name, partial(self._write_checkpoint, snapshot, before), is_checkpoint=True))
 
     def flush(self, timeout_sec: float | None = None) -> bool:
-        """Waits until all is written, or for some seconds; returns whether all is. Raises errors of jobs but OSError."""
+        """Waits until all is written, or for some seconds; returns whether all is. Raises other errors than OSError."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or not (self._waiting or self._current), timeout_sec)
             self._raise_failure()
