@@ -85,9 +85,9 @@ def evaluate(argv: Sequence[str]) -> int:
 
     if name is None:
         options = parse_options(options.EvaluateOptions, argv, command_name("evaluate"))
-        from stylegan_ray.cluster.evaluate import take_metrics
+        from stylegan_ray.cluster.evaluate import compute_metrics
 
-        return take_metrics(options)
+        return compute_metrics(options)
     kind = {"compare": options.CompareOptions, "plot": options.PlotOptions, "prefetch": options.PrefetchOptions}[name]
     options = parse_options(kind, argv[1:], f"{command_name('evaluate')} {name}")
     from stylegan_ray.metrics import commands

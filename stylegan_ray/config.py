@@ -314,8 +314,6 @@ class ClusterConfig(Section):
     """Groups of minibatches that are decoded ahead of training."""
     decode_tasks: Positive = 1
     """Images that are decoded in parallel for each worker, by threads of one process."""
-    keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Disk space (GB) per node for decoded images: a dataset that fits is decoded once; 0: off."""
 
 
 # What a run's name and its continuation depend on.
@@ -351,6 +349,7 @@ class DeletedKey(NamedTuple):
 
 
 DELETED_KEYS: Mapping[str, DeletedKey] = {
+    "cluster.keep_decoded_gb": DeletedKey(4.0, "leave it out: images are decoded in every pass"),
     "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
     "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
 }
@@ -477,7 +476,7 @@ def load_config(
     A run's config.yaml can be used as a preset, too. Raises ConfigError.
     """
     tree, name = _read_preset(preset)
-    dotted = {key: value for key, value in tree.items() if "." in str(key)}
+    dotted = {key: value for key, value in tree.items() if "." in key}
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
     if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
@@ -524,10 +523,15 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     else:
         hint = nearest(preset, preset_names())
         raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    tree = yaml.safe_load(text) or {}
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"preset file {preset} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"preset {preset!r} must be a mapping of sections, not {type(tree).__name__}")
-    return tree, name
+        raise ConfigError(
+            f"preset file {preset} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}"
+        )
+    return {str(key): value for key, value in tree.items()}, name
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

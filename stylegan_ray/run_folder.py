@@ -27,6 +27,8 @@ WRITABLE = ".writable"
 """Written and deleted again to find out whether the folder can be written."""
 TICKS, METRICS, LOG = "stats.jsonl", "metrics.jsonl", "log.txt"
 """The growing files: a row per tick, a row per metric, lines of text."""
+FAULTS = "faults.jsonl"
+"""Starts, faults and the end of the run, one a row."""
 EVALUATIONS = "evaluations.jsonl"
 """Rows of metrics that `stylegan-ray evaluate` computes."""
 TENSORBOARD = "tensorboard"
@@ -38,7 +40,8 @@ PENDING_METRICS = "metrics-pending"
 CHECKPOINTS = "checkpoints"
 STATE, COUNTERS, COMPLETE = "state.safetensors", "state.json", "COMPLETE"
 """The files of a checkpoint besides CONFIG; COMPLETE holds their checksums and is written last."""
-RAY_FOLDER = "ray"
+RAY_FOLDER = ".ray"
+"""The folder for files that Ray itself writes; deleted when a command starts and ends."""
 RAY_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of checkpoints, which runs of version 0.1 have in their folder."""
 
@@ -78,9 +81,9 @@ def checkpoint_nimg(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def ray_folder(attempt: int) -> str:
+def ray_folder(attempt: str) -> str:
     """The folder for files that Ray itself writes in one attempt to train."""
-    return f"{RAY_FOLDER}/attempt-{attempt:04d}"
+    return f"{RAY_FOLDER}/{attempt}"
 
 
 def complete_checkpoints(checkpoints: Storage) -> list[str]:

@@ -131,6 +131,26 @@ def test_a_deleted_key_on_the_command_line_is_refused(words):
         load_config("tiny", {"train.old_switch": False}, GONE)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("loss: {r1_gamma: [", "not valid YAML"),
+        ("- loss", "mapping"),
+        ("1.5: 3", "unknown key '1.5'"),
+        ("loss.r1_gama: 3", r"loss\.r1_gamma"),
+        ("los: {r1_gamma: 3}", "'loss'"),
+        ("loss: {r1_gama: 3}", r"loss\.r1_gamma"),
+        ("loss: {r1_gamma: much}", r"loss\.r1_gamma='much'.*default: 10"),
+        ("loss: 3", "loss=3"),
+    ],
+)
+def test_mistakes_in_a_preset_file_are_named(tmp_path, text, says):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_config(str(path))
+
+
 def test_deleted_and_added_keys_are_what_they_say():
     keys = set(config.known_keys())
     assert keys.isdisjoint(config.DELETED_KEYS) and keys >= config.ADDED_KEYS

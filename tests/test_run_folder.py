@@ -137,7 +137,7 @@ def test_images_come_in_order(run):
 
 
 def test_leftovers_are_deleted(run):
-    for name in ("STOP", "checkpoint_manager_snapshot.json", "stats.jsonl.7.part", "ray/attempt-0001/x", "stats.jsonl"):
+    for name in ("STOP", "checkpoint_manager_snapshot.json", "stats.jsonl.7.part", ".ray/attempt/x", "stats.jsonl"):
         run.write(name, b"")
     delete_leftovers(run)
     assert run.names() == ["stats.jsonl"]

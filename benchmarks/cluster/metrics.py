@@ -68,7 +68,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 def scaling(options: Options, cfg: RunConfig) -> Figures:
     """Seconds that one and two warm tasks take for the generated pictures; the reals are known by then."""
-    from stylegan_ray.cluster.block_tasks import OnRay
+    from stylegan_ray.cluster.evaluate import RayRunner
     from stylegan_ray.cluster.resources import joined
 
     dataset = open_dataset(cfg.data, cfg.run.seed)
@@ -80,7 +80,7 @@ def scaling(options: Options, cfg: RunConfig) -> Figures:
     worker = BlockWorker(replace(plan_of(state, cfg), specs=specs), state.G_ema, dataset, available_detectors(specs)[0])
     cache, seconds, values = RealsCache(), {1: [], 2: []}, set()
     with joined(cfg.with_overrides({"cluster.num_workers": 1}), print, 2):
-        runners = {num: OnRay(weights, num) for num in seconds}
+        runners = {num: RayRunner(weights, num) for num in seconds}
         measured(worker, cache, run=runners[2])  # loads what the processes need, and the reals
         for num in list(seconds) * options.repeats:
             began = time.monotonic()

@@ -61,7 +61,7 @@ def test_written_again_byte_for_byte(golden, folder):
         order = tfrecord_wire.export_order(len(images))
         assert order.tolist() == meta["order"]
         images = arrays["in:images"][order] if "in:images" in arrays else images
-    levels = zip(*(tfrecord_wire.picture_levels(image) for image in images), strict=True)
+    levels = zip(*(tfrecord_wire.image_levels(image) for image in images), strict=True)
     written = {}
     for pictures in levels:
         name = tfrecord_wire.file_name(folder.name, pictures[0].shape[-1])

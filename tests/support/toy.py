@@ -11,7 +11,7 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig, load_config
-from stylegan_ray.data.pyramid import reduced
+from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.rng import SeededDraws, stream, stream_key
 from stylegan_ray.train.schedule import places_of_rank, training_schedule, walk
 from stylegan_ray.train.state import Batch, TrainState
@@ -50,7 +50,7 @@ class ToySet:
     def micro_batch(self, positions: range, level: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         key = stream_key(7, 0, "toy")
         images = [stream(key, p % self.num_images).integers(0, 256, self.shape, dtype=np.uint8) for p in positions]
-        return torch.from_numpy(reduced(np.stack(images), level)), torch.from_numpy(self.labels(np.array(positions)))
+        return torch.from_numpy(downscale(np.stack(images), level)), torch.from_numpy(self.labels(np.array(positions)))
 
 
 def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = None) -> Iterator[MicroBatches]:

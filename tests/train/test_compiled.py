@@ -66,7 +66,7 @@ def test_forced_raises_where_a_loss_cannot_be_compiled(monkeypatch):
 
 def test_only_when_asked_and_never_while_networks_grow():
     assert not toy_config().train.compile
-    with pytest.raises(ConfigError, match=r"train\.compile=true.*use false"):
+    with pytest.raises(ConfigError, match=r"train\.compile=true.*use train\.compile=false"):
         toy_config("config-d", **{"schedule.lod_initial_resolution": 4, "train.compile": True})
 
 

@@ -13,13 +13,12 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from stylegan_ray.cluster.launch import RUN_FILE
 from stylegan_ray.cluster.ray_private import free_workers
 from stylegan_ray.cluster.tune.journal import Trial
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.scheduler import Judge
 from stylegan_ray.cluster.tune.trial import FAILED, INTERRUPTED
-from stylegan_ray.run_folder import CHECKPOINTS, STOP, complete_checkpoints
+from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE, STOP, complete_checkpoints
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.checkpoint import (
     CheckpointError,
