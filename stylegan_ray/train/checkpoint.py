@@ -15,13 +15,11 @@ import yaml
 from torch import Tensor
 
 from stylegan_ray.config import FORMAT_VERSION, RunConfig, validated
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.state import TrainState
 
 log = logging.getLogger(__name__)
-
-FOLDER = "checkpoints"
-COMPLETE = "COMPLETE"
 
 
 class CheckpointError(ValueError):
@@ -57,9 +55,9 @@ class Snapshot:
         """The files of the checkpoint, without COMPLETE."""
         contiguous = {name: value.contiguous() for name, value in self.tensors.items()}
         return {
-            "state.safetensors": safetensors.torch.save(contiguous),
-            "state.json": json.dumps(self.counters, indent=1).encode(),
-            "config.yaml": self.config_yaml.encode(),
+            STATE: safetensors.torch.save(contiguous),
+            COUNTERS: json.dumps(self.counters, indent=1).encode(),
+            CONFIG: self.config_yaml.encode(),
         }
 
     def restore(self, state: TrainState) -> None:
@@ -72,10 +70,6 @@ class Snapshot:
 
     def config(self) -> RunConfig:
         return validated(yaml.safe_load(self.config_yaml))
-
-
-def checkpoint_name(nimg: int) -> str:
-    return f"ckpt-{nimg:012d}"
 
 
 def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
@@ -99,7 +93,7 @@ def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
         there = json.loads(folder.read(COMPLETE))["files"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return there.get("state.safetensors") == sums["state.safetensors"]
+    return there.get(STATE) == sums[STATE]
 
 
 def read_checkpoint(folder: Storage) -> Snapshot:
@@ -118,8 +112,8 @@ def read_checkpoint(folder: Storage) -> Snapshot:
             f"run with the version that wrote it"
         )
     contents = {name: _verified(folder, name, expected) for name, expected in files.items()}
-    tensors = safetensors.torch.load(contents["state.safetensors"])
-    return Snapshot(tensors, json.loads(contents["state.json"]), contents["config.yaml"].decode())
+    tensors = safetensors.torch.load(contents[STATE])
+    return Snapshot(tensors, json.loads(contents[COUNTERS]), contents[CONFIG].decode())
 
 
 def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
@@ -133,12 +127,6 @@ def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
             f"({expected['bytes']} bytes were written)"
         )
     return content
-
-
-def complete_checkpoints(checkpoints: Storage) -> list[str]:
-    """Names of the complete checkpoints, oldest first (their files are not verified)."""
-    names = [name for name in checkpoints.names() if name.startswith("ckpt-")]
-    return [name for name in names if checkpoints.exists(f"{name}/{COMPLETE}")]
 
 
 def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.interop.source import load
+from stylegan_ray.interop.loading import load
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.storage import Storage, retry
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, read_checkpoint

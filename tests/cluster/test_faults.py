@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from stylegan_ray.cluster.logbook import Logbook
 from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model
 from support.plain import train_without_ray
 
 from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
-from stylegan_ray.cluster.logbook import Logbook
 
 ray = pytest.importorskip("ray")
 

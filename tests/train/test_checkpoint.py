@@ -7,11 +7,11 @@ import torch
 from support.s3 import s3_server
 from support.toy import toy_config, toy_state
 
+from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
     CheckpointError,
     Snapshot,
-    complete_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
@@ -97,10 +97,21 @@ def test_another_format_is_an_error_and_not_damage(checkpoints):
     assert len(complete_checkpoints(checkpoints)) == 3
 
 
-def test_the_same_state_is_not_written_twice(checkpoints, monkeypatch):
+def test_an_equal_checkpoint_is_not_written_again(checkpoints):
     """Writing begins with deleting: for a moment the newest checkpoint would be gone."""
-    monkeypatch.setattr(Storage, "write", lambda *_: pytest.fail("written"))
-    assert write_checkpoint(snapshot(30, 30.0), checkpoints) == "ckpt-000000000030"
+
+    class ReadOnly(Storage):
+        def write(self, name, content):
+            raise AssertionError(f"{name} is written")
+
+        def delete(self, name):
+            raise AssertionError(f"{name} is deleted")
+
+        def folder(self, name):
+            return ReadOnly(self.filesystem, self.path(name))
+
+    read_only = ReadOnly(checkpoints.filesystem, checkpoints.root)
+    assert write_checkpoint(snapshot(30, 30.0), read_only) == "ckpt-000000000030"
 
 
 def test_a_rollback_restores_the_last_checkpoint_and_draws_other_numbers(tmp_path):
