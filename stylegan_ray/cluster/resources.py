@@ -17,6 +17,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.distributed import num_cores
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
@@ -109,7 +110,7 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
     """A cluster of this machine alone; more workers than cores share them, with a warning."""
     from stylegan_ray.cluster.ray_private import no_log_monitor
 
-    cores, most = available_cores(), workers_range(cfg)[1] * num_runs
+    cores, most = num_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
@@ -124,11 +125,6 @@ def keep_others_out() -> None:
     has_one = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if not has_one and not Path("~/.ray/auth_token").expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def available_cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
