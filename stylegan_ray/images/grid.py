@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy as np
 import torch
 from torch import Tensor, nn
 
