@@ -11,6 +11,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.table import format_table
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 
@@ -44,7 +45,7 @@ def _layers(name: str, network: torch.nn.Module) -> str:
         for row in layer_table(network)
     ]
     total = sum(parameter.numel() for parameter in network.parameters())
-    return table([(name, "parameters", "output", "weight"), *rows, ("total", f"{total:,}", "", "")])
+    return format_table([(name, "parameters", "output", "weight"), *rows, ("total", f"{total:,}", "", "")])
 
 
 def _shape(shape: Sequence[int] | None) -> str:
@@ -58,7 +59,7 @@ def _schedule(cfg: RunConfig, resolution_log2: float) -> str:
     for kimg in _changes(cfg, resolution_log2):
         now = training_schedule(cfg, round(kimg * 1000), resolution_log2)
         rows.append((f"{kimg:g}", *_settings(now)))
-    return table(rows)
+    return format_table(rows)
 
 
 def _settings(now: Schedule) -> tuple[str, ...]:
@@ -95,14 +96,3 @@ def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) 
 
 def _bytes(num: float) -> str:
     return f"{num / 2**30:.1f} GiB" if num >= 2**30 else f"{num / 2**20:.1f} MiB"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, numbers to the right, with a line under the first."""
-    columns = []
-    for head, *cells in zip(*rows, strict=True):
-        width = max(map(len, (head, *cells)))
-        is_number = all(cell.replace(",", "").replace(".", "").isdigit() for cell in cells if cell)
-        aligned = [cell.rjust(width) if is_number else cell.ljust(width) for cell in (head, *cells)]
-        columns.append([aligned[0], "-" * width, *aligned[1:]])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
