@@ -56,7 +56,7 @@ def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
     options = train_options(argv, command_name("train"))
     if options.dry_run:
-        from stylegan_ray.report.sinks import ProgressLine
+        from stylegan_ray.report.console import ProgressLine
         from stylegan_ray.train.dry_run import describe
 
         with ProgressLine(sys.stderr) as progress:
@@ -71,9 +71,9 @@ def train(argv: Sequence[str]) -> int:
 def generate(argv: Sequence[str]) -> int:
     """Generates images with a trained network: grids, single files, style mixing, videos."""
     options = parse_options(GenerateOptions, argv, command_name("generate"))
-    from stylegan_ray.images.gallery import make_pictures
+    from stylegan_ray.images.gallery import generate_images
 
-    for path in make_pictures(options):
+    for path in generate_images(options):
         print(path)
     return 0
 

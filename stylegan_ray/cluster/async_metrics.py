@@ -34,14 +34,14 @@ from stylegan_ray.metrics.detectors import Weights
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.reals_cache import RealsCache, user_folder
 from stylegan_ray.metrics.rows import Row, unavailable_row
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
+from stylegan_ray.run_folder import PENDING_METRICS
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.metrics import is_due, metric_specs, plan_of, provenance_of, tick_to_catch_up
 from stylegan_ray.train.state import TrainState
 
 Result = TypeVar("Result")
-FOLDER = "metrics-pending"
 """In the run's folder: networks that wait for their metrics."""
 MAX_RETRIES = 3
 POLL_SEC = 0.25
@@ -68,12 +68,12 @@ class Request:
     @property
     def network(self) -> str:
         """Name of the file with the networks."""
-        return f"{FOLDER}/{self.tick:06d}.safetensors"
+        return f"{PENDING_METRICS}/{self.tick:06d}.safetensors"
 
     @property
     def note(self) -> str:
         """Name of the file with provenance and plan; the request is complete when it exists."""
-        return f"{FOLDER}/{self.tick:06d}.json"
+        return f"{PENDING_METRICS}/{self.tick:06d}.json"
 
     def write_note(self, run: Storage) -> None:
         """Completes the request, after its networks have been written."""
@@ -87,8 +87,8 @@ class Request:
 
 def pending_requests(run: Storage) -> list[Request]:
     """The complete requests in a run's folder, oldest first."""
-    notes = [name for name in run.names(FOLDER) if name.endswith(".json")]
-    return [Request(*json.loads(run.read(f"{FOLDER}/{name}"))) for name in notes]
+    notes = [name for name in run.names(PENDING_METRICS) if name.endswith(".json")]
+    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}"))) for name in notes]
 
 
 @dataclass(frozen=True)
@@ -135,34 +135,34 @@ class AsyncMetrics(RunMetrics):
         """Whether no request is being computed or waits."""
         return self.running is None and self.waiting is None and not self.written
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is None:
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is None:
             return
         self.cancel()
         found = {request.tick: request for request in pending_requests(self.run)}
         for tick, request in found.items():
-            if tick < state.tick and not recorder.has_metrics(tick):
+            if tick < state.tick and not snapshots.has_metrics(tick):
                 self.written.append(request)
             else:  # done, or the run will reach that tick again
-                self._delete(request, recorder)
+                self._delete(request, snapshots)
         tick = tick_to_catch_up(state, self.cfg)
         requested = {request.tick for request in self.written}
-        if tick is not None and tick not in requested and not recorder.has_metrics(tick):
-            self._request(state, tick, recorder)
+        if tick is not None and tick not in requested and not snapshots.has_metrics(tick):
+            self._request(state, tick, snapshots)
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is None:
             return
         if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
-            self._request(state, pause.stats["Progress/tick"], recorder)
+            self._request(state, pause.stats["Progress/tick"], snapshots)
         if pause.done:
-            self._finish(recorder)
+            self._finish(snapshots)
 
-    def poll(self, recorder: Recorder | None) -> None:
-        if recorder is not None and time.monotonic() - self.polled_at >= POLL_SEC:
+    def poll(self, snapshots: Snapshots | None) -> None:
+        if snapshots is not None and time.monotonic() - self.polled_at >= POLL_SEC:
             self.polled_at = time.monotonic()
-            self._collect(recorder)
-            self._start(recorder)
+            self._collect(snapshots)
+            self._start(snapshots)
 
     def cancel(self) -> None:
         """Forgets all requests; those in the storage are found again by `begin`."""
@@ -171,19 +171,19 @@ class AsyncMetrics(RunMetrics):
         self.running = self.waiting = None
         self.written.clear()
 
-    def _request(self, state: TrainState, tick: int, recorder: Recorder) -> None:
+    def _request(self, state: TrainState, tick: int, snapshots: Snapshots) -> None:
         """Writes a request in the background; it counts when it is stored."""
         plan = plan_of(state, self.cfg)
         provenance = provenance_of(state, self.cfg, tick) | {"placement": "async"}
         request = Request(provenance, {"mirror": plan.mirror, "lod": plan.lod, "drange": plan.drange})
-        recorder.keep(request.network)
-        recorder.outbox.action(request.note, partial(self._complete, request))
+        snapshots.save_network(request.network)
+        snapshots.writer.submit(request.note, partial(self._complete, request))
 
     def _complete(self, request: Request) -> None:
         request.write_note(self.run)
         self.written.append(request)
 
-    def _start(self, recorder: Recorder) -> None:
+    def _start(self, snapshots: Snapshots) -> None:
         """Starts the task of the newest request, unless one is running."""
         while self.written:
             if self.waiting is not None:
@@ -191,13 +191,13 @@ class AsyncMetrics(RunMetrics):
                 self.sender.message(
                     f"metrics at {self.waiting.kimg:g} kimg are dropped: those at {newer.kimg:g} kimg are newer"
                 )
-                self._delete(self.waiting, recorder)
+                self._delete(self.waiting, snapshots)
             self.waiting = self.written.popleft()
         if self.waiting is not None and self.running is None:
             request, self.waiting = self.waiting, None
             self.running = request, self.task.remote([self.inputs], request)
 
-    def _collect(self, recorder: Recorder) -> None:
+    def _collect(self, snapshots: Snapshots) -> None:
         """Stores the rows of the task that was running, if it has ended."""
         if self.running is None:
             return
@@ -205,8 +205,8 @@ class AsyncMetrics(RunMetrics):
         ready, _ = ray.wait([task], timeout=0)
         if ready:
             self.running = None
-            self.results.add(self._rows(request, task), recorder, partial(self._keep, request, recorder))
-            self._delete(request, recorder)
+            self.results.add(self._rows(request, task), snapshots, partial(self._keep, request, snapshots))
+            self._delete(request, snapshots)
 
     def _rows(self, request: Request, task: ray.ObjectRef) -> list[Row]:
         try:
@@ -218,25 +218,25 @@ class AsyncMetrics(RunMetrics):
         self.sender.message(f"fault: metrics at {request.kimg:g} kimg: {reason}")
         return [unavailable_row(spec, reason, request.provenance) for spec in self.specs]
 
-    def _keep(self, request: Request, recorder: Recorder, name: str) -> None:
-        recorder.outbox.action(name, lambda: self.run.write(name, self.run.read(request.network)))
+    def _keep(self, request: Request, snapshots: Snapshots, name: str) -> None:
+        snapshots.writer.submit(name, lambda: self.run.write(name, self.run.read(request.network)))
 
-    def _delete(self, request: Request, recorder: Recorder) -> None:
+    def _delete(self, request: Request, snapshots: Snapshots) -> None:
         """Deletes a request after its rows have reached the storage."""
 
         def delete() -> None:
-            recorder.files.sync()
+            snapshots.sinks.sync()
             request.delete(self.run)
 
-        recorder.outbox.action(f"delete {request.note}", delete)
+        snapshots.writer.submit(f"delete {request.note}", delete)
 
-    def _finish(self, recorder: Recorder) -> None:
+    def _finish(self, snapshots: Snapshots) -> None:
         """Waits for the running task and for the newest request."""
         deadline = time.monotonic() + MOST_SEC_TO_FINISH
         while time.monotonic() < deadline:
-            is_written = recorder.outbox.finish(POLL_SEC)
-            self._collect(recorder)
-            self._start(recorder)
+            is_written = snapshots.writer.flush(POLL_SEC)
+            self._collect(snapshots)
+            self._start(snapshots)
             if self.running is not None:
                 ray.wait([self.running[1]], timeout=POLL_SEC)
             elif is_written:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import UserCallback
 
 from stylegan_ray.distributed import LostPeerError
+from stylegan_ray.run_folder import FAULTS, jsonl_line, read_jsonl
 from stylegan_ray.storage import Storage, one_line
 
-FILE = "faults.jsonl"
 MOST_WITHOUT_PROGRESS = 10
 """Faults in a row without a new checkpoint between them that end a run."""
 MOST_PER_HOUR = 60
@@ -144,12 +143,12 @@ class FaultLog:
         self._waiting.append({"time": time.time(), **row})
         with suppress(OSError):
             rows = self._read() + self._waiting
-            self.run.write(FILE, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+            self.run.write(FAULTS, b"".join(map(jsonl_line, rows)))
             self._waiting = []
 
     def _read(self) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in self.run.read(FILE).splitlines()]
+            return read_jsonl(self.run, FAULTS)
         except FileNotFoundError:
             return []
 

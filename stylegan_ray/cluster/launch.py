@@ -31,10 +31,23 @@ from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
-from stylegan_ray.run_folder import STOP, refuse_relative, storage_address
-from stylegan_ray.storage import PART, Storage, join_address, one_line
-from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
+from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.report.graph import check_graph
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL_NETWORK,
+    RAY_FOLDER,
+    RUN_FILE,
+    WRITABLE,
+    checkpoint_nimg,
+    complete_checkpoints,
+    delete_leftovers,
+    ray_folder,
+    refuse_relative_paths,
+    storage_address,
+)
+from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
@@ -51,7 +64,6 @@ RAY_DEFAULTS = {
 NEWEST_TRIED_RAY = (2, 60)
 SEC_BETWEEN_RESIZES = 20.0
 """How often an elastic group looks for new nodes at most."""
-RUN_FILE, RAY_FOLDER = "run.json", ".ray"
 
 
 @dataclass
@@ -77,12 +89,12 @@ class Run:
     @property
     def cur_nimg(self) -> int:
         """Images shown at the newest complete checkpoint; 0 without one."""
-        names = complete_checkpoints(self.storage.folder(FOLDER))
-        return int(names[-1].removeprefix("ckpt-")) if names else 0
+        names = complete_checkpoints(self.storage.folder(CHECKPOINTS))
+        return checkpoint_nimg(names[-1]) or 0 if names else 0
 
     @property
     def is_finished(self) -> bool:
-        return self.storage.exists("network-final.safetensors") and self.cur_nimg >= self.cfg.train.total_kimg * 1000
+        return self.storage.exists(FINAL_NETWORK) and self.cur_nimg >= self.cfg.train.total_kimg * 1000
 
 
 def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | None = None) -> int:
@@ -136,7 +148,7 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
 
 def fit_once(run: Run, share: Share, channel: Any, faults: FaultLog) -> Outcome:
     """Calls Ray Train once; returns what rank 0 returned, or raises what Ray Train gave up with."""
-    folder = f"{RAY_FOLDER}/{uuid.uuid4().hex[:8]}"
+    folder = ray_folder(uuid.uuid4().hex[:8])
     try:
         result: Any = trainer_of(run, share, channel, faults, join_address(run.address, folder)).fit()
     finally:
@@ -211,6 +223,7 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, dataset.resolution)
     check_metrics(cfg, dataset)
+    check_graph(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
     height, width = dataset.resolution
@@ -231,24 +244,11 @@ def default_name(cfg: RunConfig) -> str:
     return f"{cfg.run.preset}-{data}-{cfg.digest()}"
 
 
-def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
-    """Raises ConfigError for relative paths inside a submitted job, whose working directory vanishes with it."""
-    refuse_relative(
-        {
-            "run.storage": cfg.run.storage,
-            "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
-            "data.path": cfg.data.path,
-            "--resume-from": resume_from,
-            "metrics.detector": cfg.metrics.detector,
-        }
-    )
-
-
 def check_writable(storage: Storage) -> None:
     """Raises ConfigError when the run's folder cannot be written."""
     try:
-        storage.write(".writable", b"")
-        storage.filesystem.delete_file(storage.path(".writable"))
+        storage.write(WRITABLE, b"")
+        storage.filesystem.delete_file(storage.path(WRITABLE))
     except OSError as error:
         raise ConfigError(
             f"run.storage: {storage.path()} cannot be written: {error}; give another with --run.storage, or set "
@@ -258,9 +258,9 @@ def check_writable(storage: Storage) -> None:
 
 def check_continues(run: Run) -> None:
     """Raises ConfigError when the folder holds a run of another configuration or other data."""
-    if not run.storage.exists("config.yaml") or not complete_checkpoints(run.storage.folder(FOLDER)):
+    if not run.storage.exists(CONFIG) or not complete_checkpoints(run.storage.folder(CHECKPOINTS)):
         return
-    old = load_config_text(run.storage.read("config.yaml").decode())
+    old = load_config_text(run.storage.read(CONFIG).decode())
     changed = differences(old, run.cfg)
     if changed:
         lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
@@ -296,10 +296,8 @@ def has_ended(run: Storage) -> bool:
 def write_start(run: Run, share: Share) -> None:
     """Writes config.yaml and run.json; deletes an old STOP, unfinished files and the folders of Ray Train."""
     storage = run.storage
-    for name in (STOP, *(name for name in storage.names() if name.endswith(PART))):
-        storage.delete(name)
-    storage.delete_folder(RAY_FOLDER)
-    storage.write("config.yaml", run.cfg.to_yaml().encode())
+    delete_leftovers(storage)
+    storage.write(CONFIG, run.cfg.to_yaml().encode())
     storage.write(RUN_FILE, json.dumps(provenance(run, share), indent=1).encode())
 
 

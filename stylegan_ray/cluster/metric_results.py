@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 
 from stylegan_ray.cluster.channel import METRIC, Sender
 from stylegan_ray.metrics.rows import Row
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.metrics import format_rows, scalars
 from stylegan_ray.train.state import TrainState
 
 
 class RunMetrics:
-    """No metrics. Every rank has one and makes the same calls; only that of rank 0 gets a `recorder`."""
+    """No metrics. Every rank has one and makes the same calls; only that of rank 0 gets a `snapshots`."""
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
         """Before the training begins or continues: computes what is due there and missing."""
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         """Between two groups of minibatches: computes what is due."""
 
-    def poll(self, recorder: Recorder | None) -> None:
+    def poll(self, snapshots: Snapshots | None) -> None:
         """Between two groups, at any time: stores results that are ready."""
 
 
@@ -32,9 +32,9 @@ class MetricResults:
         self.sender = sender
         self._unavailable: set[str] = set()
 
-    def add(self, rows: Sequence[Row], recorder: Recorder, keep: Callable[[str], None] | None = None) -> None:
-        """Stores the rows of one network; see Recorder.metrics."""
-        recorder.metrics(rows, keep)
+    def add(self, rows: Sequence[Row], snapshots: Snapshots, keep: Callable[[str], None] | None = None) -> None:
+        """Stores the rows of one network; see Snapshots.add_metrics."""
+        snapshots.add_metrics(rows, keep)
         values = scalars(rows)
         if values:
             self.sender.message(format_rows(rows))

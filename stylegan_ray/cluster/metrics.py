@@ -10,7 +10,7 @@ from stylegan_ray.cluster.channel import Sender
 from stylegan_ray.cluster.metric_results import MetricResults, RunMetrics
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import Pause
 from stylegan_ray.train.metrics import GroupMetrics, is_due, tick_to_catch_up
@@ -24,16 +24,16 @@ class InlineMetrics(RunMetrics):
         self.cfg, self.sender, self.results = cfg, sender, MetricResults(sender)
         self.group = GroupMetrics(cfg, dataset, device)
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is not None:
-            self._drop_requests(recorder.outbox.run)
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is not None:
+            self._drop_requests(snapshots.writer.run)
         tick = tick_to_catch_up(state, self.cfg)
-        if tick is not None and distributed.from_rank0(recorder is not None and not recorder.has_metrics(tick)):
-            self._compute(state, tick, recorder)
+        if tick is not None and distributed.from_rank0(snapshots is not None and not snapshots.has_metrics(tick)):
+            self._compute(state, tick, snapshots)
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
-            self._compute(state, pause.stats["Progress/tick"], recorder)
+            self._compute(state, pause.stats["Progress/tick"], snapshots)
 
     def _drop_requests(self, run: Storage) -> None:
         """Deletes requests from a start of the run that had a device for them."""
@@ -41,10 +41,10 @@ class InlineMetrics(RunMetrics):
             self.sender.message(f"metrics at {request.kimg:g} kimg are dropped: the device for them is gone")
             request.delete(run)
 
-    def _compute(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
+    def _compute(self, state: TrainState, tick: int, snapshots: Snapshots | None) -> None:
         rows = self.group.rows(state, tick)
-        if recorder is not None:
-            self.results.add(rows, recorder)
+        if snapshots is not None:
+            self.results.add(rows, snapshots)
 
 
 def metrics_of_run(

@@ -28,10 +28,10 @@ LOOK_SEC = 0.5
 class View(Protocol):
     """Shows what a run does."""
 
-    def tick(self, stats: Mapping[str, Any]) -> None:
+    def tick(self, row: Mapping[str, Any], /) -> None:
         """The row of a tick."""
 
-    def metric(self, values: Mapping[str, Any]) -> None:
+    def metric(self, values: Mapping[str, Any], /) -> None:
         """Values of metrics under Metrics/<name>, with Progress/tick and Progress/kimg."""
 
     def message(self, text: str) -> None:

@@ -28,11 +28,10 @@ from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
-from stylegan_ray.metrics.rows import read_rows
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
+from stylegan_ray.run_folder import CHECKPOINTS, TICKS, read_jsonl
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.background_writer import Outbox
-from stylegan_ray.train.checkpoint import FOLDER
+from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
@@ -109,7 +108,8 @@ class Worker:
         prepare_process(cfg, worker.threads)
         self.storage = Storage.at(worker.run_address)
         self.is_first = distributed.rank() == 0
-        self.outbox = Outbox(self.storage, cfg.cluster.keep_checkpoints, sender.message) if self.is_first else None
+        keep = cfg.cluster.keep_checkpoints
+        self.writer = BackgroundWriter(self.storage, keep, sender.message) if self.is_first else None
         self.watch = StopWatch(device)
 
     def run(self) -> str:
@@ -121,24 +121,24 @@ class Worker:
         self._announce(state, self._resume(state))
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
-        recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
+        snapshots = Snapshots(cfg, dataset, state, self.writer) if self.writer else None
         self.metrics = metrics_of_run(
             cfg, dataset, worker.run_address, self.device, self.sender, worker.clearance.placement
         )
-        rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
+        rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
-                return self._train(state, recorder)
+                return self._train(state, snapshots)
             except Diverged as error:
-                if self.outbox:
-                    self.outbox.finish(MOST_SEC_TO_FINISH)
+                if self.writer:
+                    self.writer.flush(MOST_SEC_TO_FINISH)
                 message = rollback.go_back(error, self.sender.message)
                 if self.is_first:
                     self.sender.message(message)
 
     def _resume(self, state: TrainState) -> str:
         """Restores the newest checkpoint of the run, or copies the networks of another run; returns what it did."""
-        name = go_to_newest(state, self.storage.folder(FOLDER), self.sender.message)
+        name = go_to_newest(state, self.storage.folder(CHECKPOINTS), self.sender.message)
         if name is not None:
             return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
         if self.worker.resume_from is not None:
@@ -152,36 +152,36 @@ class Worker:
         if not self.is_first:
             return
         self.sender.post(GROUP, ray.util.get_current_placement_group())
-        rows = read_rows(self.storage, "stats.jsonl") if self.storage.exists("stats.jsonl") else []
+        rows = read_jsonl(self.storage, TICKS) if self.storage.exists(TICKS) else []
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"
         self.sender.message(self.faults.add_start(state.cur_nimg, distributed.world_size(), text, reached_kimg))
 
-    def _train(self, state: TrainState, recorder: Recorder | None) -> str:
+    def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Trains from the state on."""
         signals = Signals(self.cfg, self.storage, self.sender, self.device)
         with self._reals(state) as reals:
-            if recorder is not None:
-                recorder.begin()
-            self.metrics.begin(state, recorder)
+            if snapshots is not None:
+                snapshots.begin()
+            self.metrics.begin(state, snapshots)
             for pause in training_loop(
                 state, self.cfg, self._observed(reals, state), self.worker.dataset,
-                lambda: self._interrupted(signals, recorder), self.watch,
+                lambda: self._interrupted(signals, snapshots), self.watch,
             ):  # fmt: skip
                 if replica_check_is_due(pause, self.cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
-                self._record(pause, recorder)
+                self._record(pause, snapshots)
                 if pause.done or not signals.ends:  # when stopping, defer metrics to the next start
-                    self.metrics.at_pause(pause, state, recorder)
-                self._save(pause, signals, recorder)
+                    self.metrics.at_pause(pause, state, snapshots)
+                self._save(pause, signals, snapshots)
                 if signals.reason == LEAVE and not pause.done:
                     raise Terminated(describe_leaving(state))
                 if signals.ends:
                     break
         self._report(state)
-        self._log_messages(recorder)
-        if recorder is not None:
-            recorder.files.close()
+        self._log_messages(snapshots)
+        if snapshots is not None:
+            snapshots.sinks.close()
         return "done" if pause.done else "stopped"
 
     def _reals(self, state: TrainState) -> Any:
@@ -198,37 +198,37 @@ class Worker:
         observer, log2 = self.worker.observer, math.log2(max(self.worker.dataset.resolution))
         return observer(reals, self.cfg, state.cur_nimg, log2) if observer else reals
 
-    def _interrupted(self, signals: Signals, recorder: Recorder | None) -> bool:
-        self.metrics.poll(recorder)
+    def _interrupted(self, signals: Signals, snapshots: Snapshots | None) -> bool:
+        self.metrics.poll(snapshots)
         pauses = signals.interrupted()
         if signals.reason == LOG:
-            self._log_messages(recorder)
+            self._log_messages(snapshots)
         return pauses
 
-    def _log_messages(self, recorder: Recorder | None) -> None:
+    def _log_messages(self, snapshots: Snapshots | None) -> None:
         """Brings the messages of all ranks to log.txt. A collective call."""
         messages = distributed.to_rank0(self.sender.take_messages())
         for text in (text for of_rank in messages or () for text in of_rank):
-            if recorder is not None:
-                recorder.files.message(text)
+            if snapshots is not None:
+                snapshots.sinks.message(text)
 
-    def _record(self, pause: Pause, recorder: Recorder | None) -> None:
-        self._log_messages(recorder)
-        if recorder is not None:
-            recorder.at_pause(pause)
+    def _record(self, pause: Pause, snapshots: Snapshots | None) -> None:
+        self._log_messages(snapshots)
+        if snapshots is not None:
+            snapshots.at_pause(pause)
             if pause.stats is not None:
                 self.sender.post(TICK, pause.stats)
 
-    def _save(self, pause: Pause, signals: Signals, recorder: Recorder | None) -> None:
+    def _save(self, pause: Pause, signals: Signals, snapshots: Snapshots | None) -> None:
         """Writes a checkpoint in the background if one is due; at the end all ranks wait until it is stored."""
         ends = pause.done or signals.ends
         with self.watch("checkpoint"):
-            if recorder is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
-                recorder.save()
+            if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
+                snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
-            if ends and self.outbox:
+            if ends and self.writer:
                 leaves = signals.reason == LEAVE
-                is_stored = self.outbox.finish(SEC_TO_LEAVE if leaves else MOST_SEC_TO_FINISH)
+                is_stored = self.writer.flush(SEC_TO_LEAVE if leaves else MOST_SEC_TO_FINISH)
                 if not is_stored and not leaves:
                     raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
         if ends:
@@ -244,8 +244,10 @@ class Worker:
         Once a run, because a report waits until the controller looks: ticks and metrics use the channel.
         """
         checkpoint = None
-        if self.outbox and self.outbox.newest:
-            checkpoint = Checkpoint(self.storage.path(f"{FOLDER}/{self.outbox.newest}"), self.storage.filesystem)
+        if self.writer and self.writer.newest_checkpoint:
+            checkpoint = Checkpoint(
+                self.storage.path(f"{CHECKPOINTS}/{self.writer.newest_checkpoint}"), self.storage.filesystem
+            )
         metrics = {"Progress/kimg": state.cur_nimg / 1000}
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 

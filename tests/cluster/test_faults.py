@@ -16,7 +16,6 @@ from support.plain import train_without_ray
 
 from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray.cluster.faults import (
-    FILE,
     MOST_OF_DEVICES_PER_HOUR,
     MOST_PER_HOUR,
     MOST_WITHOUT_PROGRESS,
@@ -28,6 +27,7 @@ from stylegan_ray.cluster.faults import (
     too_many,
 )
 from stylegan_ray.distributed import LostPeerError
+from stylegan_ray.run_folder import FAULTS
 from stylegan_ray.storage import Storage
 
 ray = pytest.importorskip("ray")
@@ -218,7 +218,7 @@ def test_a_storage_that_fails_delays_the_rows_of_faults(tmp_path):
     assert [row["fault"] for row in log.rows()] == ["worker 0 was killed"]
     (tmp_path / "run").unlink()
     log.add_fault("worker 1 was killed")
-    rows = [json.loads(line) for line in (tmp_path / "run" / FILE).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / FAULTS).read_text().splitlines()]
     assert [row["fault"] for row in rows] == ["worker 0 was killed", "worker 1 was killed"]
 
 
