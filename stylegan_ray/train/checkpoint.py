@@ -1,4 +1,4 @@
-"""Checkpoints: folders of tensors and plain text, complete once COMPLETE with their checksums stands in them."""
+"""Checkpoints: folders of tensors and plain text; one is complete when COMPLETE with its checksums is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a TrainState on the CPU that training no longer touches."""
+    """A copy of a TrainState on the CPU, which training does not change."""
 
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
@@ -36,7 +36,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: TrainState, cfg: RunConfig) -> Snapshot:
-        """Copies the state; all the time that a checkpoint takes from the training."""
+        """Copies the state; training waits for this part of a checkpoint only."""
         tensors = state.tensors()
         copies = {
             name: torch.empty_like(value, device="cpu", pin_memory=value.is_cuda) for name, value in tensors.items()
@@ -61,11 +61,11 @@ class Snapshot:
         }
 
     def restore(self, state: TrainState) -> None:
-        """Puts the state where the snapshot was taken."""
+        """Copies the snapshot into a state."""
         state.load(self.tensors, self.counters)
 
     def is_finite(self) -> bool:
-        """Whether all weights and moments are numbers."""
+        """Whether no weight or moment is NaN or infinite."""
         return all(bool(value.isfinite().all()) for value in self.tensors.values() if value.is_floating_point())
 
     def config(self) -> RunConfig:
@@ -80,7 +80,7 @@ def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
     }
     if _holds(folder, sums):
         return snapshot.name
-    delete_checkpoint(checkpoints, snapshot.name)  # left over from a run that died while writing it
+    delete_checkpoint(checkpoints, snapshot.name)  # a run may have died while it wrote it
     for name, content in files.items():
         folder.write(name, content)
     folder.write(COMPLETE, json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode())
@@ -88,7 +88,7 @@ def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
 
 
 def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
-    """Whether a complete checkpoint with the same tensors stands there: no reason to have none for a while."""
+    """Whether the folder is a complete checkpoint with the same tensors, which need not be written again."""
     try:
         there = json.loads(folder.read(COMPLETE))["files"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -97,9 +97,9 @@ def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
 
 
 def read_checkpoint(folder: Storage) -> Snapshot:
-    """Reads and verifies one checkpoint; raises CheckpointError that names what is wrong with it.
+    """Reads and verifies one checkpoint; raises CheckpointError where it is incomplete or damaged.
 
-    A checkpoint of another format is no damage: that is a ValueError, and an older one is no way out.
+    Another format raises another ValueError: then older checkpoints do not help.
     """
     try:
         complete = json.loads(folder.read(COMPLETE))
@@ -130,38 +130,39 @@ def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
 
 
 def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:
-    """The newest checkpoint that is complete and undamaged, None where there is none; names damaged ones in the log.
+    """The newest checkpoint that is complete, undamaged and usable; None where the folder has no checkpoint.
 
-    Raises CheckpointError when there are some and all are damaged: a new beginning is not for a program to decide.
+    Damaged ones are logged and deleted. Raises CheckpointError when all are damaged, since only the user can decide to
+    start again.
     """
     damaged: list[str] = []
     for name in reversed(complete_checkpoints(checkpoints)):
         try:
             snapshot = read_checkpoint(checkpoints.folder(name))
             if not usable(snapshot):
-                raise CheckpointError(f"checkpoint {checkpoints.path(name)} holds weights that are no numbers")
+                raise CheckpointError(f"checkpoint {checkpoints.path(name)} holds NaN or infinite weights")
         except CheckpointError as error:
             damaged.append(name)
-            log.warning("fault: %s; looking at the checkpoint before it", error)
+            log.warning("fault: %s; trying the checkpoint before it", error)
             continue
-        for later in damaged:  # they count no more, not even as checkpoints to keep
+        for later in damaged:  # else they count among the checkpoints to keep
             delete_checkpoint(checkpoints, later)
         return snapshot
     if damaged:
         raise CheckpointError(
-            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); put a good copy of one "
-            f"there, or begin anew with another --run.name"
+            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); restore one from a "
+            f"copy, or start again with another --run.name"
         )
     return None
 
 
 def delete_checkpoint(checkpoints: Storage, name: str) -> None:
-    """Deletes a checkpoint, COMPLETE first, so that no part of it ever passes for the whole."""
+    """Deletes a checkpoint, COMPLETE first, so that a part of it never counts as complete."""
     checkpoints.delete(f"{name}/{COMPLETE}")
     checkpoints.delete_folder(name)
 
 
 def delete_old_checkpoints(checkpoints: Storage, keep: int) -> None:
-    """Keeps the newest complete checkpoints, and whatever is being written beside them."""
+    """Deletes all complete checkpoints but the newest `keep`; incomplete ones may be in progress and stay."""
     for name in complete_checkpoints(checkpoints)[:-keep]:
         delete_checkpoint(checkpoints, name)
