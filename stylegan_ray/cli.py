@@ -71,9 +71,9 @@ def train(argv: Sequence[str]) -> int:
 def generate(argv: Sequence[str]) -> int:
     """Generates images with a trained network: grids, single files, style mixing, videos."""
     options = parse_options(GenerateOptions, argv, command_name("generate"))
-    from stylegan_ray.images.gallery import make_pictures
+    from stylegan_ray.images.gallery import generate_images
 
-    for path in make_pictures(options):
+    for path in generate_images(options):
         print(path)
     return 0
 

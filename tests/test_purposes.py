@@ -163,7 +163,7 @@ def test_noise_of_generated_images():
         if name.endswith("noise_strength"):
             value.fill_(1)
     of_seed = [
-        next(iter(Sampler(state.G_ema, noise=noise).pictures(torch.zeros(1, state.G.synthesis.num_ws, 6), [11])))
+        next(iter(Sampler(state.G_ema, noise=noise).images(torch.zeros(1, state.G.synthesis.num_ws, 6), [11])))
         for noise in ("random", "none")
     ]
     assert float((of_seed[0] - of_seed[1]).flatten()[0]) == pytest.approx(0.13654178380966187, rel=1e-4)

@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks.cluster.overhead import Runs, is_filled
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, cores
+from benchmarks.results import at_least
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.distributed import num_cores
 from stylegan_ray.metrics.blocks import BlockWorker
 from stylegan_ray.metrics.compute import available_detectors, weights_of
 from stylegan_ray.metrics.compute import measure as measured
@@ -53,9 +54,9 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds of one and two tasks, images per second of the training; the bars of those parts that were run."""
-    if cores() < 2:
-        raise ConfigError(f"this benchmark needs two cores, and there is {cores()}")
-    figures: Figures = {"preset": cfg.run.preset, "cores": cores(), "metric": options.metric}
+    if num_cores() < 2:
+        raise ConfigError(f"this benchmark needs two cores, and there is {num_cores()}")
+    figures: Figures = {"preset": cfg.run.preset, "cores": num_cores(), "metric": options.metric}
     bars: Bars = []
     if options.repeats:
         figures |= scaling(options, cfg)

@@ -16,9 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, at_most, cores
+from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.distributed import num_cores
 
 Rows = Sequence[dict[str, Any]]
 TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]
@@ -51,7 +52,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Images per second of job and loop, the share of time the job waits for data, and the time to its first step."""
-    threads = options.threads or int(cfg.cluster.cpus_per_worker or cores())
+    threads = options.threads or int(cfg.cluster.cpus_per_worker or num_cores())
     cfg = cfg.with_overrides(
         {
             "train.total_kimg": options.kimg,
@@ -75,7 +76,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     figures = {
         "preset": cfg.run.preset,
         "kimg": options.kimg,
-        "cores": cores(),
+        "cores": num_cores(),
         "processes": 1,
         "small_set": options.subset,
         **figures_of(runs, options.first_steps),

@@ -22,13 +22,14 @@ import ray
 from PIL import Image
 
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, at_most, cores
+from benchmarks.results import at_least, at_most
 from stylegan_ray.cluster.prepare import prepare_data
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import Dataset, open_dataset
 from stylegan_ray.data.options import PrepareOptions
 from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.distributed import num_cores
 
 PASS_IMAGES = 200
 """Images of a generated data set: so few that passes end all the time."""
@@ -99,7 +100,7 @@ def local_ray() -> Iterator[None]:
     """A Ray of this machine, without a dashboard."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+    ray.init(address="local", num_cpus=num_cores(), include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -164,7 +165,7 @@ def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
 def speed(case: Case, options: Options) -> dict[str, Any]:
     """Images per second, and per CPU second of all processes, of the loop and of the stream by number of threads."""
     ways: dict[str, Callable[[], Counted]] = {"pillow": partial(pillow, case, options.sec)}
-    ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, cores()})}
+    ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, num_cores()})}
     img_s: dict[str, list[float]] = {way: [] for way in ways}
     img_per_cpu_sec: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.repeats):

@@ -17,6 +17,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.distributed import num_cores
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
@@ -57,7 +58,7 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 @contextmanager
 def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
-    """Inside the context, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one.
+    """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
 
     A local one has room for `num_runs` runs at once, even if they share cores.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
@@ -98,7 +99,7 @@ def join(address: str, quiet: dict[str, Any]) -> None:
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
     """Starts a cluster of this machine alone; more workers than cores share them, with a warning."""
-    cores, most = available_cores(), workers_range(cfg)[1] * num_runs
+    cores, most = num_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
@@ -112,11 +113,6 @@ def set_token() -> None:
     has_one = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if not has_one and not Path("~/.ray/auth_token").expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def available_cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cluster(cfg: RunConfig, say: Say) -> Share:

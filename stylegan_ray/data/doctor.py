@@ -19,6 +19,7 @@ from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import Labels, is_one_hot
+from stylegan_ray.table import format_table
 
 CLASSES_LISTED, EXAMPLES = 20, 3
 HASH_BYTES = 16
@@ -154,9 +155,8 @@ def summarize(findings: Findings) -> list[tuple[str, list[str]]]:
 
 def format_rows(rows: Iterable[tuple[str, list[str]]]) -> str:
     """Rows as text, with the headings in a column."""
-    return "\n".join(
-        f"{heading if not number else '':12s} {line}" for heading, lines in rows for number, line in enumerate(lines)
-    )
+    lines = [("" if number else heading, line) for heading, lines in rows for number, line in enumerate(lines)]
+    return format_table(lines, head=False)
 
 
 def _counts(counter: Counter[str], most: int = 6) -> str:

@@ -21,7 +21,7 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import Progress, cache_folder, write_atomically
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
-from stylegan_ray.data.scan import num_cpus
+from stylegan_ray.distributed import num_cores
 
 NAME = "openmoji"
 ATTRIBUTION = (
@@ -98,7 +98,7 @@ def _fill(archive: zipfile.ZipFile, side: int, progress: Progress | None) -> Non
 def _draw_all(some_codes: list[str], side: int) -> Iterator[Image.Image]:
     canvas = side * SUPERSAMPLING
     font = _font(canvas)
-    with ThreadPoolExecutor(max_workers=min(num_cpus(), 8)) as pool:
+    with ThreadPoolExecutor(max_workers=min(num_cores(), 8)) as pool:
         yield from pool.map(lambda code: draw(code, font, canvas, side), some_codes)
 
 

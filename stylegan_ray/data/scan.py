@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from stylegan_ray.data.decode import explain_error, has_alpha, is_grey, is_trans
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.distributed import num_cores
 
 DECODE_UP_TO = 100_000
 """In larger data sets only headers are read; damage further on is found in training."""
@@ -57,7 +57,7 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, dec
         return min(start + CHUNK, num) - start
 
     done = 0
-    with ThreadPoolExecutor(max_workers=min(num_cpus(), 16)) as pool:
+    with ThreadPoolExecutor(max_workers=min(num_cores(), 16)) as pool:
         jobs = [pool.submit(check, start) for start in range(0, num, CHUNK)]
         try:
             for job in as_completed(jobs):
@@ -68,11 +68,6 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, dec
             pool.shutdown(cancel_futures=True)
             raise
     return result
-
-
-def num_cpus() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of tensors and plain text; one is complete when COMPLETE with its checksums is written."""
+"""Checkpoints: folders of tensors and JSON, complete once COMPLETE with their checksums is written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: TrainState, cfg: RunConfig) -> Snapshot:
-        """Copies the state; training waits for this part of a checkpoint only."""
+        """Copies the state, the only part of writing a checkpoint that training waits for."""
         tensors = state.tensors()
         copies = {
             name: torch.empty_like(value, device="cpu", pin_memory=value.is_cuda) for name, value in tensors.items()
@@ -61,11 +61,11 @@ class Snapshot:
         }
 
     def restore(self, state: TrainState) -> None:
-        """Copies the snapshot into a state."""
+        """Restores the state to that of the snapshot."""
         state.load(self.tensors, self.counters)
 
     def is_finite(self) -> bool:
-        """Whether no weight or moment is NaN or infinite."""
+        """Whether all weights and moments are finite."""
         return all(bool(value.isfinite().all()) for value in self.tensors.values() if value.is_floating_point())
 
     def config(self) -> RunConfig:
@@ -80,7 +80,7 @@ def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
     }
     if _holds(folder, sums):
         return snapshot.name
-    delete_checkpoint(checkpoints, snapshot.name)  # a run may have died while it wrote it
+    delete_checkpoint(checkpoints, snapshot.name)  # left over from a run that died while writing it
     for name, content in files.items():
         folder.write(name, content)
     folder.write(COMPLETE, json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode())
@@ -88,7 +88,7 @@ def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
 
 
 def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
-    """Whether the folder is a complete checkpoint with the same tensors, which need not be written again."""
+    """Whether the folder holds a complete checkpoint of the same tensors, which then is not rewritten."""
     try:
         there = json.loads(folder.read(COMPLETE))["files"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -97,9 +97,9 @@ def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
 
 
 def read_checkpoint(folder: Storage) -> Snapshot:
-    """Reads and verifies one checkpoint; raises CheckpointError where it is incomplete or damaged.
+    """Reads and verifies one checkpoint; raises CheckpointError when it is incomplete or damaged.
 
-    Another format raises another ValueError: then older checkpoints do not help.
+    One of another format is not damaged: it raises ValueError, since older ones cannot be read either.
     """
     try:
         complete = json.loads(folder.read(COMPLETE))
@@ -130,10 +130,9 @@ def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
 
 
 def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:
-    """The newest checkpoint that is complete, undamaged and usable; None where the folder has no checkpoint.
+    """The newest checkpoint that is complete and undamaged, or None without any; logs damaged ones.
 
-    Damaged ones are logged and deleted. Raises CheckpointError when all are damaged, since only the user can decide to
-    start again.
+    Raises CheckpointError when all are damaged: whether to start over is for the user to decide.
     """
     damaged: list[str] = []
     for name in reversed(complete_checkpoints(checkpoints)):
@@ -145,24 +144,24 @@ def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] =
             damaged.append(name)
             log.warning("fault: %s; trying the checkpoint before it", error)
             continue
-        for later in damaged:  # else they count among the checkpoints to keep
+        for later in damaged:  # else they would count as checkpoints to keep
             delete_checkpoint(checkpoints, later)
         return snapshot
     if damaged:
         raise CheckpointError(
-            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); restore one from a "
-            f"copy, or start again with another --run.name"
+            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); restore a good "
+            f"copy of one, or start a new run with another --run.name"
         )
     return None
 
 
 def delete_checkpoint(checkpoints: Storage, name: str) -> None:
-    """Deletes a checkpoint, COMPLETE first, so that a part of it never counts as complete."""
+    """Deletes a checkpoint, COMPLETE first, so that a part of it is never read as complete."""
     checkpoints.delete(f"{name}/{COMPLETE}")
     checkpoints.delete_folder(name)
 
 
 def delete_old_checkpoints(checkpoints: Storage, keep: int) -> None:
-    """Deletes all complete checkpoints but the newest `keep`; incomplete ones may be in progress and stay."""
+    """Deletes complete checkpoints but the newest `keep`; incomplete ones, which may be being written, stay."""
     for name in complete_checkpoints(checkpoints)[:-keep]:
         delete_checkpoint(checkpoints, name)

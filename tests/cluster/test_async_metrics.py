@@ -14,10 +14,10 @@ from support.toy import toy_config, toy_minibatches, toy_state
 ray = pytest.importorskip("ray")
 
 import torch  # noqa: E402
+from stylegan_ray.cluster.pending import pending  # noqa: E402
 
 from stylegan_ray.cluster.async_metrics import Beside, behind_others  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
-from stylegan_ray.cluster.pending import pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
 from stylegan_ray.cluster.resources import Share  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402

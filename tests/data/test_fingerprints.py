@@ -90,7 +90,7 @@ def write_as_parquet(root):
 def write_as_tfrecords(root):
     images = np.stack([pixels(i).transpose(2, 0, 1) for i in range(4)])
     for level in tfrecord_wire.image_levels(images):
-        records = tfrecord_wire.framed([tfrecord_wire.encode_example(image) for image in level])
+        records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in level])
         (root / tfrecord_wire.file_name("set", level.shape[-1])).write_bytes(records)
     name, content = tfrecord_wire.label_file("set", np.eye(2)[[0, 1, 0, 1]])
     (root / name).write_bytes(content)

@@ -99,8 +99,8 @@ def test_results_do_not_depend_on_the_block_size(threads, way, monkeypatch):
         monkeypatch.setattr(cache_blocking, "CACHE_BYTES", size)
         of_strided = convolution.weight_gradient(x, strided, convolution.Geometry(2, (0, 0), 1), w.shape)
         results.append((winograd.convolution(x, w), winograd.weight_gradient(x, grad, torch.float64), of_strided))
-        assert sum(piece.num_rows for piece in winograd.pieces_of(x, 5)) == 6 * 3 // winograd.shares_of(x)
-    assert {len(winograd.pieces_of(x, 5))} == {1}
+        assert sum(block.num_rows for block in winograd.blocks_of(x, 5)) == 6 * 3 // winograd.num_shares(x)
+    assert {len(winograd.blocks_of(x, 5))} == {1}
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from stylegan_ray.cluster.tune.journal import Ledger, Trial
-from stylegan_ray.train.dry_run import table
+from stylegan_ray.table import format_table
 
 VERDICTS = {"STOP": "stops", "EXPLOIT": "takes a better state", "PAUSE": "waits for the others"}
 SECONDS_BETWEEN_DRAWINGS = 1.0
@@ -100,7 +100,7 @@ def table_lines(ledger: Ledger, objective: str, higher_is_better: bool, most: in
         )
         for trial in ordered
     ]  # fmt: skip
-    return table([head, *rows]).splitlines()
+    return format_table([head, *rows]).splitlines()
 
 
 def summary(values: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def write_set(root, images, labels=None, name="set"):
     root.mkdir(exist_ok=True)
     for level in zip(*map(tfrecord_wire.image_levels, images), strict=True):
         file = root / tfrecord_wire.file_name(name, max(level[0].shape[1:]))
-        file.write_bytes(tfrecord_wire.framed([tfrecord_wire.encode_example(image) for image in level]))
+        file.write_bytes(tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in level]))
     if labels is not None:
         file, content = tfrecord_wire.label_file(name, np.asarray(labels))
         (root / file).write_bytes(content)
@@ -145,7 +145,7 @@ def test_records_larger_than_a_piece(tmp_path, monkeypatch):
 def test_shapes_that_differ(tmp_path):
     root = write_set(tmp_path / "d", random_images(2))
     payloads = [tfrecord_wire.encode_example(random_images(1, shape)[0]) for shape in [(3, 16, 16), (3, 8, 8)]]
-    (root / "set-r04.tfrecords").write_bytes(tfrecord_wire.framed(payloads))
+    (root / "set-r04.tfrecords").write_bytes(tfrecord_wire.frame_records(payloads))
     with pytest.raises(DataError, match=r"is of shape \(3, 8, 8\), not \(3, 16, 16\)"):
         opened(root)
 

@@ -1,4 +1,4 @@
-"""Bytes of pictures and tiling against the original (group c)."""
+"""Conversion to bytes and tiling against the original (group c)."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_image_grid(golden):
 
 
 def test_image_grid_of_its_own_shape(golden):
-    """The file does not say how many pictures it tiled: they go round, and the places left over are zero."""
+    """The file does not say how many images it tiled: they repeat, and unused tiles are zero."""
     images, expected = float_images(golden), golden[1]["out:image_grid_auto"]
     _, _, h, w = images.shape
     cols, rows = expected.shape[2] // w, expected.shape[1] // h
@@ -61,7 +61,7 @@ def test_image_grid_of_its_own_shape(golden):
 
 
 def test_from_uint8(golden):
-    """The way in, by the function that training uses."""
+    """Conversion from bytes, by the function that training uses."""
     images = torch.from_numpy(golden[1]["in:uint8_images"])
     torch.testing.assert_close(
         process_reals(images, 0.0, None, (-1.0, 1.0)), torch.from_numpy(golden[1]["out:from_uint8"]), rtol=0, atol=1e-6
