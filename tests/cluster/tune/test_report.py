@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stylegan_ray.metrics.drawing import Line, Picture, Text
 
 from stylegan_ray.cluster.tune.report import WIDTH, Axis, Report, Shown, drawing, importances, write_report
 from stylegan_ray.images.grid import png
-from stylegan_ray.metrics.drawing import Line, Picture, Text
 from stylegan_ray.storage import Storage
 
 AXES = (
