@@ -1,4 +1,4 @@
-"""The preflight: what it finds out about a node, what it refuses and how it says so."""
+"""The preflight: what it finds out about a node, what it refuses, and the messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def said_of(found: Findings | str, **keys) -> str:
     return "\n".join(problems(NODE, found, clearance))
 
 
-def test_a_node_with_all_the_same_is_no_trouble():
+def test_a_node_like_the_driver_has_no_problems():
     assert said_of(GOOD) == ""
     assert said_of(GOOD, **{"cluster.interface": "eth0"}) == ""
 
@@ -76,13 +76,13 @@ def test_a_node_with_all_the_same_is_no_trouble():
         ({"image": "another sha"}, ["data.path=/pictures", "other pixels"]),
     ],
 )
-def test_every_difference_is_told_with_key_node_and_way_out(change, words):
+def test_every_difference_names_key_node_and_way_out(change, words):
     said = said_of(replace(GOOD, **change))
     assert said.count("\n") == 0
     assert all(word in said for word in words), said
 
 
-def test_a_silent_node_and_a_missing_interface_are_told():
+def test_a_silent_node_and_a_missing_interface_are_named():
     assert "node 10.0.0.2 did not answer within 180 s" in said_of("did not answer within 180 s")
     said = said_of(GOOD, **{"cluster.interface": "ib0"})
     assert "cluster.interface=ib0: node 10.0.0.2 has no ib0, but eth0 (10.0.0.2)" in said
@@ -125,7 +125,7 @@ def test_code_checksum_sees_a_changed_file(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_nodes_are_asked_by_tasks_pinned_to_them(dataset, tmp_path):
+def test_tasks_pinned_to_nodes_find_out_about_them(dataset, tmp_path):
     storage = Storage.at(tmp_path)
     storage.write(MARKER, b"token")
     probe = Probe(str(tmp_path), config(**{"data.path": dataset.path}).data, 0)
@@ -137,7 +137,7 @@ def test_nodes_are_asked_by_tasks_pinned_to_them(dataset, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_is_cleared_and_its_workers_know_where(dataset, tmp_path):
+def test_workers_check_nodes_that_joined_after_the_preflight(dataset, tmp_path):
     cfg = config(**{"run.storage": str(tmp_path), "data.path": dataset.path})
     address = str(tmp_path / "run")
     with checked_nodes(cfg, dataset, address, TWO_ON_CPU, print) as clearance:
@@ -168,7 +168,7 @@ def test_memory_for_the_stream(dataset):
     check_memory(cfg, dataset, TWO_ON_CPU, [Node("id", "head", {"CPU": 0, "object_store_memory": 1})], said.append)
 
 
-def test_an_object_store_on_disk_is_told():
+def test_an_object_store_on_disk_is_a_warning():
     said: list[str] = []
     check_shared_memory(NODE, GOOD, said.append)
     assert said == []
