@@ -217,7 +217,7 @@ def test_metrics_are_placed_on_what_the_workers_leave_free(keys, share, expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such policy")
-def test_work_at_idle_priority_leaves_the_rank_of_its_process_alone():
+def test_idle_priority_is_that_of_a_thread_and_not_of_the_process():
     assert at_idle_priority(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     with pytest.raises(ValueError, match="invalid literal"):

@@ -27,8 +27,8 @@ from stylegan_ray.cluster.nodes import (  # noqa: E402
 from stylegan_ray.cluster.preflight import (  # noqa: E402
     Clearance,
     check_memory,
-    checked_nodes,
     check_shared_memory,
+    checked_nodes,
     problems,
 )
 from stylegan_ray.cluster.resources import Share, TooSmallError, join, share_of_cluster, share_of_nodes  # noqa: E402
