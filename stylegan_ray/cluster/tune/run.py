@@ -74,7 +74,7 @@ class Sweep:
 def tune(plan: Plan) -> int:
     """Runs a sweep, or continues it; returns the exit status."""
     use_ray_defaults()
-    os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
+    use_tune_defaults()
     sweep = open_sweep(plan)
     trials = read_trials(sweep.storage.folder(TRIALS), plan.objective)
     view = SweepView(trials, plan.objective, plan.num_samples, plan.higher_is_better)
@@ -88,7 +88,12 @@ def tune(plan: Plan) -> int:
         with checked_nodes(sweep.cfg, sweep.dataset, sweep.address, share, view.message) as clearance:
             write_beginnings(sweep)
             view.message(f"Sweep {sweep.address}")
-            return run_trials(sweep, share, at_once, clearance, view)
+            return run_trials(sweep, trainable_of(sweep, share, clearance), at_once, view)
+
+
+def use_tune_defaults() -> None:
+    """Sets the variables that Ray Tune reads, where nobody has set them."""
+    os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
 
 
 def open_sweep(plan: Plan) -> Sweep:
@@ -186,8 +191,8 @@ def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[
     return share, slots // most, why
 
 
-def run_trials(sweep: Sweep, share: Share, at_once: int, clearance: Clearance, view: SweepView) -> int:
-    """Ray Tune over the trials; returns the exit status."""
+def run_trials(sweep: Sweep, trainable: Any, at_once: int, view: SweepView) -> int:
+    """Ray Tune over the trials; returns the exit status. Called in the main thread of a process connected to Ray."""
     from stylegan_ray.cluster.tune.callback import free_disk, session
 
     running = session(sweep.storage, view, sweep.plan.objective)
@@ -195,7 +200,7 @@ def run_trials(sweep: Sweep, share: Share, at_once: int, clearance: Clearance, v
     for trial in running.known.values():
         free_disk(folder, trial.record)
     with handlers_restored():
-        for tuner in tuners(sweep, spec_of(sweep, share, clearance), at_once, running.known, view):
+        for tuner in tuners(sweep, trainable, at_once, running.known, view):
             tuner.fit()
             if running.was_stopped:
                 break
@@ -223,11 +228,13 @@ def handlers_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def spec_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
-    """What every trial gets."""
-    from stylegan_ray.cluster.tune.trial import TrialSpec
+def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
+    """Tune's trainable with what every trial gets."""
+    from ray import tune
 
-    return TrialSpec(
+    from stylegan_ray.cluster.tune.trial import TrialRun, TrialSpec
+
+    spec = TrialSpec(
         cfg=sweep.cfg.model_dump(mode="json"),
         dataset=sweep.dataset,
         sweep=sweep.address,
@@ -238,9 +245,10 @@ def spec_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
         command=spoken_command(),
         waits_for_checkpoints=sweep.plan.options.scheduler == "pbt",
     )
+    return tune.with_parameters(TrialRun, spec=spec)
 
 
-def tuners(sweep: Sweep, spec: Any, at_once: int, known: Mapping[int, Trial], view: SweepView) -> Iterator[Any]:
+def tuners(sweep: Sweep, trainable: Any, at_once: int, known: Mapping[int, Trial], view: SweepView) -> Iterator[Any]:
     """Tune's experiment of the last command, restored; then a new one for trials that it does not have.
 
     There are such trials in a new sweep, with more --samples, and where the last command was killed while Tune's state
@@ -248,13 +256,11 @@ def tuners(sweep: Sweep, spec: Any, at_once: int, known: Mapping[int, Trial], vi
     """
     from ray import tune
 
-    from stylegan_ray.cluster.tune.trial import TrialRun
-
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Actors of trials need no CPU: they are placed on this node, as many as run at once, and watch over their workers.
     node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
     slot = tune.PlacementGroupFactory([{node: math.floor(10000 / at_once) / 10000}])
-    trainable = tune.with_resources(tune.with_parameters(TrialRun, spec=spec), slot)
+    trainable = tune.with_resources(trainable, slot)
     experiments = [name for name in sweep.storage.names() if re.fullmatch(rf"{EXPERIMENT}(-\d+)?", name)]
     experiments.sort(key=lambda name: int(name.partition("-")[2] or 1))
     if experiments:

@@ -116,6 +116,10 @@ class TrialRun(Trainable):
         if self.fitting is not None:
             self.fitting.end()
 
+    def fitting_of(self, run: Run) -> Fitting:
+        """The training of a run, not started yet."""
+        return Fitting(run, self.spec)
+
     def _begin(self, config: Mapping[str, Any]) -> None:
         self.given = dict(config)
         self.pointer: dict[str, str] | None = None
@@ -132,7 +136,7 @@ class TrialRun(Trainable):
         write_record(self.trials, record)
         run = self._run(record)
         if record.state == "open" and not run.is_finished:
-            self.fitting = Fitting(run, self.spec)
+            self.fitting = self.fitting_of(run)
         base = {"generation": record.generation, "start_kimg": record.start_kimg, "kimg": record.start_kimg}
         ended = ("finished", "") if record.state == "open" else (record.state, record.why)
         for message in messages:
@@ -206,23 +210,27 @@ class Fitting(threading.Thread):
         self._sec = 0.0
 
     def run(self) -> None:
-        """The thread: trains, then stores how the run ended."""
-        from stylegan_ray.cluster.channel import mailbox_here
-
-        run, share = self.trial_run, self.spec.share
+        """The thread: trains, and keeps how the run ended."""
         try:
-            write_beginnings(run, share)
-            outcome, failure = keep_fitting(run, share, self, mailbox_here(), lambda: self.is_ending)
-            if failure is not None:
-                self.ending = ("diverged" if tells_divergence(failure) else "failed", failure)
-            else:
-                self.ending = ("finished" if outcome == "done" else INTERRUPTED, "")
+            self.ending = self.train()
         except BaseException as error:
             self.ending = ("failed", f"{type(error).__name__}: {error}")
         finally:
-            state, why = self.ending
-            write_end(run, f"{state}: {one_line(why)}" if why else state)
             self._reports.put(None)
+
+    def train(self) -> tuple[str, str]:
+        """Runs the training; returns how it ended and why, where it failed."""
+        from stylegan_ray.cluster.channel import mailbox_here
+
+        run, share = self.trial_run, self.spec.share
+        write_beginnings(run, share)
+        outcome, failure = keep_fitting(run, share, self, mailbox_here(), lambda: self.is_ending)
+        if failure is None:
+            state, failure = "finished" if outcome == "done" else INTERRUPTED, ""
+        else:
+            state = "diverged" if tells_divergence(failure) else "failed"
+        write_end(run, f"{state}: {one_line(failure)}" if failure else state)
+        return state, failure
 
     def end(self) -> None:
         """Asks a run that is still training to save and stop, and returns when it has.
