@@ -156,10 +156,10 @@ class TrialRun(Trainable):
         donor, checkpoint = self.pointer["run"], self.pointer["checkpoint"]
         name = run_name(record.number, record.generation + 1)
         try:
-            kimg = copy_checkpoint(self.trials, donor, checkpoint, name)
+            kimg, sha256 = copy_checkpoint(self.trials, donor, checkpoint, name)
         except (CheckpointError, OSError) as error:
             return record, f"warning: {one_line(error)}; this trial continues its own run"
-        copied = record.with_copy(Copy(token, donor, checkpoint, kimg), self.given["values"])
+        copied = record.with_copy(Copy(token, donor, checkpoint, kimg, sha256), self.given["values"])
         return copied, f"copies {donor} at {kimg:g} kimg"
 
 

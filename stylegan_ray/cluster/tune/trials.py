@@ -16,6 +16,7 @@ from typing import Any, Literal
 from stylegan_ray.cluster.launch import RUN_FILE
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
+    COMPLETE,
     FOLDER,
     CheckpointError,
     complete_checkpoints,
@@ -53,6 +54,8 @@ class Copy:
     """The donor's run."""
     checkpoint: str
     kimg: float
+    sha256: str = ""
+    """Of the donor's state, from its checkpoint's COMPLETE."""
 
 
 @dataclass(frozen=True)
@@ -216,15 +219,18 @@ def pin_newest(run: Storage) -> str | None:
     return None
 
 
-def copy_checkpoint(trials: Storage, donor: str, checkpoint: str, target: str) -> float:
-    """Copies a pinned checkpoint into a new run; returns its kimg. Raises CheckpointError where it is gone or damaged.
+def copy_checkpoint(trials: Storage, donor: str, checkpoint: str, target: str) -> tuple[float, str]:
+    """Copies a pinned checkpoint into a new run; returns its kimg and the SHA-256 of its state.
 
-    The copy is verified by checksums; the target begins with this checkpoint and nothing else.
+    The copy is verified by checksums; the target begins with this checkpoint and nothing else. Raises CheckpointError
+    where the donor's is gone or damaged.
     """
     trials.delete_folder(target)  # left over from a trial that was killed while copying
-    snapshot = read_checkpoint(trials.folder(f"{donor}/{PINNED}/{checkpoint}"))
+    folder = trials.folder(f"{donor}/{PINNED}/{checkpoint}")
+    snapshot = read_checkpoint(folder)
     write_checkpoint(snapshot, trials.folder(f"{target}/{FOLDER}"))
-    return snapshot.counters["cur_nimg"] / 1000
+    sha256 = json.loads(folder.read(COMPLETE))["files"]["state.safetensors"]["sha256"]
+    return snapshot.counters["cur_nimg"] / 1000, sha256
 
 
 def has_ended(run: Storage) -> bool:
