@@ -104,9 +104,9 @@ def draw(report: Report) -> Figure:
     FigureCanvasAgg(figure)
     figure.suptitle(f"{report.title}: {report.subtitle}\n{summary(report)}", x=0.01, ha="left", fontsize=12)
     rows = GridSpec(len(heights), 1, figure, height_ratios=heights, hspace=0.06)
-    left, right = rows[0].subgridspec(1, 2, width_ratios=[7, 3], wspace=0.05).subplots()
-    draw_curves(left, report)
-    draw_importances(right, report)
+    charts = rows[0].subgridspec(1, 2, width_ratios=[7, 3], wspace=0.05)
+    draw_curves(figure.add_subplot(charts[0]), report)
+    draw_importances(figure.add_subplot(charts[1]), report)
     draw_coordinates(figure.add_subplot(rows[1]), report)
     if report.grids:
         cells = rows[2].subgridspec(1, 2, wspace=0.02)

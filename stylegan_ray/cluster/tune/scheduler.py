@@ -133,6 +133,7 @@ def explore(space: Space, seed: int, config: dict[str, Any]) -> dict[str, Any]:
 
 def run_of(trial: Trial) -> Storage:
     """The first run of one of Tune's trials: the sweep's folder is the one that Tune's experiment is stored in."""
+    assert trial.storage is not None, "every trial of a Tuner has a storage"
     sweep = trial.storage.storage_fs_path.rstrip("/")
     trials = Storage(trial.storage.storage_filesystem, f"{sweep}/{TRIALS}")
     return trials.folder(run_name(number_of(str(trial))))
