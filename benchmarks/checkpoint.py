@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
-from benchmarks.subject import chosen_device, new_state, picture_shape, schedule_of
+from benchmarks.subject import chosen_device, image_shape, new_state, schedule_of
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.storage import Storage
@@ -61,7 +61,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         "preset": cfg.run.preset,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "picture_shape": list(picture_shape(cfg)),
+        "image_shape": list(image_shape(cfg)),
         "parameters": {part: sum(p.numel() for p in getattr(state, part).parameters()) for part in ("G", "D")},
         "bytes": sum(sizes.values()),
         "blocked_sec": median(blocked),

@@ -42,11 +42,11 @@ class Options(Common):
     cases: tuple[CaseName, ...] = ALL
     """What to run; each takes some minutes."""
     variants: tuple[step.Name, ...] = (
-        "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16", "graphs_fp16",
+        "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16",
     )  # fmt: skip
-    """Precisions, eager, compiled, and compiled and recorded as CUDA graphs."""
+    """Precisions, eager and compiled."""
     repeats: int = 5
-    """How often each phase is timed, in turns."""
+    """How often each phase is timed, alternately."""
     threads: int | None = None
     """Threads of torch; null: as many as torch chooses."""
     device: str | None = None

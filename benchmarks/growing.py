@@ -12,7 +12,7 @@ from stylegan_ray.config import RunConfig
 
 
 def images_per_sec_by_resolution(cfg: RunConfig, device: torch.device, repeats: int) -> dict[str, float]:
-    """Images per second over a cycle of regularisation turns, at each whole lod; nothing where nothing grows."""
+    """Images per second over a cycle of regularisation phases, at each whole lod; nothing where nothing grows."""
     first = cfg.schedule.lod_initial_resolution
     if first is None:
         return {}
@@ -21,7 +21,7 @@ def images_per_sec_by_resolution(cfg: RunConfig, device: torch.device, repeats: 
 
 
 def images_per_sec(subject: Subject, repeats: int) -> float:
-    """minibatch size / sum(median sec / interval) over the phases; one more time goes before, to warm up."""
+    """minibatch size / sum(median sec / interval) over the phases; a first time warms up."""
     per_iteration = 0.0
     for part, phase in subject.phases.items():
         per_iteration += median([seconds(subject, part) for _ in range(1 + repeats)][1:]) / phase.interval
@@ -29,7 +29,7 @@ def images_per_sec(subject: Subject, repeats: int) -> float:
 
 
 def seconds(subject: Subject, part: str) -> float:
-    """Wall time of one turn."""
+    """Wall time of a phase."""
     start = time.perf_counter()
-    subject.turn(part)
+    subject.run_phase(part)
     return time.perf_counter() - start

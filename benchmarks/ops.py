@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.subject import chosen_device, picture_shape
+from benchmarks.subject import chosen_device, image_shape
 from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
@@ -24,9 +24,9 @@ from stylegan_ray.ops import (
     conv2d_resample,
     downsample2d,
     fir_filter,
-    laid_out,
     modulated_conv2d,
     penalised_gradients,
+    to_memory_format,
     upfirdn2d,
     upsample2d,
 )
@@ -82,7 +82,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 def cases(cfg: RunConfig, device: torch.device, least: int) -> Iterator[tuple[str, Case]]:
     """Every operation at every resolution, with the feature maps that it has there."""
-    model, sizes = cfg.model, level_sizes(picture_shape(cfg)[1:])
+    model, sizes = cfg.model, level_sizes(image_shape(cfg)[1:])
     widths = feature_maps(len(sizes) + 1, model.fmap_base, model.fmap_decay, model.fmap_min, model.fmap_max)
     taps = fir_filter(model.resample_kernel or (1.0, 1.0), separable=True).to(device)
     for level, (height, width) in enumerate(sizes):
@@ -125,7 +125,7 @@ def timed(case: Case, repeats: int) -> dict[str, list[float]]:
 
 def seconds(case: Case, order: str, plain: bool) -> float:
     """Wall time of one call, with pictures in memory as the variant keeps them."""
-    x = case.x if plain else laid_out(case.x, case.x.dtype)
+    x = case.x if plain else to_memory_format(case.x, case.x.dtype)
     x, *others = (part.detach().requires_grad_(order != "forward") for part in (x, *case.others))
     with plain_twins() if plain else nullcontext():
         start = time.perf_counter()

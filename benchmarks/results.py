@@ -11,6 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from stylegan_ray.distributed import num_cores
+from stylegan_ray.table import format_table
+
 PACKAGES = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
 
 
@@ -36,16 +39,11 @@ def machine() -> dict[str, Any]:
         "host": platform.node(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
-        "cores": cores(),
+        "cores": num_cores(),
         "memory_gb": round(memory / 2**30, 1),
         "gpu": gpu_model(),
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
@@ -92,8 +90,7 @@ def table(result: Mapping[str, Any]) -> str:
     """Figures and bars for people to read."""
     rows = [(key, _shown(value)) for key, value in _flat(result["figures"])]
     rows += [(bar["name"], f"{_shown(bar['bar'])}: {_held(bar)} with {_shown(bar['value'])}") for bar in result["bars"]]
-    width = max((len(key) for key, _ in rows), default=0)
-    return "\n".join(f"{key:{width}s}  {value}" for key, value in rows)
+    return format_table(rows, head=False)
 
 
 def _held(bar: Mapping[str, Any]) -> str:

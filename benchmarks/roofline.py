@@ -47,7 +47,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     for part, phase in subject.phases.items():
         direct = direct_flops[part]
         with ArithmeticCounter() as counted:
-            subject.turn(part)
+            subject.run_phase(part)
         sec = [seconds(subject, part) for _ in range(options.repeats)]
         phases[part] = {
             "interval": phase.interval,
@@ -55,7 +55,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
             "flops_per_image": counted.flops / size,
             "flops_per_image_direct": direct / size,
             "bytes_per_image": counted.bytes / size,
-            "sec_by_kernel": seconds_by_class(lambda part=part: subject.turn(part), device),
+            "sec_by_kernel": seconds_by_class(lambda part=part: subject.run_phase(part), device),
             **rates(median(sec), counted.flops, direct, counted.bytes, peaks),
         }
     figures = {
@@ -74,7 +74,7 @@ def flops_of_direct(cfg: RunConfig, device: torch.device) -> dict[str, int]:
     subject, found = Subject(configured(cfg, "plain"), device), {}
     for part in subject.phases:
         with plain_twins(), ArithmeticCounter() as counted:
-            subject.turn(part)
+            subject.run_phase(part)
         found[part] = counted.flops
     return found
 
@@ -92,7 +92,7 @@ def rates(sec: float, flops: int, direct: int, num_bytes: int, peaks: dict[str, 
 
 
 def whole_step(phases: dict[str, dict[str, Any]], size: int) -> Figures:
-    """Images per second over a cycle of turns, as measured and as the peak of arithmetic alone would allow."""
+    """Images per second over a cycle of phases, as measured and as the peak of arithmetic alone would allow."""
     sec = sum(median(phase["sec"]) / phase["interval"] for phase in phases.values())
     at_peak = sum(
         median(phase["sec"]) * phase["share_of_compute_peak"] / phase["interval"] for phase in phases.values()

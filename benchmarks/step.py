@@ -1,4 +1,4 @@
-"""Benchmark `step`: every phase of the training step in several variants, in turns: plain, fast, bf16, compiled."""
+"""Benchmark `step`: every phase of the training step in several variants, alternately: plain, fast, bf16, compiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.flops import FLOPS_ARE, ArithmeticCounter
 from benchmarks.growing import images_per_sec_by_resolution, seconds
 from benchmarks.memory import in_own_process, peak_rss
 from benchmarks.results import at_least, at_most
-from benchmarks.subject import Subject, chosen_device, label_size_of, picture_shape
+from benchmarks.subject import Subject, chosen_device, image_shape, label_size_of
 from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
@@ -34,12 +34,10 @@ class Variant:
 
 LOWP_RES = 4
 """Resolutions in low precision where the configuration has none, as in StyleGAN2-ADA."""
-PRECISE = {
-    "model.num_lowp_res": 0, "train.compile": False, "train.cuda_graphs": False, "train.allow_tf32": False,
-}  # fmt: skip
+PRECISE = {"model.num_lowp_res": 0, "train.compile": False, "train.allow_tf32": False}
 TF32, BF16 = {"train.allow_tf32": True}, {"model.num_lowp_res": LOWP_RES}
 FP16 = {"model.num_lowp_res": LOWP_RES, "model.lowp_dtype": "float16", "model.conv_clamp": 256.0}
-COMPILED, GRAPHS = {"train.compile": True}, {"train.compile": True, "train.cuda_graphs": True}
+COMPILED = {"train.compile": True}
 VARIANTS: dict[str, Variant] = {
     "plain": Variant(PRECISE, plain=True),
     "fast": Variant(PRECISE),
@@ -50,13 +48,9 @@ VARIANTS: dict[str, Variant] = {
     "compiled_tf32": Variant(PRECISE | COMPILED | TF32),
     "compiled_bf16": Variant(PRECISE | COMPILED | BF16),
     "compiled_fp16": Variant(PRECISE | COMPILED | FP16),
-    "graphs": Variant(PRECISE | GRAPHS),
-    "graphs_tf32": Variant(PRECISE | GRAPHS | TF32),
-    "graphs_fp16": Variant(PRECISE | GRAPHS | FP16),
 }
 Name = Literal[
-    "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16", "graphs",
-    "graphs_tf32", "graphs_fp16",
+    "plain", "fast", "tf32", "bf16", "fp16", "compiled", "compiled_tf32", "compiled_bf16", "compiled_fp16",
 ]  # fmt: skip
 MOST_PROGRAMS = 1000
 """Programs of one function that torch.compile keeps; a training needs two, and each variant brings its own."""
@@ -66,7 +60,7 @@ BARS: Mapping[tuple[str, str], float] = {("fast", "plain"): 1.3, ("bf16", "plain
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Times each phase of an iteration on random pictures in several variants, and says how much faster they are.
+    """Times each phase of an iteration on random images in several variants, and says how much faster they are.
 
     `plain` is the straightforward composition of PyTorch's operations in their usual memory layout, `fast` what a
     training in float32 runs; the others change precision, or compile. Low precision is that of --model.num_lowp_res
@@ -78,7 +72,7 @@ class Options(Common):
     variants: tuple[Name, ...] = ("plain", "fast", "bf16")
     """What to time."""
     repeats: int = 5
-    """How often each phase is timed, in turns; one more time goes before, to warm up."""
+    """How often each phase is timed, alternately; a first time warms up."""
     threads: int | None = None
     """Threads of torch; null: as many as torch chooses."""
     device: str | None = None
@@ -88,7 +82,7 @@ class Options(Common):
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation turns."""
+    """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation phases."""
     device, names = chosen_device(options.device), possible(options.variants, cfg)
     torch._dynamo.config.recompile_limit = MOST_PROGRAMS
     subjects = {name: Subject(configured(cfg, name), device) for name in names}
@@ -96,21 +90,24 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         part: {"interval": phase.interval, **{f"sec_{name}": [] for name in names}}
         for part, phase in next(iter(subjects.values())).phases.items()
     }
-    for part, name in in_turns(phases, names, 1):
+    for part, name in alternating(phases, names, 1):
         with running(subjects[name], name, options.threads):
             phases[part][f"flops_{name}"] = flops(subjects[name], part)  # and it warms up
-    for part, name in in_turns(phases, names, options.repeats):
+    for part, name in alternating(phases, names, options.repeats):
         with running(subjects[name], name, options.threads):
             phases[part][f"sec_{name}"].append(seconds(subjects[name], part))
     skipped = {name: int(subject.state.nonfinite) for name, subject in subjects.items()}
-    went_on = [name for name, subject in subjects.items() if subject.cfg.train.compile and not subject.is_compiled]
+    not_compiled = [name for name, subject in subjects.items() if subject.cfg.train.compile and not subject.is_compiled]
     del subjects
     for part in phases if options.memory else ():
         for name in names:
             gb = peak_memory_gb(cfg, device, part, name, options.threads)
             phases[part] |= {f"{what}_{name}": value for what, value in gb.items()}
     figures = {**settings(cfg, device), **speeds(cfg, phases, names), "phases": phases, "nonfinite_steps": skipped}
-    figures |= {"not_compiled": went_on, "img_s_growing": images_per_sec_by_resolution(cfg, device, options.repeats)}
+    figures |= {
+        "not_compiled": not_compiled,
+        "img_s_growing": images_per_sec_by_resolution(cfg, device, options.repeats),
+    }
     return figures, bars(figures, phases, names)
 
 
@@ -138,7 +135,7 @@ def running(subject: Subject, name: str, threads: int | None) -> Iterator[None]:
         yield
 
 
-def in_turns(parts: Iterable[str], names: Sequence[str], repeats: int) -> Iterator[tuple[str, str]]:
+def alternating(parts: Iterable[str], names: Sequence[str], repeats: int) -> Iterator[tuple[str, str]]:
     """Phase and variant, so that no variant always comes first."""
     parts = list(parts)
     for repeat in range(repeats):
@@ -148,27 +145,27 @@ def in_turns(parts: Iterable[str], names: Sequence[str], repeats: int) -> Iterat
 
 
 def flops(subject: Subject, part: str) -> int | None:
-    """Operations of one turn, as FLOPS_ARE says; null for compiled code, which shows none."""
+    """Operations of one phase, as FLOPS_ARE says; null for compiled code, whose operations are not seen."""
     if subject.cfg.train.compile:
-        subject.turn(part)
+        subject.run_phase(part)
         return None
     with ArithmeticCounter() as counter:
-        subject.turn(part)
+        subject.run_phase(part)
     return counter.flops
 
 
 def peak_memory_gb(cfg: RunConfig, device: torch.device, part: str, name: str, threads: int | None) -> dict[str, float]:
-    """GiB in use before a turn, and at most during it."""
+    """GiB in use before a phase, and at most during it."""
     if device.type == "cuda":
-        return peak_of_turn(cfg, str(device), part, name, threads)
-    return in_own_process(peak_of_turn, cfg, str(device), part, name, threads)
+        return peak_of_phase(cfg, str(device), part, name, threads)
+    return in_own_process(peak_of_phase, cfg, str(device), part, name, threads)
 
 
-def peak_of_turn(cfg: RunConfig, device_name: str, part: str, name: str, threads: int | None) -> dict[str, float]:
-    """What `peak_memory_gb` says, taken in this process."""
+def peak_of_phase(cfg: RunConfig, device_name: str, part: str, name: str, threads: int | None) -> dict[str, float]:
+    """What `peak_memory_gb` returns, measured in this process."""
     subject = Subject(configured(cfg, name), torch.device(device_name))
     with running(subject, name, threads), peak(subject.device) as bytes_used:
-        subject.turn(part)
+        subject.run_phase(part)
     return {what: round(value / 2**30, 4) for what, value in bytes_used.items()}
 
 
@@ -190,7 +187,7 @@ def settings(cfg: RunConfig, device: torch.device) -> Figures:
         "preset": cfg.run.preset,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "picture_shape": list(picture_shape(cfg)),
+        "image_shape": list(image_shape(cfg)),
         "label_size": label_size_of(cfg),
         "images_per_step": schedule.minibatch_size,
         "minibatch_gpu": schedule.minibatch_gpu,
@@ -202,7 +199,7 @@ def settings(cfg: RunConfig, device: torch.device) -> Figures:
 
 
 def speeds(cfg: RunConfig, phases: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Figures:
-    """Images per second with each phase as often as it has its turn: size / sum(median sec / interval)."""
+    """Images per second with each phase as often as it is due: size / sum(median sec / interval)."""
     size = cfg.schedule.minibatch_size
     sec = {name: sum(median(phase[f"sec_{name}"]) / phase["interval"] for phase in phases.values()) for name in names}
     return {

@@ -1,9 +1,8 @@
-"""What benchmarks without a data set measure: a training state, and random pictures to feed it."""
+"""What benchmarks without a data set measure: a training state, and random images to feed it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,18 +10,18 @@ import torch
 from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.rng import SeededDraws, stream, stream_key
-from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.optim import update_ema
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
-from stylegan_ray.train.step import MicroBatch, Phase, Turn, phases_of, place, train_iteration
+from stylegan_ray.train.step import Phase, phases_of, place, run_phase
 
 RESOLUTION, NUM_CLASSES = 256, 10
-"""Where the configuration leaves it to the data."""
+"""Where the configuration leaves them to the data."""
 
 
-class RandomPictures:
-    """Pictures and labels of nothing."""
+class RandomImages:
+    """Random images and labels."""
 
     num_images = 1000
 
@@ -36,7 +35,7 @@ class RandomPictures:
         return np.eye(self.label_size, dtype=np.float32)[np.asarray(indices) % self.label_size]
 
     def micro_batch(self, position: int, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures uint8 [N,C,H,W] and labels [N,label_size] of consecutive positions."""
+        """Images uint8 [N,C,H,W] and labels [N,label_size] of consecutive positions."""
         pixels = stream(stream_key(self.seed, 0, "bench"), position).integers(0, 256, (num, *self.shape), np.uint8)
         return torch.from_numpy(pixels), torch.from_numpy(self.labels(np.arange(position, position + num)))
 
@@ -44,56 +43,48 @@ class RandomPictures:
 class Subject:
     """A training state with this rank's part of a minibatch, ready for any phase.
 
-    That of a growing network is at full resolution or at the given one.
+    A growing network is at full resolution or at the given one.
     """
 
     def __init__(self, cfg: RunConfig, device: torch.device, resolution: int | None = None) -> None:
         self.cfg, self.device = cfg, device
         self.schedule = schedule_of(cfg, resolution)
-        (channels, height, width), level = picture_shape(cfg), self.schedule.level
-        pictures = RandomPictures(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
+        (channels, height, width), level = image_shape(cfg), self.schedule.level
+        images = RandomImages(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
         self.state = new_state(cfg, device)
         places = places_of_rank(0, self.schedule, distributed.rank(), distributed.world_size())
-        self.micro_batches = [pictures.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
-        self.draws = SeededDraws(cfg.run.seed, 0, pictures)
-        self.batches: Sequence[MicroBatch] = place(self.state, cfg, self.micro_batches, self.draws, self.schedule)
-        G_turns, D_turns = phases_of(cfg)
-        self.phases: dict[str, Phase] = {phase.part: phase for phase in [*G_turns, *D_turns]}
+        micro_batches = [images.micro_batch(place.position, self.schedule.minibatch_gpu) for place in places]
+        draws = SeededDraws(cfg.run.seed, 0, images)
+        self.batches = place(micro_batches, self.state, cfg, draws, self.schedule)
+        phases = [phase for network in ("G", "D") for phase in phases_of(cfg, network, self.schedule)]
+        self.phases: dict[str, Phase] = {phase.part: phase for phase in phases}
+        self.watch = StopWatch(device)
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the step was meant to be compiled, and could be."""
-        return self.state.programs.compiled
+        """Whether train.compile is set and losses could be compiled."""
+        return self.state.compiled.wanted
 
-    def turn(self, part: str) -> None:
-        """One turn as the training makes it; that of G moves G_ema too."""
-        Turn(self.phases[part], self.state, self.batches, StopWatch(self.device)).run()
+    def run_phase(self, part: str) -> None:
+        """A phase as training runs it; that of G updates G_ema too."""
+        run_phase(self.phases[part], self.state, self.batches, self.watch)
         if part == "G":
             update_ema(self.state.G_ema, self.state.G, self.schedule.G_smoothing_beta)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def due(self, iteration: int) -> tuple[str, ...]:
-        """The turns of an iteration."""
-        return tuple(part for part, phase in self.phases.items() if phase.is_due(iteration))
-
-    def iteration(self, number: int, watch: StopWatch) -> None:
-        """An iteration as the training makes it: all turns that are due at this number."""
-        self.state.iteration = number
-        train_iteration(self.state, self.cfg, self.micro_batches, self.draws, self.schedule, watch)
-
 
 def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
-    """A state whose optimisers have made a step, so that their memory is there; the networks stand as drawn."""
-    channels, height, width = picture_shape(cfg)
+    """A state with new networks, whose optimisers have made a step, so that their memory is allocated."""
+    channels, height, width = image_shape(cfg)
     state = TrainState.create(cfg, (height, width), channels, label_size_of(cfg), device)
     for optimizer in state.optimizers.values():
         optimizer.load(optimizer.tensors(), num_steps=1)
     return state
 
 
-def picture_shape(cfg: RunConfig) -> tuple[int, int, int]:
-    """(C, H, W) of the pictures that the configuration trains on."""
+def image_shape(cfg: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the training images."""
     resolution = cfg.data.resolution or RESOLUTION
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     return cfg.data.channels or 3, height, width
@@ -112,7 +103,7 @@ def schedule_of(cfg: RunConfig, resolution: int | None = None) -> Schedule:
 
 def resolution_log2(cfg: RunConfig) -> float:
     """log2 of the larger side."""
-    return math.log2(max(picture_shape(cfg)[1:]))
+    return math.log2(max(image_shape(cfg)[1:]))
 
 
 def chosen_device(name: str | None) -> torch.device:

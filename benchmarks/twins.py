@@ -1,35 +1,35 @@
-"""Running the networks on the plain twins of their operations."""
+"""Running the networks, and how training calls D, on the plain twins of their operations."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stylegan_ray import networks, ops
+from torch import Tensor
+
+from stylegan_ray import ops
+from stylegan_ray.train import losses
 
 ENDING = "_reference"
 
-HOMES = (ops, networks)
-"""Packages that offer operations beside their twins."""
-
 SAME_ORDER = frozenset({"conv2d_resample"})
-"""Kept as they are, on plain twins of what they call: their own twins define them by a slower order of steps."""
+"""Kept, on plain twins of what they call: their own twins define them by a slower order of steps."""
 
 
 @contextmanager
 def plain_twins() -> Iterator[None]:
-    """Inside, every module of this package calls the plain twin of each operation that has one.
+    """Inside, every module of stylegan_ray calls the plain twin of each operation that has one.
 
-    The names are exchanged rather than looked up in a switch, so training pays nothing for it.
+    Names are exchanged rather than looked up in a switch, which costs training nothing.
     """
     twins = twins_by_id()
     exchanged = [
         (module, name, value)
-        for module in [m for key, m in sys.modules.items() if key.startswith("stylegan_ray.") and m not in HOMES]
+        for module in [m for key, m in sys.modules.items() if key.startswith("stylegan_ray.") and m is not ops]
         for name, value in vars(module).items()
         if id(value) in twins
     ]
@@ -44,9 +44,22 @@ def plain_twins() -> Iterator[None]:
 
 def twins_by_id() -> dict[int, Callable[..., Any]]:
     """The plain twin of each operation, by the operation's id()."""
-    known = {name: value for home in HOMES for name, value in vars(home).items()}
+    known = vars(ops)
     names = [name for name in known if f"{name}{ENDING}" in known and name not in SAME_ORDER]
-    return {id(known[name]): stand_in(known[name], known[f"{name}{ENDING}"]) for name in names}
+    twins = {id(known[name]): stand_in(known[name], known[f"{name}{ENDING}"]) for name in names}
+    return twins | {id(losses.score): score_reference}
+
+
+def score_reference(
+    D: Any,
+    batches: Sequence[tuple[Tensor, Tensor | None]],
+    lod: float = 0.0,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    full_precision: bool = False,
+) -> tuple[Tensor, ...]:
+    """The definition of `losses.score`: a forward pass for each batch."""
+    seen = [(images if augment is None else augment(images), labels) for images, labels in batches]
+    return tuple(D(images, labels, lod=lod, full_precision=full_precision) for images, labels in seen)
 
 
 def stand_in(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

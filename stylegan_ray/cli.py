@@ -1,4 +1,4 @@
-"""The command line: `stylegan-ray NAME ...` does what jobs/NAME.py does."""
+"""The command line: `stylegan-ray NAME ...` is the same command as jobs/NAME.py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import tyro
 
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.images.options import GenerateOptions
-from stylegan_ray.options import parsed, train_options
+from stylegan_ray.options import parse_options, train_options
 from stylegan_ray.run_folder import ask_to_stop
 
 
 def main() -> None:
-    """The console script: runs the command that the first word names."""
+    """The console script: runs the command given as the first argument."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(overview())
@@ -30,13 +30,13 @@ def main() -> None:
 
 
 def overview() -> str:
-    """What `stylegan-ray --help` prints."""
+    """The text of `stylegan-ray --help`."""
     lines = [f"  {name:12s} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: stylegan-ray COMMAND ...   (stylegan-ray COMMAND --help says more)", "", *lines])
+    return "\n".join(["usage: stylegan-ray COMMAND ...   (details: stylegan-ray COMMAND --help)", "", *lines])
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 done, 2 wrong usage or configuration, 130 interrupted, 1 else."""
+    """Runs a command; returns its exit status: 0 done, 2 wrong usage or configuration, 130 interrupted, 1 otherwise."""
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -47,16 +47,16 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         return 130
 
 
-def spoken(name: str) -> str:
-    """A command as the user calls it: jobs/train.py, or stylegan-ray train."""
+def command_name(name: str) -> str:
+    """A command as the user typed it: jobs/train.py, or stylegan-ray train."""
     return sys.argv[0] if sys.argv[0].endswith(f"{name}.py") else f"stylegan-ray {name}"
 
 
 def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
-    options = train_options(argv, spoken("train"))
+    options = train_options(argv, command_name("train"))
     if options.dry_run:
-        from stylegan_ray.report.sinks import ProgressLine
+        from stylegan_ray.report.console import ProgressLine
         from stylegan_ray.train.dry_run import describe
 
         with ProgressLine(sys.stderr) as progress:
@@ -69,45 +69,45 @@ def train(argv: Sequence[str]) -> int:
 
 
 def generate(argv: Sequence[str]) -> int:
-    """Makes pictures of a trained network: grids, single files, style mixing, videos."""
-    options = parsed(GenerateOptions, argv, spoken("generate"))
-    from stylegan_ray.images.gallery import make_pictures
+    """Generates images with a trained network: grids, single files, style mixing, videos."""
+    options = parse_options(GenerateOptions, argv, command_name("generate"))
+    from stylegan_ray.images.gallery import generate_images
 
-    for path in make_pictures(options):
+    for path in generate_images(options):
         print(path)
     return 0
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Takes metrics of a trained network; compares and plots them; fetches weights of detectors."""
+    """Computes metrics of a trained network; compares and plots them; downloads weights of detectors."""
     name = argv[0] if argv and argv[0] in ("compare", "plot", "prefetch") else None
     from stylegan_ray.metrics import options
 
     if name is None:
-        options = parsed(options.EvaluateOptions, argv, spoken("evaluate"))
-        from stylegan_ray.cluster.evaluate import take_metrics
+        options = parse_options(options.EvaluateOptions, argv, command_name("evaluate"))
+        from stylegan_ray.cluster.evaluate import compute_metrics
 
-        return take_metrics(options)
+        return compute_metrics(options)
     kind = {"compare": options.CompareOptions, "plot": options.PlotOptions, "prefetch": options.PrefetchOptions}[name]
-    options = parsed(kind, argv[1:], f"{spoken('evaluate')} {name}")
+    options = parse_options(kind, argv[1:], f"{command_name('evaluate')} {name}")
     from stylegan_ray.metrics import commands
 
     return getattr(commands, name)(options)
 
 
 def prepare_data(argv: Sequence[str]) -> int:
-    """Makes a data set for training from pictures in any form, or checks one (--check)."""
+    """Converts images to a dataset for training, or checks one (--check)."""
     from stylegan_ray.data.options import PrepareOptions
 
-    options = parsed(PrepareOptions, argv, spoken("prepare_data"))
+    options = parse_options(PrepareOptions, argv, command_name("prepare_data"))
     from stylegan_ray.cluster import prepare
 
     return prepare.prepare_data(options)
 
 
 def stop(argv: Sequence[str]) -> int:
-    """Asks a run to save its state and stop."""
-    options = parsed(StopOptions, argv, spoken("stop"))
+    """Makes a run save its state and stop."""
+    options = parse_options(StopOptions, argv, command_name("stop"))
     print(ask_to_stop(options.run, options.storage))
     return 0
 
@@ -116,39 +116,42 @@ def tune(argv: Sequence[str]) -> int:
     """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
     from stylegan_ray.cluster.tune.options import sweep_options
 
-    plan = sweep_options(argv, spoken("tune"))
+    plan = sweep_options(argv, command_name("tune"))
     from stylegan_ray.cluster.tune.run import tune as run_sweep
 
     return run_sweep(plan)
 
 
 def benchmark(argv: Sequence[str]) -> int:
-    """Measures speed and memory, against bars where there are any; writes the figures as JSON."""
+    """Measures speed and memory, compares them with bars, and writes the figures as JSON."""
     if find_spec("benchmarks") is None:
-        raise ConfigError("the benchmarks come with the repository: run python jobs/benchmark.py in a checkout of it")
+        raise ConfigError(
+            "the benchmarks come with the repository and are not installed; clone it and run python jobs/benchmark.py"
+        )
     name, *words = argv or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: {spoken('benchmark')} NAME [--json FILE] ...   (NAME --help says more)\n\n  {named(BENCHMARKS)}")
+        usage = f"usage: {command_name('benchmark')} NAME [--json FILE] ...   (details: NAME --help)"
+        print(f"{usage}\n\n  {_list(BENCHMARKS)}")
         return 0
     if name not in BENCHMARKS:
-        raise ConfigError(f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {named(BENCHMARKS)}")
+        raise ConfigError(f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; benchmarks: {_list(BENCHMARKS)}")
     from benchmarks.command import run_benchmark
 
-    return run_benchmark(name, import_module(BENCHMARKS[name]), words, f"{spoken('benchmark')} {name}")
+    return run_benchmark(name, import_module(BENCHMARKS[name]), words, f"{command_name('benchmark')} {name}")
 
 
-def named(names: Iterable[str]) -> str:
+def _list(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
 @dataclass(frozen=True)
 class StopOptions:
-    """Asks a run to save its state and stop."""
+    """Makes a run save its state and stop."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run: its folder, or its name in the storage."""
+    """The run: its folder or address, or its name in the storage."""
     storage: str | None = None
-    """Where runs are kept, if not in $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
+    """Where runs are stored; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
 
 
 COMMANDS = {
@@ -169,4 +172,4 @@ BENCHMARKS = {
     "chaos": "benchmarks.cluster.chaos",
     "sweep": "benchmarks.cluster.sweep",
 }
-"""Where each benchmark is; only the one that is asked for is imported."""
+"""The module of each benchmark; only the requested one is imported."""

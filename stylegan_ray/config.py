@@ -1,14 +1,19 @@
-"""The run configuration: one frozen pydantic model per section, presets in YAML, dotted keys everywhere."""
+"""The run configuration: one frozen pydantic model per section, presets in YAML, the same dotted keys everywhere.
+
+In order: the sections with their keys; which keys a run's name and its continuation depend on; `RunConfig`; presets and
+saved configurations; the checks that the types of single keys cannot express.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,306 +25,339 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class ConfigError(ValueError):
-    """Something a user wrote in a configuration, command line or preset file; the command exits with status 2."""
+    """A value that a user gave on the command line or in a file is wrong; the command exits with status 2."""
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys, descriptions from the attribute docstrings."""
+    """Base of all sections: immutable, no unknown keys, attribute docstrings are the descriptions in --help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class RunSection(Section):
     name: str | None = None
-    """Folder of the run inside the storage; null: <preset>-<data>-<8 hex digits of the configuration>."""
+    """Folder of the run in run.storage; null: <preset>-<data>-<8 hex digits of the configuration>."""
     storage: str | None = None
-    """Where runs are kept: a folder, s3:// or gs://; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
+    """Where runs are stored: a folder, s3:// or gs://; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of everything random in the run."""
+    """Seed of every random number of the run."""
     preset: str = "config-f"
-    """The preset this configuration started from; set by the loader."""
+    """The preset that the configuration is based on; set by `load_config`."""
 
 
 class DataConfig(Section):
     path: str | None = None
-    """Pictures: a folder, a StyleGAN2-ADA zip or a TFRecord folder; null or `openmoji`: the built-in OpenMoji set."""
+    """Training images: a folder, zip, TFRecords, Parquet or tar set; null or `openmoji`: the built-in OpenMoji set."""
     resolution: Annotated[int, Field(ge=4)] | tuple[Positive, Positive] | None = None
-    """Side of the training pictures, or height and width; null: as they are."""
+    """Side of the training images in pixels, or height and width; null: that of the data."""
     channels: Literal[1, 3] | None = None
-    """1 trains grey, 3 trains colour; null: as the pictures are."""
+    """1: grayscale, 3: RGB; null: that of the data."""
     cond: bool = False
-    """Train a conditional model on the labels of the data set."""
+    """Train a conditional model on the labels of the dataset."""
     max_label_size: Annotated[int, Field(ge=0)] | None = None
-    """Use only the first columns of the labels; null: all of them."""
+    """Use only this many leading columns of the labels; null: all."""
     subset: Positive | None = None
-    """Use only this many pictures, chosen by the seed; null: all."""
+    """Use only this many images, chosen by run.seed; null: all."""
     mirror_augment: bool = False
-    """Flip each real picture left to right with probability 1/2."""
+    """Flip each real image horizontally with probability 1/2."""
     shuffle: Literal["full", "blocks"] = "full"
-    """Order of a pass: a permutation of all pictures, or of blocks of neighbours (for archives and object storage)."""
+    """Order of an epoch: a permutation of all images, or of blocks of neighbors (for archives and object storage)."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """What to do with a picture that cannot be decoded: stop and name it, or show the next good one."""
+    """An image that cannot be decoded: stop and name it, or use the next good one in its place."""
     alpha: Literal["error", "white", "black", "drop"] = "error"
-    """Transparent pictures: refuse, lay on white or black, or drop the alpha channel."""
+    """Transparent images: refuse, composite on white or black, or drop the alpha channel."""
     crop: Literal["none", "center"] = "none"
-    """Pictures that are not of the training shape: refuse, or cut out the centre."""
+    """Images whose aspect ratio differs from data.resolution: refuse, or crop the center."""
     resize: Literal["none", "lanczos", "box"] = "none"
-    """Pictures that are not of the training size: refuse, or scale with this filter."""
+    """Images whose size differs from data.resolution: refuse, or resample with this filter."""
 
 
 class ModelConfig(Section):
     family: Literal["stylegan2", "revised", "stylegan1"] = "stylegan2"
-    """Networks of configurations E and F, of B to D (growing), or of A."""
+    """Networks of configs E and F (stylegan2), B to D (revised, growing) or A (stylegan1)."""
     G_architecture: Literal["skip", "resnet", "orig"] = "skip"
-    """How blocks of G reach the picture."""
+    """How the blocks of G contribute to the image."""
     D_architecture: Literal["resnet", "skip", "orig"] = "resnet"
-    """How the picture reaches blocks of D."""
+    """How the image enters the blocks of D."""
     z_dim: Positive = 512
-    """Size of the latent z."""
+    """Dimensionality of the latent z."""
     w_dim: Positive = 512
-    """Size of the mapped latent w."""
+    """Dimensionality of the mapped latent w."""
     mapping_layers: Positive = 8
-    """Dense layers from z to w."""
+    """Number of fully connected layers from z to w."""
     mapping_fmaps: Positive = 512
     """Width of the hidden mapping layers."""
     mapping_embed: Positive | None = None
-    """Width of the embedded label (label_mode separate); null: w_dim."""
+    """Width of the label embedding (label_mode separate); null: w_dim."""
     mapping_lrmul: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate multiplier of the mapping network."""
     mapping_nonlinearity: Literal["lrelu", "relu"] = "lrelu"
     """Activation of the mapping network."""
     normalize_latents: bool = True
-    """Normalise z (and the embedded label) before the mapping network."""
+    """Normalize z (and the label embedding) before the mapping network."""
     label_mode: Literal["joint", "separate"] = "joint"
-    """Labels as in the TensorFlow original (joint), or as in StyleGAN2-ADA (separate; D projects them)."""
+    """Label conditioning of the TensorFlow original (joint) or of StyleGAN2-ADA (separate: D uses a projection)."""
     D_mapping_layers: Positive = 8
-    """Layers of D's label mapping network (label_mode separate)."""
+    """Number of layers of D's label mapping network (label_mode separate)."""
     cmap_dim: Positive | None = None
-    """Size of D's label projection (label_mode separate); null: as wide as D's last block."""
+    """Dimensionality of D's label projection (label_mode separate); null: the width of D's last block."""
     fmap_base: Positive = 16384
-    """Feature maps of a layer are fmap_base / 2^(stage * fmap_decay), between fmap_min and fmap_max."""
+    """A layer has fmap_base / 2^(stage * fmap_decay) feature maps, between fmap_min and fmap_max."""
     fmap_decay: Annotated[float, Field(gt=0)] = 1.0
-    """How fast the number of feature maps falls with resolution."""
+    """How fast the number of feature maps decreases with resolution."""
     fmap_min: Positive = 1
-    """Fewest feature maps of a layer."""
+    """Minimum number of feature maps of a layer."""
     fmap_max: Positive = 512
-    """Most feature maps of a layer."""
+    """Maximum number of feature maps of a layer."""
     nonlinearity: Literal["lrelu", "relu"] = "lrelu"
-    """Activation of G's synthesis and of D."""
+    """Activation of the synthesis network and of D."""
     resample_kernel: tuple[float, ...] | None = (1.0, 3.0, 3.0, 1.0)
-    """Low-pass filter of up- and downsampling; null: 2-tap box."""
+    """FIR filter of up- and downsampling; null: 2-tap box."""
     fused_modconv: Literal["auto", "scaled", "grouped"] = "auto"
-    """Modulated convolution by scaling activations, by one grouped convolution, or whichever is faster."""
+    """Modulated convolution: scale the activations, use one grouped convolution, or whichever is faster."""
     mbstd_group_size: Annotated[int, Field(ge=0)] | None = 4
-    """Group size of the minibatch standard deviation layer; 0 or 1: off, null: the whole micro-batch."""
+    """Group size of the minibatch standard deviation layer; 0 or 1: off; null: the whole micro-batch."""
     mbstd_num_features: Positive = 1
-    """Feature maps that the minibatch standard deviation layer adds."""
+    """Number of feature maps that the minibatch standard deviation layer adds."""
     style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Probability of mixing styles in a micro-batch."""
+    """Probability of style mixing in a micro-batch."""
     dlatent_avg_beta: Annotated[float, Field(ge=0, le=1)] = 0.995
-    """Decay of the moving average of w."""
+    """Decay of w_avg, the moving average of w."""
     use_noise: bool = True
     """Add noise inputs to the synthesis layers."""
     conv_clamp: Annotated[float, Field(gt=0)] | None = None
-    """Clamp convolution outputs to this magnitude; null: off."""
+    """Clamp the output of convolutions to this magnitude; null: off."""
     num_lowp_res: Annotated[int, Field(ge=0)] = 0
-    """Run this many of the highest resolutions in lowp_dtype."""
+    """Number of the highest resolutions that run in lowp_dtype."""
     lowp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
     """Data type of the low-precision resolutions."""
     use_wscale: bool = True
-    """Equalised learning rate (StyleGAN1 networks only can switch it off)."""
+    """Equalized learning rate; only model.family=stylegan1 can switch it off."""
     use_styles: bool = True
     """StyleGAN1: style modulation of the synthesis layers."""
     use_pixel_norm: bool = False
-    """StyleGAN1: pixelwise normalisation."""
+    """StyleGAN1: pixelwise normalization."""
     use_instance_norm: bool = True
-    """StyleGAN1: instance normalisation."""
+    """StyleGAN1: instance normalization."""
     const_input_layer: bool = True
-    """StyleGAN1: learned constant as the first layer."""
+    """StyleGAN1: learned constant input of the synthesis network."""
     blur_filter: tuple[float, ...] | None = (1.0, 2.0, 1.0)
-    """StyleGAN1: low-pass filter beside resampling; null: none."""
+    """StyleGAN1: low-pass filter after upsampling and before downsampling; null: none."""
     fused_scale: Literal["auto", "on", "off"] = "auto"
-    """StyleGAN1: resample and convolve in one step (auto: from 128 pixels)."""
+    """StyleGAN1: resample and convolve in one operation; auto: from 128 pixels."""
 
 
 class LossConfig(Section):
     G: Literal["logistic_ns_pathreg", "logistic_ns", "logistic", "wgan", "rpgan"] = "logistic_ns_pathreg"
-    """Loss of G."""
+    """Loss and regularizer of G."""
     D: Literal["logistic_r1", "logistic_r2", "logistic", "wgan", "wgan_gp", "rpgan"] = "logistic_r1"
-    """Loss of D."""
+    """Loss and regularizer of D."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the gradient penalty (R1, R2)."""
+    """Weight of the R1 or R2 gradient penalty."""
     pl_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the path length penalty."""
     pl_decay: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Decay of the moving mean of path lengths."""
+    """Decay of pl_mean, the moving average of path lengths."""
     pl_minibatch_shrink: Positive = 2
-    """The path length batch is minibatch_gpu divided by this."""
+    """The batch of the path length penalty is schedule.minibatch_gpu divided by this."""
     wgan_epsilon: Annotated[float, Field(ge=0)] = 0.001
-    """Weight of the drift term of the WGAN losses."""
+    """Weight of the drift term (loss.D wgan and wgan_gp)."""
     wgan_lambda: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the WGAN gradient penalty."""
+    """Weight of the gradient penalty (loss.D wgan_gp)."""
     wgan_target: Annotated[float, Field(gt=0)] = 1.0
-    """Target gradient norm of the WGAN gradient penalty."""
+    """Target of the gradient norm (loss.D wgan_gp)."""
 
 
 class OptimConfig(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Adam's beta1 before the correction for lazy regularisation."""
+    """Adam's beta1, before the correction for lazy regularization."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Adam's beta2 before the correction for lazy regularisation."""
+    """Adam's beta2, before the correction for lazy regularization."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Adam's epsilon, added to the uncorrected root of the second moment."""
+    """Adam's epsilon, added to the square root of the second moment before its bias correction."""
 
 
 class ScheduleConfig(Section):
     minibatch_size: Positive = 32
-    """Pictures per iteration over all workers."""
+    """Images per iteration over all workers."""
     minibatch_size_dict: dict[int, Positive] = {}
-    """minibatch_size per current resolution."""
+    """minibatch_size by current resolution."""
     minibatch_gpu: Positive = 4
-    """Pictures per micro-batch: one forward on one worker."""
+    """Images per micro-batch, which is one forward pass on one worker."""
     minibatch_gpu_dict: dict[int, Positive] = {}
-    """minibatch_gpu per current resolution."""
+    """minibatch_gpu by current resolution."""
     G_lrate: Annotated[float, Field(gt=0)] = 0.002
     """Learning rate of G."""
     G_lrate_dict: dict[int, Annotated[float, Field(gt=0)]] = {}
-    """G_lrate per current resolution."""
+    """G_lrate by current resolution."""
     D_lrate: Annotated[float, Field(gt=0)] = 0.002
     """Learning rate of D."""
     D_lrate_dict: dict[int, Annotated[float, Field(gt=0)]] = {}
-    """D_lrate per current resolution."""
+    """D_lrate by current resolution."""
     lrate_rampup_kimg: Annotated[float, Field(ge=0)] = 0.0
-    """Thousands of images over which the learning rates rise from zero."""
+    """Warmup of both learning rates, linear from 0, in kimg."""
     tick_kimg: Annotated[float, Field(gt=0)] = 4.0
-    """Thousands of images per tick."""
+    """Length of a tick in kimg."""
     tick_kimg_dict: dict[int, Annotated[float, Field(gt=0)]] = {
         8: 28, 16: 24, 32: 20, 64: 16, 128: 12, 256: 8, 512: 6, 1024: 4,
     }  # fmt: skip
-    """tick_kimg per current resolution."""
+    """tick_kimg by current resolution."""
     lod_initial_resolution: Positive | None = None
     """Resolution at which progressive growing starts; null: no growing."""
     lod_training_kimg: Annotated[float, Field(ge=0)] = 600.0
-    """Thousands of images at each resolution before the next fades in."""
+    """Training at each resolution before the next one fades in, in kimg."""
     lod_transition_kimg: Annotated[float, Field(ge=0)] = 600.0
-    """Thousands of images of each fade."""
+    """Duration of each fade in kimg."""
     minibatch_repeats: Positive = 4
-    """Minibatches per group; the schedule is read once per group."""
+    """Minibatches per group; the schedule is evaluated once per group."""
     G_smoothing_kimg: Annotated[float, Field(ge=0)] = 10.0
-    """Half-life of G_ema in thousands of images; 0: no averaging."""
+    """Half-life of the weights in G_ema in kimg; 0: no averaging."""
     G_smoothing_rampup: Annotated[float, Field(gt=0)] | None = None
-    """Shorten the half-life of G_ema early on, to this fraction of cur_nimg; null: off."""
+    """Limit the half-life of G_ema to this fraction of the images shown so far; null: no limit."""
 
 
 class TrainConfig(Section):
     total_kimg: Annotated[float, Field(ge=0)] = 25000.0
-    """Length of the training in thousands of real images shown to D."""
+    """Length of the training in kimg, thousands of real images shown to D."""
     lazy_regularization: bool = True
-    """Run the regularisation of G and D in turns of their own every G_reg_interval and D_reg_interval minibatches."""
+    """Lazy regularization: separate phases every G_reg_interval and D_reg_interval minibatches."""
     G_reg_interval: Positive = 4
-    """Minibatches between regularisation turns of G."""
+    """Minibatches between regularization phases of G."""
     D_reg_interval: Positive = 16
-    """Minibatches between regularisation turns of D."""
+    """Minibatches between regularization phases of D."""
     reset_opt_for_new_lod: bool = True
-    """Forget Adam's moments when a new resolution begins to fade in or has faded in."""
+    """Reset Adam's moments when a resolution starts to fade in and when it has faded in."""
     drange_net: tuple[float, float] = (-1.0, 1.0)
-    """Value range of pictures inside the networks."""
+    """Value range of images in the networks."""
     image_snapshot_ticks: Positive | None = 10
-    """Ticks between picture grids; null: first and final only."""
+    """Ticks between image grids; null: first and final only."""
     network_snapshot_ticks: Positive | None = 10
     """Ticks between network snapshots; null: first and final only."""
     checkpoint_ticks: Positive | None = 1
-    """Ticks between checkpoints; null: by minutes only."""
+    """Ticks between checkpoints; null: by train.checkpoint_minutes only."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] | None = 10.0
-    """Minutes between checkpoints; null: by ticks only."""
+    """Minutes between checkpoints; null: by train.checkpoint_ticks only."""
     replica_check_ticks: Positive | None = 10
-    """Ticks between checks that all workers hold the same state; null: never."""
+    """Ticks between checks that the state is equal on all workers; null: never."""
     grid_size: Literal["1080p", "4k", "8k"] | tuple[Positive, Positive] = "8k"
-    """Size of the picture grids: a screen, or columns and rows."""
+    """Size of the image grids: a screen size, or columns and rows."""
     grid_layout: Literal["random", "row_per_class", "col_per_class"] = "random"
-    """Which pictures the grids show."""
+    """Layout of the image grids."""
     save_tf_graph: bool = False
-    """Write the network graph to TensorBoard."""
+    """Write the graph of the networks to TensorBoard."""
     save_weight_histograms: bool = False
     """Write histograms of all weights to TensorBoard at every network snapshot."""
     resume_kimg: Annotated[float, Field(ge=0)] | None = None
-    """With --resume-from: start the clock here; null: where the other run stood."""
+    """With --resume-from: kimg at which training starts; null: that of the loaded networks."""
     resume_time: Annotated[float, Field(ge=0)] | None = None
-    """With --resume-from: seconds of training so far; null: none."""
+    """With --resume-from: seconds of training so far; null: 0."""
     resume_with_new_nets: bool = False
-    """With --resume-from: build new networks and copy what matches by name and shape."""
+    """With --resume-from: build new networks and copy the tensors whose name and shape match."""
     on_nonfinite: Literal["skip", "rollback", "error"] = "skip"
-    """A gradient that is not finite: skip the step, go back to the last checkpoint, or stop."""
+    """A gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
     nonfinite_budget: Positive = 100
-    """How many skipped steps or rollbacks a run may have before it stops."""
+    """Number of skipped steps or rollbacks after which a run stops."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Data type of networks and optimiser (float64: tests)."""
+    """Data type of networks and optimizers; float64 is for tests."""
     compile: bool = False
-    """Compile the training step with torch.compile; not for networks that grow."""
-    cuda_graphs: bool = False
-    """Record the compiled step as CUDA graphs, for small pictures, where starting kernels takes the time."""
+    """Compile the losses with torch.compile; not for growing networks."""
     allow_tf32: bool = False
-    """Let GPUs round float32 to 10 bits of mantissa in convolutions and matrix products."""
-    D_reals_first: bool | None = None
-    """Let D judge reals before fakes, not together with them: meanwhile the gradients of G are summed over the workers.
-    null: with several workers, where a micro-batch has at least 32768 pixels."""
+    """Allow TF32 in convolutions and matrix products on GPUs."""
     deterministic: bool = True
-    """Use deterministic kernels, so that a resumed run repeats bit for bit."""
+    """Use deterministic kernels, so that a resumed run is equal bit for bit."""
 
 
 class AugmentConfig(Section):
     mode: Literal["noaug", "ada", "fixed"] = "noaug"
-    """Augmentation of what D sees."""
+    """Augmentation of the images that D sees."""
     pipe: str = "bgc"
-    """Which augmentations (StyleGAN2-ADA's names)."""
+    """Augmentation pipeline, by StyleGAN2-ADA's names."""
     p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability of augmentations (mode fixed)."""
+    """Augmentation probability (augment.mode fixed)."""
     target: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Target of the overfitting heuristic (mode ada)."""
+    """Target of the overfitting heuristic (augment.mode ada)."""
     ada_kimg: Annotated[float, Field(gt=0)] = 500.0
-    """Thousands of images over which p may move by 1 (mode ada)."""
+    """Fastest change of p from 0 to 1 in kimg (augment.mode ada)."""
 
 
 class MetricsConfig(Section):
     names: tuple[str, ...] = ()
-    """Metrics of G_ema to take at the start, every so many ticks and at the end, such as fid5k_tiny or fid50k."""
+    """Metrics of G_ema, such as fid5k_tiny or fid50k, computed at the start, every metrics.ticks and at the end."""
     ticks: Positive | None = None
-    """Ticks between metrics; null: as train.network_snapshot_ticks, which is the original's rule."""
+    """Ticks between metrics; null: train.network_snapshot_ticks, which is the original's rule."""
     placement: Literal["auto", "async", "inline"] = "auto"
-    """Beside the training (async), by all its workers while it waits (inline), or async where a device is free."""
+    """async: beside the training; inline: on its workers while it waits; auto: async where a device is free."""
     detector: str | None = None
-    """Detector weights: a folder, file or URL, perhaps with #sha256=...; null: where evaluate.py prefetch puts them."""
+    """Detector weights: folder, file or URL, optionally with #sha256=...; null: those of `evaluate prefetch`."""
     num_images: Positive | None = None
-    """Number of generated pictures of all metrics; null: as their names say."""
+    """Number of generated images of all metrics; null: by the metric's name."""
 
 
 class ClusterConfig(Section):
     num_workers: Positive | Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] = 1
-    """Training workers, or `least:most`."""
+    """Number of training workers, or `least:most`."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
-    """GPUs of a worker; null: 1 where the cluster has any, else 0."""
+    """GPUs per worker; null: 1 where the cluster has any, else 0."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
-    """CPUs of a worker; null: an equal share of the smallest node."""
+    """CPUs per worker; null: an equal share of the smallest node."""
     interface: Annotated[str, Field(pattern=r"^[\w.:@-]+(,[\w.:@-]+)*$")] | None = None
-    """Network interface that workers talk over, such as eth0; null: that of the address by which Ray knows a node."""
+    """Network interface for communication between workers, such as eth0; null: that of the node's address in Ray."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0.0
-    """How long to wait for nodes until the least number of workers fits, on a cluster that grows on demand."""
+    """Minutes to wait for nodes until the least number of workers fits, on an autoscaling cluster."""
     address: str | None = None
-    """Ray cluster to join; null: the one this job runs in, or a new local one."""
+    """Ray cluster to connect to; null: that of the current job, or a new local one."""
     max_failures: Annotated[int, Field(ge=-1)] = -1
-    """Worker failures that a run survives; -1: any number."""
+    """Worker failures after which a run stops; -1: never."""
     keep_checkpoints: Positive = 3
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept."""
     read_ahead: Positive = 4
-    """Groups of minibatches that are decoded ahead of the training."""
+    """Groups of minibatches that are decoded ahead of training."""
     decode_tasks: Positive = 1
-    """Pictures that each worker has decoded at the same time, in threads of one process."""
-    keep_decoded_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Room (GB) in each node's cache folder for decoded pictures: those of data that fits are decoded once; 0: none."""
+    """Images that are decoded in parallel for each worker, by threads of one process."""
+
+
+# What a run's name and its continuation depend on.
+
+FREE_ON_RESUME = ("run.", "cluster.", "metrics.", "report.", "train.checkpoint_")
+FREE_KEYS_ON_RESUME = frozenset(
+    {
+        "train.total_kimg",
+        "train.stop_when",
+        "train.image_snapshot_ticks",
+        "train.network_snapshot_ticks",
+        "train.replica_check_ticks",
+    }
+)
+ADDED_KEYS: frozenset[str] = frozenset()
+"""Keys added since the first version that may not differ on resume: at their default they do not change run names."""
+
+
+def may_differ_on_resume(key: str) -> bool:
+    """Whether a run can continue with another value of this key."""
+    if key == "run.seed":  # it decides every draw, so another seed is another run
+        return False
+    return key in FREE_KEYS_ON_RESUME or key.startswith(FREE_ON_RESUME)
+
+
+class DeletedKey(NamedTuple):
+    """A key of an earlier version."""
+
+    default: Any
+    """Its former default, as JSON type, which describes what this version does."""
+    instead: str
+    """What to do instead of setting it, such as "leave it out: the faster order is always used"."""
+
+
+DELETED_KEYS: Mapping[str, DeletedKey] = {
+    "cluster.keep_decoded_gb": DeletedKey(4.0, "leave it out: images are decoded in every pass"),
+    "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
+    "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
+}
+"""Dropped from a saved configuration where they have their former default; refused everywhere else."""
 
 
 class RunConfig(Section):
-    """One training run. A dotted key such as `schedule.G_lrate` means the same in YAML and on the command line."""
+    """One training run. A dotted key such as `schedule.G_lrate` is the same in YAML and on the command line."""
 
     run: RunSection = RunSection()
     data: DataConfig = DataConfig()
@@ -334,6 +372,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        _check_workers(self.cluster.num_workers)
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
         _check_family(self.model)
@@ -346,69 +385,79 @@ class RunConfig(Section):
         return validated(_merge(self.model_dump(), _nested(overrides)))
 
     def flat(self) -> dict[str, Any]:
-        """Every value under its dotted key, in plain JSON types."""
-        return {f"{s}.{k}": v for s, values in self.model_dump(mode="json").items() for k, v in values.items()}
+        """Every value by its dotted key, as JSON types."""
+        return _flat(self.model_dump(mode="json"))
 
     def to_yaml(self) -> str:
         """The configuration as YAML; `load_config` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
-    def digest(self) -> str:
-        """8 hex digits over all keys that may not differ on resume."""
-        fixed = {key: value for key, value in self.flat().items() if not may_differ_on_resume(key)}
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+    def digest(self, added: Set[str] = ADDED_KEYS, deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> str:
+        """8 hex digits that identify the run in its name, the same in every version of this program.
+
+        They cover the keys that may not differ on resume: those of the first version, deleted ones at their former
+        default, and added ones where they differ from their default.
+        """
+        values = {key: gone.default for key, gone in deleted.items()} | self.flat()
+        fixed = {key: value for key, value in values.items() if not may_differ_on_resume(key)}
+        covered = {k: v for k, v in fixed.items() if k not in added or v != _defaults()[k]}
+        return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:8]
 
 
-FREE_ON_RESUME = ("run.", "cluster.", "metrics.", "train.checkpoint_")
-FREE_KEYS_ON_RESUME = frozenset(
-    {
-        "train.total_kimg",
-        "train.image_snapshot_ticks",
-        "train.network_snapshot_ticks",
-        "train.replica_check_ticks",
-    }
-)
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    return RunConfig().flat()
 
 
-def may_differ_on_resume(key: str) -> bool:
-    """Whether a run may be continued with another value of this key."""
-    if key == "run.seed":  # it decides every draw, so another seed is another run
-        return False
-    return key in FREE_KEYS_ON_RESUME or key.startswith(FREE_ON_RESUME)
+def known_keys() -> list[str]:
+    """Every dotted key."""
+    return [
+        f"{section}.{key}"
+        for section, field in RunConfig.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    ]
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys that forbid `new` to continue a run begun with `old`, with both values."""
+    """Keys whose values forbid `new` to continue a run that started with `old`, with both values."""
     before, after = old.flat(), new.flat()
     fixed = [key for key in after if not may_differ_on_resume(key)]
     return {key: (before.get(key), after[key]) for key in fixed if before.get(key) != after[key]}
 
 
-def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of a preset (a name, or the path of a YAML file) with dotted keys replaced."""
-    text, name = _preset_text(preset)
-    tree = yaml.safe_load(text) or {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"preset {preset!r} must be a mapping of sections, not {type(tree).__name__}")
-    dotted = {key: value for key, value in tree.items() if "." in str(key)}
-    tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted))
-    tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
-    return validated(_merge(tree, _nested(overrides or {})))
+def unknown_key(key: str, deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> ConfigError:
+    """The error for a key that a user gave and that does not exist."""
+    if key in deleted:
+        return ConfigError(f"{key}: this key was deleted; {deleted[key].instead}")
+    return ConfigError(f"unknown key {key!r}{nearest(key, known_keys())}")
 
 
-def validated(tree: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a nested mapping; raises ConfigError that names key, value, rule and a way out."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explained(error))) from None
+def _without_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey]) -> Mapping[str, Any]:
+    """A saved configuration without deleted keys; raises ConfigError where one has another value than its default."""
+    tree = {section: dict(values) if isinstance(values, Mapping) else values for section, values in tree.items()}
+    for key, gone in deleted.items():
+        section, name = key.split(".")
+        values = tree.get(section)
+        if not isinstance(values, dict) or name not in values:
+            continue
+        value = values.pop(name)
+        if value != gone.default:
+            raise ConfigError(
+                f"{key}={value!r}: this key was deleted, and this version only reads a saved configuration that has "
+                f"its former default, {gone.default!r}; {gone.instead}, or use the version that saved it"
+            )
+    return tree
 
 
-def preset_names() -> list[str]:
-    """Names of the built-in presets."""
-    files = [Path(entry.name).stem for entry in _presets().iterdir() if entry.name.endswith(".yaml")]
-    return sorted([*files, *VARIANTS])
+def _refuse_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey]) -> None:
+    """Raises ConfigError where a preset file sets a deleted key, to whatever value."""
+    given = _flat({section: values for section, values in tree.items() if isinstance(values, Mapping)})
+    for key in given:
+        if key in deleted:
+            raise unknown_key(key, deleted)
 
+
+# Presets and saved configurations.
 
 ARCHITECTURES = ("orig", "skip", "resnet")
 VARIANTS = {
@@ -419,11 +468,37 @@ VARIANTS = {
 """Built-in presets that are config-e with other architectures (Karras et al. 2020, table 2)."""
 
 
-def known_keys() -> list[str]:
-    """Every dotted key."""
-    return [
-        f"{section}.{key}" for section, field in RunConfig.model_fields.items() for key in _fields(field.annotation)
-    ]
+def load_config(
+    preset: str, overrides: Mapping[str, Any] | None = None, deleted: Mapping[str, DeletedKey] = DELETED_KEYS
+) -> RunConfig:
+    """The configuration of a preset (a name, or the path of a YAML file) with dotted keys replaced.
+
+    A run's config.yaml can be used as a preset, too. Raises ConfigError.
+    """
+    tree, name = _read_preset(preset)
+    dotted = {key: value for key, value in tree.items() if "." in key}
+    tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
+    if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
+        _refuse_deleted(tree, deleted)
+    tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
+    return validated(_merge(tree, _nested(overrides or {}, deleted)), deleted)
+
+
+def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> RunConfig:
+    """The configuration in a nested mapping, such as a saved one.
+
+    Deleted keys are dropped at their former default. Raises ConfigError that names key, value, rule and a way out.
+    """
+    try:
+        return RunConfig.model_validate(_without_deleted(tree, deleted))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error))) from None
+
+
+def preset_names() -> list[str]:
+    """Names of the built-in presets."""
+    files = [Path(entry.name).stem for entry in _presets().iterdir() if entry.name.endswith(".yaml")]
+    return sorted([*files, *VARIANTS])
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -436,36 +511,45 @@ def _presets():
     return resources.files("stylegan_ray") / "presets"
 
 
-def _fields(section: Any) -> Iterable[str]:
-    return section.model_fields
-
-
-def _preset_text(preset: str) -> tuple[str, str]:
+def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
+    """What a preset file contains, and the preset's name."""
     path = Path(preset)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"preset file {preset} does not exist; built-in presets: {', '.join(preset_names())}")
-        return path.read_text(), path.stem
-    if preset not in preset_names():
+        text, name = path.read_text(), path.stem
+    elif preset in preset_names():
+        text, name = (_presets() / f"{'config-e' if preset in VARIANTS else preset}.yaml").read_text(), preset
+    else:
         hint = nearest(preset, preset_names())
         raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    file = "config-e" if preset in VARIANTS else preset
-    return (_presets() / f"{file}.yaml").read_text(), preset
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"preset file {preset} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"preset file {preset} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}"
+        )
+    return {str(key): value for key, value in tree.items()}, name
 
 
-def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def _nested(dotted: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in dotted.items():
         if key not in known_keys():
-            hint = nearest(key, known_keys())
-            raise ConfigError(f"unknown key {key!r}{hint}")
+            raise unknown_key(key, deleted)
         section, name = key.split(".")
         tree.setdefault(section, {})[name] = value
     return tree
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the sections of `change` laid over it, key by key (values are replaced whole)."""
+    """`base` with the sections of `change` applied key by key; a value is replaced as a whole."""
     merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in base.items()}
     for section, values in change.items():
         mapping = isinstance(values, Mapping) and isinstance(merged.get(section, {}), Mapping)
@@ -473,31 +557,43 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _explained(error: ValidationError) -> Iterable[str]:
+def _explain(error: ValidationError) -> Iterable[str]:
+    """One line per key, instead of pydantic's own page: key, value, rule, and its default as a way out."""
+    rules: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "extra_forbidden":
             words = known_keys() if "." in key else list(RunConfig.model_fields)
             yield f"unknown key {key!r}{nearest(key, words)}"
         elif key:
-            yield f"{key}={problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{_choices(key)}"
+            rule = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+            rules.setdefault(f"{key}={problem['input']!r}", []).append(rule)
         else:
             yield problem["msg"].removeprefix("Value error, ")
+    for given, several in rules.items():
+        yield f"{given}: {', or '.join(several)}{_default_hint(given.partition('=')[0])}"
 
 
-def _choices(key: str) -> str:
-    """The default of a key, as a way out of a wrong value."""
+def _default_hint(key: str) -> str:
     section, _, name = key.partition(".")
     field = RunConfig.model_fields[section].annotation.model_fields.get(name) if name else None  # type: ignore[union-attr]
-    if field is None:
-        return ""
-    literals = [value for value in get_args(field.annotation) if isinstance(value, str)]
-    return f" (one of {', '.join(literals)})" if literals else f" (default: {field.default!r})"
+    return "" if field is None else f" (default: {field.default!r})"
+
+
+# Checks of what the types of single keys cannot express.
+
+
+def _check_workers(num_workers: int | str) -> None:
+    numbers = [int(part) for part in str(num_workers).split(":")]
+    if numbers[0] > numbers[-1]:
+        raise ValueError(
+            f"cluster.num_workers={num_workers}: the least number of workers comes first; try {numbers[1]}:{numbers[0]}"
+        )
 
 
 def _check_minibatch_sizes(cfg: RunConfig) -> None:
     sched = cfg.schedule
-    most_workers = int(str(cfg.cluster.num_workers).split(":")[-1])
+    max_workers = int(str(cfg.cluster.num_workers).split(":")[-1])
     for resolution in [None, *sched.minibatch_size_dict, *sched.minibatch_gpu_dict]:
         size = sched.minibatch_size_dict.get(resolution or 0, sched.minibatch_size)
         gpu = sched.minibatch_gpu_dict.get(resolution or 0, sched.minibatch_gpu)
@@ -507,24 +603,24 @@ def _check_minibatch_sizes(cfg: RunConfig) -> None:
                 f"schedule.minibatch_size={size} must be a multiple of schedule.minibatch_gpu={gpu}{where}; "
                 f"try {max(size // gpu, 1) * gpu}"
             )
-        if size // gpu < most_workers:
+        if size // gpu < max_workers:
             raise ValueError(
-                f"cluster.num_workers={cfg.cluster.num_workers} needs at least as many micro-batches a minibatch, but "
-                f"schedule.minibatch_size={size} / schedule.minibatch_gpu={gpu}{where} makes {size // gpu}; "
+                f"cluster.num_workers={cfg.cluster.num_workers} needs at least as many micro-batches per minibatch, "
+                f"but schedule.minibatch_size={size} / schedule.minibatch_gpu={gpu}{where} is {size // gpu}; "
                 f"use fewer workers or a smaller minibatch_gpu"
             )
 
 
 def _check_drange(drange: tuple[float, float]) -> None:
     if drange[0] >= drange[1]:
-        raise ValueError(f"train.drange_net={drange} must rise; the original's range is (-1, 1)")
+        raise ValueError(f"train.drange_net={drange} must increase from the first value to the second; try [-1, 1]")
 
 
 STYLE1_ONLY = (
     "use_wscale", "use_styles", "use_pixel_norm", "use_instance_norm", "const_input_layer", "blur_filter",
     "fused_scale",
 )  # fmt: skip
-"""Keys of `model` that networks of the other families do not have."""
+"""Keys of `model` that only apply to model.family=stylegan1."""
 
 
 def _check_family(model: ModelConfig) -> None:
@@ -545,28 +641,24 @@ def _check_family(model: ModelConfig) -> None:
         value, default = getattr(model, key), ModelConfig.model_fields[key].default
         if value != default:
             raise ValueError(
-                f"model.{key}={value!r}: networks of model.family={model.family} do not have this; "
+                f"model.{key}={value!r} does not apply to model.family={model.family}; "
                 f"use model.family=stylegan1, or {default!r}"
             )
 
 
 def _check_compile(cfg: RunConfig) -> None:
-    if cfg.train.D_reals_first and cfg.loss.D == "rpgan":
-        raise ValueError("train.D_reals_first=true: loss.D=rpgan compares reals with fakes; use null or false")
-    if cfg.train.cuda_graphs and not cfg.train.compile:
-        raise ValueError("train.cuda_graphs=true: only compiled code is recorded; add train.compile=true, or use false")
     if cfg.train.compile and cfg.schedule.lod_initial_resolution is not None:
         raise ValueError(
-            f"train.compile=true: networks that grow (schedule.lod_initial_resolution="
-            f"{cfg.schedule.lod_initial_resolution}) are not compiled; use false"
+            f"train.compile=true does not work with networks that grow (schedule.lod_initial_resolution="
+            f"{cfg.schedule.lod_initial_resolution}); use train.compile=false"
         )
 
 
 UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
-    # (key, values that work today, what is missing)
+    # (key, values that work, what is missing)
     ("augment.mode", ("noaug",), "adaptive augmentation"),
 ]
-"""Keys whose feature is planned and not here yet: other values are refused rather than ignored."""
+"""Keys whose feature is planned: values that do not work yet are refused, not ignored."""
 
 
 def _refuse_unbuilt(cfg: RunConfig) -> None:
@@ -575,4 +667,4 @@ def _refuse_unbuilt(cfg: RunConfig) -> None:
         value = getattr(getattr(cfg, section), name)
         if value not in built:
             works = ", ".join(repr(v) for v in built)
-            raise ValueError(f"{key}={value!r}: {feature} is not in this version yet; values that work: {works}")
+            raise ValueError(f"{key}={value!r}: this version has no {feature} yet; values that work: {works}")

@@ -1,10 +1,11 @@
-"""The process group of the training workers: rank, world size, the collectives, and what each process sets first."""
+"""The process group of the training workers: rank, world size, collectives; and the settings of each process."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +15,33 @@ from torch import Tensor
 from stylegan_ray.config import RunConfig
 
 
+class LostPeerError(RuntimeError):
+    """A collective operation failed because another worker is gone or cannot be reached."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        super().__init__(operation, reason)
+        self.operation = operation
+        """The function of this module that failed."""
+        self.reason = reason
+        """What the communication library says."""
+
+    def __str__(self) -> str:
+        return f"{self.operation} lost another worker: {self.reason}"
+
+
+@contextmanager
+def collective(operation: str) -> Iterator[None]:
+    """Raises LostPeerError where a collective call fails inside: by its peers, not by memory or the device."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except RuntimeError as error:  # gloo raises it bare, NCCL and the store as dist.DistError, a subclass
+        raise LostPeerError(operation, str(error)) from error
+
+
 def rank() -> int:
-    """This worker's number in the group; 0 without a group."""
+    """Number of this worker in the group; 0 without a group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -27,87 +53,94 @@ def world_size() -> int:
 def sum_over_ranks(flat: Tensor) -> Tensor:
     """Sums a tensor over the ranks in place and returns it."""
     if world_size() > 1:
-        dist.all_reduce(flat)
+        with collective("sum_over_ranks"):
+            dist.all_reduce(flat)
     return flat
 
 
-def start_sum_over_ranks(flat: Tensor) -> Callable[[], object]:
-    """Starts to sum a tensor over the ranks in place; what is returned waits for the sum. All ranks start alike."""
-    work = dist.all_reduce(flat, async_op=True) if world_size() > 1 else None
-    return (lambda: None) if work is None else work.wait
-
-
 def largest_over_ranks(value: int, device: torch.device | str = "cpu") -> int:
-    """The largest value that any rank holds; every rank gets the same answer."""
+    """The largest value of all ranks, on every rank."""
     if world_size() == 1:
         return value
     box = torch.tensor(value, device=device)
-    dist.all_reduce(box, op=dist.ReduceOp.MAX)
-    return int(box)
+    with collective("largest_over_ranks"):
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return int(box)
 
 
 def from_rank0(value: Any) -> Any:
-    """The object that rank 0 holds, on every rank."""
+    """The object of rank 0, on every rank."""
     box = [value]
     if world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
+        with collective("from_rank0"):
+            dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def from_all_ranks(mine: Tensor) -> Tensor:
-    """The tensors that the ranks hold, stacked in the order of ranks [R,...]."""
-    boxes = [torch.empty_like(mine) for _ in range(world_size())]
+    """The tensors of all ranks, stacked in the order of ranks [R,...]."""
     if world_size() == 1:
         return mine[None]
-    dist.all_gather(boxes, mine)
+    boxes = [torch.empty_like(mine) for _ in range(world_size())]
+    with collective("from_all_ranks"):
+        dist.all_gather(boxes, mine)
     return torch.stack(boxes)
 
 
 def to_rank0(mine: Any) -> list[Any] | None:
-    """The objects that the ranks hold, in the order of ranks, on rank 0; None on the others."""
+    """The objects of all ranks in the order of ranks, on rank 0; None on the others."""
     if world_size() == 1:
         return [mine]
     boxes: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(mine, boxes)
+    with collective("to_rank0"):
+        dist.gather_object(mine, boxes)
     return boxes
 
 
 def objects_from_all_ranks(mine: Any) -> list[Any]:
-    """The objects that the ranks hold, in the order of ranks."""
+    """The objects of all ranks in the order of ranks, on every rank."""
     boxes: list[Any] = [mine] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(boxes, mine)
+        with collective("objects_from_all_ranks"):
+            dist.all_gather_object(boxes, mine)
     return boxes
 
 
 def first_sum(device: torch.device | str, addresses: Sequence[str], timeout_sec: float) -> None:
-    """Sums something over all ranks once; raises ConnectionError that names who does not answer in time.
+    """Sums a number over all ranks; raises ConnectionError that names the workers that do not answer in time.
 
-    `addresses` are those of all ranks. A sum that waits for ever says nothing about whom it waits for, so each rank
-    first signs in at the group's store.
+    `addresses` are those of all ranks. A sum that hangs does not say which rank it waits for, so each rank first writes
+    to the store of the group.
     """
-    store = dist.PrefixStore("first_sum", dist.distributed_c10d._get_default_store())
-    store.set(str(rank()), "here")
     ones = torch.ones((), device=device)
-    work, deadline = dist.all_reduce(ones, async_op=True), time.monotonic() + timeout_sec
-    assert work is not None
-    while not work.is_completed():
-        if time.monotonic() > deadline:
-            raise ConnectionError(_who_is_missing(store, addresses, timeout_sec))
-        time.sleep(0.01)
-    work.wait()
+    with collective("first_sum"):
+        store = dist.PrefixStore("first_sum", dist.distributed_c10d._get_default_store())
+        store.set(str(rank()), "here")
+        work, deadline = dist.all_reduce(ones, async_op=True), time.monotonic() + timeout_sec
+        assert work is not None
+        while not work.is_completed():
+            if time.monotonic() > deadline:
+                raise ConnectionError(_missing_workers(store, addresses, timeout_sec))
+            time.sleep(0.01)
+        work.wait()
     assert int(ones) == world_size()
 
 
-def _who_is_missing(store: dist.Store, addresses: Sequence[str], timeout_sec: float) -> str:
+def _missing_workers(store: dist.Store, addresses: Sequence[str], timeout_sec: float) -> str:
     missing = [number for number in range(world_size()) if not store.check([str(number)])]
     who = ", ".join(f"worker {number} on {addresses[number]}" for number in missing)
-    what = f"no answer from {who}" if missing else f"all are there, but their first sum ({dist.get_backend()}) hangs"
-    return f"{what} after {timeout_sec:g} s; the network between {', '.join(sorted(set(addresses)))} may be broken"
+    hangs = f"all workers have started, but their first sum ({dist.get_backend()}) hangs"
+    what = f"no answer from {who}" if missing else hangs
+    return f"{what} after {timeout_sec:g} s; check the network between {', '.join(sorted(set(addresses)))}"
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare_process(cfg: RunConfig, threads: int | None) -> None:
-    """Threads (None: as many as torch chooses) and kernels as the run wants them."""
+    """Sets threads (None: as many as torch chooses) and kernels as the configuration says."""
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cfg.train.allow_tf32
@@ -115,4 +148,5 @@ def prepare_process(cfg: RunConfig, threads: int | None) -> None:
     if cfg.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check for bugs that costs a twentieth
+        # It looks for bugs, and takes 5 % of the time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

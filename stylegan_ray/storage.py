@@ -1,4 +1,4 @@
-"""Files of a run on a local disk, NFS or an object store, behind one small class over pyarrow's file systems."""
+"""Files on a local disk, NFS or in an object store: one small class over pyarrow's file systems."""
 
 from __future__ import annotations
 
@@ -12,58 +12,54 @@ from typing import TypeVar
 
 from pyarrow import fs
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0, 60.0, 60.0, 60.0)
-"""Five minutes of patience with a storage that does not answer."""
-
-
+"""Pauses between attempts to reach a storage that does not respond, five minutes in all."""
 PART = ".part"
-"""Ends the names of files that are being written."""
+"""Suffix of files that are being written."""
 
 
-def joined(address: str, name: str) -> str:
-    """The address of something inside a folder; the query of an s3:// address stays behind it."""
+def join_address(address: str, name: str) -> str:
+    """The address of a file or folder in a folder; the query of an s3:// address stays at its end."""
     path, mark, query = address.partition("?") if "://" in address else (address, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
-def parted(address: str) -> tuple[str, str]:
-    """The folder that something lies in, and its name; the query of an s3:// address goes with the folder."""
+def split_address(address: str) -> tuple[str, str]:
+    """The folder that contains a file or folder, and its name; the query of an s3:// address goes with the folder."""
     path, mark, query = address.partition("?") if "://" in address else (address, "", "")
     folder, slash, name = path.rstrip("/").rpartition("/")
     return (folder or slash or ".") + mark + query, name
 
 
 def one_line(error: object, most: int = 200) -> str:
-    """What an error says, on one line."""
+    """The message of an error on one line of at most `most` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def patiently(
-    action: Callable[[], Answer], say: Callable[[str], None], pauses_sec: Sequence[float] = PAUSES_SEC
-) -> Answer:
-    """What the action returns; after an OSError it is tried again, in the end for good."""
+def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: Sequence[float] = PAUSES_SEC) -> Result:
+    """The result of the action, which is tried again after an OSError; the last attempt raises it."""
     for number, pause in enumerate(pauses_sec):
         try:
             return action()
         except OSError as error:
             if number == 0:
-                say(f"fault: storage does not answer: {one_line(error)}; trying again")
+                say(f"fault: storage does not respond: {one_line(error)}; trying again")
             time.sleep(pause)
     return action()
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder somewhere; paths inside it are relative and use '/'."""
+    """A folder; the names of files in it are relative paths with '/'."""
 
     filesystem: fs.FileSystem
     root: str
 
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Storage:
-        """The storage at a folder or an s3:// or gs:// address; raises ValueError when the address is malformed."""
+        """The storage at a local path or an s3:// or gs:// address; raises ValueError for a malformed address."""
         address = os.fspath(address)
         if "://" not in address:
             address = str(Path(address).expanduser().absolute())
@@ -78,20 +74,20 @@ class Storage:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """The full path of a file, as the file system knows it."""
+        """The full path of a file in `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
     def folder(self, name: str) -> Storage:
-        """The storage of a sub-folder."""
+        """The storage of a subfolder."""
         return Storage(self.filesystem, self.path(name))
 
     def read(self, name: str) -> bytes:
-        """The content of a file; raises FileNotFoundError."""
+        """The content of a file; raises FileNotFoundError where it does not exist."""
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a whole file; on a local disk readers see the old or the new one, never a part."""
+        """Writes a whole file; on a local disk atomically, readers see the old or the new content."""
         target = self.path(name)
         if not self.is_local:
             with self.filesystem.open_output_stream(target) as stream:
@@ -106,12 +102,12 @@ class Storage:
                 os.fsync(file.fileno())
             os.replace(partial, target)
         except OSError:
-            with suppress(OSError):  # on a full disk half a file would only be in the way
+            with suppress(OSError):  # a partial file would take space on a full disk
                 os.remove(partial)
             raise
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of the files and folders directly inside a folder, sorted; empty when it does not exist."""
+        """Sorted names of the files and folders directly in a folder; empty where it does not exist."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
 
@@ -119,11 +115,11 @@ class Storage:
         return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def delete(self, name: str) -> None:
-        """Deletes a file; nothing when it does not exist."""
+        """Deletes a file, if it exists."""
         if self.exists(name):
             self.filesystem.delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Deletes a folder with all in it; nothing when it does not exist."""
+        """Deletes a folder and its content, if it exists."""
         if self.exists(name):
             self.filesystem.delete_dir(self.path(name))

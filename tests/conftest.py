@@ -1,4 +1,4 @@
-"""Tests compute with one thread: their networks are so small that threads wait for each other longer than they work."""
+"""Tests run with one thread: their networks are so small that more threads cost more than they save."""
 
 import os
 

@@ -1,22 +1,23 @@
-"""The command line: what people type, and what they get when they mistype it."""
+"""The command line: how values are written, and what a mistake is answered with."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from support.data_sets import label_json, numbered, write_folder
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.options import train_options
-from stylegan_ray.train import dry_run
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
 
 def changes(*argv):
-    """The keys that a command line changes against its preset."""
+    """The keys whose values a command line changes from those of its preset."""
     options = train_options(argv)
     preset = load_config(options.cfg.run.preset).flat()
     return {key: value for key, value in options.cfg.flat().items() if preset[key] != value}
@@ -60,7 +61,7 @@ def changes(*argv):
 )
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_values(words, key, value, place):
-    """An ampersand stands for a space inside a word; the preset may stand on either side."""
+    """An ampersand is a space inside a word; the preset may come before or after the option."""
     words = [word.replace("&", " ") for word in words.split(" ")]
     if place == "after" and not (words[-1].startswith("--") and "=" not in words[-1]):
         words = [*words, "tiny"]
@@ -68,7 +69,7 @@ def test_values(words, key, value, place):
 
 
 @pytest.mark.parametrize("names", [["fid5k_tiny"], ["fid5k_tiny", "kid500"]])
-def test_a_list_of_words_takes_those_behind_it(names):
+def test_a_list_can_be_given_as_several_words(names):
     assert changes("tiny", "pictures", "--metrics.names", *names)["metrics.names"] == names
 
 
@@ -76,11 +77,13 @@ def test_positionals_and_own_options():
     options = train_options(["config-e", "pictures.zip", "--resume-from", "runs/old", "--dry-run"])
     assert (options.cfg.run.preset, options.cfg.data.path) == ("config-e", "pictures.zip")
     assert (options.resume_from, options.dry_run) == ("runs/old", True)
-    assert options.cfg.loss.r1_gamma == 100, "the preset lies between the defaults and the command line"
+    assert options.cfg.loss.r1_gamma == 100, (
+        "the preset takes precedence over the defaults, the command line over the preset"
+    )
     assert train_options(["--loss.r1_gamma", "5", "--dry_run", "config-e"]).cfg.loss.r1_gamma == 5
 
 
-def test_no_arguments_mean_tiny_on_openmoji():
+def test_without_arguments_tiny_trains_on_openmoji():
     options = train_options([])
     assert (options.cfg, options.resume_from, options.dry_run) == (load_config("tiny"), None, False)
 
@@ -103,14 +106,16 @@ def test_preset_from_a_file(tmp_path):
         ("s3://bucket/pictures", "the preset comes before the data"),
         ("missing.yaml", "does not exist"),
         ("--loss.r1_gamma strong", "loss.r1_gamma='strong'"),
+        ("--loss.pl_decay 2", "(default: 0.01)"),
+        ("--cluster.num_workers 4:2", "try 2:4"),
         ("--train.grid_size 5 4 3", "'3'"),
-        ("--data.shuffle fully", "full, blocks"),
+        ("--data.shuffle fully", "'full' or 'blocks'"),
         ("--schedule.minibatch_size 33", "try 32"),
         ("tiny here --data.path there", "given twice"),
         ("--run.preset tiny", "unknown option"),
     ],
 )
-def test_mistakes_exit_with_2_and_a_way_out(words, says, capsys):
+def test_mistakes_exit_with_2_and_name_a_way_out(words, says, capsys):
     assert cli.run(cli.train, words.split()) == 2
     said = capsys.readouterr().err
     assert says in said and said.startswith("error: ") and "pydantic" not in said and "Traceback" not in said
@@ -158,7 +163,7 @@ def test_exit_statuses():
     assert cli.run(lambda argv: 0, []) == 0
     assert cli.run(raises(ConfigError("wrong")), []) == 2
     assert cli.run(raises(KeyboardInterrupt()), []) == 130
-    with pytest.raises(RuntimeError):  # the interpreter shows it and exits with 1
+    with pytest.raises(RuntimeError):  # Python prints the traceback and exits with 1
         cli.run(raises(RuntimeError("bug")), [])
 
 
@@ -188,17 +193,16 @@ def test_a_job_file_runs_on_its_own(tmp_path):
     assert done.returncode == 2 and "no run 'nothing'" in done.stderr
 
 
-def test_dry_run_prints_the_whole_plan(capsys, monkeypatch):
-    class Shape:
-        path, num_images, resolution, num_channels, label_size = "somewhere", 7, (16, 16), 3, 5
-
-    monkeypatch.setattr(dry_run, "open_dataset", lambda cfg, seed, progress: Shape())
-    words = "tiny --dry-run --schedule.lrate_rampup_kimg 7 --model.fmap_max 8 --schedule.G_lrate_dict {16:0.5}"
+def test_dry_run_prints_configuration_networks_and_schedule(capsys, tmp_path):
+    labels = label_json([[f"{i:03d}.png", i % 5] for i in range(7)])
+    folder = write_folder(tmp_path / "images", {**numbered(7), "dataset.json": labels})
+    words = f"tiny {folder} --data.resolution null --data.cond --dry-run --schedule.lrate_rampup_kimg 7"
+    words += " --model.fmap_max 8 --schedule.G_lrate_dict {16:0.5}"
     assert cli.run(cli.train, words.split()) == 0
     said = capsys.readouterr().out
     cfg = yaml.safe_load(said.partition("\n\n")[0])
     assert cfg["model"]["fmap_max"] == 8, "the configuration comes first, as YAML that load_config reads"
-    assert "7 pictures of 16x16" in said and "labels of size 5" in said
+    assert re.search(r"\b7 \w+ of 16x16", said) and "labels of size 5" in said
     rows = [line.split() for line in said.splitlines()]
     by_kimg = {row[0]: row for row in rows if len(row) == 9}
     assert (
@@ -208,4 +212,4 @@ def test_dry_run_prints_the_whole_plan(capsys, monkeypatch):
     )
     totals = [int(row[1].replace(",", "")) for row in rows if row[:1] == ["total"]]
     counted = [int(row[1].replace(",", "")) for row in rows if len(row) == 4 and row[1].replace(",", "").isdigit()]
-    assert len(totals) == 2 and sum(totals) == sum(counted), "every parameter stands in one row"
+    assert len(totals) == 2 and sum(totals) == sum(counted), "every parameter is counted in one row"

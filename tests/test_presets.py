@@ -1,4 +1,4 @@
-"""The presets, and settings that contradict each other."""
+"""The presets, and settings that do not fit each other."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from stylegan_ray.options import train_options
 FID = {"a": 4.40, "b": 4.39, "c": 4.38, "d": 4.34, "e": 3.31, "f": 2.84}
 
 
-def test_every_configuration_of_the_paper_is_there():
+def test_every_configuration_of_the_paper_is_a_preset():
     names = {f"config-{letter}" for letter in "abcdef"} | {
         f"config-e-G{G}-D{D}" for G in ("orig", "skip", "resnet") for D in ("orig", "skip", "resnet")
     }
@@ -17,16 +17,16 @@ def test_every_configuration_of_the_paper_is_there():
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_presets_load_under_their_name_and_continue_from_their_saved_form(name, tmp_path):
+def test_a_preset_equals_its_saved_configuration(name, tmp_path):
     cfg = load_config(name)
     assert cfg.run.preset == name
-    saved = tmp_path / f"{name}.yaml"  # a file of a preset's name is only a file
+    saved = tmp_path / f"{name}.yaml"  # a file, although it has the name of a preset
     saved.write_text(cfg.to_yaml())
     assert load_config(str(saved)) == cfg
 
 
 @pytest.mark.parametrize(("letter", "fid"), FID.items())
-def test_headers_say_what_the_paper_measured(letter, fid):
+def test_headers_state_the_figures_of_the_paper(letter, fid):
     from importlib import resources
 
     text = (resources.files("stylegan_ray") / "presets" / f"config-{letter}.yaml").read_text()
@@ -36,14 +36,14 @@ def test_headers_say_what_the_paper_measured(letter, fid):
     assert "Original training time" in header
 
 
-def test_a_variant_is_chosen_by_name_and_can_be_changed():
+def test_a_variant_is_selected_by_name_and_can_be_changed():
     cfg = train_options(["config-e-Gorig-Dskip", "pictures.zip", "--loss.r1_gamma", "7"]).cfg
     assert (cfg.model.G_architecture, cfg.model.D_architecture, cfg.model.fmap_base) == ("orig", "skip", 8192)
     assert (cfg.loss.r1_gamma, cfg.run.preset) == (7, "config-e-Gorig-Dskip")
     assert load_config("config-e-Gorig-Dskip", {"model.G_architecture": "skip"}).model.G_architecture == "skip"
 
 
-def test_help_knows_a_variant(capsys):
+def test_help_lists_the_variants(capsys):
     with pytest.raises(SystemExit):
         train_options(["config-e-Gresnet-Dorig", "--help"])
     text = capsys.readouterr().out
@@ -53,13 +53,13 @@ def test_help_knows_a_variant(capsys):
 @pytest.mark.parametrize(
     ("preset", "changes", "says"),
     [
-        ("config-a", {"model.label_mode": "separate"}, "model.label_mode=separate needs model.family=stylegan2"),
-        ("config-b", {"model.use_pixel_norm": True}, "model.use_pixel_norm=True: networks of model.family=revised"),
+        ("config-a", {"model.label_mode": "separate"}, r"model.label_mode=separate.*stylegan1.*use joint"),
+        ("config-b", {"model.use_pixel_norm": True}, r"model.use_pixel_norm=True.*model.family=revised.*False"),
         ("config-f", {"model.blur_filter": None}, "use model.family=stylegan1"),
-        ("config-d", {"schedule.minibatch_size_dict": {16: 6}}, "at resolution 16"),
-        ("config-d", {"cluster.num_workers": 9}, "cluster.num_workers=9 needs at least as many micro-batches"),
+        ("config-d", {"schedule.minibatch_size_dict": {16: 6}}, r"schedule.minibatch_size=6.*at resolution 16.*try 16"),
+        ("config-d", {"cluster.num_workers": 9}, r"cluster.num_workers=9.*use fewer workers"),
     ],
 )
-def test_settings_that_contradict_each_other(preset, changes, says):
+def test_settings_that_do_not_fit_each_other_are_refused(preset, changes, says):
     with pytest.raises(ConfigError, match=says):
         load_config(preset, changes)

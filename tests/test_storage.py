@@ -1,14 +1,13 @@
-"""Files of a run on a disk: whole or not there; addresses; patience."""
+"""Files are written whole, addresses are joined and split, failed actions are retried."""
 
 import os
 
 import pytest
 
-from stylegan_ray import storage
-from stylegan_ray.storage import Storage, joined, one_line, parted, patiently
+from stylegan_ray.storage import Storage, join_address, one_line, retry, split_address
 
 
-def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypatch):
     here = Storage.at(tmp_path)
     here.write("a/b", b"old")
 
@@ -18,10 +17,10 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         here.write("a/b", b"new")
-    assert here.read("a/b") == b"old" and here.names("a") == ["b"], "half a file is left on a full disk"
+    assert here.read("a/b") == b"old" and here.names("a") == ["b"], "a full disk keeps no partial file"
 
 
-def test_deleting_what_is_not_there_is_no_error(tmp_path):
+def test_deleting_a_missing_file_is_no_error(tmp_path):
     here = Storage.at(tmp_path)
     here.delete("nothing")
     here.delete_folder("nothing")
@@ -37,8 +36,8 @@ def test_deleting_what_is_not_there_is_no_error(tmp_path):
         ("s3://bucket/runs?endpoint_override=x:1", "s3://bucket/runs/a?endpoint_override=x:1"),
     ],
 )
-def test_joined(address, expected):
-    assert joined(address, "a") == expected
+def test_join_address(address, expected):
+    assert join_address(address, "a") == expected
 
 
 @pytest.mark.parametrize(
@@ -51,13 +50,12 @@ def test_joined(address, expected):
         ("s3://bucket/runs/a.zip?endpoint_override=x:1", ("s3://bucket/runs?endpoint_override=x:1", "a.zip")),
     ],
 )
-def test_parted(address, expected):
-    assert parted(address) == expected
+def test_split_address(address, expected):
+    assert split_address(address) == expected
 
 
-def test_patience_tries_again_and_says_so_once(monkeypatch):
+def test_retry_repeats_the_action_and_reports_the_first_failure():
     said, answers = [], [OSError("down\nagain"), OSError("down"), "up"]
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
 
     def action():
         answer = answers.pop(0)
@@ -65,14 +63,19 @@ def test_patience_tries_again_and_says_so_once(monkeypatch):
             raise answer
         return answer
 
-    assert patiently(action, said.append) == "up"
-    assert said == ["fault: storage does not answer: down again; trying again"]
+    assert retry(action, said.append, pauses_sec=(0, 0, 0)) == "up"
+    assert len(said) == 1 and said[0].startswith("fault: storage") and "down again" in said[0]
 
 
-def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
-    with pytest.raises(OSError, match="down"):
-        patiently(lambda: (_ for _ in ()).throw(OSError("down")), print, pauses_sec=(1, 1))
+def test_retry_raises_the_error_of_the_last_attempt():
+    errors = [OSError("first"), OSError("second"), OSError("last")]
+
+    def action():
+        raise errors.pop(0)
+
+    with pytest.raises(OSError, match="last"):
+        retry(action, print, pauses_sec=(0, 0))
+    assert not errors
 
 
 def test_one_line():

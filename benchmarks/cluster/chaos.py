@@ -21,7 +21,16 @@ import numpy as np
 import safetensors.torch
 from PIL import Image
 
-from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, Cluster, Driver, is_alive, kill, wait_for
+from benchmarks.cluster.victims import (
+    DECODER,
+    TRAINING_WORKER,
+    Cluster,
+    Driver,
+    is_alive,
+    kill,
+    kill_while_running,
+    wait_for,
+)
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
@@ -162,8 +171,8 @@ class Patient:
         """Gives the command: the first time, and again after the driver has died."""
         config = self.folder / f"{self.name}.yaml"
         config.write_text(self.cfg.to_yaml())
-        words = [str(config), "--cluster.address", self.cluster.address]
-        env = {**self.cluster.env, "STYLEGAN_RAY_TRACE": str(self.trace), "PYTHONUNBUFFERED": "1"}
+        words = [str(self.trace), str(config), "--cluster.address", self.cluster.address]
+        env = {**self.cluster.env, "PYTHONUNBUFFERED": "1"}
         self.driver = Driver(words, env, self.log)
 
     def undisturbed(self) -> None:
@@ -266,7 +275,9 @@ class Patient:
         return self.kill_a(TRAINING_WORKER)
 
     def kill_decoder(self) -> int:
-        return self.kill_a(DECODER)
+        at = self.nimg()
+        kill_while_running(lambda: self.cluster.processes(DECODER), DECODER)
+        return at
 
     def kill_twice(self) -> int:
         """The second time as soon as there are workers again, which may be in the middle of their set-up."""
@@ -408,7 +419,7 @@ FAULTS = {
     "twice": Fault(Patient.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
     "terminated": Fault(Patient.terminate_worker, r"was asked to end \(SIGTERM\) after a checkpoint.*continuing at"),
     "storage failing": Fault(Patient.take_storage_away, "storage does not take", ends_group=False),
-    "storage full": Fault(Patient.fill_storage, "storage does not (take|answer).*No space left", ends_group=False),
+    "storage full": Fault(Patient.fill_storage, "storage does not (take|respond).*No space left", ends_group=False),
     "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*looking at the checkpoint before it"),
 }
 

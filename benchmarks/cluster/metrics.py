@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks.cluster.overhead import Runs, is_filled
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, cores
+from benchmarks.results import at_least
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.distributed import num_cores
 from stylegan_ray.metrics.blocks import BlockWorker
 from stylegan_ray.metrics.compute import available_detectors, weights_of
 from stylegan_ray.metrics.compute import measure as measured
@@ -53,9 +54,9 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds of one and two tasks, images per second of the training; the bars of those parts that were run."""
-    if cores() < 2:
-        raise ConfigError(f"this benchmark needs two cores, and there is {cores()}")
-    figures: Figures = {"preset": cfg.run.preset, "cores": cores(), "metric": options.metric}
+    if num_cores() < 2:
+        raise ConfigError(f"this benchmark needs two cores, and there is {num_cores()}")
+    figures: Figures = {"preset": cfg.run.preset, "cores": num_cores(), "metric": options.metric}
     bars: Bars = []
     if options.repeats:
         figures |= scaling(options, cfg)
@@ -68,7 +69,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 def scaling(options: Options, cfg: RunConfig) -> Figures:
     """Seconds that one and two warm tasks take for the generated pictures; the reals are known by then."""
-    from stylegan_ray.cluster.block_tasks import OnRay
+    from stylegan_ray.cluster.evaluate import RayRunner
     from stylegan_ray.cluster.resources import joined
 
     dataset = open_dataset(cfg.data, cfg.run.seed)
@@ -80,7 +81,7 @@ def scaling(options: Options, cfg: RunConfig) -> Figures:
     worker = BlockWorker(replace(plan_of(state, cfg), specs=specs), state.G_ema, dataset, available_detectors(specs)[0])
     cache, seconds, values = RealsCache(), {1: [], 2: []}, set()
     with joined(cfg.with_overrides({"cluster.num_workers": 1}), print, 2):
-        runners = {num: OnRay(weights, num) for num in seconds}
+        runners = {num: RayRunner(weights, num) for num in seconds}
         measured(worker, cache, run=runners[2])  # loads what the processes need, and the reals
         for num in list(seconds) * options.repeats:
             began = time.monotonic()

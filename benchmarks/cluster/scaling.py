@@ -18,7 +18,7 @@ from benchmarks.cluster.overhead import Runs, images_per_sec
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.cost import Link, PhaseCost, iteration_sec, predicted
 from benchmarks.memory import in_own_process
-from benchmarks.subject import Subject, chosen_device, new_state, picture_shape
+from benchmarks.subject import Subject, chosen_device, image_shape, new_state
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.distributed import prepare_process
@@ -45,8 +45,6 @@ class Options(Common):
     """Length of a run; its first two ticks are not counted."""
     threads: int = 1
     """Threads of a worker."""
-    hidden: float = 0.9
-    """Share of a reduction that the model hides beside the backward pass."""
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
@@ -59,19 +57,19 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     measured = measured_img_s(options, cfg, per_worker)
     micro = cfg.schedule.minibatch_gpu
     model = {
-        "strong": {n: strong_img_s(costs, sized, n, link, options.hidden) for n in options.workers},
+        "strong": {n: strong_img_s(costs, sized, n, link) for n in options.workers},
         "weak": {
             n: values["img_s"]
             for n, values in zip(
                 options.workers,
-                predicted(costs, micro, per_worker, options.workers, link, options.hidden).values(),
+                predicted(costs, micro, per_worker, options.workers, link).values(),
                 strict=True,
             )
         },
     }
     figures = {
         "preset": cfg.run.preset,
-        "picture_shape": list(picture_shape(sized)),
+        "image_shape": list(image_shape(sized)),
         "threads": options.threads,
         "minibatch_gpu": micro,
         "micro_batches_per_worker": per_worker,
@@ -80,9 +78,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         "img_s_measured": measured,
         "img_s_predicted": {kind: {str(n): value for n, value in by.items()} for kind, by in model.items()},
         "efficiency_measured": {kind: efficiency(by) for kind, by in measured.items()},
-        "weak_on_many": {
-            name: predicted(costs, micro, per_worker, GPUS, other, options.hidden) for name, other in LINKS.items()
-        },
+        "weak_on_many": {name: predicted(costs, micro, per_worker, GPUS, other) for name, other in LINKS.items()},
     }
     return figures, []
 
@@ -118,10 +114,10 @@ def grouped(cfg: RunConfig, workers: int, minibatch_size: int | None) -> RunConf
     return cfg.with_overrides(keys)
 
 
-def strong_img_s(costs: Mapping[str, PhaseCost], cfg: RunConfig, workers: int, link: Link, hidden: float) -> float:
+def strong_img_s(costs: Mapping[str, PhaseCost], cfg: RunConfig, workers: int, link: Link) -> float:
     """Predicted images per second with the configuration's own minibatch."""
     micro_batches = cfg.schedule.minibatch_size // cfg.schedule.minibatch_gpu
-    return cfg.schedule.minibatch_size / iteration_sec(costs, micro_batches, workers, link, hidden)
+    return cfg.schedule.minibatch_size / iteration_sec(costs, micro_batches, workers, link)
 
 
 def phase_costs(cfg: RunConfig, threads: int, repeats: int = 5) -> dict[str, PhaseCost]:
@@ -131,8 +127,8 @@ def phase_costs(cfg: RunConfig, threads: int, repeats: int = 5) -> dict[str, Pha
     for part, phase in subject.phases.items():
         gradients, whole, one = subject.state.gradients[phase.network], [], []
         for _ in range(repeats + 1):
-            whole.append(timed(lambda part=part: subject.turn(part)))
-            one.append(timed(lambda phase=phase: accumulate(phase, subject.batches[0], 1.0)))
+            whole.append(timed(lambda part=part: subject.run_phase(part)))
+            one.append(timed(lambda phase=phase: accumulate(phase, subject.state, subject.batches[0])))
         micro = median(one[1:])
         rest = max(median(whole[1:]) - len(subject.batches) * micro, 0.0)
         found[part] = PhaseCost(phase.interval, micro, rest, gradients.flat.nbytes)

@@ -1,4 +1,4 @@
-"""Benchmark `stream`: the stream of reals against a bare Pillow loop, and what it costs while the training is slow."""
+"""Benchmark `stream`: the stream of real images against a bare Pillow loop, and its cost while training is slow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -23,33 +22,31 @@ import ray
 from PIL import Image
 
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, at_most, cores
+from benchmarks.results import at_least, at_most
 from stylegan_ray.cluster.prepare import prepare_data
-from stylegan_ray.cluster.ray_private import object_store_bytes
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
-from stylegan_ray.data import BadImage, Dataset, open_dataset
+from stylegan_ray.data import Dataset, open_dataset
 from stylegan_ray.data.options import PrepareOptions
-from stylegan_ray.data.pixel_cache import kept
 from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.distributed import num_cores
 
 PASS_IMAGES = 200
-"""Pictures of a generated set: so few that passes end all the time."""
+"""Images of a generated data set: so few that passes end all the time."""
 LARGE = 256
 """Resolution from which on the stream must be nearly as fast as the loop."""
 GROWTH = 1.1
 """How much faster a thread for each core must be than one; the consumer and Ray need those cores too."""
 Counted = tuple[int, float, float]
-"""Pictures, seconds, and CPU seconds of all processes."""
+"""Images, seconds, and CPU seconds of all processes."""
 TINY_SIZE, TINY_IMG_S = 32, 150
-"""The pace of the tiny preset on two cores, at which the stream should cost next to nothing."""
+"""The pace of the tiny preset on two cores, at which the stream should cost almost nothing."""
 
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Decodes generated photographs, or those at --data.path, in a loop and through the stream, in turns.
+    """Decodes generated photographs, or the images at --data.path, in a loop and by the stream, alternately.
 
-    Nothing decoded is kept, except where `kept` stands in the name of a figure: that stream runs when all is decoded.
     Takes every --section.key of the train command: --schedule.minibatch_size, --cluster.read_ahead, ...
     """
 
@@ -58,14 +55,14 @@ class Options(Common):
     formats: tuple[Literal["png", "jpeg"], ...] = ("png", "jpeg")
     """File formats of the generated photographs."""
     repeats: int = 5
-    """How often each speed is measured, in turns."""
+    """How often each speed is measured, alternately."""
     sec: float = 3.0
-    """Length of one measurement of a speed; five times as long for what a slow consumer sees."""
+    """Length of one measurement of speed; the slow consumer is measured five times as long."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Pictures to decode, and the configuration that reads them."""
+    """Images to decode, and the configuration that reads them."""
 
     cfg: RunConfig
     source: RealsSource
@@ -81,17 +78,17 @@ class Case:
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """Speeds per kind of picture; first batch, stalls at ends of passes, memory and CPU at the pace of tiny."""
+    """Speeds by kind of image; first minibatch, stalls at the ends of passes, memory and CPU at the pace of tiny."""
     with local_ray(), tempfile.TemporaryDirectory() as folder:
         figures = measured(options, cfg, Path(folder))
     return figures, bars(figures)
 
 
 def measured(options: Options, cfg: RunConfig, folder: Path) -> Figures:
-    """All figures, with pictures made in the folder."""
+    """All figures, on images generated in the folder."""
     tiny = photographs(cfg, folder, TINY_SIZE, "png")
     first_batch = first_batches(tiny, options.repeats)
-    speeds = {name: speed(case, options, folder / "decoded") for name, case in cases(cfg, options, folder)}
+    speeds = {name: speed(case, options) for name, case in cases(cfg, options, folder)}
     by_kind = {key: {name: case[key] for name, case in speeds.items()} for key in next(iter(speeds.values()))}
     slow = slow_consumer(tiny, 5 * options.sec)
     slow["idle_cpu_cores"] = paused_consumer(tiny, options.sec)
@@ -103,7 +100,7 @@ def local_ray() -> Iterator[None]:
     """A Ray of this machine, without a dashboard."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
+    ray.init(address="local", num_cpus=num_cores(), include_dashboard=False, **quiet)
     try:
         yield
     finally:
@@ -111,16 +108,16 @@ def local_ray() -> Iterator[None]:
 
 
 def bars(figures: Figures) -> Bars:
-    """The promises about the stream."""
+    """The bars of the stream."""
     held = [bar for name in figures["resolution"] for bar in bars_of_speed(figures, name)]
     held.append(at_most("first minibatch in a new Ray, s", figures["first_batch_sec"], 5.0))
     held.append(at_most("wait for a minibatch at the end of a pass, s", figures["pass_end_max_stall_sec"], 0.05))
-    held.append(at_most("executor and training process at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
+    held.append(at_most("training process at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
     return held
 
 
 def bars_of_speed(figures: Figures, name: str) -> Bars:
-    """Those about its speed on one kind of pictures; more is promised of large ones, which take long to decode."""
+    """The bars of its speed on one kind of images, which are higher for large ones: they take long to decode."""
     is_large = figures["resolution"][name] >= LARGE
     by_threads = {int(threads): median(img_s) for threads, img_s in figures["img_s_stream"][name].items()}
     one, most = by_threads[1], max(by_threads)
@@ -128,14 +125,11 @@ def bars_of_speed(figures: Figures, name: str) -> Bars:
     held = [at_least(f"{name}: stream over bare Pillow loop, per core", share, 0.8 if is_large else 0.5)]
     if is_large and most > 1:
         held.append(at_least(f"{name}: stream of {most} threads over that of one", by_threads[most] / one, GROWTH))
-    if is_large and figures["img_s_stream_kept"][name]:
-        again = median(figures["img_s_stream_kept"][name]) / one
-        held.append(at_least(f"{name}: stream of kept pictures over that of decoded ones", again, 1.0))
     return held
 
 
 def cases(cfg: RunConfig, options: Options, folder: Path) -> Iterator[tuple[str, Case]]:
-    """The pictures to measure speeds on, by name."""
+    """The images to measure speeds on, by name."""
     if cfg.data.path is not None:
         yield Path(cfg.data.path).name, given(cfg)
         return
@@ -145,17 +139,17 @@ def cases(cfg: RunConfig, options: Options, folder: Path) -> Iterator[tuple[str,
 
 
 def given(cfg: RunConfig) -> Case:
-    """The pictures of a configuration."""
+    """The images of a configuration."""
     return Case(cfg, source_of(cfg, open_dataset(cfg.data)))
 
 
 def source_of(cfg: RunConfig, dataset: Dataset) -> RealsSource:
-    """The order in which a configuration shows a data set."""
+    """A data set in the order of a configuration."""
     return RealsSource(dataset, cfg.run.seed, 0, cfg.data.mirror_augment, cfg.data.shuffle)
 
 
 def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
-    """A folder of pictures with large shapes and a sensor's noise, which compress about as photographs do."""
+    """A folder of images with large shapes and sensor noise, which compress about as well as photographs."""
     path = folder / f"{kind}{size}"
     if not path.exists():
         path.mkdir()
@@ -168,13 +162,10 @@ def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
     return given(cfg.with_overrides({"data.path": str(path), "data.resolution": size, "data.mirror_augment": True}))
 
 
-def speed(case: Case, options: Options, folder: Path) -> dict[str, Any]:
-    """Pictures per second, and per CPU second of all processes, of the loop and of the stream by number of threads."""
-    all_kept = with_all_kept(case, folder)
+def speed(case: Case, options: Options) -> dict[str, Any]:
+    """Images per second, and per CPU second of all processes, of the loop and of the stream by number of threads."""
     ways: dict[str, Callable[[], Counted]] = {"pillow": partial(pillow, case, options.sec)}
-    ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, cores()})}
-    if all_kept is not None:
-        ways["kept"] = partial(stream, all_kept, 1, options.sec)
+    ways |= {str(threads): partial(stream, case, threads, options.sec) for threads in sorted({1, num_cores()})}
     img_s: dict[str, list[float]] = {way: [] for way in ways}
     img_per_cpu_sec: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(options.repeats):
@@ -185,40 +176,26 @@ def speed(case: Case, options: Options, folder: Path) -> dict[str, Any]:
     return {
         "resolution": case.resolution,
         "img_s_pillow_core": img_s.pop("pillow"),
-        "img_s_stream_kept": img_s.pop("kept", []),
         "img_s_stream": img_s,
         "img_per_cpu_sec": img_per_cpu_sec,
     }
 
 
-def with_all_kept(case: Case, folder: Path) -> Case | None:
-    """The same pictures after one pass in which each was decoded and kept; None where they do not fit."""
-    dataset = kept(case.source.dataset, case.cfg.cluster.keep_decoded_gb, folder)
-    if dataset is case.source.dataset:
-        return None
-    for index in range(dataset.num_images):
-        with suppress(BadImage):
-            dataset.read(index)
-    return Case(case.cfg, source_of(case.cfg, dataset))
-
-
 def pillow(case: Case, sec: float) -> Counted:
-    """Pictures, seconds and CPU seconds of a loop with nothing but Pillow and numpy, on one core."""
+    """Images, seconds and CPU seconds of a loop of Pillow and numpy alone, on one core."""
     path = Path(case.source.dataset.path)
     files = sorted(file for file in path.rglob("*") if file.suffix in (".png", ".jpg", ".jpeg"))
 
     def batches() -> Iterator[int]:
         for first in itertools.count(0, 8):
-            pictures = [np.asarray(Image.open(files[i % len(files)]).convert("RGB")) for i in range(first, first + 8)]
-            yield len(
-                np.stack([picture[:, :: 1 - 2 * (i % 2)].transpose(2, 0, 1) for i, picture in enumerate(pictures)])
-            )
+            images = [np.asarray(Image.open(files[i % len(files)]).convert("RGB")) for i in range(first, first + 8)]
+            yield len(np.stack([image[:, :: 1 - 2 * (i % 2)].transpose(2, 0, 1) for i, image in enumerate(images)]))
 
     return counted(batches(), sec)
 
 
 def stream(case: Case, threads: int, sec: float) -> Counted:
-    """The same of the stream, for a consumer that does nothing else, once what was decoded ahead is gone."""
+    """The same of the stream, for a consumer that does nothing else, once what was decoded ahead is consumed."""
     with case.stream(threads) as reals:
         for _ in range((case.cfg.cluster.read_ahead + 1) * case.cfg.schedule.minibatch_repeats):
             next(reals)
@@ -226,7 +203,7 @@ def stream(case: Case, threads: int, sec: float) -> Counted:
 
 
 def growing(cfg: RunConfig, options: Options, folder: Path) -> dict[str, dict[str, float]]:
-    """Pictures per second at each resolution of a growing network, of the largest pictures as PNG and as TFRecords."""
+    """Images per second at each resolution of a growing network, from the largest images as PNG and as TFRecords."""
     case, found = photographs(cfg, folder, max(options.sizes), "png"), {}
     for name, of_kind in (("png", case), ("tfrecords", as_tfrecords(case, folder / "tfrecords"))):
         found[name] = {}
@@ -238,14 +215,14 @@ def growing(cfg: RunConfig, options: Options, folder: Path) -> dict[str, dict[st
 
 
 def as_tfrecords(case: Case, path: Path) -> Case:
-    """The same pictures as TFRecord files of all sizes."""
+    """The same images as TFRecord files of all sizes."""
     with redirect_stdout(StringIO()):
         prepare_data(PrepareOptions(str(case.cfg.data.path), str(path), workers=0))
     return given(case.cfg.with_overrides({"data.path": str(path)}))
 
 
 def counted(batches: Iterator[int], sec: float) -> Counted:
-    """Pictures that arrive within some seconds; with the exact seconds, and the CPU seconds of all processes."""
+    """Images that arrive within some seconds; the exact seconds, and the CPU seconds of all processes."""
     clock, num = CpuClock(), 0
     while clock.elapsed() < sec:
         num += next(batches)
@@ -254,7 +231,7 @@ def counted(batches: Iterator[int], sec: float) -> Counted:
 
 
 def first_batches(case: Case, repeats: int) -> Figures:
-    """Seconds from nothing to the first minibatch: in a new Ray, whose processes start, and again and again."""
+    """Seconds from the start of a stream to its first minibatch: in a new Ray, whose processes start, and repeated."""
     sec = []
     for _ in range(1 + repeats):
         begun = time.perf_counter()
@@ -265,7 +242,7 @@ def first_batches(case: Case, repeats: int) -> Figures:
 
 
 def slow_consumer(case: Case, sec: float) -> Figures:
-    """Waits, CPU and memory while the consumer is as slow as a training of tiny."""
+    """Waits, CPU and memory while the consumer is as slow as training with tiny."""
     schedule, size = case.cfg.schedule, case.cfg.schedule.minibatch_size
     skipped = 2 * case.cfg.cluster.read_ahead * schedule.minibatch_repeats
     waits: list[tuple[float, bool]] = []
@@ -294,39 +271,45 @@ def slow_consumer(case: Case, sec: float) -> Figures:
 
 
 def paused_consumer(case: Case, sec: float) -> dict[str, float]:
-    """CPU while nobody takes anything."""
+    """CPU while nobody reads the stream."""
     with case.stream() as reals:
         next(reals)
-        time.sleep(3)  # until as much is decoded as may be
+        time.sleep(3)  # until all that may be decoded ahead is decoded
         clock = CpuClock()
         time.sleep(sec)
         return clock.cores()
 
 
+def object_store_bytes() -> float:
+    """Bytes in use in the object stores of all nodes."""
+    name = "object_store_memory"
+    return ray.cluster_resources()[name] - ray.available_resources().get(name, 0)
+
+
 class CpuClock:
-    """CPU time of this process and of the processes below it, by what they are for; Linux only."""
+    """CPU time of this process and of its descendants, by purpose; Linux only."""
 
     def __init__(self) -> None:
-        self.begun, self.before = time.perf_counter(), {**processes(), **executor_threads()}
+        self.begun, self.before = time.perf_counter(), processes()
 
     def elapsed(self) -> float:
         """Seconds since the clock was made."""
         return time.perf_counter() - self.begun
 
     def cores(self) -> dict[str, float]:
-        """CPU seconds per second since then; `executor` is a part of `here`."""
+        """CPU seconds per second since then."""
         return {role: round(sec / self.elapsed(), 4) for role, sec in self.used().items()}
 
     def used(self) -> dict[str, float]:
         """CPU seconds since then."""
-        used: dict[str, float] = {"here": 0.0, "executor": 0.0, "decoding": 0.0, "rest_of_ray": 0.0}
-        for key, (role, sec) in {**processes(), **executor_threads()}.items():
+        used: dict[str, float] = {"here": 0.0, "decoding": 0.0, "rest_of_ray": 0.0}
+        for key, (role, sec) in processes().items():
             used[role] += sec - self.before.get(key, ("", 0.0))[1]
         return used
 
 
 def processes() -> dict[str, tuple[str, float]]:
-    """Role and CPU seconds of this process and of those below it, by number."""
+    """Role and CPU seconds of this process and of its descendants, by process id."""
     parents: dict[str, str] = {}
     found: dict[str, tuple[str, float]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -347,12 +330,6 @@ def ancestors(pid: str, parents: Mapping[str, str]) -> Iterator[str]:
         pid = parents[pid]
 
 
-def executor_threads() -> dict[str, tuple[str, float]]:
-    """CPU seconds of Ray Data's threads in this process; `here` counts them too."""
-    threads = [str(t.native_id) for t in threading.enumerate() if t.name.startswith("StreamingExecutor")]
-    return {f"thread {t}": ("executor", parent_and_cpu_sec(Path(f"/proc/self/task/{t}/stat"))[1]) for t in threads}
-
-
 def parent_and_cpu_sec(stat: Path) -> tuple[str, float]:
     """Of a process or thread, from its stat file (man proc)."""
     fields = stat.read_text().rpartition(")")[2].split()
@@ -360,7 +337,7 @@ def parent_and_cpu_sec(stat: Path) -> tuple[str, float]:
 
 
 def decoder_rss_mb() -> float:
-    """Memory of the largest decoding process, shared pages included."""
+    """Memory of the largest decoding process, including shared pages."""
     decoders = [pid for pid, (role, _) in processes().items() if role == "decoding"]
     pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in decoders]
     return max(pages, default=0) * os.sysconf("SC_PAGE_SIZE") / 2**20

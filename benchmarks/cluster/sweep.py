@@ -20,9 +20,10 @@ from benchmarks.cluster.overhead import (
     images_per_sec,
 )
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_least, at_most, cores
+from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.distributed import num_cores
 
 TUNE = [*TRAIN[:-1], "tune"]
 
@@ -57,7 +58,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     figures = {
         "preset": cfg.run.preset,
         "kimg": options.kimg,
-        "cores": cores(),
+        "cores": num_cores(),
         "concurrent": options.concurrent,
         "img_s_bare": median(bare),
         "img_s_sweep": median(run.img_s for run in sweeps),

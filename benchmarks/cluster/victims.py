@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ray.util import get_node_ip_address
 
-TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]
+TRAIN = [sys.executable, "-m", "benchmarks.cluster.trace"]
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 TRAINING_WORKER, DECODER = "ray::RayTrainWorker", "ray::ReadReals"
 """Beginnings of what Ray names its processes."""
@@ -146,7 +146,7 @@ class Cluster:
 
 
 class Driver:
-    """The train command in the background; what it says goes to a log."""
+    """The traced train command in the background; its output goes to a log."""
 
     def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -165,6 +165,21 @@ class Driver:
     def words(self, num_lines: int = 20) -> str:
         """Its last words."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-num_lines:])
+
+
+def kill_while_running(processes: Callable[[], Sequence[int]], title: str) -> None:
+    """SIGKILL to a process while its title names the task that it runs, which may end in milliseconds."""
+    end = time.monotonic() + MOST_SEC
+    while time.monotonic() < end:
+        for pid in processes()[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)  # from here on the title stays as it is
+                if command_of(pid).startswith(title):
+                    os.kill(pid, signal.SIGKILL)
+                    return
+                os.kill(pid, signal.SIGCONT)
+        time.sleep(0.001)
+    raise TimeoutError(f"no process {title} in {MOST_SEC:.0f} s")
 
 
 def kill(pids: Iterable[int]) -> None:

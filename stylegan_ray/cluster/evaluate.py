@@ -1,41 +1,49 @@
-"""The command that takes metrics of a trained network."""
+"""The command `evaluate`: metrics of a trained network, computed in this process or in Ray tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop import Networks
-from stylegan_ray.interop.source import load, locate
-from stylegan_ray.metrics.blocks import Plan
-from stylegan_ray.metrics.compute import Runner, check_reals, evaluate, run_serially, weights_of
+from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
+from stylegan_ray.metrics.compute import Results, Runner, check_reals, evaluate, run_serially, weights_of
 from stylegan_ray.metrics.detectors import Weights
-from stylegan_ray.metrics.found import absolute, add_rows, place_of_rows
+from stylegan_ray.metrics.found import absolute, place_of_rows
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.rows import Row
-from stylegan_ray.report.sinks import ProgressLine
-from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.report.console import ProgressLine
+from stylegan_ray.run_folder import append_jsonl, refuse_relative
+from stylegan_ray.storage import Storage, split_address
+
+MAX_BLOCKS_PER_TASK = 4
 
 
-def take_metrics(options: EvaluateOptions) -> int:
-    """Takes metrics, prints them and notes their rows; returns the exit status: 1 when one is not available."""
+def compute_metrics(options: EvaluateOptions) -> int:
+    """Computes metrics, prints them and appends their rows; returns the exit status: 1 when one is unavailable."""
     refuse_relative({"DATA": options.data, "--out": options.out, "--detector": options.detector})
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = networks.config
     specs = parse_metrics(options.metrics or cfg.metrics.names)
     if not specs:
-        raise ConfigError(f"{address} was trained without metrics; say which ones to take: --metrics fid50k")
+        raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
     with ProgressLine() as progress:
-        dataset = data_of(options, networks, specs, progress)
+        dataset = open_reals(options, networks, specs, progress)
         weights, missing = weights_of(specs, options.detector)
-        plan = plan_of(options, networks)
-        with runner_of(options, cfg, weights) as run:
+        plan = make_plan(options, networks)
+        with block_runner(options, cfg, weights) as run:
             rows = evaluate(
                 networks.G_ema, dataset, [spec.name for spec in specs], plan, repeat=options.repeat,
                 available=({name: found.build() for name, found in weights.items()}, missing),
@@ -43,13 +51,14 @@ def take_metrics(options: EvaluateOptions) -> int:
                 provenance={"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address},
             )  # fmt: skip
     place = absolute(options.out) if options.out else place_of_rows(address)
-    add_rows(place, rows)
-    print("\n".join([*described(rows), f"Rows  {place}"]))
+    folder, name = split_address(place)
+    append_jsonl(Storage.at(folder), name, rows)
+    print("\n".join([*format_rows(rows), f"Rows  {place}"]))
     return int(any("unavailable" in row for row in rows))
 
 
-def described(rows: Sequence[Row]) -> Iterator[str]:
-    """Rows for people to read; of repeats their mean and spread only."""
+def format_rows(rows: Sequence[Row]) -> Iterator[str]:
+    """Lines for the terminal; of repeated metrics the mean and the spread only."""
     repeated = {row["metric"] for row in rows if row.get("repeats")}
     for row in rows:
         if "unavailable" in row:
@@ -62,21 +71,21 @@ def described(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{row['metric']:24s} {row['value']:.6g}{spread}  ({counts})"
 
 
-def data_of(
+def open_reals(
     options: EvaluateOptions, networks: Networks, specs: Sequence[MetricSpec], progress: ProgressLine
 ) -> Dataset | None:
-    """The real pictures, or None where neither metrics nor labels need any; raises ConfigError."""
+    """The real images, or None where neither metrics nor labels need them; raises ConfigError."""
     G, cfg = networks.G_ema, networks.config
     if not any(spec.needs_reals for spec in specs) and not G.label_size:
         return None
     if options.data is None and options.checkpoint.endswith(".pkl"):
-        raise ConfigError(f"{options.checkpoint} does not say what it was trained on; give DATA behind it")
+        raise ConfigError(f"{options.checkpoint} does not record its training data; give DATA after it")
     shape = {"resolution": G.resolution, "channels": G.num_channels, "cond": bool(G.label_size)}
     data = cfg.data.model_copy(update=shape | ({"path": options.data} if options.data else {}))
     dataset = open_dataset(data, cfg.run.seed, progress)
     if G.label_size not in (0, dataset.label_size):
         raise ConfigError(
-            f"{dataset.path} has labels of size {dataset.label_size} and the network wants {G.label_size}; give the "
+            f"{dataset.path} has labels of size {dataset.label_size} and the network expects {G.label_size}; give the "
             f"data it was trained on"
         )
     try:
@@ -86,8 +95,8 @@ def data_of(
     return dataset
 
 
-def plan_of(options: EvaluateOptions, networks: Networks) -> Plan:
-    """Everything besides networks, data and detectors that decides the numbers."""
+def make_plan(options: EvaluateOptions, networks: Networks) -> Plan:
+    """Everything besides networks, data and detectors that decides the values."""
     cfg = networks.config
     return Plan(
         (), seed=options.seed, psi=options.trunc, noise=options.noise_mode, dialect=options.dialect,
@@ -96,18 +105,55 @@ def plan_of(options: EvaluateOptions, networks: Networks) -> Plan:
 
 
 @contextmanager
-def runner_of(options: EvaluateOptions, cfg: RunConfig, weights: Mapping[str, Weights]) -> Iterator[Runner]:
+def block_runner(options: EvaluateOptions, cfg: RunConfig, weights: Mapping[str, Weights]) -> Iterator[Runner]:
     """What computes blocks: tasks on a cluster, which is left afterwards, or this process."""
     if options.num_tasks == 0 or not weights:
         yield run_serially
         return
     import ray
 
-    from stylegan_ray.cluster.block_tasks import OnRay
     from stylegan_ray.cluster.resources import joined
 
     with joined(cfg.with_overrides({"cluster.address": options.address}), print, options.num_tasks or 1):
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         num_tasks = options.num_tasks or gpus or int(resources.get("CPU", 1))
-        yield OnRay(weights, num_tasks, "cuda" if gpus else "cpu")
+        yield RayRunner(weights, num_tasks, "cuda" if gpus else "cpu")
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """Computes blocks in a task's process, which builds networks and detectors once."""
+
+    plan: Plan
+    G: Any
+    dataset: Dataset | None
+    weights: Mapping[str, Weights]
+    device: str
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Result]:
+        return [self._worker.run(task) for task in tasks]
+
+    @cached_property
+    def _worker(self) -> BlockWorker:
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        detectors = {name: weights.build() for name, weights in self.weights.items()}
+        return BlockWorker(self.plan, self.G, self.dataset, detectors, self.device)
+
+
+class RayRunner:
+    """Computes blocks in Ray tasks of one thread or one GPU each: the same values for any number of them."""
+
+    def __init__(self, weights: Mapping[str, Weights], num_tasks: int, device: str = "cpu") -> None:
+        self.weights, self.num_tasks, self.device = weights, num_tasks, device
+
+    def __call__(self, worker: BlockWorker, tasks: Sequence[Task]) -> Results:
+        """Blocks as they are done; a task computes several."""
+        from stylegan_ray.cluster.task_pool import TaskPool
+
+        work = BlockWork(worker.plan, worker.G, worker.dataset, self.weights, self.device)
+        size = max(min(len(tasks) // (8 * self.num_tasks), MAX_BLOCKS_PER_TASK), 1)
+        parts = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        for part, results in TaskPool(work, self.num_tasks, self.device).as_they_come(parts):
+            yield from zip(part, results, strict=True)

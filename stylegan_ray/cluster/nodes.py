@@ -171,7 +171,7 @@ def picture_read(probe: Probe, dataset: Dataset) -> str:
         return ""
     try:
         if probe.data.path in (None, openmoji.NAME):
-            openmoji.prepared(probe.data)  # each node draws its own
+            openmoji.prepare(probe.data)  # each node draws its own
         return hashlib.sha256(dataset.read(probe.picture).tobytes()).hexdigest()
     except (OSError, ValueError) as error:
         return f"no way to read it: {one_line(error)}"

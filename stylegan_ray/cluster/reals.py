@@ -1,34 +1,32 @@
-"""The stream of real pictures for one training worker: an endless line of minibatches, decoded ahead by Ray Data."""
+"""The stream of real images for one training worker: endless minibatches, decoded ahead by Ray Data."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
-import time
+import queue
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import ray
 import ray.data
 import torch
-from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import RayError
 from torch import Tensor
 
-from stylegan_ray.cluster.decoding import (
+from stylegan_ray.cluster.decode_tasks import (
     Chunk,
-    ChunkDatasource,
+    Decoded,
+    DecodeDatasource,
     MicroBatchPlan,
     Source,
-    arrays_of,
-    attempt_of,
     first_position,
+    from_block,
 )
-from stylegan_ray.cluster.ray_private import Execution, count_nothing
-from stylegan_ray.cluster.resources import COLLECT_FIGURES
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.train.schedule import places_of_rank, walk
@@ -39,28 +37,19 @@ MicroBatches = list[tuple[Tensor, Tensor]]
 """One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""
 
 MAX_BYTES_PER_CHUNK = 32 << 20
-"""Larger groups go minibatch by minibatch; JPEG of 256 px in blocks of 2, 8, 32 MiB: 1256, 1370, 1434 pictures/s."""
-MAX_CHUNKS_PER_TASK = 64
-MAX_BYTES_PER_TASK = 64 << 20
-"""Decoded bytes of a task: what is decoded again, at most, when its process dies."""
-MAX_RETRIES = 10
-"""How often a task may lose its process, so that a picture that crashes the decoder ends the run after all."""
-FIRST_SEGMENT_CHUNKS, MAX_SEGMENT_CHUNKS = 64, 4096
-"""Segments grow: a short one is planned quickly, and each leaves some 70 kB in the process for good."""
-MAX_SEGMENT_TASKS = 256
-PREPARE_SEC = 3.0
-"""How long before the end of a segment the next one is prepared."""
+"""Larger groups are decoded minibatch by minibatch; JPEG of 256 px in 2, 8, 32 MiB: 1256, 1370, 1434 images/s."""
+CLOSE_SEC = 5.0
+"""How long close() waits for the executions that run; none decodes more than what is read ahead."""
 
 
 def stream_of_reals(
     cfg: RunConfig, source: RealsSource, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
 ) -> RealsStream:
     """This rank's minibatches from a clock value on; decoding begins at once."""
-    picture_bytes = math.prod(source.dataset.shape())
+    image_bytes = math.prod(source.dataset.shape())
     groups = groups_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
-    chunks = (chunk for group in groups for chunk in handy(group, picture_bytes))
-    ahead = cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats
-    return RealsStream(source, chunks, picture_bytes, ahead)
+    chunks = (chunk for group in groups for chunk in split_if_large(group, image_bytes))
+    return RealsStream(source, chunks, cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats)
 
 
 def groups_of_rank(
@@ -78,51 +67,46 @@ def groups_of_rank(
         )
 
 
-def handy(group: Chunk, picture_bytes: int) -> Sequence[Chunk]:
-    """A group in one piece, or minibatch by minibatch where that much would take long to decode."""
-    return [group] if decoded_bytes(group, picture_bytes) <= MAX_BYTES_PER_CHUNK else [(part,) for part in group]
+def split_if_large(group: Chunk, image_bytes: int) -> Sequence[Chunk]:
+    """A group as one chunk, or as one per minibatch where it takes long to decode."""
+    return [group] if decoded_bytes(group, image_bytes) <= MAX_BYTES_PER_CHUNK else [(part,) for part in group]
 
 
-def decoded_bytes(chunk: Chunk, picture_bytes: int) -> int:
-    """Size of a chunk's pictures, of which each takes so many bytes at level 0."""
-    return sum(plan.count * picture_bytes >> 2 * plan.level for minibatch in chunk for plan in minibatch)
+def decoded_bytes(chunk: Chunk, image_bytes: int) -> int:
+    """Bytes of a chunk's images, of which each takes `image_bytes` at level 0."""
+    return sum(plan.count * image_bytes >> 2 * plan.level for minibatch in chunk for plan in minibatch)
 
 
 class RealsStream(Iterator[MicroBatches]):
-    """Minibatches of a line of chunks; close it, or use it as a context manager, to stop its tasks.
+    """Minibatches of an endless line of chunks; close() it, or use it as a context manager, to stop decoding.
 
-    The line is cut into segments, each one execution of Ray Data: an execution that never ends keeps statistics of
-    every block, and a generator task that never ends starts from its beginning when its process dies. Tasks ask for no
-    CPU, so they run beside workers that have taken all; one runs at a time, and the blocks ahead are bounded instead.
+    The line is cut into executions of Ray Data that end by themselves: Ray Data bounds what it reads ahead by bytes
+    and spins while a consumer is slow, but an execution whose blocks all fit in does neither. The next one begins when
+    few blocks of the last one are left, so that at most `minibatches_ahead` are decoded ahead (two chunks, if that is
+    more). Tasks reserve no CPU: they run beside workers that hold all CPUs.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        chunks: Iterator[Chunk],
-        picture_bytes: int,
-        minibatches_ahead: int = 16,
-    ) -> None:
-        self.chunks, self.picture_bytes, self.minibatches_ahead = iter(chunks), picture_bytes, minibatches_ahead
-        self._segments: deque[Segment] = deque()
-        self._segment_chunks = FIRST_SEGMENT_CHUNKS
-        self._minibatches: Iterator[MicroBatches] = iter(())
+    def __init__(self, source: Source, chunks: Iterator[Chunk], minibatches_ahead: int = 16) -> None:
+        self.chunks, self.minibatches_ahead = iter(chunks), minibatches_ahead
         self._source = ray.put(source)
-        self._begin_segment()
+        self._executions: deque[Execution] = deque()
+        self._minibatches: Iterator[MicroBatches] = iter(())
+        self._begin_execution()
 
     def __next__(self) -> MicroBatches:
         """This rank's micro-batches of the next minibatch."""
         for micro_batches in self._minibatches:
             return micro_batches
-        self._minibatches = iter(())  # lets go of the old block before it waits for the new one
+        self._minibatches = iter(())  # releases the last block before waiting for the next one
         self._minibatches = self._next_chunk()
         return next(self._minibatches)
 
     def close(self) -> None:
-        """Stops decoding; the stream ends here."""
-        self.chunks, self._minibatches = iter(()), iter(())
-        while self._segments:
-            self._segments.pop().close()
+        """Ends the stream; waits for the tasks that run, as long as they end soon."""
+        running = list(self._executions)
+        self._stop()
+        for execution in running:
+            execution.thread.join(CLOSE_SEC)
 
     def __enter__(self) -> RealsStream:
         return self
@@ -131,86 +115,97 @@ class RealsStream(Iterator[MicroBatches]):
         self.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        self.chunks, self._minibatches = iter(()), iter(())
+        while self._executions:
+            self._executions.pop().is_closed = True
 
     def _next_chunk(self) -> Iterator[MicroBatches]:
-        if self._segments and not self._segments[0].chunks:
-            self._segments.popleft().close()
-        if not self._segments or (len(self._segments) == 1 and self._segments[0].ends_soon()):
-            self._begin_segment()
-        if not self._segments:
+        if self._executions and not self._executions[0].chunks:
+            self._executions.popleft()
+        if not self._executions:
             raise StopIteration
+        chunk = self._executions[0].chunks[0]
         try:
-            return self._segments[0].next_chunk()
-        except RayError as error:
-            start = first_position(self._segments[0].chunks[0])
-            self.close()
-            raise clear_error(error, start) from None
+            decoded = self._executions[0].next_chunk()
+        except Exception as error:
+            self._stop()
+            raise cause_of(error) from None
+        if len(self._executions) == 1 and len(self._executions[0].chunks) <= self._margin(chunk):
+            self._begin_execution()
+        return minibatches_of(chunk, decoded.images, decoded.labels)
 
-    def _begin_segment(self) -> None:
-        tasks = self._next_tasks()
-        if tasks:
-            after = self._segments[-1] if self._segments else None
-            chunks_ahead = math.ceil(self.minibatches_ahead / len(tasks[0][0]))
-            self._segments.append(Segment(self._source, tasks, chunks_ahead, after))
-
-    def _next_tasks(self) -> list[list[Chunk]]:
-        """The next stretch of the line, cut into tasks."""
+    def _begin_execution(self) -> None:
         first = next(self.chunks, None)
-        if first is None:
-            return []
-        fitting = MAX_BYTES_PER_TASK // decoded_bytes(first, self.picture_bytes)
-        per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK)
-        num_chunks = min(self._segment_chunks, per_task * MAX_SEGMENT_TASKS)
-        self._segment_chunks = min(2 * self._segment_chunks, MAX_SEGMENT_CHUNKS)
-        stretch = [first, *islice(self.chunks, num_chunks - 1)]
-        return [stretch[i : i + per_task] for i in range(0, len(stretch), per_task)]
+        if first is not None:
+            num_chunks = self._chunks_ahead(first) - self._margin(first)
+            chunks = [first, *islice(self.chunks, num_chunks - 1)]
+            self._executions.append(Execution(self._source, chunks))
+
+    def _chunks_ahead(self, chunk: Chunk) -> int:
+        return max(math.ceil(self.minibatches_ahead / len(chunk)), 2)
+
+    def _margin(self, chunk: Chunk) -> int:
+        """How many chunks are still to come when the next execution begins, which takes some 0.1 s."""
+        return max(self._chunks_ahead(chunk) // 4, 1)
 
 
-class Segment:
-    """A stretch of the line while Ray Data decodes it; its tasks wait until the segment before has none left."""
+class Execution:
+    """A finite execution of Ray Data: one task decodes some chunks; a thread receives them, however slow we are."""
 
-    def __init__(
-        self,
-        source: ray.ObjectRef,
-        tasks: Sequence[Sequence[Chunk]],
-        chunks_ahead: int,
-        after: Segment | None = None,
-    ) -> None:
-        self.chunks = deque(chunk for task in tasks for chunk in task)
-        self.margin = chunks_ahead + 2
-        self.num_taken, self.taken_since = 0, math.inf
-        self.attempt = 0
-        """How often the task of the last block had been started anew."""
-        self.execution = Execution(
-            dataset_of(source, tasks),
-            max_tasks=1,
-            max_ready=max(chunks_ahead - 1, 1),
-            max_retries=MAX_RETRIES,
-            after=after.execution if after else None,
-        )
+    def __init__(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
+        self.chunks = deque(chunks)
+        """What has not been handed over yet."""
+        self.is_closed = False
+        self._blocks: queue.SimpleQueue[Decoded | Exception] = queue.SimpleQueue()
+        self._attempt = 1
+        self.thread = threading.Thread(target=self._receive, args=(source, list(chunks)), daemon=True, name="reals")
+        self.thread.start()
 
-    def next_chunk(self) -> Iterator[MicroBatches]:
-        """The minibatches of the next chunk; waits until it is decoded."""
-        block = self.execution.next_block()
-        start, images, labels = arrays_of(block)
-        if (attempt := attempt_of(block)) > self.attempt:
-            log.warning("fault: a decoding process died; its task runs again, from sample position %d on", start)
-        self.attempt = attempt
-        chunk = self.chunks.popleft()
-        assert start == first_position(chunk), f"the stream stands at {start} instead of {first_position(chunk)}"
-        self.taken_since = min(self.taken_since, time.monotonic())
-        self.num_taken += 1
-        return minibatches_of(chunk, images, labels)
+    def next_chunk(self) -> Decoded:
+        """The next chunk; waits until it is decoded, and raises what ended the execution."""
+        decoded = self._blocks.get()
+        if isinstance(decoded, Exception):
+            raise decoded
+        position = first_position(self.chunks.popleft())
+        assert decoded.start == position, f"the stream is at {decoded.start} instead of {position}"
+        if decoded.attempt > self._attempt:
+            log.warning("fault: a decoding process died; its task runs again, from sample position %d on", position)
+        self._attempt = decoded.attempt
+        return decoded
 
-    def ends_soon(self) -> bool:
-        """Whether it is time to prepare the next segment, at the pace of the consumer so far."""
-        sec_per_chunk = (time.monotonic() - self.taken_since) / max(self.num_taken, 1)
-        return len(self.chunks) <= self.margin or len(self.chunks) * sec_per_chunk < PREPARE_SEC
+    def _receive(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
+        try:
+            for bundle in dataset_of(source, chunks).iter_internal_ref_bundles():
+                refs: Any = bundle.block_refs
+                for block in ray.get(refs):
+                    if not self.is_closed:
+                        self._blocks.put(from_block(block))
+            raise RuntimeError("Ray Data ended the stream of real images before its last block; was Ray shut down?")
+        except Exception as error:
+            self._blocks.put(error)  # after the last chunk, nobody reads it
 
-    def close(self) -> None:
-        self.execution.close()
+
+def dataset_of(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> ray.data.Dataset:
+    """A data set of Ray Data that decodes chunks on this node, one block each, in order and quietly."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the caller; a pause is no reason to warn
+    dataset = ray.data.read_datasource(
+        DecodeDatasource(source, chunks),
+        override_num_blocks=1,
+        num_cpus=0,
+        label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+        # A node that is about to be taken away runs no new tasks, while its workers go on.
+        fallback_strategy=[{"label_selector": {}}],
+    )
+    context = dataset.context
+    context.target_max_block_size = 1  # a row, which is a chunk, becomes a block as soon as it is yielded
+    context.execution_no_progress_timeout_s = -1
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None
+    context.issue_detectors_config.detectors = []
+    return dataset
 
 
 def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iterator[MicroBatches]:
@@ -224,39 +219,9 @@ def minibatches_of(chunk: Chunk, images: np.ndarray, labels: np.ndarray) -> Iter
         yield micro_batches
 
 
-def dataset_of(source: ray.ObjectRef, tasks: Sequence[Sequence[Chunk]]) -> ray.data.Dataset:
-    """A data set of Ray Data that decodes the tasks on this node, one block a chunk, in order and quietly."""
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the caller; a pause is no reason to warn
-    if os.environ.get(COLLECT_FIGURES) == "0":
-        count_nothing()
-    dataset = ray.data.read_datasource(
-        ChunkDatasource(source, tasks),
-        override_num_blocks=len(tasks),
-        num_cpus=0,
-        label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
-        # A node that has had notice that it will be taken away runs no new tasks; its workers go on until it goes.
-        fallback_strategy=[{"label_selector": {}}],
-    )
-    context = dataset.context
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = 1  # a row, which is a chunk, becomes a block as soon as it is there
-    context.execution_no_progress_timeout_s = -1  # a training may pause for as long as it likes
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.memory_usage_poll_interval_s = None
-    context.issue_detectors_config.detectors = []
-    return dataset
-
-
-def clear_error(error: RayError, position: int) -> Exception:
-    """What went wrong in a task that decodes from a sample position on, without the tasks' own traces."""
+def cause_of(error: Exception) -> Exception:
+    """What was raised in a task, without the tracebacks of its processes; the error itself where that is Ray's own."""
     cause: BaseException | None = error
     while isinstance(cause, RayError):
         cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, Exception):
-        return cause
-    if not isinstance(error, (WorkerCrashedError, OutOfMemoryError)):
-        return error  # a node on its way out, which says nothing about the pictures
-    return RuntimeError(
-        f"real pictures could not be decoded from sample position {position} on: {error}; where processes die, a "
-        f"picture may crash the decoder or memory be short (a smaller cluster.read_ahead needs less)"
-    )
+    return cause if isinstance(cause, Exception) else error

@@ -1,4 +1,4 @@
-"""Data sets: formats, decoding, order, and the step from stored pictures to those that D sees."""
+"""Data sets: formats, decoding, order, and the step from stored images to those that D sees."""
 
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError

@@ -1,4 +1,4 @@
-"""Where a data set is written: it stands there whole or not at all."""
+"""Places where data sets are written: they appear as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Any, BinaryIO, Protocol, cast
 from pyarrow import fs
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.labels import some_names
+from stylegan_ray.data.labels import list_names
 from stylegan_ray.storage import Storage
 
 
 class Output(Protocol):
-    """Files that are being written."""
+    """A place for new files, which replace what is there when they are finished."""
 
     def open(self, name: str) -> BinaryIO:
-        """A new file; close it before the output is finished."""
+        """A new file; close it before `finish`."""
         ...
 
     def finish(self) -> None:
-        """Puts the files where they belong, in the place of older ones."""
+        """Moves the files to their place, where they replace older ones."""
         ...
 
     def abandon(self) -> None:
-        """Removes what was written."""
+        """Deletes what was written."""
         ...
 
 
 @contextmanager
-def written_whole(output: Output) -> Iterator[Output]:
-    """Inside, files are written; afterwards they are in their place, or gone if something went wrong."""
+def write_whole(output: Output) -> Iterator[Output]:
+    """Finishes the output when the block ends, or abandons it when the block raises."""
     try:
         yield output
         output.finish()
@@ -44,11 +44,11 @@ def written_whole(output: Output) -> Iterator[Output]:
         raise
 
 
-def output_at(address: str, is_file: bool, endings: Sequence[str], overwrite: bool, num_bytes: int = 0) -> Output:
+def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: bool, num_bytes: int = 0) -> Output:
     """The output for a data set of one file or of a folder of files with these endings.
 
-    Raises DataError when something stands there (and is not to be overwritten, or is no data set), when it cannot be
-    written, or has no room for so many bytes.
+    Raises DataError when the place is taken (and `overwrite` is false, or it holds no data set), cannot be written to,
+    or has fewer than `num_bytes` free.
     """
     try:
         output = StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
@@ -62,29 +62,31 @@ def output_at(address: str, is_file: bool, endings: Sequence[str], overwrite: bo
         free = output.free_bytes()
         output.abandon()
         raise DataError(
-            f"DEST {address} needs {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; give a DEST with "
+            f"DEST {address} needs {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; give a DEST with "
             "more room, or a smaller --resolution"
         )
     return output
 
 
 def _check_place(names: list[str] | None, address: str, is_file: bool, endings: Sequence[str], overwrite: bool) -> None:
-    """Refuses to replace anything but a data set, and that without being asked to."""
+    """Raises DataError unless the place is empty, or holds a data set and `overwrite` is true."""
     if names is None and not is_file:
-        raise DataError(f"DEST {address} is a file, and a folder of {', '.join(endings)} files was to be written there")
+        raise DataError(
+            f"DEST {address} is a file, but a folder of {', '.join(endings)} files is written; give another DEST"
+        )
     if names and is_file:
-        raise DataError(f"DEST {address} is a folder, and a {endings[0]} file was to be written there")
+        raise DataError(f"DEST {address} is a folder, but a {endings[0]} file is written; give another DEST")
     foreign = [name for name in names or () if not name.endswith(tuple(endings))]
     if foreign:
         raise DataError(
-            f"DEST {address} holds other files than those of a data set, {some_names(foreign)}; give another folder"
+            f"DEST {address} holds files that are not part of a data set, {list_names(foreign)}; give another folder"
         )
     if (names or names is None) and not overwrite:
-        raise DataError(f"DEST {address} is there already; give another DEST, or replace it with --overwrite")
+        raise DataError(f"DEST {address} exists; give another DEST, or replace it with --overwrite")
 
 
 class LocalOutput:
-    """Files on a disk that this machine sees, written beside their place under a temporary name."""
+    """Files on a local disk, written beside their place under a temporary name."""
 
     def __init__(self, path: str, is_file: bool) -> None:
         place = Path(path).expanduser()
@@ -92,7 +94,7 @@ class LocalOutput:
         self.partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
 
     def names(self) -> list[str] | None:
-        """What stands at the place: names in a folder (none if there is nothing), or None for a file."""
+        """Names in the folder at the place (none if it does not exist), or None when it is a file."""
         if self.path.is_dir():
             return sorted(os.listdir(self.path))
         return None if self.path.exists() else []
@@ -130,7 +132,7 @@ def _flush(path: Path) -> None:
 
 
 class StoredOutput:
-    """Files in an object store, through pyarrow; each appears there when it is closed, and not before."""
+    """Files in an object store, through pyarrow; each appears when it is closed."""
 
     def __init__(self, address: str, is_file: bool) -> None:
         folder, _, name = address.rstrip("/").rpartition("/")
@@ -139,7 +141,7 @@ class StoredOutput:
         self.opened: list[str] = []
 
     def names(self) -> list[str] | None:
-        """What stands at the place: names below a folder (none if there is nothing), or None for a file."""
+        """Names below the folder at the place (none if it does not exist), or None when it is a file."""
         place = self.storage.path(self.name or "")
         if self.storage.filesystem.get_file_info(place).type == fs.FileType.File:
             return None
@@ -148,7 +150,7 @@ class StoredOutput:
         return sorted(info.path[len(place) :].lstrip("/") for info in found if info.type == fs.FileType.File)
 
     def begin(self) -> None:
-        """Tries whether anything can be written."""
+        """Raises OSError when nothing can be written."""
         self.storage.filesystem.create_dir(self.storage.root, recursive=True)
         self.storage.write(".writable", b"")
         self.storage.filesystem.delete_file(self.storage.path(".writable"))
@@ -162,7 +164,7 @@ class StoredOutput:
         return cast(BinaryIO, stream)
 
     def finish(self) -> None:
-        """Removes files of an older data set that the new one does not have."""
+        """Deletes files of the older data set that the new one does not have."""
         if self.name is None:
             self._delete(set(self.names() or ()).difference(self.opened))
 

@@ -1,4 +1,4 @@
-"""One picture file to uint8 [C,H,W], by Pillow."""
+"""Decodes one image file to uint8 [C,H,W] with Pillow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stylegan_ray.data.errors import BadImage
 
 MAX_PIXELS = 1 << 27
-"""Larger pictures are refused unread: a small file can claim any size (a decompression bomb)."""
+"""Larger images are refused before they are decoded: a small file can claim any size (a decompression bomb)."""
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"})
@@ -21,7 +21,10 @@ ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 @dataclass(frozen=True)
 class Decoder:
-    """How pictures become training pictures; `none` for crop and resize means that they must fit already."""
+    """Converts images to the resolution and channels of training; the fields enter the data fingerprint.
+
+    With `none` for crop and resize an image of another size is refused.
+    """
 
     resolution: tuple[int, int]
     num_channels: int
@@ -30,30 +33,30 @@ class Decoder:
     alpha: Literal["error", "white", "black", "drop"] = "error"
 
     def __call__(self, name: str, content: bytes) -> np.ndarray:
-        """The pixels [C,H,W] of a picture file; raises BadImage."""
+        """Pixels uint8 [C,H,W] of an image file; raises BadImage."""
         try:
-            return self.pixels(opened(content))
+            return self.convert(open_image(content))
         except Exception as error:  # Pillow's readers raise nearly anything on broken files
-            raise BadImage(name, explained(error)) from error
+            raise BadImage(name, explain_error(error)) from error
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """The pixels [C,H,W] of an opened picture; raises ValueError when it does not fit."""
-        image = self._fitted(self._in_channels(image))
+    def convert(self, image: Image.Image) -> np.ndarray:
+        """Pixels uint8 [C,H,W] of a decoded image; raises ValueError when it has another size or transparent pixels."""
+        image = self._fit(self._convert_channels(image))
         if self.num_channels == 1:
             return np.array(image)[None]
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
-    def _in_channels(self, image: Image.Image) -> Image.Image:
+    def _convert_channels(self, image: Image.Image) -> Image.Image:
         mode = "L" if self.num_channels == 1 else "RGB"
         if image.mode == mode and "transparency" not in image.info:
             return image
         if image.mode.startswith("I"):
-            image = eight_bits(image)
+            image = to_eight_bits(image)
         if has_alpha(image):
-            image = without_alpha(image, self.alpha)
+            image = remove_alpha(image, self.alpha)
         return image.convert(mode)
 
-    def _fitted(self, image: Image.Image) -> Image.Image:
+    def _fit(self, image: Image.Image) -> Image.Image:
         height, width = self.resolution
         if image.size == (width, height):
             return image
@@ -66,19 +69,25 @@ class Decoder:
         return image if image.size == (width, height) else image.resize((width, height), FILTERS[self.resize])
 
 
-def opened(content: bytes) -> Image.Image:
-    """The picture, upright and loaded."""
+def read_header(content: bytes) -> Image.Image:
+    """An image of which only the header is read; raises what Pillow raises, or ValueError above MAX_PIXELS."""
     image = Image.open(io.BytesIO(content))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"is {image.height}x{image.width} pixels, more than the {MAX_PIXELS} allowed")
+    return image
+
+
+def open_image(content: bytes) -> Image.Image:
+    """A decoded image, turned upright as its EXIF orientation says."""
+    image = read_header(content)
     image.load()
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
-def explained(error: Exception) -> str:
-    """A reason in one line."""
+def explain_error(error: Exception) -> str:
+    """The reason why an image cannot be decoded, in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return "is not a picture that Pillow can read"
+        return "is not an image that Pillow can read"
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
@@ -96,19 +105,19 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in GREY_MODES
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey picture reduced to its high byte."""
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image reduced to its high byte."""
     return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
-def without_alpha(image: Image.Image, policy: str) -> Image.Image:
-    """An opaque RGB picture: on white or black, or with the alpha channel dropped."""
+def remove_alpha(image: Image.Image, policy: str) -> Image.Image:
+    """An opaque RGB image, as data.alpha says; raises ValueError for transparent pixels with policy `error`."""
     image = image.convert("RGBA")
     if policy == "drop":
         return image.convert("RGB")
     if policy == "error":
         if is_transparent(image):
-            raise ValueError("is transparent (data.alpha white, black or drop decides what becomes of it)")
+            raise ValueError("is transparent; choose with data.alpha white, black or drop")
         return image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, policy), image).convert("RGB")
 
@@ -116,7 +125,7 @@ def without_alpha(image: Image.Image, policy: str) -> Image.Image:
 def crop_box(
     height: int, width: int, target: tuple[int, int], crop: str, resize: str
 ) -> tuple[int, int, int, int] | None:
-    """The part of a picture that is used, as (left, top, right, bottom); None when the picture does not fit."""
+    """The part of an image that is used, as (left, top, right, bottom); None when the image cannot be made to fit."""
     target_height, target_width = target
     if crop == "none":
         same_shape = height * target_width == width * target_height

@@ -1,4 +1,4 @@
-"""Decides how pictures are decoded from what they are and the data section, or says what stands in the way."""
+"""Decides how images are decoded, from the index and the data section; or explains why they cannot be."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from stylegan_ray.config import DataConfig
 from stylegan_ray.data.decode import Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
-from stylegan_ray.data.labels import some_names
+from stylegan_ray.data.labels import list_names
 
 Size = tuple[int, int]
 
 
-def chosen_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
-    """How to decode the pictures; raises DataError with a way out when they do not allow it."""
+def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
+    """How to decode the images; raises DataError when the data section does not make them alike."""
     good = np.flatnonzero(index.flags & IS_BAD == 0)
     if index.bad and (cfg.on_bad_image == "error" or not len(good)):
         raise DataError(
-            f"data.path={path}: {len(index.bad)} of {len(index.names)} pictures cannot be used: {_reasons(index)}; "
-            "mend or remove them, or show others in their place with --data.on_bad_image skip"
+            f"data.path={path}: {len(index.bad)} of {len(index.names)} images cannot be used: {_reasons(index)}; "
+            "repair or remove them, or use others in their place with --data.on_bad_image skip"
         )
-    resolution = _chosen_resolution(cfg, index, good, path)
+    resolution = _choose_resolution(cfg, index, good, path)
     check_resolution(resolution, path)
-    channels = _chosen_channels(cfg, index, good, path)
+    channels = _choose_channels(cfg, index, good, path)
     _check_alpha(cfg, index, good, path)
     return Decoder(resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha)
 
 
-def wanted_resolution(cfg: DataConfig) -> Size | None:
+def requested_resolution(cfg: DataConfig) -> Size | None:
     """data.resolution as (height, width)."""
     return (cfg.resolution, cfg.resolution) if isinstance(cfg.resolution, int) else cfg.resolution
 
 
 def check_resolution(size: Size, path: str) -> None:
     """Raises DataError when the networks cannot be built for this size."""
-    from stylegan_ray.networks.shapes import level_sizes  # not above: processes that only decode need no torch
+    from stylegan_ray.networks.shapes import level_sizes  # here, since processes that only decode need no torch
 
     try:
         level_sizes(size)
@@ -43,29 +43,29 @@ def check_resolution(size: Size, path: str) -> None:
         raise DataError(f"data.path={path}: {error}, or {_way_out(min(size))}") from error
 
 
-def _chosen_resolution(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> Size:
+def _choose_resolution(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> Size:
     sizes = _sizes(index, good)
-    wanted = wanted_resolution(cfg)
+    wanted = requested_resolution(cfg)
     if wanted is None:
         return _common_size(cfg, sizes, index, good, path)
     misfits = [size for size in sizes if crop_box(*size, wanted, cfg.crop, cfg.resize) is None]
     if misfits:
         names = _names_of_size(index, good, misfits[0])
         raise DataError(
-            f"data.resolution={_text(wanted)}, but data.path={path} holds pictures of {_some_sizes(misfits)} "
-            f"(height x width), e.g. {names}; {_fitting_way_out(cfg, misfits, wanted)}"
+            f"data.resolution={_text(wanted)}, but data.path={path} holds images of {_some_sizes(misfits)} "
+            f"(height x width), e.g. {names}; {_way_out_of_misfits(cfg, misfits, wanted)}"
         )
     return wanted
 
 
 def _common_size(cfg: DataConfig, sizes: list[Size], index: Index, good: np.ndarray, path: str) -> Size:
-    """The one size that all pictures have, after cropping to a square where that is asked for."""
+    """The one size that all images have, after they are cropped to a square where data.crop asks for it."""
     used = sorted({(min(size), min(size)) for size in sizes}) if cfg.crop == "center" else sizes
     if len(used) > 1:
         examples = "; ".join(f"{_text(size)}: {_names_of_size(index, good, size)}" for size in sizes[:2])
         raise DataError(
-            f"data.path={path} holds pictures of {len(sizes)} sizes (height x width: {examples}), but they must be "
-            f"alike; try {_way_out(int(np.median([min(size) for size in sizes])))}"
+            f"data.path={path} holds images of {len(sizes)} sizes (height x width: {examples}), but they must have "
+            f"one; try {_way_out(int(np.median([min(size) for size in sizes])))}"
         )
     return used[0]
 
@@ -78,13 +78,13 @@ def _sizes(index: Index, good: np.ndarray) -> list[Size]:
     return [(int(value) >> 32, int(value) & 0xFFFFFFFF) for value in ordered]
 
 
-def _chosen_channels(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> int:
+def _choose_channels(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> int:
     if cfg.channels is not None:
         return cfg.channels
     colour = index.flags[good] & IS_COLOUR != 0
     if colour.any() and not colour.all():
         raise DataError(
-            f"data.path={path} holds {int(colour.sum())} colour and {int((~colour).sum())} grey pictures (e.g. "
+            f"data.path={path} holds {int(colour.sum())} colour and {int((~colour).sum())} grey images (e.g. "
             f"{index.names[int(good[colour][0])]!r} and {index.names[int(good[~colour][0])]!r}); "
             "choose with --data.channels 3 or --data.channels 1"
         )
@@ -94,16 +94,16 @@ def _chosen_channels(cfg: DataConfig, index: Index, good: np.ndarray, path: str)
 def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> None:
     transparent = good[index.flags[good] & IS_TRANSPARENT != 0]
     if len(transparent) and cfg.alpha == "error":
-        names = some_names([index.names[int(entry)] for entry in transparent[:3]])
+        names = list_names([index.names[int(entry)] for entry in transparent[:3]])
         raise DataError(
-            f"data.path={path}: {len(transparent)} pictures are transparent, e.g. {names}; "
-            "lay them on a ground with --data.alpha white (or black), or drop their alpha channel with drop"
+            f"data.path={path}: {len(transparent)} images are transparent, e.g. {names}; "
+            "composite them on --data.alpha white or black, or drop their alpha channel with --data.alpha drop"
         )
 
 
 def _reasons(index: Index, most: int = 3) -> str:
-    shown = "; ".join(f"{index.names[entry]!r} {index.bad[entry]}" for entry in sorted(index.bad)[:most])
-    return shown if len(index.bad) <= most else f"{shown}; and {len(index.bad) - most} more"
+    listed = "; ".join(f"{index.names[entry]!r} {index.bad[entry]}" for entry in sorted(index.bad)[:most])
+    return listed if len(index.bad) <= most else f"{listed}; and {len(index.bad) - most} more"
 
 
 def _names_of_size(index: Index, good: np.ndarray, size: Size) -> str:
@@ -111,14 +111,14 @@ def _names_of_size(index: Index, good: np.ndarray, size: Size) -> str:
     return repr(index.names[int(here[0])]) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
 
 
-def _fitting_way_out(cfg: DataConfig, misfits: list[Size], wanted: Size) -> str:
+def _way_out_of_misfits(cfg: DataConfig, misfits: list[Size], wanted: Size) -> str:
     if cfg.resize == "none" and any(size[0] < wanted[0] or size[1] < wanted[1] for size in misfits):
         return "scale them with --data.resize lanczos --data.crop center, or choose a smaller data.resolution"
     return f"try {_way_out(wanted)}"
 
 
 def _way_out(size: int | Size) -> str:
-    """Options that make any pictures fit."""
+    """Options that make images of any size fit."""
     if isinstance(size, int):
         size = max(1 << (size.bit_length() - 1), 8)
     side = f"{size[0]} {size[1]}" if isinstance(size, tuple) and size[0] != size[1] else size

@@ -1,9 +1,8 @@
-"""The data doctor: what the pictures of a data set are like, what is wrong with them, and how to train on them."""
+"""The data doctor: what the images of a data set are like, which are damaged, and how to train on them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,38 +12,36 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.dataset import Source
-from stylegan_ray.data.decode import Decoder, eight_bits, explained, is_grey, is_transparent, opened
+from stylegan_ray.data import formats
+from stylegan_ray.data.decode import explain_error, is_grey, is_transparent, to_eight_bits
 from stylegan_ray.data.decode_policy import check_resolution
 from stylegan_ray.data.errors import BadImage, DataError
-from stylegan_ray.data.files import Files
-from stylegan_ray.data.formats.tfrecord import TFRecordPictures
+from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
-from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.labels import Labels, is_one_hot
+from stylegan_ray.table import format_table
 
-CLASSES_SHOWN, EXAMPLES = 20, 3
+CLASSES_LISTED, EXAMPLES = 20, 3
 HASH_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Examiner:
-    """Looks at pictures, one by one."""
+    """Describes images one by one, in any process."""
 
-    source: Source | TFRecordPictures
-    index: Index
+    inspect: Inspector
 
     def __call__(self, entries: np.ndarray) -> list[bytes]:
-        """What there is to say of the pictures, as JSON (see Findings.add)."""
-        return [json.dumps([self.facts(entry) for entry in entries.tolist()]).encode()]
+        """A description of each image, as JSON (see Findings.add)."""
+        return [json.dumps([self.describe(entry) for entry in entries.tolist()]).encode()]
 
-    def facts(self, entry: int) -> dict[str, Any]:
-        """Format, mode, size, colour, transparency and a hash of the pixels; or what is the problem."""
-        if entry in self.index.bad and self.index.kind == "tfrecords":
-            return {"problem": self.index.bad[entry]}
+    def describe(self, entry: int) -> dict[str, Any]:
+        """File format, mode, size, colour, transparency and a hash of the pixels; or what is wrong with the image."""
         try:
-            form, mode, image = self._opened(entry)
+            stored = self.inspect(entry)
+            image = stored.image
             return {
-                "format": form, "mode": mode, "size": image.size[::-1], "hash": pixel_hash(image),
+                "format": stored.file_format, "mode": stored.mode, "size": image.size[::-1], "hash": pixel_hash(image),
                 "grey": is_grey(image), "transparent": is_transparent(image),
             }  # fmt: skip
         except BadImage as error:
@@ -52,37 +49,20 @@ class Examiner:
         except OSError as error:
             if error.errno is not None and not isinstance(error, PermissionError):
                 raise
-            return {"problem": explained(error)}
-        except Exception as error:  # Pillow's readers raise nearly anything on broken files
-            return {"problem": explained(error)}
-
-    def _opened(self, entry: int) -> tuple[str, str, Image.Image]:
-        if isinstance(self.source, TFRecordPictures):
-            pixels = self.source.read(entry, self.index.names[entry], 0)
-            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-            return "TFRecord", image.mode, image
-        content = self.source.read(entry)
-        header = Image.open(io.BytesIO(content))
-        return header.format or "unknown", header.mode, opened(content)
-
-
-def examiner_of(files: Files, index: Index, source: Source | None) -> Examiner:
-    """The examiner of a data set; its source is None for TFRecords."""
-    if source is not None:
-        return Examiner(source, index)
-    channels, height, width = (int(size) for size in index.places["shapes"][0])
-    return Examiner(TFRecordPictures(files, index, Decoder((height, width), channels)), index)
+            return {"problem": explain_error(error)}
+        except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+            return {"problem": explain_error(error)}
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """The same for pictures that look the same, whatever their format and mode."""
-    image = eight_bits(image) if image.mode.startswith("I") else image
+    """A hash that is equal for images that look the same, whatever their file format and mode."""
+    image = to_eight_bits(image) if image.mode.startswith("I") else image
     size = f"{image.height}x{image.width}:".encode()
     return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).hexdigest()
 
 
 class Findings:
-    """What was found so far."""
+    """What an Examiner found in the images so far."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -94,7 +74,7 @@ class Findings:
         self.bad: dict[int, str] = {}
 
     def add(self, entries: np.ndarray, pieces: Sequence[bytes]) -> None:
-        """Takes in what an Examiner said of some pictures."""
+        """Adds the descriptions that an Examiner returned for some images."""
         for entry, facts in zip(entries.tolist(), json.loads(bytes(pieces[0])), strict=True):
             if "problem" in facts:
                 self.bad[entry], self.flags[entry] = facts["problem"], IS_BAD
@@ -106,12 +86,12 @@ class Findings:
             self.modes[facts["mode"]] += 1
             self.sizes[f"{self.height[entry]}x{self.width[entry]}"] += 1
 
-    def seen(self) -> Index:
-        """The index with what was found in it."""
+    def updated_index(self) -> Index:
+        """The index with sizes, flags and problems as found."""
         return replace(self.index, height=self.height, width=self.width, flags=self.flags, bad=self.bad)
 
     def duplicates(self) -> list[list[int]]:
-        """Groups of pictures with the same pixels."""
+        """Groups of images with the same pixels."""
         good = np.flatnonzero(self.flags & IS_BAD == 0)
         if not len(good):
             return []
@@ -124,8 +104,8 @@ class Findings:
         return list(groups.values())
 
 
-def advised(index: Index) -> dict[str, Any]:
-    """Keys of the data section with which these pictures can be trained on; as few as possible."""
+def recommend_keys(index: Index) -> dict[str, Any]:
+    """Keys of the data section, as few as possible, with which these images can be trained on."""
     good = np.flatnonzero(index.flags & IS_BAD == 0)
     keys: dict[str, Any] = {}
     sizes = set(zip(index.height[good].tolist(), index.width[good].tolist(), strict=True))
@@ -139,7 +119,7 @@ def advised(index: Index) -> dict[str, Any]:
         keys["alpha"] = "white"
     if len(good) < len(index.names):
         keys["on_bad_image"] = "skip"
-    if index.kind == "parquet":
+    if formats.by_name(index.format).prefers_blocks:
         keys["shuffle"] = "blocks"
     if index.labels.values is not None:
         keys["cond"] = True
@@ -154,15 +134,15 @@ def _is_trainable(size: tuple[int, int]) -> bool:
     return True
 
 
-def table(findings: Findings) -> list[tuple[str, list[str]]]:
+def summarize(findings: Findings) -> list[tuple[str, list[str]]]:
     """What was found, as rows of a heading and its lines."""
-    index = findings.seen()
+    index = findings.updated_index()
     names, transparent = index.names, np.flatnonzero(index.flags & IS_TRANSPARENT).tolist()
     bad = [f"{names[entry]}: {index.bad[entry]}" for entry in sorted(index.bad)]
     groups = findings.duplicates()
     repeats = sum(len(group) - 1 for group in groups)
     return [
-        ("Pictures", [f"{len(names)} ({index.kind})"]),
+        ("Images", [f"{len(names)} ({index.format})"]),
         ("Formats", [_counts(findings.formats)]),
         ("Sizes", [_counts(findings.sizes) + (" (height x width)" if findings.sizes else "")]),
         ("Modes", [_counts(findings.modes)]),
@@ -173,11 +153,10 @@ def table(findings: Findings) -> list[tuple[str, list[str]]]:
     ]
 
 
-def shown(rows: Iterable[tuple[str, list[str]]]) -> str:
-    """Rows as text, their headings in a column."""
-    return "\n".join(
-        f"{heading if not number else '':12s} {line}" for heading, lines in rows for number, line in enumerate(lines)
-    )
+def format_rows(rows: Iterable[tuple[str, list[str]]]) -> str:
+    """Rows as text, with the headings in a column."""
+    lines = [("" if number else heading, line) for heading, lines in rows for number, line in enumerate(lines)]
+    return format_table(lines, head=False)
 
 
 def _counts(counter: Counter[str], most: int = 6) -> str:
@@ -187,7 +166,7 @@ def _counts(counter: Counter[str], most: int = 6) -> str:
 
 
 def _some(items: list[str], count: int | None = None) -> str:
-    """How many there are, and the first few."""
+    """The number of items and the first few of them."""
     if not items:
         return "none"
     more = f"; and {len(items) - EXAMPLES} more" if len(items) > EXAMPLES else ""
@@ -198,14 +177,14 @@ def _label_lines(labels: Labels) -> Iterable[str]:
     values = labels.values
     if values is None:
         yield f"none: {labels.problem}"
-    elif values.ndim == 2 and not (((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all()):
+    elif values.ndim == 2 and not is_one_hot(values):
         yield f"vectors of {values.shape[1]} numbers"
     else:
         classes = values if values.ndim == 1 else values.argmax(axis=1)
         counts = np.bincount(classes, minlength=labels.size)
-        yield f"{len(counts)} classes of {counts.min()} to {counts.max()} pictures, {np.median(counts):g} in the middle"
-        for number, count in list(enumerate(counts.tolist()))[:CLASSES_SHOWN]:
+        yield f"{len(counts)} classes of {counts.min()} to {counts.max()} images, median {np.median(counts):g}"
+        for number, count in list(enumerate(counts.tolist()))[:CLASSES_LISTED]:
             name = labels.class_names[number] if labels.class_names and number < len(labels.class_names) else ""
             yield f"  {number:<4d} {count:>8d} {name}".rstrip()
-        if len(counts) > CLASSES_SHOWN:
-            yield f"  and {len(counts) - CLASSES_SHOWN} more"
+        if len(counts) > CLASSES_LISTED:
+            yield f"  and {len(counts) - CLASSES_LISTED} more"

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set."""
+"""Errors about a data set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class DataError(ConfigError):
     """A data set that cannot be trained on as configured; the command exits with status 2."""
 
 
-class BadImage(ValueError):  # noqa: N818 - it names a picture, and a policy decides whether it is an error
-    """One picture that cannot be decoded or does not fit the others; names the file and the reason."""
+class BadImage(ValueError):  # noqa: N818 - it describes an image; data.on_bad_image decides whether it is an error
+    """One image that cannot be decoded or does not have the shape of the others; names the file and the reason."""
 
     def __init__(self, name: str, reason: str, position: int | None = None) -> None:
         super().__init__(name, reason, position)
@@ -18,4 +18,4 @@ class BadImage(ValueError):  # noqa: N818 - it names a picture, and a policy dec
 
     def __str__(self) -> str:
         where = "" if self.position is None else f" (sample position {self.position})"
-        return f"picture {self.name!r}{where}: {self.reason}; data.on_bad_image=skip shows the next good one instead"
+        return f"image {self.name!r}{where}: {self.reason}; data.on_bad_image=skip uses the next good image instead"

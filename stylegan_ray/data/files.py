@@ -19,7 +19,7 @@ class FileInfo(NamedTuple):
 
 
 class Files(Protocol):
-    """The files below one folder. Pickles to its address; handles belong to a process and are opened when needed."""
+    """The files below one folder. Pickles to its address; handles are opened per process on first use."""
 
     root: str
 
@@ -40,7 +40,7 @@ class Files(Protocol):
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """A file to seek and read in."""
+        """An open file that can seek."""
         ...
 
 
@@ -50,7 +50,7 @@ def files_at(address: str) -> Files:
 
 
 class PerProcess:
-    """Handles by name, opened on first use in each process: none crosses a fork or a pickle."""
+    """Handles by name, opened on first use in each process; none is inherited by fork or pickled."""
 
     def __init__(self, opener: Callable[[Any], Any]) -> None:
         self.opener, self.pid, self.handles = opener, os.getpid(), {}
@@ -63,7 +63,7 @@ class PerProcess:
 
 
 class LocalFiles:
-    """Files on a disk that this machine sees, read without a shared file position."""
+    """Files on a disk that this machine sees, read without a shared file position, so that threads do not interfere."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -84,7 +84,9 @@ class LocalFiles:
             return file.read()
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        descriptor = self._descriptor(name)  # held here, or another thread's twin could close it
+        descriptor = self._descriptor(
+            name
+        )  # a reference, or another thread that opened it at the same time could close it
         return os.pread(descriptor.number, size, offset)
 
     def open(self, name: str) -> BinaryIO:
@@ -95,7 +97,7 @@ class LocalFiles:
 
 
 class Descriptor:
-    """An open file, closed with the object."""
+    """An open file descriptor, closed when the object is deleted."""
 
     def __init__(self, path: str, flags: int = os.O_RDONLY) -> None:
         self.number = os.open(path, flags | os.O_CLOEXEC, 0o666)
@@ -106,7 +108,7 @@ class Descriptor:
 
 
 def _walk(root: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
-    """Files below root/inside; links are followed, each folder is entered once."""
+    """Files below root/inside; links are followed, and each folder is visited once."""
     stat = os.stat(f"{root}/{inside}")
     if (stat.st_dev, stat.st_ino) in seen:
         return

@@ -1,4 +1,4 @@
-"""What a data set holds, found once and kept in a cache so that the next run opens at once."""
+"""The index of a data set: built when it is first opened, then loaded from a cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.packed_names import Names
+from stylegan_ray.data.packed_names import PackedNames
 
-INDEX_VERSION = 1
-"""Raised when an older index could be misread."""
+INDEX_VERSION = 2
+"""Increased when an index of an earlier version cannot be read."""
 
 IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
 """Bits of Index.flags."""
@@ -32,38 +32,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Index:
-    """All pictures of a data set, as they lie in storage; independent of how they are decoded."""
+    """All images of a data set as they are stored, whatever the data section makes of them."""
 
-    kind: str
-    """folder, zip, tar, parquet or tfrecords."""
-    names: Names
+    format: str
+    """Name of the format (see data.formats.FORMATS)."""
+    names: PackedNames
     places: dict[str, np.ndarray]
-    """Where each picture lies inside its file, as its format needs it."""
+    """Arrays that locate each image, as its format needs them."""
     labels: Labels
     height: np.ndarray
     width: np.ndarray
     flags: np.ndarray
     """uint8 [n] of IS_COLOUR, IS_TRANSPARENT, IS_BAD."""
     crc: np.ndarray
-    """uint32 [n]: CRC-32 of each picture's bytes (of its first bytes where only headers were read)."""
+    """uint32 [n]: CRC-32 of each image file (of its first bytes where only headers were read)."""
     bad: dict[int, str] = field(default_factory=dict)
-    """Why the pictures marked IS_BAD cannot be used."""
+    """Why the images marked IS_BAD cannot be used."""
     shards: tuple[str, ...] = ()
-    """Names of the files that hold the pictures, where several pictures share one."""
+    """Names of the files, where one file holds several images."""
     attribution: str | None = None
 
     def digest(self) -> str:
-        """sha256 over names, contents and labels; the same wherever the data lies."""
-        sha = hashlib.sha256(self.kind.encode())
-        parts = [self.names.joined, self.names.ends, self.crc, self.height, self.width, self.flags]
+        """sha256 of names, contents and labels; does not depend on where the data is stored."""
+        sha = hashlib.sha256(self.format.encode())
+        parts = [self.names.characters, self.names.ends, self.crc, self.height, self.width, self.flags]
         for part in [*parts, *([] if self.labels.values is None else [self.labels.values])]:
             sha.update(np.ascontiguousarray(part).tobytes())
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes the index; readers see the whole of it or nothing."""
+        """Writes the index atomically."""
         meta = {
-            "kind": self.kind, "bad": self.bad, "shards": self.shards, "attribution": self.attribution,
+            "format": self.format, "bad": self.bad, "shards": self.shards, "attribution": self.attribution,
             "label_problem": self.labels.problem, "class_names": self.labels.class_names,
         }  # fmt: skip
         arrays = {f"place:{name}": array for name, array in self.places.items()}
@@ -71,8 +71,8 @@ class Index:
             arrays["labels"] = self.labels.values
         scanned = {name: getattr(self, name) for name in ("height", "width", "flags", "crc")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.joined, "ends": self.names.ends}
-        with replaced_when_whole(path) as partial, open(partial, "wb") as file:
+        arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.characters, "ends": self.names.ends}
+        with write_atomically(path) as partial, open(partial, "wb") as file:
             np.savez(file, **{**arrays, **scanned})  # type: ignore[arg-type]
 
     @classmethod
@@ -83,7 +83,7 @@ class Index:
         meta = json.loads(str(arrays["meta"]))
         class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
         return cls(
-            kind=meta["kind"], names=Names(arrays["joined"], arrays["ends"]),
+            format=meta["format"], names=PackedNames(arrays["joined"], arrays["ends"]),
             places={name[6:]: array for name, array in arrays.items() if name.startswith("place:")},
             labels=Labels(arrays.get("labels"), meta["label_problem"], class_names),
             height=arrays["height"], width=arrays["width"], flags=arrays["flags"], crc=arrays["crc"],
@@ -92,8 +92,8 @@ class Index:
         )  # fmt: skip
 
 
-def cached_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index]) -> Index:
-    """The index of the data at `path`, from the cache as long as no file of it has another name, size or time."""
+def load_or_build_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index]) -> Index:
+    """The index of the data at `path`, from the cache while no file has another name, size or time."""
     sha = hashlib.sha256(f"{INDEX_VERSION}".encode())
     for info in infos:
         sha.update(f"{info.name}\0{info.size}\0{info.mtime_ns}\0".encode("utf-8", "surrogateescape"))
@@ -101,25 +101,30 @@ def cached_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index
     file = cache_folder() / "prepared" / f"{owner}-{sha.hexdigest()[:16]}.npz"
     try:
         return Index.load(file)
-    except Exception as error:  # absent, cut short or of another version: it is only a cache
-        log.debug("no prepared index for %s: %s", path, error)
+    except Exception as error:  # absent, truncated or of another version: it is only a cache
+        log.debug("no cached index of %s: %s", path, error)
     index = build()
     try:
         index.save(file)
-        _forget_older(file, owner)
+        _delete_older(file, owner)
     except OSError as error:
-        log.warning("the prepared index of %s cannot be kept in %s: %s", path, file.parent, error)
+        log.warning(
+            "the index of %s cannot be cached in %s: %s; set $STYLEGAN_RAY_CACHE to another folder",
+            path,
+            file.parent,
+            error,
+        )
     return index
 
 
 def cache_folder() -> Path:
-    """Where prepared data is kept: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
+    """The folder of all caches: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
     return Path(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray").expanduser()
 
 
 @contextmanager
-def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which then takes its place at once; many processes and machines may do so."""
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A path to write beside `path`, renamed to it at the end; several processes and machines may do so at once."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield partial
@@ -130,7 +135,7 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def _forget_older(file: Path, owner: str) -> None:
+def _delete_older(file: Path, owner: str) -> None:
     for other in file.parent.glob(f"{owner}-*.npz"):
         if other != file:
             other.unlink(missing_ok=True)

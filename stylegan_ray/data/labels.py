@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.packed_names import Names
+from stylegan_ray.data.packed_names import PackedNames
 
 LABEL_FILE = "dataset.json"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of all pictures as found: class numbers [n], vectors [n,L], or the reason why there are none."""
+    """Labels of all images as stored: class numbers [n], vectors [n,L], or the reason why there are none."""
 
     values: np.ndarray | None = None
     problem: str = "the data set has no labels"
@@ -32,22 +32,22 @@ class Labels:
 
     @classmethod
     def of(cls, labels: list[Any], where: str, class_names: tuple[str, ...] | None = None) -> Labels:
-        """Class numbers or vectors, one per picture."""
+        """Labels from class numbers or vectors, one per image."""
         try:
             return cls(_as_array(labels), class_names=class_names)
         except (TypeError, ValueError) as error:
             return cls(problem=f"{where} must hold whole numbers, or vectors of one length: {error}")
 
 
-def vectors(values: np.ndarray, size: int) -> np.ndarray:
+def label_vectors(values: np.ndarray, size: int) -> np.ndarray:
     """float32 [n, size] of class numbers [n] (one-hot) or of vectors [n,L] (first columns)."""
     if values.ndim == 2:
         return values[:, :size].astype(np.float32)
     return (values[:, None] == np.arange(size)).astype(np.float32)
 
 
-def labels_from_json(content: bytes, names: Names) -> Labels:
-    """Labels as StyleGAN2-ADA keeps them: {"labels": [[name, class or vector], ...] or null}."""
+def labels_from_json(content: bytes, names: PackedNames) -> Labels:
+    """Labels as StyleGAN2-ADA stores them: {"labels": [[name, class or vector], ...] or null}."""
     try:
         tree = json.loads(content)
     except ValueError as error:
@@ -58,19 +58,19 @@ def labels_from_json(content: bytes, names: Names) -> Labels:
     class_names = tree.get("class_names")
     try:
         given = {str(name).replace("\\", "/"): label for name, label in entries}
-        return _matched(given, names, tuple(map(str, class_names)) if class_names else None)
+        return _match(given, names, tuple(map(str, class_names)) if class_names else None)
     except (TypeError, ValueError) as error:
         return Labels(problem=f'{LABEL_FILE} must hold {{"labels": [[name, class or vector], ...]}}: {error}')
 
 
-def _matched(given: dict[str, Any], names: Names, class_names: tuple[str, ...] | None) -> Labels:
-    """The labels in the order of the pictures; every name must stand on both sides."""
+def _match(given: dict[str, Any], names: PackedNames, class_names: tuple[str, ...] | None) -> Labels:
+    """The labels in the order of the images; every name must be in both."""
     missing = [name for name in names if name not in given]
     if missing:
-        return Labels(problem=f"{LABEL_FILE} has no label for {some_names(missing)}")
+        return Labels(problem=f"{LABEL_FILE} has no label for {list_names(missing)}")
     if len(given) > len(names):
         unknown = sorted(set(given).difference(names))
-        return Labels(problem=f"{LABEL_FILE} names {some_names(unknown)}, which the data set does not hold")
+        return Labels(problem=f"{LABEL_FILE} names {list_names(unknown)}, which the data set does not hold")
     return Labels.of([given[name] for name in names], LABEL_FILE, class_names)
 
 
@@ -87,18 +87,18 @@ def _as_array(labels: list[Any]) -> np.ndarray:
     return values
 
 
-def labels_from_folders(names: Names, otherwise: str = f"there is no {LABEL_FILE}") -> Labels:
-    """The first folder of each picture's name as its class, numbered in the order of the folders' names."""
+def labels_from_folders(names: PackedNames, otherwise: str = f"there is no {LABEL_FILE}") -> Labels:
+    """The top folder of each image as its class; classes are numbered in the order of the folders' names."""
     folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     class_names = sorted(set(folders))
     if "" in class_names or len(class_names) < 2:
-        return Labels(problem=f"{otherwise}, and the pictures do not lie in a sub-folder per class")
+        return Labels(problem=f"{otherwise}, and the images are not stored in one sub-folder per class")
     numbers = {name: number for number, name in enumerate(class_names)}
     return Labels(np.array([numbers[folder] for folder in folders], dtype=np.int32), class_names=tuple(class_names))
 
 
-def chosen_size(labels: Labels, cond: bool, max_label_size: int | None, path: str) -> int:
-    """Width of the labels to train on; raises DataError when they are wanted and missing."""
+def choose_label_size(labels: Labels, cond: bool, max_label_size: int | None, path: str) -> int:
+    """Width of the labels to train on; raises DataError when data.cond needs labels and there are none."""
     if not cond or max_label_size == 0:
         return 0
     if labels.values is None:
@@ -109,7 +109,12 @@ def chosen_size(labels: Labels, cond: bool, max_label_size: int | None, path: st
     return min(labels.size, max_label_size) if max_label_size else labels.size
 
 
-def some_names(names: list[str], most: int = 3) -> str:
+def is_one_hot(values: np.ndarray) -> bool:
+    """Whether label vectors [n,L] all hold a single 1 and else 0."""
+    return bool(((values == 0) | (values == 1)).all() and (values.sum(axis=1) == 1).all())
+
+
+def list_names(names: list[str], most: int = 3) -> str:
     """The first few names and how many there are."""
     shown = ", ".join(repr(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,4 +1,4 @@
-"""From the data section of a configuration to an opened data set."""
+"""Opens the data set that the data section of a configuration describes."""
 
 from __future__ import annotations
 
@@ -6,94 +6,75 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
-from stylegan_ray.data import openmoji
-from stylegan_ray.data.dataset import Dataset, DecodedPictures, Pictures, Source
-from stylegan_ray.data.decode import Decoder
-from stylegan_ray.data.decode_policy import chosen_decoder, wanted_resolution
+from stylegan_ray.data import formats, openmoji
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats import folder, parquet, tar, tfrecord
-from stylegan_ray.data.formats import zip as zip_archive
-from stylegan_ray.data.index import Index, Progress, cached_index
-from stylegan_ray.data.labels import chosen_size, some_names
-from stylegan_ray.data.order import BLOCK_ROWS
-from stylegan_ray.storage import parted
-
-FILE_ENDINGS = (zip_archive.ENDING, tar.ENDING, parquet.ENDING)
+from stylegan_ray.data.files import Files, files_at
+from stylegan_ray.data.formats.folder import IMAGE_ENDINGS
+from stylegan_ray.data.index import Index, Progress, load_or_build_index
+from stylegan_ray.data.labels import choose_label_size, list_names
+from stylegan_ray.storage import split_address
 
 log = logging.getLogger(__name__)
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:
-    """The data set that `data.path` names, checked; raises DataError before anything else is started.
+    """The data set that `data.path` names, checked as a whole; raises DataError.
 
-    The first opening looks at every picture; what it finds is kept in the cache (see index.cache_folder).
+    The first call reads every image and stores what it finds in the cache (see index.cache_folder).
     """
-    return as_configured(cfg, *looked_through(cfg, progress), seed)
+    return apply_config(cfg, *open_index(cfg, progress), seed)
 
 
-def looked_through(cfg: DataConfig, progress: Progress | None = None) -> tuple[Files, Index]:
-    """The files that `data.path` names and what they hold; raises DataError when there is no picture."""
-    path = path_of(cfg)
-    files, index = indexed(openmoji.prepared(cfg, progress) if path == openmoji.NAME else path, progress)
+def open_index(cfg: DataConfig, progress: Progress | None = None) -> tuple[Files, Index]:
+    """The files that `data.path` names, and the index of their images; raises DataError when there are none."""
+    path = data_path(cfg)
+    files, index = index_files(openmoji.prepare(cfg, progress) if path == openmoji.NAME else path, progress)
     refuse_empty(files, index, path)
     return files, index
 
 
-def path_of(cfg: DataConfig) -> str:
+def data_path(cfg: DataConfig) -> str:
     """`data.path` as messages name it."""
     return openmoji.NAME if cfg.path is None or cfg.path == openmoji.NAME else os.path.expanduser(cfg.path)
 
 
 def refuse_empty(files: Files, index: Index, path: str) -> None:
-    """Raises DataError when the data holds no pictures."""
+    """Raises DataError when the data set holds no images."""
     if not len(index.names):
-        raise DataError(f"data.path={path} holds no pictures{_instead(files, path)}")
+        raise DataError(f"data.path={path} holds no images{_suggest_other_files(files, path)}")
 
 
-def as_configured(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> Dataset:
-    """The data set that the data section makes of the pictures found; raises DataError when they do not allow it."""
-    path = path_of(cfg)
-    if index.kind == "tfrecords":
-        index = tfrecord.at_resolution(index, wanted_resolution(cfg))
-    if index.kind == "parquet" and cfg.shuffle == "full":
-        log.warning("data.shuffle=full reads a whole row group of %s for each picture; blocks is faster", path)
-    decoder = chosen_decoder(cfg, index, path)
-    label_size = chosen_size(index.labels, cfg.cond, cfg.max_label_size, path)
-    rows = chosen_rows(len(index.names), cfg.subset, seed)
+def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> Dataset:
+    """The data set that the data section makes of the images found; raises DataError when they do not allow it."""
+    path, format = data_path(cfg), formats.by_name(index.format)
+    index = format.select_level(index, requested_resolution(cfg))
+    if format.prefers_blocks and cfg.shuffle == "full":
+        log.warning(
+            "data.shuffle=full reads a whole row group of %s for each image; data.shuffle=blocks is faster", path
+        )
+    decoder = choose_decoder(cfg, index, path)
+    label_size = choose_label_size(index.labels, cfg.cond, cfg.max_label_size, path)
+    rows = choose_rows(len(index.names), cfg.subset, seed)
     return Dataset(
-        path=path, pictures=_pictures(files, index, decoder), names=index.names, rows=rows,
+        path=path, images=format.open_images(files, index, decoder), names=index.names, rows=rows,
         label_values=index.labels.values if label_size else None, label_size=label_size,
         resolution=decoder.resolution, num_channels=decoder.num_channels,
         fingerprint=_fingerprint(index, rows, vars(decoder), label_size),
         bad=index.bad, class_names=index.labels.class_names if label_size else None, attribution=index.attribution,
-        block_rows=parquet.block_rows(index) if index.kind == "parquet" else BLOCK_ROWS,
+        block_rows=format.block_rows(index),
     )  # fmt: skip
 
 
-def _pictures(files: Files, index: Index, decoder: Decoder) -> Pictures:
-    """What reads the pixels of an indexed data set."""
-    source = source_of(files, index)
-    if source is None:
-        return tfrecord.TFRecordPictures(files, index, decoder)
-    return DecodedPictures(source, decoder, index.crc)
-
-
-def source_of(files: Files, index: Index) -> Source | None:
-    """What reads the picture files of an indexed data set; None for TFRecords, which hold pixels."""
-    source = {"zip": zip_archive.source, "tar": tar.source, "parquet": parquet.source, "folder": folder.source}
-    return source[index.kind](files, index) if index.kind in source else None
-
-
-def chosen_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
-    """Which pictures are used: all, or as many as `subset` says, in their order (StyleGAN2-ADA's choice for a seed)."""
+def choose_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
+    """Indices of the images that are used, sorted: all, or `subset` of them, which StyleGAN2-ADA chooses for a seed."""
     rows = np.arange(num_images, dtype=np.int64)
     if subset is None or subset >= num_images:
         return rows
@@ -102,60 +83,51 @@ def chosen_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
 
 
 def _fingerprint(index: Index, rows: np.ndarray, decoding: dict, label_size: int) -> str:
-    """sha256 over the data and over all that decides what is seen of it."""
+    """sha256 of the data and of all that decides how training sees it; a run refuses to continue on another one."""
     sha = hashlib.sha256(index.digest().encode())
     sha.update(rows.tobytes() if len(rows) < len(index.names) else b"all")
     sha.update(json.dumps([decoding, label_size], sort_keys=True).encode())
     return sha.hexdigest()
 
 
-def indexed(path: str, progress: Progress | None = None, decode: bool = True) -> tuple[Files, Index]:
-    """The files of the data at a path and what they hold, from the cache or looked through now.
+def index_files(path: str, progress: Progress | None = None, decode: bool = True) -> tuple[Files, Index]:
+    """The files at a path and the index of their images, from the cache or built now; raises DataError.
 
-    Without `decode` only headers of pictures are read, and nothing is kept.
+    Without `decode` only headers of images are read, and the index is not cached.
     """
-    with _explained(path):
-        if _is_file(path):
-            folder, name = parted(path if "://" in path else os.path.abspath(path))
+    with _as_data_errors(path):
+        format = formats.by_file_name(split_address(path)[1])
+        if format is not None:
+            folder, name = split_address(path if "://" in path else os.path.abspath(path))
             files = files_at(folder)
-            listing = [files.info(name)]
+            infos = [files.info(name)]
         else:
             files = files_at(path)
             listing = files.listing()
-        kind = _format(path, listing)
-        infos = listing if kind is zip_archive else kind.relevant(listing)
+            format = formats.by_listing(listing)
+            infos = format.select(listing)
         if not decode:
-            return files, kind.build_index(files, infos, progress, 0)
-        return files, cached_index(path_key(path), infos, lambda: kind.build_index(files, infos, progress))
+            return files, format.build_index(files, infos, progress, 0)
+        return files, load_or_build_index(
+            normalize_path(path), infos, lambda: format.build_index(files, infos, progress)
+        )
 
 
-def _is_file(path: str) -> bool:
-    """Whether a path names one file that holds all pictures."""
-    return parted(path)[1].lower().endswith(FILE_ENDINGS)
-
-
-def _format(path: str, listing: Sequence[FileInfo]) -> Any:
-    """The module that reads the data."""
-    if parted(path)[1].lower().endswith(zip_archive.ENDING):
-        return zip_archive
-    if tfrecord.relevant(listing):
-        return tfrecord
-    if any(folder.is_picture(info.name) for info in listing):
-        return folder
-    return next((kind for kind in (parquet, tar) if kind.relevant(listing)), folder)
-
-
-def _instead(files: Files, path: str) -> str:
-    """What a path without pictures holds."""
-    if _is_file(path):
+def _suggest_other_files(files: Files, path: str) -> str:
+    """What a path without images holds, as the end of a sentence."""
+    if formats.by_file_name(split_address(path)[1]):
         return ""
-    zips = [info.name for info in files.listing() if info.name.lower().endswith(zip_archive.ENDING)]
-    return f", but {some_names(zips)}: name the zip itself" if zips else f" ({', '.join(folder.PICTURE_ENDINGS)})"
+    alone = [
+        info.name
+        for info in files.listing()
+        if (format := formats.by_file_name(info.name)) and not format.select([info])
+    ]
+    return f", but {list_names(alone)}: name the file itself" if alone else f" ({', '.join(IMAGE_ENDINGS)})"
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turns what the file system says about a path into words for its owner."""
+def _as_data_errors(path: str) -> Iterator[None]:
+    """Turns errors of the file system into errors that name data.path."""
     try:
         yield
     except DataError:
@@ -168,8 +140,8 @@ def _explained(path: str) -> Iterator[None]:
         raise DataError(f"data.path={path} cannot be read: {error}") from error
 
 
-def path_key(path: str) -> str:
-    """One spelling of a path."""
+def normalize_path(path: str) -> str:
+    """One spelling for all paths of the same data."""
     return path if "://" in path else os.path.realpath(path)
 
 
@@ -180,4 +152,4 @@ def _nearest(path: str) -> str:
     head, tail = os.path.split(os.path.abspath(path))
     if not os.path.isdir(head):
         return f"; its folder {head} does not exist either"
-    return nearest(tail, os.listdir(head)) or f"; `{openmoji.NAME}` is the built-in set"
+    return nearest(tail, os.listdir(head)) or f"; `{openmoji.NAME}` is the built-in data set"

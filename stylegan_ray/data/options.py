@@ -1,4 +1,4 @@
-"""What can be asked of the command that prepares and checks data sets."""
+"""Options of the command that prepares and checks data sets."""
 
 from __future__ import annotations
 
@@ -7,64 +7,72 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from stylegan_ray.config import ConfigError, RunConfig, validated
+from stylegan_ray.data import formats
+from stylegan_ray.data.formats.protocol import Format
 
-FORMATS = {"zip": ".zip", "tfrecords": ".tfrecords", "parquet": ".parquet"}
-"""Formats that can be written, and how their files end."""
+DEFAULT_FORMAT = "tfrecords"
+"""The format of a DEST whose name has no ending."""
 
-Format = Literal["zip", "tfrecords", "parquet"]
+OTHER_ENDINGS = (".tfrecords", ".png", ".json", ".lmdb")
+"""Endings of files that are no data set of a format that is written as one file."""
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(formats.writable_formats())]
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Makes a data set for training from pictures in any form, or checks one (--check).
+    """Writes a data set for training from images in any format, or checks one (--check).
 
-    Writing is only needed to have pictures of one size, or in one file: training reads SOURCE as it is, too.
-    DEST appears when it is whole. Its form follows from its name: pictures.zip is a StyleGAN2-ADA zip,
-    pictures.parquet a Parquet file, any other name a folder of TFRecord files of all sizes, as StyleGAN reads them.
+    Training also reads SOURCE as it is; writing is only needed to have images of one size, or in one file.
+    DEST appears as a whole. Its format follows from its name: images.zip is a StyleGAN2-ADA zip, images.parquet a
+    Parquet file, any other name a folder of TFRecord files of all resolutions, as StyleGAN reads them.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """Pictures: a folder, a zip, TFRecord, tar or Parquet files, here or in object storage; or `openmoji`."""
+    """Images: a folder, a zip, TFRecord, tar or Parquet files, here or in object storage; or `openmoji`."""
     dest: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DEST]", help_behavior_hint="")] = None
     """What to write: a file or a folder, here or in object storage."""
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read every picture and say what there is and how to train on it; write nothing. Status 1: some are unreadable."""
-    format: Annotated[Format | None, tyro.conf.arg(help_behavior_hint="(default: by the name of DEST)")] = None
-    """What to write; parquet into a folder makes several files."""
+    """Read every image, print what is found and how to train on it; write nothing. Status 1: some are unreadable."""
+    format: Annotated[FormatName | None, tyro.conf.arg(help_behavior_hint="(default: by the name of DEST)")] = None
+    """Format of DEST; parquet in a folder is several files."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="(default: as it is)")] = None
-    """Side of the pictures, or height x width."""
+    """Side of the images, or height x width."""
     crop: Annotated[Literal["none", "center"] | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Pictures of another shape: refuse, or cut out the centre (default: center with --resolution, else none)."""
+    """Images of another shape: refuse, or crop the centre (default: center with --resolution, else none)."""
     resize: Literal["lanczos", "box", "none"] = "lanczos"
-    """Pictures of another size: scale with this filter, or refuse."""
+    """Images of another size: scale with this filter, or refuse."""
     channels: Annotated[Literal[1, 3] | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")] = None
-    """1 makes grey pictures, 3 makes colour."""
+    """1 converts to grey, 3 to colour."""
     alpha: Literal["error", "white", "black", "drop"] = "error"
-    """Transparent pictures: refuse, lay on white or black, or drop the alpha channel."""
+    """Transparent images: refuse, composite on white or black, or drop the alpha channel."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """Pictures that cannot be read: refuse, or leave them out."""
+    """Images that cannot be read: refuse, or leave them out."""
     subset: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Take only this many pictures, chosen at random."""
+    """Use only this many images, chosen at random."""
     shuffle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the pictures in the order that StyleGAN's tool gives them (always the same; default for TFRecords)."""
+    """Write the images in the order of StyleGAN's exporter, which is always the same (default for TFRecords)."""
     no_shuffle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the pictures in the order of their names (default for zip and Parquet)."""
+    """Write the images in the order of their names (default for zip and Parquet)."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace the data set that stands at DEST, once the new one is whole."""
+    """Replace the data set at DEST when the new one is complete."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")] = None
-    """Processes that decode and encode; 0 does it in this one, without Ray."""
+    """Processes that decode and encode; 0: this process does, without Ray."""
     address: Annotated[
         str | None, tyro.conf.arg(metavar="ADDR", help_behavior_hint="(default: $RAY_ADDRESS, or this machine)")
     ] = None
     """Ray cluster to work on; its nodes must see SOURCE."""
 
     def config(self) -> RunConfig:
-        """The keys of the configuration that these options set; raises ConfigError."""
+        """The configuration that these options set; raises ConfigError."""
         crop = self.crop or ("center" if self.resolution else "none")
         data = {
             "path": self.source, "resolution": _size(self.resolution), "channels": self.channels, "crop": crop,
@@ -76,24 +84,39 @@ class PrepareOptions:
         return validated({"data": data, "cluster": {"address": self.address, "num_workers": self.workers or 1}})
 
     @property
-    def chosen_format(self) -> Format:
-        """The format of DEST; raises ConfigError when its name is that of another one."""
+    def output_format(self) -> Format:
+        """The format of DEST; raises ConfigError when its name does not allow it."""
         assert self.dest is not None
-        ending = os.path.splitext(self.dest.rstrip("/"))[1].lower()
-        by_name: dict[str, Format] = {".zip": "zip", ".parquet": "parquet"}
-        if ending in (".tar", ".tfrecords", ".png", ".json", ".lmdb"):
-            raise ConfigError(f"DEST {self.dest}: give a .zip, a .parquet, or a folder for TFRecord files")
-        if self.format and ((ending in by_name or self.format == "zip") and by_name.get(ending) != self.format):
-            way_out = "a name that ends in .zip" if self.format == "zip" else "a folder"
-            raise ConfigError(f"--format {self.format} cannot be written to {self.dest}; give {way_out} as DEST")
-        return self.format or by_name.get(ending, "tfrecords")
+        dest = self.dest.rstrip("/")
+        ending = os.path.splitext(dest)[1].lower()
+        named, writable = formats.by_file_name(dest), formats.writable_formats()
+        is_file = named is not None and named.writer is not None and named.writer.writes_file
+        if ending in OTHER_ENDINGS or (named is not None and not is_file):
+            files = ", ".join(f"a {by_ending}" for by_ending in _file_endings())
+            raise ConfigError(f"DEST {self.dest}: cannot write {ending}; give {files}, or a folder for TFRecord files")
+        name = self.format or (named.name if named else DEFAULT_FORMAT)
+        format, fits_folder = formats.by_name(name), writable[name].writes_folder
+        if (named is not format) if is_file else not fits_folder:
+            way_out = "a folder" if fits_folder else f"a name that ends in {format.single_file_ending}"
+            raise ConfigError(f"--format {name} cannot be written to {self.dest}; give {way_out} as DEST")
+        return format
 
     @property
     def is_shuffled(self) -> bool:
-        """Whether the pictures are written in the order of StyleGAN's tool."""
+        """Whether the images are written in the order of StyleGAN's exporter."""
         if self.shuffle and self.no_shuffle:
             raise ConfigError("--shuffle and --no-shuffle exclude each other; give one of them, or none")
-        return self.shuffle or (self.chosen_format == "tfrecords" and not self.no_shuffle)
+        writer = self.output_format.writer
+        return self.shuffle or (writer is not None and writer.shuffles and not self.no_shuffle)
+
+
+def _file_endings() -> list[str]:
+    """Endings of single files that can be written."""
+    return [
+        format.single_file_ending
+        for format in formats.FORMATS
+        if format.single_file_ending and format.writer and format.writer.writes_file
+    ]
 
 
 def _size(text: str | None) -> int | tuple[int, ...] | None:
@@ -106,16 +129,16 @@ def _size(text: str | None) -> int | tuple[int, ...] | None:
 
 
 @contextmanager
-def in_words_of_the_command() -> Iterator[None]:
-    """Errors that name keys of the configuration come out with this command's options."""
+def translate_errors() -> Iterator[None]:
+    """Makes errors that name keys of the configuration name this command's options."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(own_words(str(error))) from error
+        raise ConfigError(to_option_names(str(error))) from error
 
 
-def own_words(text: str) -> str:
-    """A message about the data section as this command's options spell it."""
+def to_option_names(text: str) -> str:
+    """A message with this command's options in the place of keys of the configuration."""
     text = re.sub(
         r"\bdata\.path(=|: )?", lambda match: "SOURCE " if match[1] == "=" else f"SOURCE{match[1] or ''}", text
     )
@@ -124,6 +147,6 @@ def own_words(text: str) -> str:
     return re.sub(r"(--resolution) (\d+) (\d+)", r"\1 \2x\3", text)
 
 
-def listed(keys: dict[str, Any]) -> str:
+def format_options(keys: dict[str, Any]) -> str:
     """Keys of the data section as options of the train command."""
     return " ".join(f"--data.{key}" if value is True else f"--data.{key} {value}" for key, value in keys.items())

@@ -1,4 +1,4 @@
-"""Which picture stands at a sample position: a fresh permutation of all pictures in every pass."""
+"""Which image belongs to a sample position: a new permutation of all images in every pass."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from stylegan_ray.rng import permuted, stream_key
 
 BLOCK_ROWS = 128
-"""Neighbours that `blocks` keeps together when it permutes blocks."""
+"""Rows of a block in data.shuffle=blocks, where the format names no other number."""
 WINDOW_BLOCKS = 16
-"""Blocks whose rows `blocks` mixes with each other."""
+"""Number of neighbouring blocks (after they are permuted) whose rows are permuted together."""
 
 TABLE_UP_TO = 1 << 16
-"""Passes over so few pictures are kept as tables, which are faster to look up than to compute."""
+"""Up to so many images, the permutation of a pass is a cached table, which is faster than computing it."""
 
 
 def image_index(
@@ -26,20 +26,20 @@ def image_index(
     block_rows: int = BLOCK_ROWS,
     window_blocks: int = WINDOW_BLOCKS,
 ) -> np.ndarray:
-    """The picture at each sample position; a table only for small data sets, or of blocks."""
+    """The image index at each sample position int64 [n], a function of the arguments alone."""
     passes, places = np.divmod(np.asarray(positions, dtype=np.int64), num_images)
     images = np.empty_like(places)
     for data_pass in np.unique(passes).tolist():
         here = passes == data_pass
         key = stream_key(seed, stream_salt, "order", data_pass)
         if shuffle == "full":
-            images[here] = _in_full(places[here], num_images, key)
+            images[here] = _full_shuffle(places[here], num_images, key)
         else:
-            images[here] = _in_blocks(places[here], num_images, key, block_rows, window_blocks)
+            images[here] = _block_shuffle(places[here], num_images, key, block_rows, window_blocks)
     return images
 
 
-def _in_full(places: np.ndarray, num_images: int, key: tuple[int, int]) -> np.ndarray:
+def _full_shuffle(places: np.ndarray, num_images: int, key: tuple[int, int]) -> np.ndarray:
     if num_images > TABLE_UP_TO:
         return permuted(places, num_images, key)
     return _pass_table(num_images, key)[places]
@@ -50,10 +50,10 @@ def _pass_table(num_images: int, key: tuple[int, int]) -> np.ndarray:
     return permuted(np.arange(num_images), num_images, key)
 
 
-def _in_blocks(
+def _block_shuffle(
     places: np.ndarray, num_images: int, key: tuple[int, int], block_rows: int, window_blocks: int
 ) -> np.ndarray:
-    """Rows are permuted inside windows of blocks, and blocks in the whole pass."""
+    """Permutes blocks in the whole pass, then rows inside windows of blocks."""
     first_rows, starts = _block_table(num_images, key, block_rows)
     window_starts = np.append(starts[:-1:window_blocks], num_images)
     windows = np.searchsorted(window_starts, places, side="right") - 1
@@ -68,8 +68,10 @@ def _in_blocks(
 
 @lru_cache(maxsize=4)
 def _block_table(num_images: int, key: tuple[int, int], block_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """For the blocks in the order of this pass: first row of each, and places where they start (one more: the end)."""
+    """For the blocks in the order of this pass: the first row of each, and the place where it starts (and the end)."""
     num_blocks = -(-num_images // block_rows)
     first_rows = permuted(np.arange(num_blocks), num_blocks, stream_key(*key, "blocks")) * block_rows
-    sizes = np.minimum(block_rows, num_images - first_rows)  # the last block may be short, wherever it lands
+    sizes = np.minimum(
+        block_rows, num_images - first_rows
+    )  # the last block of the data may be short, wherever the permutation puts it
     return first_rows, np.concatenate([[0], np.cumsum(sizes)])

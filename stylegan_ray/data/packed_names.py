@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 
-class Names:
-    """A sequence of names: a million of them cost their characters and 8 bytes each, also when pickled."""
+class PackedNames:
+    """A sequence of names: each takes its characters and 8 bytes, also when pickled."""
 
-    def __init__(self, joined: np.ndarray, ends: np.ndarray) -> None:
-        self.joined, self.ends = joined, ends
+    def __init__(self, characters: np.ndarray, ends: np.ndarray) -> None:
+        self.characters, self.ends = characters, ends
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Names:
+    def pack(cls, names: Iterable[str]) -> PackedNames:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
@@ -24,10 +24,10 @@ class Names:
 
     def __getitem__(self, index: int) -> str:
         start = self.ends[index - 1] if index else 0
-        return self.joined[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+        return self.characters[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        joined, start = self.joined.tobytes(), 0
+        characters, start = self.characters.tobytes(), 0
         for end in self.ends.tolist():
-            yield joined[start:end].decode("utf-8", "surrogateescape")
+            yield characters[start:end].decode("utf-8", "surrogateescape")
             start = end

@@ -1,4 +1,4 @@
-"""Pictures as the data set holds them to pictures as D sees them."""
+"""Turns images as a data set stores them into images as D sees them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def process_reals(
     drange_net: tuple[float, float] = (-1.0, 1.0),
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 [N,C,H,W] at level floor(lod) to full-size pictures in drange_net; rows where `mirror` is set are flipped.
+    """uint8 [N,C,H,W] at level floor(lod) to full-size images in drange_net; images where `mirror` is set are flipped.
 
-    Between two levels of detail the picture is blended with its own 2x2 means (Karras et al. 2018, section 2).
+    Between two levels of detail an image is blended with its own 2x2 means (Karras et al. 2018, section 2).
     """
     low, high = drange_net
     x = images.to(dtype) * ((high - low) / 255) + low
@@ -26,12 +26,12 @@ def process_reals(
     level = math.floor(lod)
     fade = lod - level
     if fade > 0:
-        x = x.lerp(_upscaled(torch.nn.functional.avg_pool2d(x, 2), 2), fade)
-    return _upscaled(x, 2**level)
+        x = x.lerp(_upscale(torch.nn.functional.avg_pool2d(x, 2), 2), fade)
+    return _upscale(x, 2**level)
 
 
-def _upscaled(x: Tensor, factor: int) -> Tensor:
-    """Nearest-neighbour enlargement of [N,C,H,W] by a whole factor."""
+def _upscale(x: Tensor, factor: int) -> Tensor:
+    """Nearest-neighbour upscaling of [N,C,H,W] by a whole factor."""
     if factor == 1:
         return x
     n, c, h, w = x.shape

@@ -1,4 +1,4 @@
-"""Smaller versions of a picture: level k is the mean over squares of 2^k pixels, rounded half to even."""
+"""Smaller versions of an image: level k is the mean over squares of 2^k pixels, rounded half to even."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 UINT16_LEVELS = 4
-"""The sum over a square of 2^4 pixels, and what rounding adds, still fits into 16 bits."""
+"""The sum over a square of 2^4 pixels, and what rounding adds, fit into 16 bits."""
 
 
-def reduced(pixels: np.ndarray, level: int) -> np.ndarray:
+def downscale(pixels: np.ndarray, level: int) -> np.ndarray:
     """uint8 [...,H,W] at level 0 to uint8 [...,H>>level,W>>level].
 
-    Equal to the TFRecord exporter's chain of 2x2 means in float32 without rounding between: those are exact.
+    Equal to the TFRecord exporter's chain of 2x2 means in float32: without rounding between levels these are exact.
     """
     if level == 0:
         return pixels
@@ -28,7 +28,7 @@ def pyramid(pixels: np.ndarray, num_levels: int) -> list[np.ndarray]:
 
 
 def _sums(pixels: np.ndarray, level: int) -> Iterator[np.ndarray]:
-    """The exact sums over the squares of levels 1, 2, ..., each from the one before."""
+    """The exact sums over the squares of levels 1, 2, ..., each computed from the one before."""
     total = pixels.astype(np.uint16 if level <= UINT16_LEVELS else np.uint32)
     for _ in range(level):
         total = total[..., ::2, :] + total[..., 1::2, :]

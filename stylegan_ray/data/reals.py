@@ -1,4 +1,4 @@
-"""Real pictures by sample position: order, reading, what replaces a bad picture, and flips."""
+"""Real images by sample position: order, reading, replacement of bad images, and flips."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stylegan_ray.rng import coins, stream_key
 
 
 class RealsSource:
-    """Micro-batches of real pictures; a function of (data, seed, stream_salt, position) and of nothing else.
+    """Micro-batches of real images, a function of (data, seed, stream_salt, position) alone.
 
-    Several threads share the pictures of a micro-batch: Pillow decodes without the interpreter's lock.
+    Several threads share the images of a micro-batch: Pillow decodes without holding the GIL.
     """
 
     def __init__(
@@ -37,7 +37,10 @@ class RealsSource:
         self.threads = threads
 
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions."""
+        """Images uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions.
+
+        Raises BadImage for an image that cannot be decoded (on_bad_image "error"), DataError when there is no other.
+        """
         positions = np.asarray(positions, dtype=np.int64)
         indices, mirrored = self.indices(positions), self.mirrored(positions)
         images = np.empty((len(positions), *self.dataset.shape(level)), dtype=np.uint8)
@@ -47,16 +50,16 @@ class RealsSource:
                 indices[i], pixels = self._read(int(indices[i]), int(positions[i]), level)
                 images[i] = pixels[:, :, ::-1] if mirrored[i] else pixels
 
-        in_threads(fill, len(positions), self.threads)
+        run_in_threads(fill, len(positions), self.threads)
         return images, self.dataset.labels(indices)
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
-        """The picture that belongs at each position."""
+        """The image index of each position."""
         num_images, block_rows = self.dataset.num_images, self.dataset.block_rows
         return image_index(self.seed, self.stream_salt, positions, num_images, self.shuffle, block_rows)
 
     def mirrored(self, positions: np.ndarray) -> np.ndarray:
-        """Whether the picture at each position is flipped left to right."""
+        """Whether the image at each position is flipped left to right."""
         if not self.mirror_augment:
             return np.zeros(len(positions), dtype=bool)
         return coins(stream_key(self.seed, self.stream_salt, "mirror"), positions)
@@ -70,7 +73,7 @@ class RealsSource:
             return self._next_good(position, level)
 
     def _next_good(self, position: int, level: int) -> tuple[int, np.ndarray]:
-        """The first picture after the position that can be decoded; after the end of the pass comes its beginning."""
+        """The next image of the pass that can be decoded; the beginning of the pass follows its end."""
         num_images = self.dataset.num_images
         data_pass, place = divmod(position, num_images)
         for step in range(1, num_images):
@@ -80,19 +83,21 @@ class RealsSource:
                 return index, self.dataset.read(index, level)
             except BadImage:
                 continue
-        raise DataError(f"data.path={self.dataset.path}: no picture of it can be decoded")
+        raise DataError(
+            f"data.path={self.dataset.path}: no image can be decoded; check it with `stylegan-ray prepare_data --check`"
+        )
 
 
-def in_threads(work: Callable[[range], None], number: int, threads: int) -> None:
-    """Does a number of things in equal stretches, one a thread; of several errors the first stretch's is raised."""
+def run_in_threads(work: Callable[[range], None], number: int, threads: int) -> None:
+    """Runs `work` on equal ranges of 0..number, one per thread; raises the error of the first range that has one."""
     length = max(-(-number // threads), 1)
-    stretches = [range(begin, min(begin + length, number)) for begin in range(0, number, length)]
+    ranges = [range(begin, min(begin + length, number)) for begin in range(0, number, length)]
     run = map if threads == 1 else _pool(threads, os.getpid()).map
-    for _ in run(work, stretches):  # which waits, and raises
+    for _ in run(work, ranges):  # waits, and raises errors
         pass
 
 
 @lru_cache(maxsize=4)
 def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
-    """Threads of this process; those of another one do not outlive a fork."""
+    """Threads of this process; `pid` is in the key since threads do not survive a fork."""
     return ThreadPoolExecutor(threads, thread_name_prefix="decode")

@@ -1,4 +1,4 @@
-"""What the generate command writes: grids, single pictures, style mixing, walks."""
+"""The files of the generate command: grids, single images, style mixing, interpolations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
 from stylegan_ray.images.options import GenerateOptions, numbers
 from stylegan_ray.images.video import check_video_path, write_video
-from stylegan_ray.interop.source import load
+from stylegan_ray.interop.loading import load
 
 
-def make_pictures(options: GenerateOptions) -> Iterator[str]:
-    """Makes the pictures that were asked for; yields the path of each file as it is written."""
+def generate_images(options: GenerateOptions) -> Iterator[str]:
+    """Writes the images that the options name; yields the path of each file once it is written."""
     seeds = numbers(options.seeds, "--seeds")
     _check(options, len(seeds))
     networks = load(options.checkpoint)
@@ -38,7 +38,7 @@ def make_pictures(options: GenerateOptions) -> Iterator[str]:
 
 
 def _check(options: GenerateOptions, num: int) -> None:
-    """Raises ConfigError for what would fail only after the network has been read or has worked."""
+    """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
     for name in ("frames", "fps", "batch"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} {getattr(options, name)} must be at least 1")
@@ -50,7 +50,7 @@ def _check(options: GenerateOptions, num: int) -> None:
         if num < 2 * cols * rows:
             raise ConfigError(f"--video with {cols}x{rows} tiles needs at least {2 * cols * rows} --seeds, not {num}")
     elif options.tiles and options.mix_seeds is None and num > cols * rows:
-        raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} pictures; --seeds names {num}")
+        raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; --seeds names {num}")
 
 
 def _device(wanted: str) -> torch.device:
@@ -60,59 +60,59 @@ def _device(wanted: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"--device {wanted}: write cpu, cuda, cuda:1 or auto") from None
     if device.type == "cuda" and not has_cuda:
-        raise ConfigError(f"--device {wanted}: there is no GPU that torch can use here; leave --device out")
+        raise ConfigError(f"--device {wanted}: torch sees no GPU here; leave --device out")
     return device
 
 
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
-    pictures = []
-    for seed, picture in zip(gallery.seeds, gallery.stills(), strict=True):
+    images = []
+    for seed, image in zip(gallery.seeds, gallery.stills(), strict=True):
         if options.outdir:
-            yield _write(Path(options.outdir) / f"seed{seed:04d}.png", picture)
-        pictures.append(picture)
+            yield _write(Path(options.outdir) / f"seed{seed:04d}.png", image)
+        images.append(image)
     if options.grid or not options.outdir:
         name = f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
         tiles = None if options.video else options.tiles
-        yield _write(Path(options.grid or name), image_grid(torch.stack(pictures), *(tiles or ())))
+        yield _write(Path(options.grid or name), image_grid(torch.stack(images), *(tiles or ())))
 
 
 class Gallery:
-    """Pictures of some seeds as uint8 [C,H,W]."""
+    """Images of some seeds as uint8 [C,H,W]."""
 
     def __init__(self, sampler: Sampler, drange: Range, seeds: Sequence[int], class_index: int | None = None) -> None:
         self.sampler, self.drange, self.seeds, self.class_index = sampler, drange, seeds, class_index
 
     def stills(self) -> Iterator[Tensor]:
-        """The picture of each seed."""
-        return self._pictures(self._styles(self.seeds), self.seeds)
+        """The image of each seed."""
+        return self._images(self._styles(self.seeds), self.seeds)
 
     def mixing_grid(self, columns: Sequence[int], layers: Sequence[int]) -> Tensor:
-        """The sources of the columns above, the seeds at the left, and their mixtures (StyleGAN, figure 3)."""
+        """The sources of the columns on top, the seeds on the left, and their mixtures (StyleGAN, figure 3)."""
         row_styles, column_styles = self._styles(self.seeds), self._styles(columns)
-        mixtures = self._pictures(mixed_styles(row_styles, column_styles, layers))
-        tiles = list(self._pictures(column_styles))
+        mixtures = self._images(mixed_styles(row_styles, column_styles, layers))
+        tiles = list(self._images(column_styles))
         tiles.insert(0, torch.full_like(tiles[0], 255))
-        for picture in self._pictures(row_styles):
-            tiles += [picture, *(next(mixtures) for _ in columns)]
+        for image in self._images(row_styles):
+            tiles += [image, *(next(mixtures) for _ in columns)]
         return image_grid(torch.stack(tiles), len(columns) + 1)
 
     def walk_frames(self, num_frames: int, cols: int = 1, rows: int = 1) -> Iterator[Tensor]:
-        """Frames of a closed walk through the seeds; with several tiles each walks through its share of them."""
+        """Frames of a closed interpolation through the seeds; each of several tiles has its own share of them."""
         share = len(self.seeds) // (cols * rows)
         styles = self._styles(self.seeds[: share * cols * rows])
         paths = [walk(keys, num_frames) for keys in styles.split(share)]
-        for ws in torch.stack(paths, dim=1):  # [T,L,W]  one frame's styles of every tile
-            yield image_grid(torch.stack(list(self._pictures(ws))), cols, rows)
+        for ws in torch.stack(paths, dim=1):  # [T,L,W]  styles of one frame, for every tile
+            yield image_grid(torch.stack(list(self._images(ws))), cols, rows)
 
     def _styles(self, seeds: Sequence[int]) -> Tensor:
         return self.sampler.styles(seeds, self.class_index)
 
-    def _pictures(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
-        for picture in self.sampler.pictures(ws, seeds):
-            yield pil_uint8(picture, self.drange).cpu()
+    def _images(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        for image in self.sampler.images(ws, seeds):
+            yield pil_uint8(image, self.drange).cpu()
 
 
-def _write(path: Path, picture: Tensor) -> str:
+def _write(path: Path, image: Tensor) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(picture))
+    path.write_bytes(png(image))
     return str(path)

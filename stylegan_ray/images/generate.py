@@ -1,4 +1,4 @@
-"""From seeds to pictures: latents, truncation, style mixing, walks."""
+"""From seeds to images: latents, truncation, style mixing, interpolation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ NoiseMode = Literal["const", "random", "none"]
 def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
     """z [N, z_dim] of the seeds.
 
-    The one draw that does not go through seeds.py: StyleGAN2 and StyleGAN2-ADA draw them so, hence a seed of which
-    somebody knows the picture shows it here too.
+    StyleGAN2 and StyleGAN2-ADA draw latents this way, so a known seed gives the known image. It is the only draw that
+    does not use rng.stream.
     """
     rows = [np.random.RandomState(seed).randn(1, z_dim) for seed in seeds]
     return torch.from_numpy(np.concatenate(rows))
 
 
 def class_labels(seeds: Sequence[int], label_size: int, class_index: int | None) -> Tensor:
-    """Labels [N, label_size]: all of one class, or the classes in turn with the seeds; raises ConfigError."""
+    """Labels [N, label_size]: all of one class, or class seed modulo label_size.
+
+    Raises ConfigError for a class that the network does not have.
+    """
     if class_index is not None and not 0 <= class_index < label_size:
         has = f"classes 0 to {label_size - 1}" if label_size else "no classes; leave --class out"
         raise ConfigError(f"--class {class_index}: this network has {has}")
@@ -38,7 +41,7 @@ def class_labels(seeds: Sequence[int], label_size: int, class_index: int | None)
 
 
 class Sampler:
-    """Pictures of one generator, a batch at a time."""
+    """Computes images of one generator in batches."""
 
     def __init__(
         self,
@@ -53,15 +56,15 @@ class Sampler:
         self.where = next(G.parameters())
 
     def styles(self, seeds: Sequence[int], class_index: int | None = None) -> Tensor:
-        """w of every layer for the seeds [N, num_ws, w_dim], truncated."""
+        """Truncated ws [N, num_ws, w_dim] of the seeds."""
         labels = class_labels(seeds, self.G.label_size, class_index)
         with torch.no_grad():
             w = self.G.mapping(latents(seeds, self.G.z_dim).to(self.where), labels.to(self.where))  # [N,W]
             ws = mix_styles(w, None, 0, self.G.synthesis.num_ws)  # [N,L,W]
             return truncate(ws, self.G.w_avg, self.psi, self.cutoff)
 
-    def pictures(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """Pictures [C,H,W] of styles, one after the other; the seeds choose the noise where it is random."""
+    def images(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Images [C,H,W] of ws, one after the other; seeds decide the noise where it is random."""
         for begin in range(0, len(ws), self.batch):
             part = ws[begin : begin + self.batch]
             chosen = None if seeds is None else seeds[begin : begin + self.batch]
@@ -70,7 +73,7 @@ class Sampler:
             yield from images
 
     def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:
-        """Noise inputs; random ones belong to a seed, so that they do not depend on its neighbours."""
+        """Noise inputs; random ones depend on the seed of their image alone, not on the batch."""
         if self.noise != "random":
             return self.noise
         keys = [stream_key(seed, 0, "generate/noise") for seed in (seeds or [0] * num)]
@@ -82,7 +85,10 @@ class Sampler:
 
 
 def mixed_styles(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor:
-    """Styles of a mixing grid, row by row: those of the row, with those of the column in the given layers."""
+    """Styles [R*K,L,W] of a mixing grid, row by row: those of the row, in the given layers those of the column.
+
+    Raises ConfigError for a layer that the network does not have.
+    """
     wrong = [layer for layer in layers if layer >= rows.shape[1]]
     if wrong:
         raise ConfigError(f"--mix-styles names layer {wrong[0]}; this network has layers 0 to {rows.shape[1] - 1}")
@@ -92,9 +98,9 @@ def mixed_styles(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor
 
 
 def walk(keys: Tensor, num_frames: int) -> Tensor:
-    """Styles on a smooth closed path through the keys [K, ...], `num_frames` from each to the next.
+    """Styles on a smooth closed path through the keys [K, ...], with `num_frames` from each key to the next.
 
-    Catmull-Rom splines: the path passes every key with the direction from its predecessor to its successor.
+    Catmull-Rom splines: the tangent at a key is the direction from the key before it to the key after it.
     """
     before, after, beyond = (torch.roll(keys, shift, 0).unsqueeze(1) for shift in (1, -1, -2))
     here = keys.unsqueeze(1)  # [K,1,...]

@@ -1,4 +1,4 @@
-"""What can be asked of a trained generator."""
+"""Options of the generate command."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from stylegan_ray.config import ConfigError
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Makes pictures of a trained network.
+    """Generates images with a trained network.
 
-    Known seeds give known pictures: z of a seed is what StyleGAN2 and StyleGAN2-ADA draw for it.
-    Without --grid, --outdir and --video a grid is written into the current folder.
+    Known seeds give known images: z of a seed is what StyleGAN2 and StyleGAN2-ADA draw for it.
+    Without --grid, --outdir and --video a grid is written to the current folder.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """A run (its folder or name), one of its checkpoints, or a network file (.safetensors)."""
     seeds: Annotated[str, tyro.conf.arg(metavar="SEEDS")] = "0-63"
-    """Which pictures: ranges and numbers, as in 0-7,12."""
+    """Seeds of the images: ranges and numbers, as in 0-7,12."""
     trunc: float = 1.0
-    """Truncation psi: 1 shows all variety, 0.5 to 0.7 less of it in better quality."""
+    """Truncation psi: 1 keeps all variety, 0.5 to 0.7 trade variety for quality."""
     cutoff: Annotated[int | None, tyro.conf.arg(metavar="LAYERS", help_behavior_hint="(default: all)")] = None
     """Truncate only the layers below this one."""
     class_index: Annotated[int | None, tyro.conf.arg(name="class", metavar="IDX", help_behavior_hint="")] = None
-    """Class of the pictures (conditional networks); otherwise they take turns with the seeds."""
+    """Class of the images (conditional networks); default: classes follow the seeds."""
     noise_mode: Literal["const", "random", "none"] = "const"
-    """Noise inputs: those of the training, others for each seed, or none."""
+    """Noise inputs: the constants stored in the network, random ones for each seed, or none."""
     grid: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Write all pictures into one PNG file."""
+    """Write all images to one PNG file."""
     outdir: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Write every picture as seed0000.png into this folder."""
+    """Write every image to this folder as seed0000.png."""
     tiles: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="COLS ROWS", help_behavior_hint="")] = None
-    """Columns and rows of --grid (otherwise nearly square), or of --video (otherwise one)."""
+    """Columns and rows of --grid (default: nearly square) or of --video (default: one)."""
     mix_seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="")] = None
-    """Mix styles: the grid's rows are --seeds, its columns these seeds, whose styles they take on."""
+    """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows."""
     mix_styles: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "0-6"
-    """Layers that take the style of the column."""
+    """Layers whose style comes from the column."""
     video: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """Write a walk through the seeds, in a circle: .mp4 (needs the extra `video`), .webp or .gif."""
+    """Write a closed interpolation through the seeds: .mp4 (needs the extra `video`), .webp or .gif."""
     frames: int = 60
     """Frames of a video from one seed to the next."""
     fps: int = 30
     """Frames per second of a video."""
     batch: int = 16
-    """Pictures computed at once."""
+    """Images computed at once."""
     device: str = "auto"
-    """Where to compute: cpu, cuda, or whichever there is."""
+    """Device: cpu, cuda, cuda:1, or auto for a GPU if there is one."""
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """The numbers that a list of numbers and ranges names, as in 0-7,12; raises ConfigError."""
+    """The numbers in a list of numbers and ranges, as in 0-7,12; raises ConfigError for any other text."""
     found: list[int] = []
     try:
         for part in text.replace(" ", "").split(","):
@@ -62,5 +62,5 @@ def numbers(text: str, option: str) -> list[int]:
     except ValueError:
         raise ConfigError(f"{option} {text}: write numbers and ranges as in 0-7,12") from None
     if not found:
-        raise ConfigError(f"{option} {text} names no number; a range rises, as in 0-7")
+        raise ConfigError(f"{option} {text} contains no number; ranges rise, as in 0-7")
     return found

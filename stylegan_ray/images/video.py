@@ -1,4 +1,4 @@
-"""Moving pictures: MP4 with PyAV, animated WebP or GIF with Pillow."""
+"""Videos: MP4 with PyAV, animated WebP or GIF with Pillow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.images.grid import pil_image
+from stylegan_ray.data.encode import to_pil
 
 PILLOW_OPTIONS = {
     ".webp": {"quality": 90, "method": 4, "minimize_size": True},
@@ -19,7 +19,7 @@ PILLOW_OPTIONS = {
 
 
 def check_video_path(path: Path) -> None:
-    """Raises ConfigError unless a video can be written to a file of this name."""
+    """Raises ConfigError unless the file name ends in a format that can be written here."""
     if path.suffix not in (".mp4", *PILLOW_OPTIONS):
         raise ConfigError(f"--video {path}: its ending must be .mp4, {', '.join(PILLOW_OPTIONS)}")
     if path.suffix == ".mp4":
@@ -32,30 +32,30 @@ def check_video_path(path: Path) -> None:
 
 
 def write_video(path: Path, frames: Iterator[Tensor], fps: int) -> None:
-    """Writes uint8 frames [C,H,W] as a video that plays in a loop where the format can."""
+    """Writes uint8 frames [C,H,W] as a video; WebP and GIF loop."""
     check_video_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
         _write_mp4(path, frames, fps)
         return
-    images = (pil_image(frame) for frame in frames)
+    images = (to_pil(frame.cpu().numpy()) for frame in frames)
     options = {"save_all": True, "append_images": images, "duration": round(1000 / fps), "loop": 0}
     next(images).save(path, **options, **PILLOW_OPTIONS[path.suffix])
 
 
 def _write_mp4(path: Path, frames: Iterator[Tensor], fps: int) -> None:
-    """H.264, nearly lossless to the eye; an odd side grows by one pixel, since the format knows even ones only."""
+    """H.264, visually lossless; odd sides grow by one pixel, since yuv420p needs even ones."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = None
         for frame in frames:
-            picture = frame.cpu().numpy().transpose(1, 2, 0)  # [H,W,C]
-            picture = np.broadcast_to(picture, (*picture.shape[:2], 3))
-            picture = np.pad(picture, [(0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
+            pixels = frame.cpu().numpy().transpose(1, 2, 0)  # [H,W,C]
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            pixels = np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], mode="edge")
             if stream is None:
                 stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "16"})
-                stream.height, stream.width, stream.pix_fmt = picture.shape[0], picture.shape[1], "yuv420p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+                stream.height, stream.width, stream.pix_fmt = pixels.shape[0], pixels.shape[1], "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         if stream is not None:
             container.mux(stream.encode())

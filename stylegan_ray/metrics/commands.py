@@ -9,43 +9,42 @@ from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_
 from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.found import absolute, compared, rows_of
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
-from stylegan_ray.metrics.plot import write_plots
 from stylegan_ray.run_folder import find_run
-from stylegan_ray.storage import Storage, parted
+from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.table import format_table
 
 
 def compare(options: CompareOptions) -> int:
     """Prints A, B and their difference for every metric that both have."""
-    lines = [("metric", "A", "B", "B - A", "in spreads")]
-    for found in compared(options.a, options.b):
-        spreads = "" if found.in_spreads is None else f"{found.in_spreads:+.1f}"
-        values = (f"{found.a['value']:.6g}", f"{found.b['value']:.6g}", f"{found.difference:+.4g}")
-        lines.append((found.metric, *values, spreads))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for name, *cells in lines:
-        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        print("  ".join([name.ljust(widths[0]), *numbers]).rstrip())
+    rows = [("metric", "A", "B", "B - A", "in spreads")]
+    for pair in compared(options.a, options.b):
+        spreads = "" if pair.in_spreads is None else f"{pair.in_spreads:+.1f}"
+        values = (f"{pair.a['value']:.6g}", f"{pair.b['value']:.6g}", f"{pair.difference:+.4g}")
+        rows.append((pair.metric, *values, spreads))
+    print(format_table(rows))
     return 0
 
 
 def plot(options: PlotOptions) -> int:
-    """Writes the curves of runs and prints where they are."""
+    """Writes the curves of runs and prints the paths of the files."""
     if not options.runs:
         raise ConfigError("which runs? give at least one RUN, by its folder or name")
     found = [find_run(run) for run in options.runs]
-    names = [parted(address)[1] for address in found]
+    names = [split_address(address)[1] for address in found]
     labels = names if len(set(names)) == len(names) else found
     runs = {label: rows_of(address) for label, address in zip(labels, found, strict=True)}
+    from stylegan_ray.metrics.plot import write_plots  # matplotlib takes a second to import
+
     try:
         paths = write_plots(runs, Storage.at(absolute(options.out) if options.out else found[0]))
     except ValueError as error:
-        raise ConfigError(f"{error}; train with --metrics.names fid5k_tiny, or take some with evaluate") from None
+        raise ConfigError(f"{error}; train with --metrics.names fid5k_tiny, or compute some with evaluate") from None
     print("\n".join(paths))
     return 0
 
 
 def prefetch(options: PrefetchOptions) -> int:
-    """Fetches weights and prints where they are; returns 1 when some cannot be had."""
+    """Fetches weights and prints their paths; returns 1 when some cannot be fetched."""
     unknown = [name for name in options.detectors if name not in KNOWN]
     if unknown or not options.detectors:
         name = unknown[0] if unknown else ""

@@ -19,7 +19,7 @@ from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
-from stylegan_ray.storage import Storage, joined, parted
+from stylegan_ray.storage import Storage, join_address, split_address
 
 PICTURES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on who asks
 
@@ -132,7 +132,7 @@ class Weights:
             if self.name == TINY:
                 module = load_tiny_detector(self.contents[0])
                 return Detector("tiny-openmoji", self.sha256, "box-or-bilinear-64", module)
-            return _scripted(self) if parted(self.path)[1].endswith(".pt") else _from_recipe(self)
+            return _scripted(self) if split_address(self.path)[1].endswith(".pt") else _from_recipe(self)
 
     @property
     def sha256(self) -> str:
@@ -160,7 +160,7 @@ def read_weights(name: str, address: str | None = None, trust_script: bool = Fal
     if name == TINY:
         return Weights(TINY, (shipped_weights(),), FILE)
     path, _, expected = (address or detector_folder()).partition("#sha256=")
-    if parted(path)[1].endswith(".pt"):
+    if split_address(path)[1].endswith(".pt"):
         return Weights(name, (_script(name, path, expected, trust_script),), path)
     if name not in RECIPES:
         raise DetectorUnavailable(_without_recipe(name))
@@ -201,7 +201,7 @@ def _without_recipe(name: str) -> str:
 
 
 def _files(recipe: Recipe, path: str, expected: str) -> tuple[bytes, ...]:
-    single = parted(path)[1].endswith((".pth", ".safetensors"))
+    single = split_address(path)[1].endswith((".pth", ".safetensors"))
     if single and len(recipe.files) > 1:
         raise DetectorUnavailable(
             f"detector {recipe.name!r} is made of {' and '.join(f.name for f in recipe.files)}, but "
@@ -209,7 +209,7 @@ def _files(recipe: Recipe, path: str, expected: str) -> tuple[bytes, ...]:
         )
     contents = []
     for file in recipe.files:
-        where = path if single else joined(path, file.name)
+        where = path if single else join_address(path, file.name)
         content = _read(where)
         if content is None:
             raise DetectorUnavailable(
@@ -288,7 +288,7 @@ def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 def _read(path: str) -> bytes | None:
     """The content of a file, None where there is none; raises DetectorUnavailable when it cannot be had."""
-    folder, name = parted(path)
+    folder, name = split_address(path)
     if path.startswith(URLS):
         return _downloaded(WeightFile(name, path), None)
     try:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare, read_rows
-from stylegan_ray.run_folder import find_run, is_run
-from stylegan_ray.storage import Storage, joined, parted
-
-CHECKPOINTS = "checkpoints"
-TRAINED, EVALUATED = "metrics.jsonl", "evaluations.jsonl"
-"""Rows that the training of a run has taken, and rows that were taken on request."""
+from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare
+from stylegan_ray.run_folder import CHECKPOINTS, EVALUATIONS, METRICS, NETWORK_ENDINGS, find_run, is_run, read_jsonl
+from stylegan_ray.storage import Storage, join_address, split_address
 
 
 def absolute(address: str) -> str:
@@ -24,34 +18,24 @@ def absolute(address: str) -> str:
 
 def place_of_rows(network: str) -> str:
     """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
-    folder, _ = parted(network)
-    outer, name = parted(folder)
-    return joined(outer if name == CHECKPOINTS else folder, EVALUATED)
-
-
-def add_rows(file: str, rows: Sequence[Row]) -> None:
-    """Adds rows to a file; object stores cannot append, so it is written anew."""
-    folder, name = parted(file)
-    storage = Storage.at(folder)
-    before = b""
-    with suppress(FileNotFoundError):
-        before = storage.read(name)
-    storage.write(name, before + b"".join(f"{json.dumps(row)}\n".encode() for row in rows))
+    folder, _ = split_address(network)
+    outer, name = split_address(folder)
+    return join_address(outer if name == CHECKPOINTS else folder, EVALUATIONS)
 
 
 def rows_of(what: str) -> list[Row]:
     """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
-    name = parted(what)[1]
+    name = split_address(what)[1]
     if name.endswith(".jsonl"):
         return _read(absolute(what))
     address = absolute(what)
-    if name.endswith((".safetensors", ".pkl")) or _is_checkpoint(address):
+    if name.endswith(NETWORK_ENDINGS) or _is_checkpoint(address):
         return [row for row in _read(place_of_rows(address)) if row.get("checkpoint") == address]
     run = find_run(what)
     rows: list[Row] = []
-    for name in (TRAINED, EVALUATED):
+    for name in (METRICS, EVALUATIONS):
         with suppress(FileNotFoundError):
-            rows += read_rows(Storage.at(run), name)
+            rows += read_jsonl(Storage.at(run), name)
     return rows
 
 
@@ -64,12 +48,12 @@ def compared(a: str, b: str) -> list[Comparison]:
 
 
 def _is_checkpoint(address: str) -> bool:
-    return not is_run(address) and parted(parted(address)[0])[1] == CHECKPOINTS
+    return not is_run(address) and split_address(split_address(address)[0])[1] == CHECKPOINTS
 
 
 def _read(file: str) -> list[Row]:
-    folder, name = parted(file)
+    folder, name = split_address(file)
     try:
-        return read_rows(Storage.at(folder), name)
+        return read_jsonl(Storage.at(folder), name)
     except FileNotFoundError:
         raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some") from None

@@ -1,80 +1,86 @@
-"""Curves of metrics over training: one picture and one page for the rows of several runs."""
+"""Curves of metrics over training: a PNG file and an HTML page for the rows of several runs."""
 
 from __future__ import annotations
 
+import io
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from stylegan_ray.metrics.drawing import Box, Dot, Line, Point, Shape, Text, to_png, to_svg
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from stylegan_ray.metrics.names import HIGHER_IS_BETTER
 from stylegan_ray.metrics.rows import MUST_AGREE, Row
 from stylegan_ray.storage import Storage
 
 COLOURS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
-PANEL_WIDTH, PANEL_HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 62, 56, 44, 44  # margins of a panel around its axes
-LEGEND_ROW = 20
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_ROW = 4.8, 2.9, 0.25
+"""Inches."""
+DPI = 160
+LOG_RATIO = 10
+"""Ratio of the largest to the smallest value from which the axis of values is logarithmic."""
+TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+STYLE = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.titlelocation": "left",
+    "axes.titleweight": "bold", "axes.titlesize": 11, "axes.labelcolor": "#444444", "axes.labelsize": 9.5,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "xtick.color": "#666666",
+    "ytick.color": "#666666", "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.frameon": False,
+    "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "metrics",
+}  # fmt: skip
 
 Runs = Mapping[str, Sequence[Row]]
+"""Rows by the name of their run."""
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A metric of a run."""
+class Axis:
+    """What a panel shows horizontally."""
 
-    run: str
-    colour: str
-    rows: Sequence[Row]
-    """In the order of their x, one per x."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A metric over one axis."""
-
-    metric: str
-    axis: str
-    unit: float
-    """How many of the row's units make one of the axis."""
-    curves: Sequence[Curve]
-    x_of: Callable[[Row], float | None]
+    label: str
+    read: Callable[[Row], float | None]
+    """The row's place on the axis, None where the row has none."""
 
 
 def write_plots(runs: Runs, folder: Storage, name: str = "metrics") -> list[str]:
     """Writes NAME.png and NAME.html with every metric over kimg and over time; returns their paths."""
-    shapes, width, height = drawing(runs)
-    folder.write(f"{name}.png", to_png(shapes, width, height))
-    folder.write(f"{name}.html", page(runs, to_svg(shapes, width, height)).encode())
+    with matplotlib.rc_context(STYLE):
+        figure = draw(runs)
+        png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
+    folder.write(f"{name}.png", png)
+    folder.write(f"{name}.html", page(runs, svg.decode()).encode())
     return [folder.path(f"{name}.png"), folder.path(f"{name}.html")]
 
 
-def drawing(runs: Runs) -> tuple[list[Shape], int, int]:
-    """Shapes, width and height: a row of panels per metric, over kimg on the left and over time on the right."""
-    rows_of_panels = [panels for metric in _metrics(runs) if (panels := _panels(metric, runs))]
-    if not rows_of_panels:
+def draw(runs: Runs) -> Figure:
+    """A row of panels for each metric: over kimg, and over time where rows have it.
+
+    Raises ValueError when no row has a value and a place on an axis.
+    """
+    axes = [axis for axis in (Axis("kimg", _kimg), _time_axis(runs)) if _has_rows(runs, axis)]
+    metrics = [metric for metric in _metrics(runs) if any(_curves(metric, runs, axis) for axis in axes)]
+    if not metrics:
         raise ValueError(f"nothing to plot: no row of {', '.join(runs) or 'any run'} has a value and its kimg")
-    width = PANEL_WIDTH * max(len(panels) for panels in rows_of_panels)
-    legend = LEGEND_ROW * len(runs) + 10
-    height = PANEL_HEIGHT * len(rows_of_panels) + legend
-    shapes: list[Shape] = [Box((0, 0), (width, height), "#ffffff")]
-    for row, panels in enumerate(rows_of_panels):
-        for column, panel in enumerate(panels):
-            shapes += _panel_shapes(panel, (column * PANEL_WIDTH, row * PANEL_HEIGHT))
-    for number, run in enumerate(runs):
-        y = height - legend + LEGEND_ROW * number + 12
-        shapes += [Line([(LEFT, y - 4), (LEFT + 18, y - 4)], _colour(number), 2.5), Text((LEFT + 26, y), run)]
-    return shapes, width, height
+    height = PANEL_HEIGHT * len(metrics) + LEGEND_ROW * len(runs)
+    figure = Figure(figsize=(PANEL_WIDTH * len(axes), height), layout="constrained")
+    panels = figure.subplots(len(metrics), len(axes), squeeze=False)
+    for metric, row in zip(metrics, panels, strict=True):
+        for axis, panel in zip(axes, row, strict=True):
+            _draw_panel(panel, metric, runs, axis)
+    handles = [panels[0, 0].plot([], [], color=_colour(i), marker="o", markersize=4)[0] for i in range(len(runs))]
+    figure.legend(handles, list(runs), loc="outside lower left", fontsize=9)
+    return figure
 
 
 def page(runs: Runs, svg: str) -> str:
-    """A page with the curves, the best and last numbers, and what speaks against comparing them."""
+    """A page with the curves, the first, best and last values, and reasons not to compare them."""
     notes = "".join(f"<li>{escape(note)}</li>" for note in [*disagreements(runs), *_unavailable(runs)])
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Metrics</title><style>"
-        "body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:60rem;color:#222}"
+        "body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:62rem;color:#222}"
         "svg{max-width:100%;height:auto}"
         "table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
         "td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}li{color:#8a4b00}"
@@ -83,32 +89,77 @@ def page(runs: Runs, svg: str) -> str:
 
 
 def disagreements(runs: Runs) -> list[str]:
-    """In what the runs' rows of one metric differ that should agree."""
+    """Keys that should agree but differ between the rows of one metric."""
     notes = []
     for metric in _metrics(runs):
         for key in MUST_AGREE:
             found = {json.dumps(row.get(key)) for rows in runs.values() for row in rows if _has_value(row, metric)}
             if len(found) > 1:
-                notes.append(
-                    f"{metric}: {key} is not the same in all rows ({', '.join(sorted(found))}), so do not compare them"
-                )
+                notes.append(f"{metric}: {key} differs between rows ({', '.join(sorted(found))}); do not compare them")
     return notes
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between two values."""
-    span = max(high - low, 1e-12)
-    step = next(
-        s for e in range(-14, 15) for s in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if span / s <= most or e == 14
-    )  # fmt: skip
-    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
+    """The metric's curve of every run; the last value is written beside its point."""
+    curves = _curves(metric, runs, axis)
+    values = [row["value"] for rows in curves.values() for row in rows.values()]
+    is_log = min(values, default=0) > 0 and max(values) / min(values) > LOG_RATIO
+    for number, run in enumerate(runs):
+        if run not in curves:
+            continue
+        xs, ys = list(curves[run]), [row["value"] for row in curves[run].values()]
+        spreads = [row["spread"] if row.get("spread") and row.get("repeats") else 0 for row in curves[run].values()]
+        panel.plot(xs, ys, color=_colour(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
+        if any(spreads):
+            panel.errorbar(xs, ys, spreads, fmt="none", ecolor=_colour(number), elinewidth=1.2, capsize=2.5)
+        beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        panel.annotate(f"{ys[-1]:.4g}", (xs[-1], ys[-1]), fontsize=8.5, color=_colour(number), **beside)
+    panel.set_title(metric)
+    panel.set_xlabel(axis.label)
+    panel.set_ylabel(f"{_label(metric)}, log scale" if is_log else _label(metric))
+    panel.set_xlim(left=min(0, *panel.get_xlim()) if any(x < 0 for rows in curves.values() for x in rows) else 0)
+    if is_log:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    elif values and 0 <= min(values) < 0.5 * max(values):
+        panel.set_ylim(bottom=0)  # shows zero where it is near
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between two positive values."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**e for e in exponents for m in (1, 2, 5)]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+def _label(metric: str) -> str:
+    """The axis label of a metric's values."""
+    return f"{'higher' if metric.startswith(HIGHER_IS_BETTER) else 'lower'} is better"
+
+
+def _time_axis(runs: Runs) -> Axis:
+    """Time since the start of training in the largest unit of which there are at least two."""
+    seconds = [row["total_sec"] for rows in runs.values() for row in rows if row.get("total_sec") is not None]
+    label, unit = next((a, u) for a, u in TIME_UNITS if max(seconds, default=0) >= 2 * u or u == 1)
+
+    def read(row: Row) -> float | None:
+        return None if row.get("total_sec") is None else row["total_sec"] / unit
+
+    return Axis(f"training time, {label}", read)
+
+
+def _kimg(row: Row) -> float | None:
+    return row.get("kimg")
+
+
+def _has_rows(runs: Runs, axis: Axis) -> bool:
+    return any(_curves(metric, runs, axis) for metric in _metrics(runs))
+
+
+def _curves(metric: str, runs: Runs, axis: Axis) -> dict[str, dict[float, Row]]:
+    """For every run that has the metric: rows by their place on the axis, in rising order."""
+    curves = {}
+    for run, rows in runs.items():
+        # A summary over repeats follows them, so it replaces all rows of its place.
+        points = {x: row for row in rows if _has_value(row, metric) and (x := axis.read(row)) is not None}
+        if points:
+            curves[run] = dict(sorted(points.items()))
+    return curves
 
 
 def _metrics(runs: Runs) -> list[str]:
@@ -119,103 +170,11 @@ def _has_value(row: Row, metric: str) -> bool:
     return row["metric"] == metric and row.get("value") is not None
 
 
-def _panels(metric: str, runs: Runs) -> list[Panel]:
-    seconds = [s for rows in runs.values() for row in rows if (s := _seconds(row)) is not None]
-    axis, unit = next((a, u) for a, u in TIME_UNITS if max(seconds, default=0) >= 2 * u or u == 1)
-    wanted = (("thousands of images", 1.0, _kimg), (axis, unit, _seconds))
-    panels = [Panel(metric, axis, unit, _curves(metric, runs, x_of), x_of) for axis, unit, x_of in wanted]
-    return [panel for panel in panels if panel.curves]
-
-
-TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-
-
-def _curves(metric: str, runs: Runs, x_of: Callable[[Row], float | None]) -> list[Curve]:
-    curves = []
-    for number, (run, rows) in enumerate(runs.items()):
-        # A summary over repeats comes after them, so it stands for all of one x.
-        points = {x: row for row in rows if _has_value(row, metric) and (x := x_of(row)) is not None}
-        if points:
-            curves.append(Curve(run, _colour(number), [points[x] for x in sorted(points)]))
-    return curves
-
-
-def _kimg(row: Row) -> float | None:
-    return row.get("kimg")
-
-
-def _seconds(row: Row) -> float | None:
-    return row.get("total_sec")
-
-
-def _panel_shapes(panel: Panel, corner: Point) -> list[Shape]:
-    rows = [row for curve in panel.curves for row in curve.rows]
-    xs = [(panel.x_of(row) or 0) / panel.unit for row in rows]
-    ys = [row["value"] for row in rows]
-    is_log = min(ys) > 0 and max(ys) / min(ys) > 10
-    low, high = _range(ys, is_log)
-    left, right = min(0.0, min(xs)), max(xs) or 1.0
-
-    def place(x: float, y: float) -> Point:
-        across = (x - left) / (right - left)
-        up = (math.log(y / low) / math.log(high / low)) if is_log else (y - low) / (high - low)
-        return (
-            corner[0] + LEFT + across * (PANEL_WIDTH - LEFT - RIGHT),
-            corner[1] + PANEL_HEIGHT - BOTTOM - up * (PANEL_HEIGHT - TOP - BOTTOM),
-        )
-
-    shapes = _axes(panel, place, (left, right), (low, high), is_log)
-    for curve in panel.curves:
-        shapes += _curve_shapes(curve, panel, place, (low, high))
-    return shapes
-
-
-def _range(values: Sequence[float], is_log: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if is_log:
-        return low / 1.25, high * 1.15
-    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    floor = 0.0 if 0 <= low < 0.5 * high else low - margin  # show zero where it is near
-    return floor, high + margin
-
-
-def _axes(
-    panel: Panel, place: Callable[[float, float], Point], x_range: Point, y_range: Point, is_log: bool
-) -> list[Shape]:
-    shapes: list[Shape] = []
-    (left, top), (right, bottom) = place(x_range[0], y_range[1]), place(x_range[1], y_range[0])
-    for y in log_ticks(*y_range) if is_log else nice_ticks(*y_range):
-        height = place(x_range[0], y)[1]
-        shapes += [Line([(left, height), (right, height)], "#e6e6e6"), _label((left - 8, height + 4), y, "end")]
-    for x in nice_ticks(*x_range):
-        across = place(x, y_range[0])[0]
-        shapes += [
-            Line([(across, bottom), (across, bottom + 4)], "#888888"),
-            _label((across, bottom + 17), x, "middle"),
-        ]
-    shapes.append(Line([(left, bottom), (right, bottom)], "#888888"))
-    shapes.append(Text((left, top - 16), panel.metric + (" (log scale)" if is_log else ""), 14, "#111111", bold=True))
-    shapes.append(Text(((left + right) / 2, bottom + 34), panel.axis, 12, "#666666", "middle"))
-    return shapes
-
-
-def _label(place: Point, value: float, anchor) -> Text:
-    return Text(place, f"{value:g}", 11, "#666666", anchor)
-
-
-def _curve_shapes(curve: Curve, panel: Panel, place: Callable[[float, float], Point], y_range: Point) -> list[Shape]:
-    places = [place((panel.x_of(row) or 0) / panel.unit, row["value"]) for row in curve.rows]
-    shapes: list[Shape] = []
-    for row, (x, _) in zip(curve.rows, places, strict=True):
-        if row.get("spread") and row.get("repeats"):
-            ends = [min(max(row["value"] + s * row["spread"], y_range[0]), y_range[1]) for s in (-1, 1)]
-            shapes.append(Line([(x, place(0, end)[1]) for end in ends], curve.colour, 1.2))
-    shapes.append(Line(places, curve.colour, 2.0))
-    for row, spot in zip(curve.rows, places, strict=True):
-        shapes.append(Dot(spot, 2.6, curve.colour, f"{curve.run}: {row['value']:.4g} at {row.get('kimg')} kimg"))
-    last = curve.rows[-1]
-    shapes.append(Text((places[-1][0] + 7, places[-1][1] + 4), f"{last['value']:.4g}", 11, curve.colour))
-    return shapes
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+    content = buffer.getvalue()
+    return content[content.index(b"<svg") :] if kind == "svg" else content  # an element of HTML has no XML header
 
 
 def _table(runs: Runs) -> str:
@@ -231,6 +190,7 @@ def _table(runs: Runs) -> str:
 
 
 def _numbers(metric: str, rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """First and best value, kimg of the best one, and last value."""
     choose = max if metric.startswith(HIGHER_IS_BETTER) else min
     best = choose(rows, key=lambda row: row["value"])
     return f"{rows[0]['value']:.4g}", f"{best['value']:.4g}", f"{best.get('kimg')}", f"{rows[-1]['value']:.4g}"

@@ -1,7 +1,7 @@
 """The networks: mapping, synthesis and discriminators, and their builders."""
 
 from stylegan_ray.networks.build import build_discriminator, build_generator, build_mapping, build_synthesis
-from stylegan_ray.networks.discriminator import Discriminator, judge_together, judge_together_reference
+from stylegan_ray.networks.discriminator import Discriminator
 from stylegan_ray.networks.generator import Generator, mix_styles, truncate
 from stylegan_ray.networks.growing import GrowingDiscriminator, GrowingSynthesis
 from stylegan_ray.networks.mapping import Mapping
@@ -21,8 +21,6 @@ __all__ = [
     "build_generator",
     "build_mapping",
     "build_synthesis",
-    "judge_together",
-    "judge_together_reference",
     "layer_table",
     "level_sizes",
     "mix_styles",

@@ -1,4 +1,4 @@
-"""The builders: the only readers of the configuration in this folder."""
+"""Builders of networks; no other module of this folder reads the configuration."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from stylegan_ray.networks.stylegan1 import SQRT2, Style1Block, Style1Discrimina
 from stylegan_ray.networks.synthesis import Synthesis, SynthesisBlock
 
 BOX = (1.0, 1.0)
-"""The filter of `resample_kernel: null`: nearest neighbour up, mean of 2x2 down."""
+"""The filter of `resample_kernel: null`: nearest neighbour upsampling, 2x2 mean downsampling."""
 
 
 def build_generator(cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int, label_size: int) -> Generator:
-    """A new generator; its initial values come from torch's global generator."""
+    """A new generator, initialised from torch's global random generator.
+
+    `resolution` is one side or (H, W); raises ValueError for one that `level_sizes` refuses.
+    """
     synthesis = build_synthesis(cfg, resolution, num_channels)
     return Generator(build_mapping(cfg, label_size), synthesis)
 
 
 def build_mapping(cfg: ModelConfig, label_size: int, num_ws: int | None = None) -> Mapping:
-    """The mapping network of G."""
+    """A new mapping network of G; with `num_ws` it returns one w per layer."""
     gains = {"weight_gain": SQRT2, "act_gain": 1.0, "use_wscale": cfg.use_wscale} if cfg.family == "stylegan1" else {}
     return Mapping(
         cfg.z_dim, label_size, cfg.w_dim, num_layers=cfg.mapping_layers, hidden_dim=cfg.mapping_fmaps,
@@ -40,7 +43,7 @@ def build_mapping(cfg: ModelConfig, label_size: int, num_ws: int | None = None) 
 def build_synthesis(
     cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int
 ) -> Synthesis | GrowingSynthesis:
-    """The synthesis network of G."""
+    """A new synthesis network of G."""
     sizes = level_sizes(resolution)
     widths = _widths(cfg, len(sizes))
     if cfg.family == "stylegan1":
@@ -67,7 +70,7 @@ def build_synthesis(
 def build_discriminator(
     cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int, label_size: int
 ) -> Discriminator | GrowingDiscriminator:
-    """A new discriminator; its initial values come from torch's global generator."""
+    """A new discriminator, initialised from torch's global random generator; `resolution` as for G."""
     sizes = level_sizes(resolution)
     widths = _widths(cfg, len(sizes))
     separate = cfg.label_mode == "separate"
@@ -134,8 +137,8 @@ def _style1_discriminator(
 
 
 def _mbstd_features(cfg: ModelConfig) -> int:
-    """Feature maps of the minibatch standard deviation layer; 0: no layer."""
-    off = (0,) if cfg.label_mode == "separate" else (0, 1)  # the PyTorch port keeps the layer for groups of one
+    """Number of maps that the minibatch standard deviation layer adds; 0: no layer."""
+    off = (0,) if cfg.label_mode == "separate" else (0, 1)  # StyleGAN2-ADA keeps the layer for groups of one
     return 0 if cfg.mbstd_group_size in off else cfg.mbstd_num_features
 
 

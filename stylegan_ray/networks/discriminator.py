@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,13 @@ from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
 from stylegan_ray.networks.mapping import Mapping, checked_labels
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.networks.synthesis import refuse_lod
-from stylegan_ray.ops import downsample2d, fir_filter, laid_out
+from stylegan_ray.ops import downsample2d, fir_filter, to_memory_format
 
 
 class DiscriminatorBlock(nn.Module):
-    """One resolution: two convolutions, the second one downsampling, and what the architecture adds.
+    """One resolution: two convolutions, the second one downsampling, and the architecture's skip connection.
 
-    Computes in `dtype` (None: that of the image or of x), or in that of its weights with `full_precision`.
+    Computes in `dtype` (None: the data type of the weights), and with `full_precision` in that of the weights.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor | None, image: Tensor | None, full_precision: bool = False) -> Tensor:
         dtype = self.conv0.weight.dtype if full_precision or self.dtype is None else self.dtype
-        x, image = (None if part is None else laid_out(part, dtype) for part in (x, image))
+        x, image = (None if part is None else to_memory_format(part, dtype) for part in (x, image))
         x = add_rgb(x, image, self.fromrgb)
         if self.skip is None:
             return self.conv1(self.conv0(x))
         y = self.conv1(self.conv0(x), gain=0.5**0.5)
-        return self.skip(x, gain=0.5**0.5) + y  # called last, its gradients come first, as sums over ranks want them
+        return self.skip(x, gain=0.5**0.5) + y  # called last: its gradients come first, as in sums
 
 
 class DiscriminatorEpilogue(nn.Module):
@@ -90,11 +89,12 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1]; `num_batches` equal batches in one do not meet.
+    """images [N,C,H,W] (and labels [N,L]) -> logits [N,1].
 
-    With labels the score is the sum of outputs times label (`label_mode` joint), or of outputs times a mapped label
-    over its root size (separate: projection, Miyato and Koyama 2018). mbstd_num_features 0 leaves that layer out.
-    The highest `num_lowp_res` resolutions compute in `lowp_dtype`, unless `full_precision`.
+    With labels the logit is the sum of outputs times label (`label_mode` joint), or of outputs times the mapped label
+    divided by the root of its size (separate: projection, Miyato and Koyama 2018). `num_batches` equal batches may be
+    concatenated: minibatch standard deviations do not mix them; mbstd_num_features 0 omits that layer. The highest
+    `num_lowp_res` resolutions compute in `lowp_dtype`, unless `full_precision`.
     """
 
     taps: Tensor
@@ -154,26 +154,12 @@ class Discriminator(nn.Module):
             x = block(x, image, full_precision)
             image = downsample2d(image, self.taps) if image is not None and self.architecture == "skip" else None
         assert x is not None
-        x = epilogue(laid_out(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
-        return label_score(x, labels, self.mapping)
+        x = epilogue(to_memory_format(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)
+        return label_logit(x, labels, self.mapping)
 
 
-def judge_together(D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0) -> tuple[Tensor, ...]:
-    """Scores [N,1] of several equal batches (images, labels), which do not meet, from one pass."""
-    images, labels = zip(*batches, strict=True)
-    labels = None if labels[0] is None else torch.cat(labels)
-    return D(torch.cat(images), labels, lod=lod, num_batches=len(batches)).chunk(len(batches))
-
-
-def judge_together_reference(
-    D: Any, batches: Sequence[tuple[Tensor, Tensor | None]], lod: float = 0.0
-) -> tuple[Tensor, ...]:
-    """What `judge_together` means: a pass for each."""
-    return tuple(D(images, labels, lod=lod) for images, labels in batches)
-
-
-def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:
-    """Score [N,1] from the outputs x of the last layer."""
+def label_logit(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None) -> Tensor:
+    """Logits [N,1] from the outputs x [N,F] of the last layer."""
     if labels is None:
         return x
     if mapping is None:
@@ -183,7 +169,7 @@ def label_score(x: Tensor, labels: Tensor | None, mapping: Mapping | None = None
 
 
 def add_rgb(x: Tensor | None, image: Tensor | None, fromrgb: nn.Module | None) -> Tensor:
-    """Features of the image, where a block takes it, added to those so far."""
+    """x plus the features of the image, for a block with FromRGB."""
     if image is None or fromrgb is None:
         assert x is not None
         return x

@@ -12,7 +12,7 @@ from stylegan_ray.networks.shapes import Size
 
 
 class Generator(nn.Module):
-    """z [N,z] (and labels [N,L]) -> images [N,C,H,W]. The buffer `w_avg` is the centre of truncation."""
+    """z [N,z] (and labels [N,L]) -> images [N,C,H,W]. `w_avg` [w] is the centre of truncation."""
 
     w_avg: Tensor
 
@@ -33,13 +33,13 @@ class Generator(nn.Module):
         noise: Any = "const",
         lod: float = 0.0,
     ) -> Tensor:
-        """Truncates w towards w_avg by `psi` in layers below `cutoff` (None: all); psi 1 is off."""
+        """Images from w truncated towards w_avg by `psi` in layers below `cutoff` (None: all); psi 1 is off."""
         ws = mix_styles(self.mapping(z, labels), None, 0, self.synthesis.num_ws)
         return self.synthesis(truncate(ws, self.w_avg, psi, cutoff), noise=noise, lod=lod)
 
 
 def mix_styles(w1: Tensor, w2: Tensor | None, cutoff: int | Tensor, num_ws: int) -> Tensor:
-    """ws [N,num_ws,w]: layers below `cutoff` take w1, the others w2 (StyleGAN, section 3.1); w2 None: all w1."""
+    """ws [N,num_ws,w]: w1 in layers below `cutoff`, w2 in the others (StyleGAN, section 3.1); w2 None: all w1."""
     ws = w1[:, None].expand(-1, num_ws, -1)
     if w2 is None:
         return ws

@@ -1,7 +1,7 @@
 """Progressive growing (PGGAN, section 2): networks that fade from one resolution to the next.
 
-`lod` counts from the top: 0 is the full resolution, 1 half of it, and in between both are blended. Only the levels in
-use are computed. Images always have the full size: nearest neighbours in G, means of boxes in D.
+`lod` 0 is the full resolution, 1 half of it; fractions blend both. Only the levels in use are computed. Images always
+have the full size: G upsamples by nearest neighbours, D downsamples by means.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan_ray.networks.discriminator import check_images, label_score
+from stylegan_ray.networks.discriminator import check_images, label_logit
 from stylegan_ray.networks.mapping import checked_labels
 from stylegan_ray.networks.shapes import Size, level_name
 from stylegan_ray.networks.synthesis import Noise, layer_ws, noise_inputs, noise_layers, noise_shapes
 
 
 class GrowingSynthesis(nn.Module):
-    """ws [N,num_ws,w] -> images [N,C,H,W], from blocks (smallest first) that have `features` and `rgb`."""
+    """ws [N,num_ws,w] -> images [N,C,H,W], from blocks (smallest first) with methods `features` and `rgb`."""
 
     def __init__(self, sizes: Sequence[Size], blocks: Sequence[nn.Module], w_dim: int, num_channels: int):
         super().__init__()
@@ -51,9 +51,10 @@ class GrowingSynthesis(nn.Module):
 
 
 class GrowingDiscriminator(nn.Module):
-    """images [N,C,H,W] (and labels [N,L]) -> scores [N,1], from blocks (largest first) that each have `fromrgb`.
+    """images [N,C,H,W] (and labels [N,L]) -> logits [N,1], from blocks (largest first) with `fromrgb`.
 
-    `num_batches` equal batches in one do not meet. There is no other than full precision.
+    `num_batches` equal batches may be concatenated: minibatch standard deviations do not mix them. Always computes in
+    full precision.
     """
 
     def __init__(self, sizes: Sequence[Size], blocks: Sequence[nn.Module], num_channels: int, label_size: int):
@@ -81,11 +82,11 @@ class GrowingDiscriminator(nn.Module):
             if image is not None and fade:
                 x = torch.lerp(x, blocks[1].fromrgb(F.avg_pool2d(image, 2)), fade)
             image = None
-        return label_score(blocks[-1](x, image, num_batches), labels)
+        return label_logit(blocks[-1](x, image, num_batches), labels)
 
 
 def split_lod(lod: float, num_levels: int) -> tuple[int, float]:
-    """Levels not in use, and the share of the next lower one."""
+    """Number of levels not in use, and the weight of the next lower one; raises ValueError outside the levels."""
     if not 0 <= lod <= num_levels - 1:
         raise ValueError(f"lod={lod} must be between 0 and {num_levels - 1}, the lowest resolution of this network")
     return int(lod), lod - int(lod)

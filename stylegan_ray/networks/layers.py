@@ -14,16 +14,16 @@ DEMODULATION_EPS = 1e-8
 
 
 def normal(*shape: int, std: float = 1.0) -> Tensor:
-    """Normal numbers from torch's global generator, as all initial values are drawn."""
+    """Normal values from torch's global generator, which draws all initial values."""
     x = torch.empty(*shape)
-    return x if x.is_meta else x.normal_(std=std)  # drawing nothing would cost seconds of imports
+    return x if x.is_meta else x.normal_(std=std)  # on the meta device a draw would cost seconds of imports
 
 
 class Dense(nn.Module):
     """act(x W^T + b) * act_gain, weight [out,in].
 
-    `lrmul` slows learning: weights start at std 1 / lrmul and are used times lrmul. Without `use_wscale` the
-    equalising factor is in the initial values instead.
+    `lrmul` scales the learning rate: weights start with std 1 / lrmul and are multiplied by lrmul when used. Without
+    `use_wscale` the equalising factor is part of the initial values instead.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Dense(nn.Module):
         self.bias_scale = lrmul
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight_scale * self.act_gain  # relu and lrelu let a gain through
+        scale = self.weight_scale * self.act_gain  # relu and lrelu are homogeneous: the gain may come first
         if self.bias is None:
             x = (x * scale) @ self.weight.t()
         else:
@@ -58,9 +58,9 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, bias, activation, with FIR resampling, in the data type of x; weight [O,I,k,k].
+    """Convolution with FIR resampling, bias and activation, in the data type of x; weight [O,I,k,k].
 
-    The kernel of an upsampling layer is stored as the transposed convolution uses it, that is flipped.
+    The kernel of an upsampling layer is stored flipped, as the transposed convolution uses it.
     """
 
     taps: Tensor
@@ -87,17 +87,17 @@ class Conv(nn.Module):
         self.weight_scale = 1.0 / (in_channels * kernel**2) ** 0.5
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        gain *= self.act_gain  # relu and lrelu let a gain through
+        gain *= self.act_gain  # relu and lrelu are homogeneous: the gain may come first
         weight = (self.weight * (self.weight_scale * gain)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
-        pad = self.weight.shape[2] // 2
+        pad = int(self.weight.shape[2]) // 2  # a tracer makes tensors of sizes
         x = conv2d_resample(x, weight, self.taps, self.up, self.down, pad, flip_weight=self.up == 1, bias=bias)
         clamp = _scaled(self.clamp, gain / self.act_gain)
         return bias_act(x, act=self.act, gain=1.0, clamp=clamp, overwrite=True)
 
 
 class StyledConv(nn.Module):
-    """Modulated and demodulated 3x3 convolution, noise, bias, activation, all as x is (StyleGAN2, figure 2d)."""
+    """Modulated, demodulated 3x3 convolution, noise, bias, activation, in the data type of x (StyleGAN2, figure 2d)."""
 
     taps: Tensor
     noise_const: Tensor | None
@@ -128,7 +128,7 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None, gain: float = 1.0) -> Tensor:
         clamp = _scaled(self.clamp, gain)
-        gain *= self.act_gain  # relu and lrelu let a gain through
+        gain *= self.act_gain  # relu and lrelu are homogeneous: the gain may come first
         if noise is not None:
             assert self.noise_strength is not None, "this layer has no noise"
             noise = (noise * (self.noise_strength * gain)).to(x.dtype)  # [N,1,H,W]
@@ -140,7 +140,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to pixels, in the data type of x: no demodulation, no noise, linear."""
+    """Modulated 1x1 convolution to pixels, in the data type of x, without demodulation, noise and activation."""
 
     def __init__(self, in_channels: int, num_channels: int, w_dim: int, clamp: float | None = None):
         super().__init__()
@@ -157,10 +157,11 @@ class ToRGB(nn.Module):
 
 
 def minibatch_stddev(x: Tensor, group_size: int | None, num_features: int = 1, num_batches: int = 1) -> Tensor:
-    """x [N,C,H,W] with `num_features` maps more: the standard deviation over groups of samples (PGGAN, section 3).
+    """x [N,C,H,W] with `num_features` more maps: the standard deviation over groups of samples (PGGAN, section 3).
 
-    A group is strided over the batch: samples m, m + M, m + 2M, ... of M groups. None: the whole batch. x may be
-    several batches one after the other, which do not meet.
+    Groups are strided: group m of M contains samples m, m + M, m + 2M, ...; `group_size` None: the whole batch. x may
+    be `num_batches` concatenated batches, which share no group. Raises ValueError for a batch that is no multiple of
+    the group size.
     """
     n, c, h, w = len(x) // num_batches, *x.shape[1:]
     group = n if group_size is None else min(group_size, n)

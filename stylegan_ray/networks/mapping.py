@@ -14,7 +14,7 @@ class Mapping(nn.Module):
     """Dense layers z [N,z] (and labels [N,L]) -> w [N,w].
 
     `label_mode` joint embeds the label linearly and normalises it together with z (TensorFlow original); separate
-    gives the embedding a bias and a normalisation of its own (StyleGAN2-ADA). z_dim 0 maps the label alone. With
+    gives the embedding its own bias and normalisation (StyleGAN2-ADA). With z_dim 0 the label alone is mapped. With
     `num_ws` the result is repeated for that many layers, [N,num_ws,w].
     """
 
@@ -41,7 +41,7 @@ class Mapping(nn.Module):
         self.num_layers, self.normalize, self.label_mode, self.num_ws = num_layers, normalize, label_mode, num_ws
         embed_dim = 0 if label_size == 0 else z_dim if label_mode == "joint" else embed_dim
         if label_size and label_mode == "joint":
-            self.label_weight = nn.Parameter(normal(embed_dim, label_size))  # used as it is
+            self.label_weight = nn.Parameter(normal(embed_dim, label_size))  # no equalised learning rate
         elif label_size:
             self.embed = Dense(label_size, embed_dim)
         widths = [z_dim + embed_dim, *[hidden_dim] * (num_layers - 1), w_dim]
@@ -77,7 +77,7 @@ def unit_power(x: Tensor) -> Tensor:
 
 
 def checked_labels(labels: Tensor | None, label_size: int, like: Tensor) -> Tensor | None:
-    """The labels in the data type of the network, or None where it takes none."""
+    """The labels in the data type of `like`, None for a network without labels; raises ValueError for a wrong size."""
     given = None if labels is None else labels.shape[1]
     if label_size == 0 and not given:
         return None

@@ -1,4 +1,4 @@
-"""Sizes of the levels of a network and their numbers of feature maps."""
+"""Sizes of the levels of a network, and their numbers of feature maps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 Size = tuple[int, int]
 
-MOST_START = 20
-"""Largest side of the first level: its dense layers grow with the square."""
+MAX_START = 20
+"""Largest side of the first level, whose dense layers grow with its square."""
 
 
 def level_sizes(resolution: int | Sequence[int]) -> list[Size]:
@@ -21,7 +21,7 @@ def level_sizes(resolution: int | Sequence[int]) -> list[Size]:
     if not _is_allowed(sizes):
         raise ValueError(
             f"resolution {size[0]} x {size[1]} cannot be trained: height and width must be small numbers (at most "
-            f"{MOST_START}) times the same power of two, and the larger one at least 8; try {_nearby(size)}"
+            f"{MAX_START}) times the same power of two, and the larger one at least 8; try {_nearby(size)}"
         )
     return sizes
 
@@ -34,11 +34,11 @@ def _halved(size: Size) -> list[Size]:
 
 
 def _is_allowed(sizes: list[Size]) -> bool:
-    return len(sizes) > 1 and min(sizes[0]) > 0 and max(sizes[0]) <= MOST_START
+    return len(sizes) > 1 and min(sizes[0]) > 0 and max(sizes[0]) <= MAX_START
 
 
 def _nearby(size: Size) -> str:
-    """An allowed size close to this one: the nearest multiples of the smallest power of two that works."""
+    """An allowed size close to this one: the nearest multiples of the smallest power of two that is allowed."""
     for power in range(1, 30):
         height, width = (max(round(side / 2**power), 1) * 2**power for side in size)
         if _is_allowed(_halved((height, width))):
@@ -51,11 +51,11 @@ def level_name(size: Size) -> str:
     return f"b{max(size)}"
 
 
-def feature_maps(num: int, base: int, decay: float, least: int, most: int) -> list[int]:
-    """Feature maps of stages 0 to num-1; the block at level i (smallest: 0) has those of stage i + 1."""
-    return [min(max(int(base / 2 ** (stage * decay)), least), most) for stage in range(num)]
+def feature_maps(num: int, base: int, decay: float, minimum: int, maximum: int) -> list[int]:
+    """Numbers of feature maps of stages 0 to num-1; the block at level i (smallest: 0) has that of stage i + 1."""
+    return [min(max(int(base / 2 ** (stage * decay)), minimum), maximum) for stage in range(num)]
 
 
 def is_lowp(level: int, num_levels: int, num_lowp_res: int) -> bool:
-    """Whether a level is one of the highest `num_lowp_res`; the first level never is."""
+    """Whether a level is among the highest `num_lowp_res`; the first level never is."""
     return level >= max(num_levels - num_lowp_res, 1)

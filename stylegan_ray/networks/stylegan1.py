@@ -16,10 +16,10 @@ from stylegan_ray.networks.shapes import Size
 from stylegan_ray.ops import bias_act, fir_filter, upfirdn2d
 
 SQRT2 = 2.0**0.5
-"""Gain in the weights of layers before an activation; the activation itself has none (He et al. 2015)."""
+"""Gain of the weights of layers with an activation; the activation itself has none (He et al. 2015)."""
 
 FUSED_FROM = 128
-"""With `fused_scale` auto, layers resample and convolve in one step from this resolution on."""
+"""Resolution from which layers resample and convolve in one step with `fused_scale` auto."""
 
 
 class PlainConv(nn.Module):
@@ -66,7 +66,7 @@ class BiasedConv(PlainConv):
 
 
 class Blur(nn.Module):
-    """FIR filter with zero padding that keeps the size; no taps: nothing."""
+    """FIR filter with zero padding that keeps the size; taps None: the identity."""
 
     taps: Tensor
 
@@ -80,7 +80,7 @@ class Blur(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """What follows a convolution: noise, bias, activation, normalisation and style (StyleGAN, figure 1b)."""
+    """The layers after a convolution: noise, bias, activation, normalisation, style (StyleGAN, figure 1b)."""
 
     noise_const: Tensor | None
 
@@ -140,7 +140,7 @@ class StartLayer(nn.Module):
 
 
 class Style1Block(nn.Module):
-    """One resolution of the synthesis: two styled layers and ToRGB; level l takes w number 2l and 2l+1."""
+    """One resolution of the synthesis: two styled layers and ToRGB; level l uses w number 2l and 2l+1."""
 
     def __init__(
         self,

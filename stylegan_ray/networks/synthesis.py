@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB, normal
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
-from stylegan_ray.ops import fir_filter, laid_out, upsample2d
+from stylegan_ray.ops import fir_filter, to_memory_format, upsample2d
 
 Noise = str | Sequence[Tensor]
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: (upsampling) convolutions, and what the architecture adds to them.
+    """One resolution: (upsampling) convolutions, and the architecture's skip connection.
 
-    The convolutions of level l take w number 2l-1 and 2l, ToRGB takes 2l+1: that of the next convolution. Features are
-    computed in `dtype` (None: that of w); the image keeps that of w.
+    The convolutions of level l use w number 2l-1 and 2l, ToRGB uses 2l+1, like the next convolution. Features are
+    computed in `dtype` (None: the data type of w), the image in that of w.
     """
 
     taps: Tensor
@@ -63,7 +63,7 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]
     ) -> tuple[Tensor, Tensor | None]:
-        """Features and image so far, with this resolution's part."""
+        """Features [N,O,H,W] of this resolution, and the image so far plus its ToRGB."""
         x = self.features(x, w, noise)
         if image is not None:
             image = upsample2d(image, self.taps)
@@ -74,9 +74,9 @@ class SynthesisBlock(nn.Module):
     def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
         w1 = w[2 * self.level]
         if x is None:
-            constant = laid_out(self.constant, w1.dtype)
+            constant = to_memory_format(self.constant, w1.dtype)
             return self.conv1(constant.expand(len(w1), -1, -1, -1), w1, next(noise))
-        w0, x = w[2 * self.level - 1], laid_out(x, self.dtype or w1.dtype)
+        w0, x = w[2 * self.level - 1], to_memory_format(x, self.dtype or w1.dtype)
         if self.skip is None:
             return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
         y = self.skip(x, gain=0.5**0.5)
@@ -129,13 +129,13 @@ class Synthesis(nn.Module):
         return image
 
     def noise_shapes(self, num: int, lod: float = 0.0) -> list[tuple[int, ...]]:
-        """Shapes of the noise tensors that `forward` takes for `num` samples, in its order."""
+        """Shapes of the noise tensors that `forward` expects for `num` samples, in the order of layers."""
         refuse_lod(lod)
         return noise_shapes(self.children(), num)
 
 
 def noise_layers(blocks: Iterable[nn.Module]) -> list[Any]:
-    """All layers that may take noise, in the order of the forward pass."""
+    """All layers with a noise input, in the order of the forward pass."""
     return [layer for block in blocks for layer in block.modules() if hasattr(layer, "noise_const")]
 
 
@@ -145,7 +145,10 @@ def noise_shapes(blocks: Iterable[nn.Module], num: int) -> list[tuple[int, ...]]
 
 
 def noise_inputs(noise: Noise, layers: Sequence[Any], like: Tensor) -> Iterator[Tensor | None]:
-    """One noise tensor (or None) for each of the layers: stored, drawn here, none, or as given."""
+    """One noise tensor (or None) for each layer: stored ("const"), drawn here ("random"), "none", or as given.
+
+    Raises ValueError for another word and for tensors of other shapes.
+    """
     stored: list[Tensor | None] = [layer.noise_const for layer in layers]
     if not isinstance(noise, str):
         return _given_noise(noise, stored, len(like))
@@ -167,7 +170,7 @@ def _given_noise(noise: Sequence[Tensor], stored: Sequence[Tensor | None], num: 
 
 
 def layer_ws(ws: Tensor, num_ws: int, w_dim: int) -> tuple[Tensor, ...]:
-    """One w [N,w] for each layer."""
+    """One w [N,w] for each layer from ws [N,num_ws,w]; raises ValueError for another shape."""
     if ws.ndim != 3 or ws.shape[1:] != (num_ws, w_dim):
         raise ValueError(f"ws {tuple(ws.shape)} must be [N, {num_ws}, {w_dim}]: one w for each layer (mix_styles)")
     return ws.unbind(dim=1)

@@ -1,4 +1,4 @@
-"""Tables of layers, for people."""
+"""Table of the layers of a network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class LayerRow(NamedTuple):
 def layer_table(network: nn.Module) -> list[LayerRow]:
     """Name, parameter count, output shape (of one sample) and weight shape of every layer of G or D.
 
-    The forward passes, of a growing network at every resolution, run on the meta device: nothing is computed, and the
-    network is left as it is.
+    Runs forward passes of a copy on the meta device, of a growing network at every resolution: nothing is computed.
     """
     network = copy.deepcopy(network).to("meta")
     rows = [name for name, module in network.named_modules() if _is_row(name, module)]
@@ -52,20 +51,20 @@ def layer_table(network: nn.Module) -> list[LayerRow]:
 
 
 def _of_parameters(name: str, network: nn.Module, count: int) -> LayerRow:
-    """The row of a module that is not called itself: a growing block with its constant."""
+    """The row of a module that is not called itself: a growing block, which owns its constant."""
     constant = next(network.get_submodule(name).parameters(recurse=False))
     return LayerRow(name, count, tuple(constant.shape[1:]), None)
 
 
 def _lods(network: Any) -> list[float]:
-    """The full resolution, and of a growing network the lower ones."""
+    """lod of the full resolution, and of the lower ones of a growing network."""
     part = network.synthesis if isinstance(network, Generator) else network
     is_growing = isinstance(part, GrowingSynthesis | GrowingDiscriminator)
     return [float(lod) for lod in range(len(part.sizes) if is_growing else 1)]
 
 
 def _is_row(name: str, module: nn.Module) -> bool:
-    """Whether a module has a row: those with parameters of their own, but styles count as part of their layer."""
+    """Whether a module has a row: it owns parameters and is no style of another layer."""
     return any(True for _ in module.parameters(recurse=False)) and not name.endswith("affine")
 
 

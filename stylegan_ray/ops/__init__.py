@@ -1,4 +1,7 @@
-"""Image operations of the networks; each fast path stands beside the plain twin that defines it."""
+"""Image operations of the networks; beside each fast path is the plain twin that defines it.
+
+`forced(way)` selects one way of computing them, for tests and benchmarks.
+"""
 
 from stylegan_ray.ops.activation import ACTIVATIONS, bias_act, bias_act_reference
 from stylegan_ray.ops.convolution import (
@@ -6,16 +9,18 @@ from stylegan_ray.ops.convolution import (
     conv2d_reference,
     conv_transpose2d,
     conv_transpose2d_reference,
-    laid_out,
-    laid_out_reference,
     penalised_gradients,
+    to_memory_format,
+    to_memory_format_reference,
 )
 from stylegan_ray.ops.fir import downsample2d, filter2d, fir_filter, upfirdn2d, upfirdn2d_reference, upsample2d
 from stylegan_ray.ops.modulated import modulated_conv2d, modulated_conv2d_reference
 from stylegan_ray.ops.resample import conv2d_resample, conv2d_resample_reference
+from stylegan_ray.ops.ways import Way, forced
 
 __all__ = [
     "ACTIVATIONS",
+    "Way",
     "bias_act",
     "bias_act_reference",
     "conv2d",
@@ -27,11 +32,12 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "fir_filter",
-    "laid_out",
-    "laid_out_reference",
+    "forced",
     "modulated_conv2d",
     "modulated_conv2d_reference",
     "penalised_gradients",
+    "to_memory_format",
+    "to_memory_format_reference",
     "upfirdn2d",
     "upfirdn2d_reference",
     "upsample2d",

@@ -14,8 +14,10 @@ SQRT2 = 2.0**0.5
 
 class Activation(NamedTuple):
     function: Callable[[Tensor, float], Tensor]
-    alpha: float  # default slope
-    gain: float  # default gain, so that unit variance is kept
+    alpha: float
+    """Default slope."""
+    gain: float
+    """Default gain, which keeps unit variance."""
 
 
 ACTIVATIONS = {
@@ -29,7 +31,7 @@ ACTIVATIONS = {
     "softplus": Activation(lambda x, alpha: F.softplus(x), 0.0, 1.0),
     "swish": Activation(lambda x, alpha: torch.sigmoid(x) * x, 0.0, SQRT2),
 }
-"""Activations by name, with the defaults of StyleGAN2 and its PyTorch port."""
+"""Activations by name, with the defaults of StyleGAN2 and StyleGAN2-ADA."""
 
 HOMOGENEOUS = frozenset({"linear", "relu", "lrelu"})
 """act(g * x) = g * act(x) for g > 0, so a gain may be applied before them."""
@@ -45,9 +47,9 @@ def bias_act(
     clamp: float | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """clamp(act(x + b) * gain), `b` along dimension `dim`; the gain goes in with the bias where it may.
+    """clamp(act(x + b) * gain), with `b` along dimension `dim`; homogeneous activations apply the gain with the bias.
 
-    `overwrite` lets it work in the memory of x, which nothing else may need then.
+    `overwrite` allows the result to reuse the memory of x, whose value is lost then.
     """
     function, default_alpha, default_gain = ACTIVATIONS[act]
     alpha, gain = default_alpha if alpha is None else alpha, default_gain if gain is None else gain
@@ -60,7 +62,7 @@ def bias_act(
     elif gain != 1:
         x = x * gain
     overwrite = overwrite or b is not None or gain != 1
-    if act == "lrelu" and alpha > 0 and overwrite:  # backward then keeps the next layer's input and no other
+    if act == "lrelu" and alpha > 0 and overwrite:  # in place, so that backward stores the result only
         x = F.leaky_relu(x, alpha, inplace=True)
     else:
         x = function(x, alpha)
@@ -76,7 +78,7 @@ def bias_act_reference(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """What `bias_act` means, step by step."""
+    """The definition of `bias_act`, step by step."""
     function, default_alpha, default_gain = ACTIVATIONS[act]
     if b is not None:
         x = x + _along(b, dim, x.ndim)

@@ -1,4 +1,4 @@
-"""Cutting work on a batch of pictures into pieces that a processor's cache holds."""
+"""Splitting work on a batch of images into blocks that fit into the processor's cache."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import NamedTuple
 import torch
 
 CACHE_BYTES = 2 << 20
-"""About what may lie between two steps, for each thread; of 1/4 to 8 MiB the quickest with one thread and with two."""
+"""Size of intermediate results per thread; the fastest of 1/4 to 8 MiB with one thread and with two."""
 
 
-class Piece(NamedTuple):
-    """Rows that are computed together: all of some pictures, or some of one."""
+class Block(NamedTuple):
+    """Rows that are computed together: all rows of some images, or some rows of one."""
 
     samples: slice
     rows: slice
 
     @property
     def num_rows(self) -> int:
-        """Rows of all its pictures together."""
+        """Number of rows, over all images of the block."""
         return (self.samples.stop - self.samples.start) * (self.rows.stop - self.rows.start)
 
 
-def cut(num_samples: int, num_rows: int, bytes_of_row: int) -> list[Piece]:
-    """Equal pieces of the rows of pictures, so that about CACHE_BYTES of each thread are in work."""
+def split_rows(num_samples: int, num_rows: int, bytes_of_row: int) -> list[Block]:
+    """The rows of images in equal blocks, of about CACHE_BYTES for each thread."""
     rows, num = at_once(num_rows, bytes_of_row), at_once(num_samples, num_rows * bytes_of_row)
     return [
-        Piece(slice(sample, sample + num), slice(row, row + rows))
+        Block(slice(sample, sample + num), slice(row, row + rows))
         for sample in range(0, num_samples, num)
         for row in range(0, num_rows, rows)
     ]
 
 
 def at_once(number: int, bytes_of_one: int) -> int:
-    """How many of a number of equal things to take at a time: a divisor of the number, at least 1."""
+    """How many of a number of equal items one block holds: a divisor of the number, at least 1."""
     return largest_divisor(number, max(CACHE_BYTES * torch.get_num_threads() // bytes_of_one, 1))
 
 

@@ -1,6 +1,6 @@
-"""Convolutions whose derivatives of every order are convolutions again, each in the quickest way that was measured.
+"""Convolutions whose derivatives of every order are convolutions again, each by the algorithm that measured fastest.
 
-PyTorch's own second derivatives take gradients of weights by convolutions with kernels as large as a picture.
+PyTorch's own second derivatives compute gradients of weights by convolutions with kernels as large as an image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylegan_ray.ops import im2col, winograd
+from stylegan_ray.ops.ways import is_forced
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -29,10 +30,10 @@ class Geometry(NamedTuple):
 
 @contextmanager
 def penalised_gradients(wanted: bool = True) -> Iterator[None]:
-    """Inside, convolutions are prepared for a penalty on the gradient with respect to pictures or styles.
+    """Inside, convolutions are prepared for a penalty on the gradient with respect to images or styles.
 
-    Such a gradient (one taken with create_graph=True) may not be asked for with respect to weights, nor to what they
-    are made of: weights that follow styles are used with `wanted` False.
+    Such a gradient (computed with create_graph=True) has no part for weights, nor for what weights are computed from:
+    where weights depend on styles, the convolution runs with `wanted` False.
     """
     global _penalised
     before, _penalised = _penalised, wanted
@@ -50,7 +51,7 @@ def conv2d(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Tensor:
-    """x [N,I,H,W] convolved with w [O,I/groups,kh,kw]."""
+    """y [N,O,h,w]: x [N,I,H,W] convolved with w [O,I/groups,kh,kw], plus bias [O]."""
     if is_native(x):
         return conv2d_reference(x, w, bias, stride, padding, groups)
     return _Convolution.apply(x, w, bias, Geometry(stride, padding, groups))  # type: ignore[return-value]
@@ -64,14 +65,14 @@ def conv2d_reference(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Tensor:
-    """PyTorch's."""
+    """PyTorch's own convolution."""
     return F.conv2d(x, w, bias, stride, padding, groups=groups)
 
 
 def conv_transpose2d(
     x: Tensor, w: Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
 ) -> Tensor:
-    """x [N,I,H,W] through the transposed convolution with w [I,O/groups,kh,kw]."""
+    """y [N,O,h,w]: the transposed convolution of x [N,I,H,W] with w [I,O/groups,kh,kw]."""
     if is_native(x):
         return conv_transpose2d_reference(x, w, stride, padding, groups)
     size = tuple((x.shape[2 + i] - 1) * stride - 2 * padding[i] + w.shape[2 + i] for i in (0, 1))
@@ -81,31 +82,33 @@ def conv_transpose2d(
 def conv_transpose2d_reference(
     x: Tensor, w: Tensor, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
 ) -> Tensor:
-    """PyTorch's."""
+    """PyTorch's own convolution."""
     return F.conv_transpose2d(x, w, None, stride, padding, groups=groups)
 
 
-def laid_out(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [N,C,H,W] in a data type, and in memory as convolutions of that type like it best.
+def to_memory_format(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x [N,C,H,W] in a data type and in the memory format in which its convolutions are fastest.
 
-    Channels come last on CPUs, and on GPUs where tensor cores multiply.
+    Channels are last on CPUs, and on GPUs where tensor cores multiply.
     """
     last = x.device.type == "cpu" or dtype in LOW_PRECISION or torch.backends.cudnn.allow_tf32
     return x.to(dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def laid_out_reference(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a data type."""
+def to_memory_format_reference(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a data type, in the memory format it has."""
     return x.to(dtype)
 
 
 def is_native(x: Tensor) -> bool:
-    """Whether PyTorch's own convolution serves: in compiled code, and on GPUs where no second derivative is needed."""
-    return torch.compiler.is_compiling() or (x.device.type != "cpu" and not _penalised)
+    """Whether PyTorch's own convolution runs: in compiled and traced code, and on GPUs without second derivatives."""
+    on_gpu = x.device.type != "cpu" or is_forced("as_on_gpus")
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_recorded or (on_gpu and not _penalised)
 
 
 class _Convolution(torch.autograd.Function):
-    """y from x and w."""
+    """y as a function of x and w."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -127,7 +130,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """x of a given size from y and w: the transposed convolution."""
+    """The adjoint map, x of a given size as a function of y and w: the transposed convolution."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
@@ -149,7 +152,7 @@ class _Adjoint(torch.autograd.Function):
 
 
 class _WeightGradient(torch.autograd.Function):
-    """w from x and y."""
+    """The gradient of w as a function of x and of the gradient of y."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
@@ -170,43 +173,43 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def convolution(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y, without autograd."""
+    """y [N,O,h,w] of a convolution, without autograd."""
     if suits_winograd(x, w.shape, geometry, WINOGRAD_CHANNELS):
-        y = winograd.convolution(x, computed(w))
+        y = winograd.convolution(x, widened(w))
         return y if bias is None else y.add_(bias[:, None, None])
     stride, padding, groups = geometry
-    x = _relaid(x, groups)
-    y = F.conv2d(computed(x), computed(w), None if bias is None else computed(bias), stride, padding, groups=groups)
+    x = _in_memory_format(x, groups)
+    y = F.conv2d(widened(x), widened(w), None if bias is None else widened(bias), stride, padding, groups=groups)
     return y.to(x.dtype)
 
 
 def adjoint(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
-    """x of a size, without autograd."""
+    """x [N,I,H,W] of a size from y, without autograd: the transposed convolution."""
     if suits_winograd(y, w.shape, geometry, WINOGRAD_CHANNELS):
-        return winograd.convolution(y, computed(w).flip((2, 3)).transpose(0, 1))
+        return winograd.convolution(y, widened(w).flip((2, 3)).transpose(0, 1))
     stride, padding, groups = geometry
-    y = _relaid(y, groups)
+    y = _in_memory_format(y, groups)
     more = [size[i] - ((y.shape[2 + i] - 1) * stride - 2 * padding[i] + w.shape[2 + i]) for i in (0, 1)]
-    return F.conv_transpose2d(computed(y), computed(w), None, stride, padding, more, groups).to(y.dtype)
+    return F.conv_transpose2d(widened(y), widened(w), None, stride, padding, more, groups).to(y.dtype)
 
 
-def _relaid(x: Tensor, groups: int) -> Tensor:
-    """x laid out anew if need be: PyTorch's convolutions hand on the layout they get to all that follows."""
-    return laid_out(x, x.dtype) if groups == 1 else x
+def _in_memory_format(x: Tensor, groups: int) -> Tensor:
+    """x in the fast memory format: PyTorch's convolutions pass the format of their input on to all that follows."""
+    return to_memory_format(x, x.dtype) if groups == 1 else x
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
-    """w of a shape, without autograd."""
+    """The gradient of w [O,I/groups,kh,kw] from x and the gradient of y, without autograd."""
     if suits_winograd(x, shape, geometry, WINOGRAD_GRADIENT_CHANNELS):
-        return winograd.weight_gradient(x, y, computed(x[:0]).dtype).to(x.dtype)
+        return winograd.weight_gradient(x, y, widened(x[:0]).dtype).to(x.dtype)
     stride, padding, groups = geometry
-    a, b = computed(x), computed(y)
-    if suits_windows(a, groups):
+    a, b = widened(x), widened(y)
+    if suits_im2col(a, groups):
         return im2col.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
     if groups > 1 and x.device.type == "cpu":
         a, b = a.contiguous(), b.contiguous()
     else:
-        a, b = _relaid(a, groups), _relaid(b, groups)
+        a, b = _in_memory_format(a, groups), _in_memory_format(b, groups)
     w, wanted = a.new_empty(1).expand(shape), [False, True, False]  # only the shape of w matters
     return torch.ops.aten.convolution_backward(
         b, a, w, None, [stride] * 2, list(padding), [1, 1], False, [0, 0], groups, wanted
@@ -214,17 +217,19 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size)
 
 
 WINOGRAD_CHANNELS, WINOGRAD_GRADIENT_CHANNELS = 64, 32
-"""From how many feature maps on Winograd's way is quicker, for pictures and for weights."""
+"""Feature maps from which Winograd's algorithm is faster: for images, and for gradients of weights."""
 WINOGRAD_TILES = 128
-"""And from how many tiles in a batch."""
+"""Tiles in a batch from which it is faster."""
 
 
 def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_channels: int) -> bool:
-    """Whether Winograd's way is possible, and was quicker where it was measured: in float32 on a CPU."""
+    """Whether Winograd's algorithm is possible, and was faster where it was measured: in float32 on a CPU."""
+    if is_forced("winograd", "direct", "as_on_gpus"):
+        return is_forced("winograd") and allows_winograd(x, shape, geometry)
     n, _, height, width = x.shape
     return (
         x.device.type == "cpu"
-        and computed(x[:0]).dtype == torch.float32
+        and widened(x[:0]).dtype == torch.float32
         and allows_winograd(x, shape, geometry)
         and n * height * width >= WINOGRAD_TILES * winograd.STEP**2
         and min(shape[:2]) >= least_channels
@@ -232,27 +237,29 @@ def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_chann
 
 
 def allows_winograd(x: Tensor, shape: torch.Size, geometry: Geometry) -> bool:
-    """Whether Winograd's way is possible: 3x3, stride 1, the size kept, sides in whole steps."""
+    """Whether Winograd's algorithm is possible: 3x3, stride 1, padding 1, sides that are multiples of 4."""
     whole = x.shape[2] % winograd.STEP == x.shape[3] % winograd.STEP == 0
     return shape[2:] == (3, 3) and geometry == (1, (1, 1), 1) and whole
 
 
-def suits_windows(x: Tensor, groups: int) -> bool:
-    """Whether products of matrices are a quicker and a more exact way to a gradient of weights: on a CPU."""
+def suits_im2col(x: Tensor, groups: int) -> bool:
+    """Whether matrix products give a gradient of weights faster and more exactly: on a CPU, in float32 and float64."""
+    if is_forced("direct", "as_on_gpus"):
+        return False
     return x.device.type == "cpu" and x.dtype not in LOW_PRECISION and groups == 1
 
 
-def computed(x: Tensor) -> Tensor:
-    """x in the data type to compute in: a CPU without instructions for a low precision takes its numbers as float32."""
+def widened(x: Tensor) -> Tensor:
+    """x in the data type to compute in: float32 for a low precision that the CPU has no instructions for."""
     is_wide = x.dtype in (torch.float32, torch.float64)
-    if x.device.type != "cpu" or is_wide or torch.compiler.is_compiling() or has_instructions(x.dtype):
+    if x.device.type != "cpu" or is_wide or torch.compiler.is_compiling() or is_forced("low_precision"):
         return x
-    return x.float()
+    return x if has_instructions(x.dtype) and not is_forced("widened") else x.float()
 
 
 @cache
 def has_instructions(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies numbers of a low precision."""
+    """Whether this CPU has instructions that multiply numbers of a low precision."""
     if dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import LOW_PRECISION, computed
+from stylegan_ray.ops.convolution import LOW_PRECISION, widened
+from stylegan_ray.ops.ways import is_forced
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 
 LONG = 8
-"""From so many taps on, a filter is cheaper along one side after the other."""
+"""Number of taps from which a filter is cheaper along one side after the other."""
 
 
 def fir_filter(
@@ -32,9 +33,10 @@ def fir_filter(
     gain: float = 1.0,
     separable: bool | None = None,
 ) -> Tensor:
-    """The filter that the other functions take, from 1-D or 2-D taps: sums to `gain` per image.
+    """The filter that the other functions expect, from 1-D or 2-D taps; its sum is `gain`.
 
-    1-D taps become their outer product, or stay separable (1-D) from LONG taps on.
+    1-D taps become their outer product, or stay separable (1-D) if there are LONG or more. Raises ValueError for no
+    taps and for more than two dimensions.
     """
     taps = np.asarray(1.0 if taps is None else taps, dtype=np.float64)
     if taps.ndim > 2 or taps.size == 0:
@@ -61,9 +63,9 @@ def upfirdn2d(
     """Upsamples by zeros, pads (or crops), convolves every channel with `f` and downsamples.
 
     `up` and `down` are a number or (x, y), `padding` a number, (x, y) or (x0, x1, y0, y1). True convolution, unless
-    `flip_filter`; no filter is a single 1. No gradient flows to `f`.
+    `flip_filter`; f None is a single 1. No gradient flows to `f`.
     """
-    compiling = torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
     up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
     f = _scaled(f, x, gain)
     if f.ndim == 1 and len(f) < LONG and not compiling:
@@ -84,7 +86,7 @@ def upfirdn2d_reference(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """What `upfirdn2d` means, step by step, differentiated by autograd."""
+    """The definition of `upfirdn2d`, step by step, differentiated by autograd."""
     f = _scaled(f, x, gain)
     f = f if f.ndim == 2 else torch.outer(f, f)
     x = _pad(_insert_zeros(x, _pair(up)), four_pads(padding))
@@ -96,7 +98,7 @@ def upfirdn2d_reference(
 def filter2d(
     x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1.0
 ):
-    """Filters without changing the size, apart from `padding`."""
+    """Filters images; their size changes by `padding` only."""
     x0, x1, y0, y1 = four_pads(padding)
     fw, fh = filter_size(f)
     pads = (x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2)
@@ -111,7 +113,7 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1.0,
 ) -> Tensor:
-    """Upsamples images so that their mean stays (the original's `upsample_2d`)."""
+    """Upsamples images and keeps their mean (the original's `upsample_2d`)."""
     up_x, up_y = _pair(up)
     x0, x1, y0, y1 = four_pads(padding)
     fw, fh = filter_size(f)
@@ -141,7 +143,7 @@ def filter_size(f: Tensor | None) -> Pair:
 
 
 def shifted_sums(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
-    """The same map as a sum of shifted pictures, for a compiler, which joins it with what stands around it."""
+    """The same map as a sum of shifted images, which a compiler fuses with the operations around it."""
     f = f if flip else f.flip((0, 1))
     x, (fh, fw) = _pad(_insert_zeros(x, up), pads), f.shape
     height, width = x.shape[2] - fh + 1, x.shape[3] - fw + 1
@@ -154,12 +156,12 @@ def shifted_sums(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: b
 
 
 class _UpFirDn(torch.autograd.Function):
-    """A linear map of x whose backward is its adjoint, itself one of these."""
+    """A linear map of x; its backward is the adjoint, a map of the same kind."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
-        taps = (f if flip else f.flip((0, 1))).to(computed(x[:0]).dtype)
-        y = _upfirdn(computed(x), taps, up, down, pads).to(x.dtype)
+        taps = (f if flip else f.flip((0, 1))).to(widened(x[:0]).dtype)
+        y = _upfirdn(widened(x), taps, up, down, pads).to(x.dtype)
         (in_h, in_w), (out_h, out_w), (fh, fw) = x.shape[2:], y.shape[2:], f.shape
         adjoint_pads = (
             fw - 1 - pads[0],
@@ -181,7 +183,9 @@ def _upfirdn(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads) -> Tensor:
     if up == (1, 1):
         x, pad_hw = _leave_even_padding(x, pads)
         return _depthwise(x, f, stride=(down[1], down[0]), padding=pad_hw)
-    if down == (1, 1) and not (x.device.type == "cpu" and x.dtype in LOW_PRECISION):  # there it took 13 times as long
+    # The transposed convolution was 13 times slower than explicit zeros on CPUs in low precision.
+    spread = (x.device.type == "cpu" and x.dtype in LOW_PRECISION) or is_forced("spread")
+    if down == (1, 1) and not spread:
         fh, fw = f.shape
         crop_x = (fw - 1 - pads[0], fw - up[0] - pads[1])
         crop_y = (fh - 1 - pads[2], fh - up[1] - pads[3])
@@ -195,7 +199,7 @@ def _upfirdn(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads) -> Tensor:
 
 
 def _spread(x: Tensor, up: Pair) -> Tensor:
-    """x with zeros between its pixels, and none behind the last; in memory as x is."""
+    """x with zeros between its pixels, none after the last one, in the memory format of x."""
     n, c, h, w = x.shape
     size = (n, c, (h - 1) * up[1] + 1, (w - 1) * up[0] + 1)
     layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -210,7 +214,7 @@ def _depthwise(x: Tensor, f: Tensor, stride: Pair, padding: Pair = (0, 0)) -> Te
 
 
 def _leave_even_padding(x: Tensor, pads: Pads) -> tuple[Tensor, Pair]:
-    """Pads x so far that the rest is the same on both sides, which a convolution does for free."""
+    """Pads x until the rest is equal on both sides, and returns the rest: a convolution pads that for free."""
     even_x, even_y = max(min(pads[0], pads[1]), 0), max(min(pads[2], pads[3]), 0)
     return _pad(x, (pads[0] - even_x, pads[1] - even_x, pads[2] - even_y, pads[3] - even_y)), (even_y, even_x)
 
@@ -230,7 +234,7 @@ def _pad(x: Tensor, pads: Pads) -> Tensor:
 
 
 def _scaled(f: Tensor | None, x: Tensor, gain: float) -> Tensor:
-    """The filter with a gain, in the data type of x."""
+    """The filter times a gain, in the data type of x."""
     if f is None:
         return x.new_full((1, 1), gain)
     return (f if gain == 1 else f * gain ** (f.dim() / 2)).to(x.dtype)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import computed, penalised_gradients
+from stylegan_ray.ops.convolution import penalised_gradients, widened
 from stylegan_ray.ops.resample import conv2d_resample
+from stylegan_ray.ops.ways import is_forced
 
 
 def modulated_conv2d(
@@ -29,8 +30,9 @@ def modulated_conv2d(
     """x [N,I,H,W] convolved with weight [O,I,k,k], whose input maps are scaled by styles [N,I], plus `noise`.
 
     `demodulate` divides every output map by the norm of its weights, and `gain` multiplies it, before the noise is
-    added. Scales activations around one shared convolution, or with `grouped` runs one convolution of N groups.
-    Computes in the data type of x; weights and styles may be of a higher one, in which they are demodulated.
+    added. Scales activations before and after one shared convolution, or with `grouped` runs one convolution of N
+    groups. Computes in the data type of x; weights and styles may have a higher precision, in which the norms are
+    computed.
     """
     n, _, h, w = x.shape
     if demodulate and x.dtype == torch.float16:
@@ -40,7 +42,7 @@ def modulated_conv2d(
     coefs = _demodulation(weight, styles, least, gain) if demodulate else None  # [N,O]
     if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0:
         return _pointwise(x, weight, styles, noise, coefs, gain)
-    if grouped:
+    if grouped or is_forced("grouped"):
         kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
         kernels = kernels * (gain if coefs is None else coefs[:, :, None, None, None])
         x = x.reshape(1, -1, h, w)  # [1,N*I,H,W]
@@ -73,7 +75,7 @@ def modulated_conv2d_reference(
     eps: float = 1e-8,
     gain: float = 1.0,
 ) -> Tensor:
-    """What `modulated_conv2d` means: the input maps scaled, one convolution, the output maps scaled."""
+    """The definition of `modulated_conv2d`: scaled input maps, one convolution, scaled output maps."""
     x = conv2d_resample(x * styles[:, :, None, None], weight, resample_filter, up, down, padding, 1, flip_weight)
     if demodulate:
         kernels = weight[None] * styles[:, None, :, None, None]  # [N,O,I,k,k]
@@ -85,25 +87,25 @@ def modulated_conv2d_reference(
 def _pointwise(
     x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, coefs: Tensor | None, gain: float
 ) -> Tensor:
-    """A 1x1 kernel: the modulated weights are small, so one matrix product a sample spares scaling x."""
+    """A 1x1 kernel: modulated weights are small, so one matrix product per sample is cheaper than scaling x."""
     kernels = weight[None, :, :, 0, 0] * styles[:, None, :]  # [N,O,I]
     kernels = kernels * (gain if coefs is None else coefs[:, :, None])
     n, _, h, w = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, -1)  # [N,H*W,I]  no copy where channels are last in memory
     kernels = kernels.transpose(1, 2).to(x.dtype)  # [N,I,O]
-    y = torch.bmm(computed(pixels), computed(kernels)).to(x.dtype)  # [N,H*W,O]
+    y = torch.bmm(widened(pixels), widened(kernels)).to(x.dtype)  # [N,H*W,O]
     y = y.reshape(n, h, w, -1).permute(0, 3, 1, 2)  # [N,O,H,W]
     return y if noise is None else y + noise
 
 
 def _within_half(weight: Tensor, styles: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, styles and eps scaled so that float16 does not overflow; demodulation takes the scales out again."""
+    """Weights, styles and eps scaled so that float16 does not overflow; demodulation cancels the scales."""
     weight_scale = weight.detach().abs().amax() * weight[0].numel() ** 0.5
     style_scale = styles.detach().abs().amax(dim=1, keepdim=True)  # [N,1]
     return weight / weight_scale, styles / style_scale, eps / (weight_scale * style_scale).square()
 
 
 def _demodulation(weight: Tensor, styles: Tensor, eps: Tensor | float, gain: float) -> Tensor:
-    """gain / sqrt(sum of the squared modulated weights + eps) [N,O], without the modulated weights themselves."""
+    """gain / sqrt(sum of squared modulated weights + eps) [N,O], without computing the modulated weights."""
     power = weight.square().sum(dim=(2, 3))  # [O,I]
     return torch.rsqrt(styles.square() @ power.t() + eps) * gain

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import computed, conv2d, conv_transpose2d
+from stylegan_ray.ops.convolution import conv2d, conv_transpose2d, widened
 from stylegan_ray.ops.fir import Pads, filter_size, four_pads, upfirdn2d, upfirdn2d_reference
 
 
@@ -24,12 +24,12 @@ def conv2d_resample(
 ) -> Tensor:
     """Upsamples, pads, convolves with `w` [O,I/groups,kh,kw] and downsamples; `padding` counts upsampled pixels.
 
-    Cross-correlation, or true convolution where `flip_weight` is False, the orientation in which a transposed
-    convolution needs no flip. Takes the cheapest order of steps that is equal to the twin.
+    Computes the cross-correlation, or the true convolution if `flip_weight` is False, the orientation in which a
+    transposed convolution needs no flip. Runs the cheapest order of steps that equals the plain twin.
     """
     pads, dtype = resampling_pads(f, up, down, padding), x.dtype
-    if up > 1 or down > 1:  # what lies between filter and convolution is not rounded where both would widen it again
-        x, w = computed(x), computed(w)
+    if up > 1 or down > 1:  # widened once: filter and convolution would both round what passes between them
+        x, w = widened(x), widened(w)
         return _resampled(x, w, f, up, down, pads, groups, flip_weight, flip_filter, bias).to(dtype)
     if pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
         return conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)
@@ -48,7 +48,7 @@ def conv2d_resample_reference(
     flip_filter: bool = False,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """What `conv2d_resample` means: filter the upsampled image, convolve, filter again and downsample."""
+    """The definition of `conv2d_resample`: filter the upsampled image, convolve, filter again and downsample."""
     pads = resampling_pads(f, up, down, padding)
     filter_up, filter_down = (f if n > 1 else None for n in (up, down))
     x = upfirdn2d_reference(x, filter_up, up=up, padding=pads, gain=up**2, flip_filter=flip_filter)
@@ -57,7 +57,7 @@ def conv2d_resample_reference(
 
 
 def resampling_pads(f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> Pads:
-    """Padding of the upsampled image, with what the resampling filters need."""
+    """Padding of the upsampled image, including what the resampling filters need."""
     x0, x1, y0, y1 = four_pads(padding)
     fw, fh = filter_size(f)
     if up > 1:
@@ -107,7 +107,7 @@ def _transposed(
     flip_weight: bool,
     flip_filter: bool,
 ) -> Tensor:
-    """Transposed convolution first, on few pixels, then the filter."""
+    """The transposed convolution first, on fewer pixels, then the filter."""
     kh, kw = w.shape[2:]
     if groups > 1:
         w = w.reshape(groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)  # [I,O/groups,kh,kw]

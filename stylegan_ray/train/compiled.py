@@ -1,10 +1,11 @@
-"""The computations of a training step, compiled by torch.compile where that is wanted and possible."""
+"""Losses compiled by torch.compile, where that is wanted and possible."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,55 +15,70 @@ from stylegan_ray.data.index import cache_folder
 
 LOG = logging.getLogger(__name__)
 
-Function = Callable[..., Any]
-
 BACKEND = "inductor"
-"""Which of torch's compilers makes the code."""
+"""The compiler of torch.compile that a run uses."""
 
-CALLS_TO_REPLAY = 3
-"""A CUDA graph's code is run, then recorded, then replayed."""
+FORCED_RECOMPILE_LIMIT = 1000
+"""Versions of one function that torch.compile keeps inside `forced`, where each state brings networks of its own."""
+
+_forced: str | None = None
 
 
-class Programs:
-    """Calls computations: each is compiled when it is first called, and found in the cache after a restart.
+@contextmanager
+def forced(way: str) -> Iterator[None]:
+    """Compiles every loss inside, whatever train.compile says, by the named backend of torch.compile.
 
-    They take tensors, networks and constants and give an Outcome. Where one cannot be compiled, all go on as they are.
-    With `cuda_graphs` the compiled code is recorded and replayed; an Outcome then lasts until the next call.
+    A loss that cannot be compiled raises instead of running as it is. "aot_eager" traces forward and backward passes
+    and makes no machine code; "inductor" is what a run uses.
+    """
+    global _forced
+    before, _forced = _forced, way
+    torch.compiler.reset()
+    try:
+        with torch._dynamo.config.patch(recompile_limit=FORCED_RECOMPILE_LIMIT):  # type: ignore[attr-defined]
+            yield
+    finally:
+        _forced = before
+        torch.compiler.reset()
+
+
+class Compiled:
+    """Calls `compute` of losses: each is compiled at its first call, and found in the cache after a restart.
+
+    When one cannot be compiled, the run continues without compiling. Equal losses share their code.
     """
 
-    def __init__(self, compiled: bool, cuda_graphs: bool = False) -> None:
-        self.compiled, self.cuda_graphs = compiled, cuda_graphs
-        self.ready: dict[Function, Function] = {}
-        if compiled:
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        """Whether losses are compiled; false once one could not be."""
+        self.programs: dict[Any, Any] = {}
+        if wanted:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
-    def __call__(self, function: Function, *args: Any) -> Any:
-        if not self.compiled:
-            return function(*args)
-        if function not in self.ready:
-            self._prepare(function, args)
-        if self.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-        return self.ready.get(function, function)(*args)
+    def __call__(self, loss: Any, networks: Any, tensors: Any) -> Any:
+        """loss.compute(networks, tensors)."""
+        if not (self.wanted or _forced):
+            return loss.compute(networks, tensors)
+        if loss not in self.programs:
+            self._compile(loss, networks, tensors)
+        return self.programs.get(loss, loss.compute)(networks, tensors)
 
-    def _prepare(self, function: Function, args: Sequence[Any]) -> None:
-        """Compiles a computation and tries it, forward and backward, leaving no gradients behind."""
-        options: Any = {"triton.cudagraphs": True} if self.cuda_graphs else None
-        program = torch.compile(function, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
+    def _compile(self, loss: Any, networks: Any, tensors: Any) -> None:
+        """Compiles a loss and tries it, forward and backward, leaving no gradients behind."""
+        program: Any = torch.compile(loss.compute, fullgraph=True, dynamic=False, backend=_forced or BACKEND)
         try:
-            for _ in range(CALLS_TO_REPLAY if self.cuda_graphs else 1):
-                torch.compiler.cudagraph_mark_step_begin()
-                loss = program(*args).loss
-                torch.autograd.grad(loss.sum(), learning(args), allow_unused=True)
-        except Exception as error:  # whatever a compiler may raise; without it the run goes on
+            torch.autograd.grad(program(networks, tensors).loss.sum(), trained(networks), allow_unused=True)
+        except Exception as error:  # whatever a compiler may raise
+            if _forced:
+                raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            LOG.warning("train.compile: %s is not compiled, the run goes on without: %s", function.__name__, reason[0])
-            self.compiled = False
+            name = type(loss).__name__
+            LOG.warning("train.compile: %s is not compiled, the run continues without: %s", name, reason[0])
+            self.wanted = False
         else:
-            self.ready[function] = program
+            self.programs[loss] = program
 
 
-def learning(args: Sequence[Any]) -> list[nn.Parameter]:
-    """The parameters of networks among the arguments that get gradients."""
-    networks = [arg for arg in args if isinstance(arg, nn.Module)]
+def trained(networks: Any) -> list[nn.Parameter]:
+    """The parameters of the networks that get gradients."""
     return [p for network in networks for p in network.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""What a run would be, in words: configuration, networks, schedule, memory. Takes no resources."""
+"""Describes a run before it starts: configuration, networks, schedule, memory. Allocates nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.table import format_table
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 
@@ -19,7 +20,7 @@ COPIES_IN_TRAINING = {"G": 5, "D": 4}
 
 
 def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
-    """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
+    """Text with the resolved configuration, layer tables, changes of the schedule, and memory."""
     data = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
@@ -30,7 +31,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
         cfg.to_yaml().rstrip(),
-        f"Data: {data.path}, {data.num_images} pictures of {width}x{height}, {data.num_channels} channels{classes}",
+        f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
         *(_layers(name, network) for name, network in networks.items()),
         _schedule(cfg, math.log2(max(data.resolution))),
         _memory(cfg, networks, shape),
@@ -44,7 +45,7 @@ def _layers(name: str, network: torch.nn.Module) -> str:
         for row in layer_table(network)
     ]
     total = sum(parameter.numel() for parameter in network.parameters())
-    return table([(name, "parameters", "output", "weight"), *rows, ("total", f"{total:,}", "", "")])
+    return format_table([(name, "parameters", "output", "weight"), *rows, ("total", f"{total:,}", "", "")])
 
 
 def _shape(shape: Sequence[int] | None) -> str:
@@ -52,13 +53,13 @@ def _shape(shape: Sequence[int] | None) -> str:
 
 
 def _schedule(cfg: RunConfig, resolution_log2: float) -> str:
-    """The settings at the start, wherever one of them changes its course, and at the end."""
+    """The settings at the start, wherever one of them starts or stops changing, and at the end."""
     head = ("kimg", "lod", "resolution", "minibatch", "minibatch_gpu", "G_lrate", "D_lrate", "tick_kimg", "G_ema keeps")
     rows: list[tuple[str, ...]] = [head]
-    for kimg in _turning_points(cfg, resolution_log2):
+    for kimg in _changes(cfg, resolution_log2):
         now = training_schedule(cfg, round(kimg * 1000), resolution_log2)
         rows.append((f"{kimg:g}", *_settings(now)))
-    return table(rows)
+    return format_table(rows)
 
 
 def _settings(now: Schedule) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ def _settings(now: Schedule) -> tuple[str, ...]:
     return (f"{now.lod:.2f}", str(now.resolution), str(now.minibatch_size), str(now.minibatch_gpu), *rates)
 
 
-def _turning_points(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
+def _changes(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
     sched, total = cfg.schedule, cfg.train.total_kimg
     points = {0.0, total, sched.lrate_rampup_kimg}
     if sched.G_smoothing_rampup is not None:
@@ -84,10 +85,10 @@ def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) 
     weights = sum(COPIES_IN_TRAINING[name] * size for name, size in sizes.items())
     checkpoint = 4 * sizes["G"] + 3 * sizes["D"]
     outputs = sum(math.prod(row.output_shape) for network in networks.values() for row in layer_table(network))
-    # Autograd keeps 2.6 to 2.8 times the layers' outputs in a main turn of G (config-f and tiny), less in all others.
+    # Autograd keeps 2.6 to 2.8 times the layers' outputs in G's main phase (config-f and tiny), less in the others.
     activations = 3 * outputs * item * cfg.schedule.minibatch_gpu
     return (
-        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema; about "
+        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema, and about "
         f"{_bytes(activations)} for a micro-batch of {cfg.schedule.minibatch_gpu}.\n"
         f"A checkpoint: {_bytes(checkpoint)}; {cfg.cluster.keep_checkpoints} are kept."
     )
@@ -95,14 +96,3 @@ def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) 
 
 def _bytes(num: float) -> str:
     return f"{num / 2**30:.1f} GiB" if num >= 2**30 else f"{num / 2**20:.1f} MiB"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, numbers to the right, with a line under the first."""
-    columns = []
-    for head, *cells in zip(*rows, strict=True):
-        width = max(map(len, (head, *cells)))
-        is_number = all(cell.replace(",", "").replace(".", "").isdigit() for cell in cells if cell)
-        aligned = [cell.rjust(width) if is_number else cell.ljust(width) for cell in (head, *cells)]
-        columns.append([aligned[0], "-" * width, *aligned[1:]])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))

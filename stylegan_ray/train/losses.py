@@ -1,63 +1,69 @@
-"""The losses and penalties: tensors in, one value per sample [N] out; logits are [N,1]."""
+"""Losses of G and D and their penalties: what each draws, computes and remembers, and which objectives they form.
+
+A loss is an object of plain values. `draw` makes every random tensor outside of compiled code, `compute` is a pure
+function of networks and tensors, which torch.compile takes whole, and `move_feedback` moves what the loss remembers
+between minibatches. Logits are [N,1], losses are per sample [N].
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylegan_ray.config import LossConfig
-
-Judge = Callable[[Tensor], Tensor]
-"""D with its labels: logits [N,1] of images."""
-
-
-def G_logistic(fake: Tensor) -> Tensor:
-    """Saturating logistic loss of G (Goodfellow et al. 2014, equation 1)."""
-    return -F.softplus(fake).squeeze(1)
+from stylegan_ray.config import LossConfig, RunConfig
+from stylegan_ray.networks import mix_styles
+from stylegan_ray.ops import penalised_gradients
+from stylegan_ray.train.state import Batch, Networks, Tensors, TrainState
 
 
-def G_logistic_ns(fake: Tensor) -> Tensor:
-    """Non-saturating logistic loss of G (Goodfellow et al. 2014, section 3)."""
-    return F.softplus(-fake).squeeze(1)
+class Outcome(NamedTuple):
+    """What a loss gives for one micro-batch."""
+
+    loss: Tensor
+    """To be minimised, per sample [N]."""
+    means: dict[str, Tensor]
+    """Detached means over the micro-batch by name: scalars, which are logged, and w [w_dim], which moves w_avg."""
 
 
-def G_wgan(fake: Tensor) -> Tensor:
-    """Wasserstein loss of G (Arjovsky et al. 2017)."""
-    return -fake.squeeze(1)
+def score(
+    D: Any,
+    batches: Sequence[tuple[Tensor, Tensor | None]],
+    lod: float = 0.0,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    full_precision: bool = False,
+) -> tuple[Tensor, ...]:
+    """Logits [N,1] of each of several equal batches (images [N,C,H,W], labels [N,L] or None), from one forward pass.
+
+    Minibatch standard deviations do not mix batches. Training calls D here only: `augment` changes what D sees, and
+    `full_precision` computes in the type of D's weights.
+    """
+    images, labels = zip(*batches, strict=True)
+    x = images[0] if len(batches) == 1 else torch.cat(images)
+    x = x if augment is None else augment(x)
+    y = None if labels[0] is None else labels[0] if len(batches) == 1 else torch.cat(labels)
+    return D(x, y, lod=lod, num_batches=len(batches), full_precision=full_precision).chunk(len(batches))
 
 
-def relativistic(winner: Tensor, loser: Tensor) -> Tensor:
-    """Relativistic pairing loss of whoever wants `winner` above `loser` (Huang et al. 2024, equation 2)."""
-    return F.softplus(loser - winner).squeeze(1)
+def map_latents(G: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    """ws [N,L,w] with style mixing and without truncation; and the mean of the unmixed w [w_dim]."""
+    w, mixed = G.mapping(tensors["z"], tensors["labels"]), tensors["mixed"]  # [N,w]
+    if mixed is None:
+        ws = mix_styles(w, None, 0, G.synthesis.num_ws)
+    else:
+        ws = mix_styles(w, G.mapping(mixed, tensors["labels"]), tensors["cutoff"], G.synthesis.num_ws)
+    return ws, w.detach().mean(dim=0)
 
 
-G_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    "logistic": G_logistic,
-    "logistic_ns": G_logistic_ns,
-    "logistic_ns_pathreg": G_logistic_ns,
-    "wgan": G_wgan,
-}
-
-
-def D_loss(cfg: LossConfig, fake: Tensor, real: Tensor) -> Tensor:
-    """The adversarial loss of D that the configuration names."""
-    return relativistic(real, fake) if cfg.D == "rpgan" else D_loss_of_fakes(cfg, fake) + D_loss_of_reals(cfg, real)
-
-
-def D_loss_of_fakes(cfg: LossConfig, fake: Tensor) -> Tensor:
-    """What fakes bring to D's loss, logistic (Goodfellow et al. 2014, equation 1) or Wasserstein's."""
-    return (fake if cfg.D.startswith("wgan") else F.softplus(fake)).squeeze(1)
-
-
-def D_loss_of_reals(cfg: LossConfig, real: Tensor) -> Tensor:
-    """What reals bring to it; Wasserstein's has a drift term (Karras et al. 2018, appendix A.1)."""
-    if cfg.D.startswith("wgan"):
-        return (cfg.wgan_epsilon * real.square() - real).squeeze(1)
-    return F.softplus(-real).squeeze(1)
+def generate(G: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    """Fakes [N,C,H,W]; and the mean of the unmixed w [w_dim]."""
+    ws, w_mean = map_latents(G, tensors)
+    return G.synthesis(ws, noise=tensors["noise"], lod=tensors["lod"]), w_mean
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -65,33 +71,308 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # compiled code has second derivatives in this form only
         return torch.func.grad(lambda x: function(x).sum())(x)
     x = x if x.requires_grad else x.detach().requires_grad_()
-    (grads,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    with penalised_gradients():
+        (grads,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
     return grads
 
 
-def squared_gradient_norm(judge: Judge, images: Tensor) -> Tensor:
-    """Squared gradient norm of D at the images; gamma/2 of it is R1 or R2 (Mescheder et al. 2018, equations 9, 10)."""
-    return gradient(judge, images).square().sum(dim=(1, 2, 3))
+def squared_gradient_norm(D: Any, images: Tensor, labels: Tensor, lod: float) -> Tensor:
+    """Squared norm [N] of D's gradient with respect to images, before they are augmented.
+
+    In full precision: in bfloat16 the penalty is 5 % off.
+    """
+    grads = gradient(lambda images: score(D, [(images, labels)], lod, full_precision=True)[0], images)
+    return grads.square().sum(dim=(1, 2, 3))
 
 
-def wgan_gradient_penalty(judge: Judge, images: Tensor, wgan_lambda: float, wgan_target: float) -> Tensor:
-    """Distance of D's gradient norm from its target (Gulrajani et al. 2017, equation 3; Karras et al. 2018)."""
-    norms = squared_gradient_norm(judge, images).sqrt()
-    return (norms - wgan_target).square() * (wgan_lambda / wgan_target**2)
+@dataclass(frozen=True)
+class Loss:
+    """Base of all losses. Its values are constants of compiled code, so equal losses share one."""
+
+    cfg: LossConfig
+    w_avg_beta: float
+    """Decay of w_avg, model.dlatent_avg_beta."""
+    purpose: ClassVar[str]
+    """Names the streams of its draws; enters every seed."""
+
+    @property
+    def weight(self) -> float:
+        """Weight of a penalty, which `compute` applies; a penalty of weight 0 has no phase, as in StyleGAN2-ADA."""
+        return 1.0
+
+    def draw(self, batch: Batch) -> Tensors:
+        """All tensors that `compute` takes."""
+        raise NotImplementedError
+
+    def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
+        """Losses [N] and means of a micro-batch; draws nothing, changes nothing."""
+        raise NotImplementedError
+
+    def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
+        """Moves feedback by means over the global minibatch unless gradients are not finite; returns what is logged."""
+        return {}
+
+    def move_w_avg(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> None:
+        """Moves w_avg towards the mean w (StyleGAN, appendix B)."""
+        w_avg, w_mean = state.G.w_avg, means[f"{self.purpose}/w"]
+        move(w_avg, w_mean + (w_avg - w_mean) * self.w_avg_beta, finite)
 
 
-def path_lengths(paint: Callable[[Tensor], Tensor], ws: Tensor, noise: Tensor) -> Tensor:
-    """Length of the Jacobian's product with a random picture (Karras et al. 2020, equation 4).
+def move(value: Tensor, target: Tensor, finite: Tensor) -> None:
+    """Sets a value where `finite`, a scalar on the device, is true."""
+    value.copy_(torch.where(finite, target, value))
 
-    `paint` makes pictures from ws [N,L,w]; noise is standard normal, shaped like the pictures.
+
+class GeneratorLoss(Loss):
+    """Base of G's adversarial losses."""
+
+    purpose = "G_main"
+
+    def draw(self, batch: Batch) -> Tensors:
+        return batch.latents(self.purpose, batch.num, batch.drawn_labels(self.purpose, batch.num))
+
+    def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
+        images, w_mean = generate(networks.G, tensors)
+        batches = [(images, tensors["labels"])]
+        if "reals" in tensors:
+            batches.append((tensors["reals"], tensors["real_labels"]))
+        loss = self.per_sample(*score(networks.D, batches, tensors["lod"]))
+        return Outcome(loss, {"Loss/G/loss": loss.detach().mean(), f"{self.purpose}/w": w_mean})
+
+    def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
+        """Losses [N] from logits [N,1]."""
+        raise NotImplementedError
+
+    def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
+        self.move_w_avg(state, means, finite)
+        return {}
+
+
+class Saturating(GeneratorLoss):
+    """Saturating logistic loss of G (Goodfellow et al. 2014, equation 1)."""
+
+    def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
+        return -F.softplus(fake).squeeze(1)
+
+
+class NonSaturating(GeneratorLoss):
+    """Non-saturating logistic loss of G (Goodfellow et al. 2014, section 3)."""
+
+    def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
+        return F.softplus(-fake).squeeze(1)
+
+
+class WassersteinOfG(GeneratorLoss):
+    """Wasserstein loss of G (Arjovsky et al. 2017)."""
+
+    def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
+        return -fake.squeeze(1)
+
+
+class RelativisticOfG(GeneratorLoss):
+    """Relativistic pairing loss of G, which wants fakes above reals (Huang et al. 2024, equation 2)."""
+
+    def draw(self, batch: Batch) -> Tensors:
+        return super().draw(batch) | batch.reals()
+
+    def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
+        return F.softplus(real[0] - fake).squeeze(1)
+
+
+class PathLength(Loss):
+    """Path length regularisation of G (Karras et al. 2020, section 3.2), on latents of its own."""
+
+    purpose = "G_reg"
+
+    @property
+    def weight(self) -> float:
+        return self.cfg.pl_weight
+
+    def draw(self, batch: Batch) -> Tensors:
+        state, num = batch.state, max(batch.num // self.cfg.pl_minibatch_shrink, 1)
+        tensors = batch.latents(self.purpose, num, batch.drawn_labels(self.purpose, num))
+        noise = batch.draws.pl_noise(batch.place, (num, *state.image_shape), state.device, state.dtype)
+        return tensors | {"pl_noise": noise, "pl_mean": state.pl_mean}
+
+    def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
+        G, pl_mean = networks.G, tensors["pl_mean"]
+        ws, w_mean = map_latents(G, tensors)
+        synthesize = lambda ws: G.synthesis(ws, noise=tensors["noise"], lod=tensors["lod"])  # noqa: E731
+        lengths = path_lengths(synthesize, ws, tensors["pl_noise"])
+        # The moving mean takes in the current lengths first, and the gradient flows through it.
+        target = pl_mean + self.cfg.pl_decay * (lengths.mean() - pl_mean)
+        penalty = (lengths - target).square() * self.weight
+        means = {"Loss/G/reg": penalty.detach().mean(), "pl_length": lengths.detach().mean()}
+        return Outcome(penalty, means | {f"{self.purpose}/w": w_mean})
+
+    def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
+        self.move_w_avg(state, means, finite)
+        move(state.pl_mean, state.pl_mean + self.cfg.pl_decay * (means["pl_length"] - state.pl_mean), finite)
+        return {"Loss/pl_mean": state.pl_mean.clone()}
+
+
+def path_lengths(synthesize: Callable[[Tensor], Tensor], ws: Tensor, noise: Tensor) -> Tensor:
+    """Lengths [N] of the Jacobian's product with a random image (Karras et al. 2020, equation 4).
+
+    `synthesize` makes images from ws [N,L,w]; noise is standard normal, shaped like the images.
     """
     noise = noise / math.sqrt(noise.shape[2] * noise.shape[3])
-    return gradient(lambda ws: paint(ws) * noise, ws).square().sum(dim=2).mean(dim=1).sqrt()
+    return gradient(lambda ws: synthesize(ws) * noise, ws).square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def path_length_penalty(lengths: Tensor, pl_mean: Tensor, pl_decay: float) -> Tensor:
-    """Squared distance of the lengths from their moving mean.
+class DiscriminatorLoss(Loss):
+    """Base of D's adversarial losses."""
 
-    The mean takes in the current lengths first, and the gradient flows through it.
+    purpose = "D_main"
+
+    def draw(self, batch: Batch) -> Tensors:
+        return batch.latents_for_D(self.purpose) | batch.reals()
+
+    def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
+        with torch.no_grad():
+            images, w_mean = generate(networks.G, tensors)
+        batches = [(images, tensors["labels"]), (tensors["reals"], tensors["real_labels"])]
+        fake, real = score(networks.D, batches, tensors["lod"])
+        loss = self.per_sample(fake, real)
+        means = {
+            "Loss/D/loss": loss.detach().mean(),
+            "Loss/scores/real": real.detach().mean(),
+            "Loss/scores/fake": fake.detach().mean(),
+            "Loss/signs/real": real.detach().sign().mean(),
+        }
+        return Outcome(loss, means | {f"{self.purpose}/w": w_mean})
+
+    def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Losses [N] from logits [N,1]."""
+        raise NotImplementedError
+
+    def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
+        self.move_w_avg(state, means, finite)
+        return {}
+
+
+class Logistic(DiscriminatorLoss):
+    """Logistic loss of D (Goodfellow et al. 2014, equation 1)."""
+
+    def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
+        return F.softplus(fake).squeeze(1) + F.softplus(-real).squeeze(1)
+
+
+class WassersteinOfD(DiscriminatorLoss):
+    """Wasserstein loss of D (Arjovsky et al. 2017) with a drift term (Karras et al. 2018, appendix A.1)."""
+
+    def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
+        return fake.squeeze(1) + (self.cfg.wgan_epsilon * real.square() - real).squeeze(1)
+
+
+class RelativisticOfD(DiscriminatorLoss):
+    """Relativistic pairing loss of D, which wants reals above fakes (Huang et al. 2024, equation 2)."""
+
+    def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
+        return F.softplus(fake - real).squeeze(1)
+
+
+class GradientPenalty(Loss):
+    """Base of D's gradient penalties."""
+
+    purpose = "D_reg"
+
+    @property
+    def weight(self) -> float:
+        return self.cfg.r1_gamma
+
+    def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
+        penalty = self.per_sample(networks, tensors)
+        return Outcome(penalty, {"Loss/D/reg": penalty.detach().mean()})
+
+    def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
+        """Penalties [N]."""
+        raise NotImplementedError
+
+
+class R1(GradientPenalty):
+    """gamma/2 times the squared norm of D's gradient at reals (Mescheder et al. 2018, equation 9)."""
+
+    def draw(self, batch: Batch) -> Tensors:
+        return batch.reals()
+
+    def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
+        images, labels = tensors["reals"], tensors["real_labels"]
+        return squared_gradient_norm(networks.D, images, labels, tensors["lod"]) * (self.weight / 2)
+
+
+class R2(GradientPenalty):
+    """gamma/2 times the squared norm of D's gradient at fakes (Mescheder et al. 2018, equation 10)."""
+
+    def draw(self, batch: Batch) -> Tensors:
+        return batch.latents_for_D(self.purpose)
+
+    def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
+        with torch.no_grad():
+            images, _ = generate(networks.G, tensors)
+        return squared_gradient_norm(networks.D, images, tensors["labels"], tensors["lod"]) * (self.weight / 2)
+
+
+class R1AndR2(R1, R2):
+    """The sum of both (Huang et al. 2024, section 2)."""
+
+    def draw(self, batch: Batch) -> Tensors:
+        return R1.draw(self, batch) | R2.draw(self, batch)
+
+    def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
+        return R1.per_sample(self, networks, tensors) + R2.per_sample(self, networks, tensors)
+
+
+class WassersteinPenalty(GradientPenalty):
+    """Distance of D's gradient norm from its target, between reals and fakes.
+
+    Gulrajani et al. 2017, equation 3; with another target than 1 divided by its square (Karras et al. 2018).
     """
-    return (lengths - (pl_mean + pl_decay * (lengths.mean() - pl_mean))).square()
+
+    @property
+    def weight(self) -> float:
+        return self.cfg.wgan_lambda
+
+    def draw(self, batch: Batch) -> Tensors:
+        mix = batch.state.to_device(batch.draws.uniforms("wgan_mix", batch.place, batch.num))  # [N]
+        return batch.latents_for_D(self.purpose) | batch.reals() | {"mix": mix}
+
+    def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
+        with torch.no_grad():
+            fakes, _ = generate(networks.G, tensors)
+        images = torch.lerp(tensors["reals"], fakes, tensors["mix"].reshape(-1, 1, 1, 1))
+        norms = squared_gradient_norm(networks.D, images, tensors["labels"], tensors["lod"]).sqrt()
+        return (norms - self.cfg.wgan_target).square() * (self.weight / self.cfg.wgan_target**2)
+
+
+class Objective(NamedTuple):
+    """What a network minimises."""
+
+    main: type[Loss]
+    penalty: type[Loss] | None = None
+
+
+OBJECTIVES_G = {
+    "logistic_ns_pathreg": Objective(NonSaturating, PathLength),
+    "logistic_ns": Objective(NonSaturating),
+    "logistic": Objective(Saturating),
+    "wgan": Objective(WassersteinOfG),
+    "rpgan": Objective(RelativisticOfG),
+}
+"""Objectives of G by the value of loss.G."""
+OBJECTIVES_D = {
+    "logistic_r1": Objective(Logistic, R1),
+    "logistic_r2": Objective(Logistic, R2),
+    "logistic": Objective(Logistic),
+    "wgan": Objective(WassersteinOfD),
+    "wgan_gp": Objective(WassersteinOfD, WassersteinPenalty),
+    "rpgan": Objective(RelativisticOfD, R1AndR2),
+}
+"""Objectives of D by the value of loss.D."""
+
+
+def losses_of(cfg: RunConfig, network: str) -> tuple[Loss, ...]:
+    """The adversarial loss of G or D, and its penalty unless that has weight 0."""
+    objective = OBJECTIVES_G[cfg.loss.G] if network == "G" else OBJECTIVES_D[cfg.loss.D]
+    main, *penalties = (kind(cfg.loss, cfg.model.dlatent_avg_beta) for kind in objective if kind is not None)
+    return main, *(penalty for penalty in penalties if penalty.weight)

@@ -1,4 +1,4 @@
-"""Adam as the original counts it: lazy-regularisation corrections, epsilon outside the bias correction."""
+"""Adam as the original counts it, with lazy regularisation and epsilon outside the bias correction; and G_ema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stylegan_ray.train.schedule import lazy_ratio
 
 
 class LazyAdam:
-    """torch's fused Adam, shared by the main and the regularisation turns of one network."""
+    """torch's fused Adam, shared by the main and the regularisation phases of one network."""
 
     def __init__(self, network: nn.Module, cfg: RunConfig, which: str) -> None:
         self.ratio = lazy_ratio(cfg, which)
@@ -24,13 +24,13 @@ class LazyAdam:
         self.names = [name for name, _ in network.named_parameters()]
         self.adam = torch.optim.Adam(network.parameters(), lr=0.0, betas=betas, eps=self.epsilon, fused=True)
 
-    def step(self, lrate: float, nonfinite: Tensor) -> None:
-        """One update at a learning rate before its lazy correction; nothing happens on the device if nonfinite is 1."""
+    def step(self, lrate: float, finite: Tensor) -> None:
+        """One update at a learning rate before its lazy correction; none where `finite`, on the device, is false."""
         self.num_steps += 1
         # The original adds epsilon to the uncorrected sqrt(v), torch to the corrected one.
         epsilon = self.epsilon / math.sqrt(1.0 - self.beta2**self.num_steps)
         self.adam.param_groups[0].update(lr=lrate * self.ratio, eps=epsilon)
-        self.adam.found_inf = nonfinite  # type: ignore[attr-defined]  # what torch's GradScaler sets
+        self.adam.found_inf = (~finite).float()  # type: ignore[attr-defined]  # what torch's GradScaler sets
         self.adam.step()
 
     def reset(self) -> None:
@@ -39,7 +39,7 @@ class LazyAdam:
         self.num_steps = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments and per-parameter step counts, by name; zeros before the first step."""
+        """The moments and per-parameter step counts by name; zeros before the first step."""
         named = {}
         for name, parameter in zip(self.names, self.adam.param_groups[0]["params"], strict=True):
             moments = self.adam.state.get(parameter, {})
@@ -49,10 +49,19 @@ class LazyAdam:
         return named
 
     def load(self, named: dict[str, Tensor], num_steps: int) -> None:
-        """Takes over what `tensors` gave."""
+        """Restores what `tensors` returned."""
         self.num_steps = num_steps
         for name, parameter in zip(self.names, self.adam.param_groups[0]["params"], strict=True):
             state: dict[str, Any] = {"step": named[f"step.{name}"].to(parameter.device, torch.float32).clone()}
             for part in ("exp_avg", "exp_avg_sq"):
                 state[part] = torch.empty_like(parameter).detach().copy_(named[f"{part}.{name}"])
             self.adam.state[parameter] = state
+
+
+@torch.no_grad()
+def update_ema(G_ema: nn.Module, G: nn.Module, beta: float) -> None:
+    """Moves the parameters of G_ema towards those of G, keeping the share beta of themselves; copies the buffers."""
+    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1.0 - beta)
+    buffers = list(G_ema.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, list(G.buffers()))

@@ -1,21 +1,24 @@
-"""All that a run must not lose in a crash."""
+"""The state of a run, which is all that a crash must not lose; and a micro-batch of reals that a step works on."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stylegan_ray.config import FORMAT_VERSION, RunConfig
+from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import build_discriminator, build_generator
-from stylegan_ray.rng import stream, stream_key
-from stylegan_ray.train.compiled import Programs
+from stylegan_ray.rng import Draws, Place, stream, stream_key
+from stylegan_ray.train.compiled import Compiled
 from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.optim import LazyAdam
+from stylegan_ray.train.schedule import Schedule
 from stylegan_ray.train.stats import Means
 
 COUNTERS = (
@@ -28,19 +31,30 @@ COUNTERS = (
     "num_nonfinite",
     "elapsed_sec",
 )
+"""Numbers of a TrainState that are saved."""
+
+NUM_SCALARS = 8
+"""Room for the logged means of a phase in its reduction."""
+
+
+class Networks(NamedTuple):
+    """What losses compute with."""
+
+    G: Any
+    D: Any
 
 
 @dataclass
 class TrainState:
-    """Networks, optimisers and counters of a run; the same on every rank."""
+    """Networks, optimisers and counters of a run; equal on every rank."""
 
     G: Any
     D: Any
     G_ema: Any
     optimizers: dict[str, LazyAdam]
     gradients: dict[str, Gradients]
-    programs: Programs
-    """Runs the terms of the losses, compiled where train.compile says so."""
+    compiled: Compiled
+    """Calls losses, compiled where train.compile says so."""
     pl_mean: Tensor
     """Moving mean of path lengths, a scalar on the device."""
     nonfinite: Tensor
@@ -66,9 +80,17 @@ class TrainState:
         return self.pl_mean.dtype
 
     @property
-    def picture_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what G makes."""
+    def networks(self) -> Networks:
+        return Networks(self.G, self.D)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of generated images."""
         return (self.G.num_channels, *self.G.resolution)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device, in the data type of the networks."""
+        return to_device(tensor.to(self.dtype), self.device)
 
     @classmethod
     def create(
@@ -79,7 +101,7 @@ class TrainState:
         label_size: int,
         device: torch.device | str = "cpu",
     ) -> TrainState:
-        """A new run's state; the networks are drawn on the CPU from run.seed, equal on every device."""
+        """The state of a new run; the networks are initialised on the CPU from run.seed, equal on every device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(stream_key(cfg.run.seed, 0, "init"), 0).integers(2**63)))
             G = build_generator(cfg.model, resolution, num_channels, label_size)
@@ -88,7 +110,7 @@ class TrainState:
 
     @classmethod
     def around(cls, cfg: RunConfig, G: nn.Module, D: nn.Module, device: torch.device | str = "cpu") -> TrainState:
-        """A new run's state with the given networks."""
+        """The state of a new run with the given networks."""
         device, dtype = torch.device(device), getattr(torch, cfg.train.dtype)
         G, D = G.to(device, dtype).train(), D.to(device, dtype).train()
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
@@ -99,7 +121,7 @@ class TrainState:
             G_ema=G_ema,
             optimizers={"G": LazyAdam(G, cfg, "G"), "D": LazyAdam(D, cfg, "D")},
             gradients={"G": Gradients(G, 2 * w_dim + NUM_SCALARS), "D": Gradients(D, w_dim + NUM_SCALARS)},
-            programs=Programs(cfg.train.compile, cfg.train.cuda_graphs),
+            compiled=Compiled(cfg.train.compile),
             pl_mean=torch.zeros((), device=device, dtype=dtype),
             nonfinite=torch.zeros((), device=device),
             means=Means(device),
@@ -126,7 +148,7 @@ class TrainState:
         }
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Takes over what `tensors` and `counters` gave; raises ValueError for another format."""
+        """Restores what `tensors` and `counters` returned; raises ValueError for another format."""
         if counters["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"checkpoint format {counters['format_version']} is not {FORMAT_VERSION}, the one this version reads; "
@@ -145,9 +167,96 @@ class TrainState:
             setattr(self, name, counters[name])
 
 
-NUM_SCALARS = 8
-"""Room for scalars that ride in a reduction."""
-
-
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a GPU from pinned memory on a stream for copies.
+
+    The loop places a minibatch while the GPU computes the one before, so its copy does not wait for that.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    current = torch.cuda.current_stream(device)
+    with torch.cuda.stream(copy_stream(device)):
+        copied = tensor.pin_memory().to(device, non_blocking=True)
+    current.wait_stream(copy_stream(device))
+    copied.record_stream(current)
+    return copied
+
+
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for copies to a GPU."""
+    return torch.cuda.Stream(device)
+
+
+Tensors = dict[str, Any]
+"""What a loss draws, by name: `lod`, a number; `z` [N,z_dim], `labels` [N,label_size], `mixed` (second latents
+[N,z_dim], or None), `cutoff` (layers below it take the first latents, a scalar) and `noise` (a tensor per layer, or
+"const" for the stored ones), from which G generates; `reals` [N,C,H,W] as D sees them and `real_labels`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: its reals, its place in the stream, and where its random numbers come from."""
+
+    state: TrainState
+    cfg: RunConfig
+    schedule: Schedule
+    draws: Draws
+    place: Place
+    images: Tensor
+    """Reals as the data pipeline serves them, uint8 [N,C,H,W] on the device."""
+    labels: Tensor
+    """Labels of the reals [N,label_size]."""
+
+    @property
+    def num(self) -> int:
+        """Number of reals."""
+        return self.schedule.minibatch_gpu
+
+    @property
+    def share(self) -> float:
+        """Its share of the global minibatch."""
+        return 1.0 / self.schedule.num_micro_batches
+
+    def as_D_sees(self) -> Tensor:
+        """Reals [N,C,H,W] in train.drange_net, faded at a lod between two resolutions."""
+        return process_reals(self.images, self.schedule.lod, None, self.cfg.train.drange_net, dtype=self.state.dtype)
+
+    def reals(self) -> Tensors:
+        """The reals and their labels."""
+        return {
+            "lod": self.schedule.lod, "reals": self.as_D_sees(), "real_labels": self.state.to_device(self.labels),
+        }  # fmt: skip
+
+    def latents(self, purpose: str, num: int, labels: Tensor) -> Tensors:
+        """What G generates `num` images from in training mode: style mixing, fresh noise."""
+        state, draws = self.state, self.draws
+        synthesis = state.G.synthesis
+        num_layers = synthesis.num_ws - 2 * self.schedule.level  # layers in use at this lod
+        cutoff = draws.mixing(purpose, self.place, self.cfg.model.style_mixing_prob, num_layers)
+        z, mixed = draws.latents(purpose, self.place, num, state.G.z_dim), None
+        if cutoff < num_layers:
+            mixed = state.to_device(draws.latents(f"{purpose}/mixed", self.place, num, state.G.z_dim))
+        shapes = synthesis.noise_shapes(num, self.schedule.lod)
+        return {
+            "lod": self.schedule.lod,
+            "z": state.to_device(z),
+            "labels": labels,
+            "mixed": mixed,
+            "cutoff": None if mixed is None else state.to_device(torch.tensor(float(cutoff))),
+            "noise": draws.noise(purpose, self.place, shapes, state.device, state.dtype),
+        }
+
+    def drawn_labels(self, purpose: str, num: int) -> Tensor:
+        """Labels [num,label_size] of random training images."""
+        return self.state.to_device(self.draws.fake_labels(purpose, self.place, num, self.labels.shape[1]))
+
+    def latents_for_D(self, purpose: str) -> Tensors:
+        """What D's fakes are generated from: with the labels of the reals, or drawn ones where labels are separate."""
+        joint = self.cfg.model.label_mode == "joint"
+        labels = self.state.to_device(self.labels) if joint else self.drawn_labels(purpose, self.num)
+        return self.latents(purpose, self.num, labels)

@@ -1,9 +1,9 @@
-"""Means of losses and scores since the last tick, and where the time went."""
+"""Means of losses and scores since the last tick, and seconds by part of the loop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,22 +11,24 @@ from torch import Tensor
 
 
 class Means:
-    """Sums and counts by name, float64 on the device; the same on every rank, and part of what a crash must spare."""
+    """Sums and counts by name, float64 on the device; equal on every rank, and saved in checkpoints."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, name: str, value: Tensor) -> None:
-        if name not in self.sums:
-            self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
-            self.counts[name] = 0
-        self.sums[name] += value
-        self.counts[name] += 1
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Adds one scalar to each name."""
+        for name, value in values.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+                self.counts[name] = 0
+            self.sums[name] += value
+            self.counts[name] += 1
 
     def take(self) -> dict[str, float]:
-        """The mean of each name; begins anew."""
+        """The mean of each name since the last call."""
         names = list(self.sums)
         values = torch.stack([self.sums[name] for name in names]).tolist() if names else []
         means = {name: value / self.counts[name] for name, value in zip(names, values, strict=True)}
@@ -35,10 +37,11 @@ class Means:
 
 
 PARTS: tuple[str, ...] = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
+"""Names of Timing/share/ in stats.jsonl."""
 
 
 class StopWatch:
-    """Seconds spent in the parts of the loop; on CUDA measured on the device by events, without waiting."""
+    """Seconds spent in the parts of the loop; on CUDA measured on the device by events, without synchronisation."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -59,7 +62,7 @@ class StopWatch:
             self.seconds[part] += time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """Seconds by part; begins anew."""
+        """Seconds by part since the last call."""
         if self.events:
             torch.cuda.synchronize()
         for part, first, last in self.events:

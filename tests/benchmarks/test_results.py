@@ -1,6 +1,7 @@
 import math
 
-from benchmarks.results import at_least, at_most, circumstances, cores, table
+from benchmarks.results import at_least, at_most, circumstances, table
+from stylegan_ray.distributed import num_cores
 
 
 def test_bars_hold_on_their_side_only_and_never_for_nan():
@@ -12,7 +13,7 @@ def test_bars_hold_on_their_side_only_and_never_for_nan():
 def test_circumstances_name_machine_versions_and_command():
     head = circumstances("step", "jobs/benchmark.py step")
     assert list(head) == ["name", "machine", "versions", "commit", "command"]
-    assert head["machine"]["cores"] == cores() >= 1 and head["machine"]["memory_gb"] > 0
+    assert head["machine"]["cores"] == num_cores() >= 1 and head["machine"]["memory_gb"] > 0
     assert head["versions"]["torch"] and head["versions"]["python"].startswith("3.")
     assert head["commit"] is None or len(head["commit"].rstrip("+")) == 40
 

@@ -45,10 +45,10 @@ def test_variants_change_what_their_names_say_and_nothing_else():
     assert compiled == bf16.with_overrides({"train.compile": True})
 
 
-def test_turns_alternate_which_variant_comes_first():
-    turns = list(step.in_turns(["G", "D"], ["plain", "fast"], 2))
-    assert turns[:2] == [("G", "plain"), ("G", "fast")] and turns[4:6] == [("G", "fast"), ("G", "plain")]
-    assert len(turns) == 8
+def test_variants_alternate_in_coming_first():
+    order = list(step.alternating(["G", "D"], ["plain", "fast"], 2))
+    assert order[:2] == [("G", "plain"), ("G", "fast")] and order[4:6] == [("G", "fast"), ("G", "plain")]
+    assert len(order) == 8
 
 
 def test_without_lazy_regularization_there_are_two_phases():
@@ -56,8 +56,8 @@ def test_without_lazy_regularization_there_are_two_phases():
     assert list(step.Subject(cfg, torch.device("cpu")).phases) == ["G", "D"]
 
 
-def test_memory_of_a_turn_and_its_bar():
-    used = step.peak_of_turn(toy_config(**SMALL), "cpu", "G_reg", "plain", 1)
+def test_memory_of_a_phase_and_its_bar():
+    used = step.peak_of_phase(toy_config(**SMALL), "cpu", "G_reg", "plain", 1)
     assert 0 < used["mem_before_gb"] <= used["mem_peak_gb"] < 16
     phases = {
         "G": {"mem_peak_gb_plain": 2.0, "mem_peak_gb_fast": 1.0},

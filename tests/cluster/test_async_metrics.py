@@ -14,18 +14,19 @@ from support.toy import toy_config, toy_minibatches, toy_state
 ray = pytest.importorskip("ray")
 
 import torch  # noqa: E402
+from stylegan_ray.cluster.pending import pending  # noqa: E402
 
 from stylegan_ray.cluster.async_metrics import Beside, behind_others  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
-from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
 from stylegan_ray.cluster.resources import Share  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.interop import read_networks  # noqa: E402
 from stylegan_ray.metrics.compute import evaluate  # noqa: E402
-from stylegan_ray.report.snapshots import Recorder  # noqa: E402
+from stylegan_ray.report.snapshots import Snapshots  # noqa: E402
+from stylegan_ray.run_folder import PENDING_METRICS  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
-from stylegan_ray.train.background_writer import Outbox  # noqa: E402
+from stylegan_ray.train.background_writer import BackgroundWriter  # noqa: E402
 from stylegan_ray.train.checkpoint import newest_checkpoint  # noqa: E402
 from stylegan_ray.train.loop import training_loop  # noqa: E402
 
@@ -76,33 +77,33 @@ class Training:
         newest = newest_checkpoint(self.run.folder("checkpoints"))
         if newest:
             newest.restore(self.state)
-        self.outbox = Outbox(self.run, 3, print)
-        self.recorder = Recorder(self.run, self.cfg, self.source, self.state, self.outbox)
-        self.recorder.begin()
+        self.writer = BackgroundWriter(self.run, 3, print)
+        self.snapshots = Snapshots(self.cfg, self.source, self.state, self.writer)
+        self.snapshots.begin()
         self.metrics = Beside(self.cfg, dataset or Pictures(), str(folder), torch.device("cpu"), self.line)
 
     def train(self, pauses=None):
         """To the end, or for some pauses, after which it falls silent as a killed process does."""
-        self.metrics.begin(self.state, self.recorder)
+        self.metrics.begin(self.state, self.snapshots)
         minibatches = toy_minibatches(self.cfg, self.state.cur_nimg, self.source)
         loop = training_loop(self.state, self.cfg, minibatches, self.source, self._look)
         for number, pause in enumerate(loop, 1):
-            self.recorder.at_pause(pause)
-            self.metrics.at_pause(pause, self.state, self.recorder)
-            self.recorder.save()
-            self.outbox.finish(60)
+            self.snapshots.at_pause(pause)
+            self.metrics.at_pause(pause, self.state, self.snapshots)
+            self.snapshots.save_checkpoint()
+            self.writer.flush(60)
             if number == pauses:
                 return self
-        self.outbox.finish(60)
-        self.recorder.files.close()
+        self.writer.flush(60)
+        self.snapshots.sinks.close()
         return self
 
     def _look(self):
         while self.waits and (self.metrics.running or self.metrics.written):
             time.sleep(0.05)
             self.metrics.looked_at = 0
-            self.metrics.look(self.recorder)
-        self.metrics.look(self.recorder)
+            self.metrics.look(self.snapshots)
+        self.metrics.look(self.snapshots)
         return False
 
     def rows(self):
@@ -136,7 +137,7 @@ def test_every_row_is_that_of_the_network_of_its_tick(patient):
     best = min(rows, key=lambda row: row["value"])
     assert read_networks(patient.folder / "best-fid100_tiny.safetensors").cur_nimg == round(best["kimg"] * 1000)
     assert [post["Metrics/fid100_tiny"] for post in patient.line.posted] == [row["value"] for row in rows]
-    assert not pending(patient.run) and not os.listdir(patient.folder / FOLDER)
+    assert not pending(patient.run) and not os.listdir(patient.folder / PENDING_METRICS)
 
 
 def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
@@ -189,7 +190,7 @@ def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patien
 
 def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
     run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
-    run.run.write(f"{FOLDER}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
+    run.run.write(f"{PENDING_METRICS}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
     run.train()
     assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending(run.run)
 

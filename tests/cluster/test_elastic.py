@@ -83,8 +83,8 @@ def test_nodes_that_go_and_come_leave_the_run_of_plain_processes(tmp_path):
         TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder,
         victims.Cluster(Path(folder), 4) as cluster,
     ):
-        env = {**cluster.env, "STYLEGAN_RAY_TRACE": str(trace), "STYLEGAN_RAY_STORAGE": str(tmp_path)}
-        driver = victims.Driver([*words, "--cluster.address", cluster.address], env, log)
+        env = {**cluster.env, "STYLEGAN_RAY_STORAGE": str(tmp_path)}
+        driver = victims.Driver([str(trace), *words, "--cluster.address", cluster.address], env, log)
 
         def reaches(condition, what):
             victims.wait_for(lambda: driver.ended or condition(), what)

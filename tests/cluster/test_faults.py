@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from stylegan_ray.cluster.logbook import Logbook
 from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model
 from support.plain import train_without_ray
 
-from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants
+from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
-from stylegan_ray.cluster.logbook import Logbook
 
 ray = pytest.importorskip("ray")
 
@@ -41,7 +41,7 @@ def test_a_run_with_faults_is_the_run_without_them(pictures, tmp_path):
     job = Job("train", "config-f", str(pictures), *options, "--data.cond", storage=tmp_path, log=tmp_path / "log")
     try:
         job.wait_for(lambda: newest_tick(run) >= 3, 300)
-        kill_one(job, DECODER)
+        kill_while_running(lambda: processes(job, DECODER), DECODER)
         job.wait_for(lambda: "a decoding process died" in job.text(), 300)
         kill_one(job, TRAINING_WORKER)
         job.wait_for(lambda: "was killed" in job.text() and newest_tick(run) >= 7, 300)

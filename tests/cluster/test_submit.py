@@ -17,8 +17,8 @@ from support.jobs import ROOT, Job, rows_without_times, small_model
 
 ray = pytest.importorskip("ray")
 
-from stylegan_ray.cluster.launch import refuse_relative_paths  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
+from stylegan_ray.run_folder import refuse_relative_paths  # noqa: E402
 
 MOST_UPLOADED = 2 << 20
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.checkpoint_ticks", "1"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,10 +39,8 @@ def train_command(words: list[str]):
 
 
 def minor_version(package: str) -> str:
-    """The lower bound of a dependency in pyproject.toml, without its last part."""
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    (line,) = (line for line in dependencies if line.startswith(package))
-    return re.search(r">=(\d+\.\d+)", line)[1]
+    """The tested version of a dependency, by constraints.txt, without its last part."""
+    return re.search(rf"^{package}==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
 
 
 def test_rays_validator_takes_the_cluster(cluster):

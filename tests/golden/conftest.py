@@ -4,17 +4,25 @@ import os
 from pathlib import Path
 
 import pytest
+from support import ways
 from support.golden_checks import read
 
 ROOT = Path(os.environ.get("STYLEGAN_RAY_GOLDEN", Path(__file__).parent))
 
 
 def pytest_collection_modifyitems(config, items):
-    """Ways that compile run where slow tests are asked for: not with `-m golden`, but with `-m "golden and slow"`."""
-    if "slow" not in config.option.markexpr:
-        slow = [item for item in items if item.get_closest_marker("golden") and item.get_closest_marker("slow")]
-        items[:] = [item for item in items if item not in slow]
-        config.hook.pytest_deselected(items=slow)
+    """`-m golden` runs each test one way, `-m ways` in the eager ways, `-m "ways and slow"` in the compiled ones."""
+    asked = config.option.markexpr
+    dropped = [item for item in items if item.get_closest_marker("golden") and not is_wanted(item, asked)]
+    items[:] = [item for item in items if item not in dropped]
+    config.hook.pytest_deselected(items=dropped)
+
+
+def is_wanted(item, asked):
+    """Whether a mark expression means a golden test: pytest itself knows no marks that exclude others."""
+    if "slow" not in asked and item.get_closest_marker("slow"):
+        return False
+    return asked != "golden" or ways.is_chosen(item)
 
 
 def pytest_generate_tests(metafunc):
@@ -43,6 +51,7 @@ def golden_folder():
 
 
 @pytest.fixture
-def way(request, monkeypatch):
-    """Networks compute in a way that the test names (support/ways.py)."""
-    request.param(monkeypatch)
+def way(request):
+    """The test computes in the way that it names; `way(network)` prepares a network for it (support/ways.py)."""
+    with request.param() as prepare:
+        yield prepare

@@ -43,7 +43,7 @@ def test_mapping(golden):
 @pytest.mark.golden_files("a_synthesis", "*.npz")
 def test_synthesis(golden, way):
     meta, arrays = golden
-    synthesis = imported(meta, arrays)
+    synthesis = way(imported(meta, arrays))
     (ws,) = tensors(arrays, "dlatents", requires_grad=True)
     images = synthesis(ws, noise="const")
     close(images, arrays["out:images"], 2e-5)
@@ -55,7 +55,7 @@ def test_synthesis(golden, way):
 @pytest.mark.golden_files("a_discriminator", "*.npz")
 def test_discriminator(golden, way):
     meta, arrays = golden
-    discriminator = imported(meta, arrays)
+    discriminator = way(imported(meta, arrays))
     outs = part(arrays, "out")
     for name in outs:
         num = int(name.split("_b")[1].split("_")[0])
@@ -72,7 +72,7 @@ def test_discriminator(golden, way):
 @pytest.mark.golden_files("a_gmain", "*.npz")
 def test_generator(golden, way):
     meta, arrays = golden
-    G, outs = imported(meta, arrays), part(arrays, "out")
+    G, outs = way(imported(meta, arrays)), part(arrays, "out")
     z, labels, z2 = tensors(arrays, "latents", "labels", "latents2")
     w, second, num_ws = G.mapping(z, labels), G.mapping(z2, labels), G.synthesis.num_ws
     for run in meta["runs"]:

@@ -12,7 +12,7 @@ from support.recorded import RecordedDraws
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.tensorflow import network_from_tf
 from stylegan_ray.rng import Place
-from stylegan_ray.train import step
+from stylegan_ray.train.losses import losses_of
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
@@ -45,7 +45,7 @@ def batch_of(meta, arrays, nets_meta, nets):
 
 
 def recorded(nets_meta, nets, shrink):
-    """Draws by purpose; a path length turn that is not shrunk takes the latents of the main turn."""
+    """Draws by purpose; a path length phase that is not shrunk uses the latents of the main phase."""
     main = {"": "in:latents", "/mixed": "in:latents2", "/labels": "in:labels"}
     own = {"": "in:pl_latents", "/mixed": "in:pl_latents2", "/labels": "in:pl_labels"}
     draws = {"pl_noise": [nets["in:pl_noise" if shrink > 1 else "in:pl_noise_full"]]}
@@ -61,7 +61,7 @@ def recorded(nets_meta, nets, shrink):
 
 
 def check(arrays, batch, network, which, losses, nets_meta, nets, tolerance):
-    """Whole-gradient norm of a loss or penalty, and every given tensor where importing it puts it."""
+    """Whole-gradient norm of a loss or penalty, and every given gradient of a variable."""
     parameters = dict(getattr(batch.state, network).named_parameters())
     found = torch.autograd.grad(losses.mean(), list(parameters.values()), allow_unused=True)
     grads = {
@@ -81,27 +81,34 @@ def test_loss(golden, golden_path, way):
     nets_meta, nets = read(golden_path.parent / meta["nets"])
     batch = batch_of(meta, arrays, nets_meta, nets)
     network = meta["grads_wrt"]
-    main = step.G_main if network == "G" else step.D_main
-    outcome = main(batch)
+    main, *penalties = losses_of(batch.cfg, network)
+    outcome = computed(main, batch)
     close(outcome.loss, arrays["out:loss"][:, 0], 2e-5, "loss")
     if "out:dlatent_avg_after" in arrays and "out:reg" not in arrays:
         beta, w_avg = batch.cfg.model.dlatent_avg_beta, batch.state.G.w_avg
-        close(outcome.w_mean + (w_avg - outcome.w_mean) * beta, arrays["out:dlatent_avg_after"], 2e-5, "w_avg")
+        w_mean = outcome.means[f"{main.purpose}/w"]
+        close(w_mean + (w_avg - w_mean) * beta, arrays["out:dlatent_avg_after"], 2e-5, "w_avg")
     for which in ("real", "fake"):
         if f"out:scores_{which}" in arrays:
-            ours = outcome.scalars[f"Loss/scores/{which}"]
+            ours = outcome.means[f"Loss/scores/{which}"]
             close(ours, arrays[f"out:scores_{which}"].mean(), 1e-4, f"scores_{which}")
     check(arrays, batch, network, "loss", outcome.loss, nets_meta, nets, 1e-4)
     if "out:reg" in arrays:
-        check_regularisation(arrays, batch, network, nets_meta, nets)
+        (penalty,) = penalties
+        check_penalty(arrays, batch, network, penalty, nets_meta, nets)
 
 
-def check_regularisation(arrays, batch, network, nets_meta, nets):
-    outcome = (step.G_reg if network == "G" else step.D_reg)(batch)
+def computed(loss, batch):
+    """What a loss gives for a micro-batch, as training calls it."""
+    return batch.state.compiled(loss, batch.state.networks, loss.draw(batch))
+
+
+def check_penalty(arrays, batch, network, penalty, nets_meta, nets):
+    outcome = computed(penalty, batch)
     close(outcome.loss, arrays["out:reg"], 3e-4, "reg")
     if "out:pl_lengths" in arrays:
         lengths = arrays["out:pl_lengths"]
-        close(outcome.scalars["pl_length"], lengths.mean(), 3e-4, "pl_lengths")
-        moved = batch.state.pl_mean + batch.cfg.loss.pl_decay * (outcome.scalars["pl_length"] - batch.state.pl_mean)
+        close(outcome.means["pl_length"], lengths.mean(), 3e-4, "pl_lengths")
+        moved = batch.state.pl_mean + batch.cfg.loss.pl_decay * (outcome.means["pl_length"] - batch.state.pl_mean)
         close(moved, arrays["out:pl_mean_after"], 3e-4, "pl_mean")
     check(arrays, batch, network, "reg", outcome.loss, nets_meta, nets, 3e-4)

@@ -11,11 +11,10 @@ from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.tensorflow import network_from_tf
-from stylegan_ray.train.ema import update_ema
+from stylegan_ray.train.optim import update_ema
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
-from stylegan_ray.train.step import accumulate, move_feedback, phases_of, step, train_iteration
-from stylegan_ray.train.step import place as placed
+from stylegan_ray.train.step import accumulate, due_phases, move_feedback, place, train_iteration
 
 pytestmark = pytest.mark.golden
 
@@ -55,14 +54,14 @@ def start(meta, arrays):
 
 
 def draws_of(arrays, i, k):
-    """What the original drew in iteration i, with the k-th path length turn."""
+    """What the original drew in iteration i, with the k-th path length phase."""
     recorded = {"G_main": arrays["in:g_latents"][i], "D_main": arrays["in:d_latents"][i]}
-    turns = len(arrays["in:pl_latents"])
-    recorded |= {"G_reg": arrays["in:pl_latents"][min(k, turns - 1)]}
-    recorded |= {"pl_noise": arrays["in:pl_noise"][min(k, turns - 1)]}
+    num = len(arrays["in:pl_latents"])
+    recorded |= {"G_reg": arrays["in:pl_latents"][min(k, num - 1)]}
+    recorded |= {"pl_noise": arrays["in:pl_noise"][min(k, num - 1)]}
     if "in:g_labels" in arrays:
         recorded |= {"G_main/labels": arrays["in:g_labels"][i]}
-        recorded |= {"G_reg/labels": arrays["in:pl_labels"][min(k, turns - 1)]}
+        recorded |= {"G_reg/labels": arrays["in:pl_labels"][min(k, num - 1)]}
     return RecordedDraws(recorded)
 
 
@@ -89,7 +88,7 @@ def check_log(arrays, i, stats, state, race):
         elif ours in stats:
             assert abs(float(stats[ours]) - expected) <= tolerance, (name, i)
         else:
-            assert name == "pl_mean", (name, i)  # logged every iteration, moved on path length turns
+            assert name == "pl_mean", (name, i)  # logged every iteration, moved in path length phases
             assert abs(float(state.pl_mean) - expected) <= tolerance
     if not race:
         np.testing.assert_allclose(state.G.w_avg.numpy(), arrays["log:dlatent_avg"][i], atol=tolerance)
@@ -141,26 +140,28 @@ def original_rounds(cfg, state, i, draws, reals):
     """
     schedule = training_schedule(cfg, state.cur_nimg, np.log2(max(state.G.resolution)))
     stats = {}
-    G_turns, D_turns = phases_of(cfg)
-    for phase in [*G_turns, None, *D_turns]:
-        if phase is None:
-            update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
-        elif phase.is_due(i):
+    for network in ("G", "D"):
+        for phase in due_phases(cfg, network, schedule, i):
             shown = [reals[-1]] * len(reals) if phase.part == "D_reg" else reals
-            stats |= rounds_of_a_phase(phase, cfg, state, schedule, placed(state, cfg, shown, draws, schedule))
+            stats |= rounds_of_a_phase(phase, state, place(shown, state, cfg, draws, schedule))
+        if network == "G":
+            update_ema(state.G_ema, state.G, schedule.G_smoothing_beta)
     state.cur_nimg += schedule.minibatch_size
     return stats
 
 
-def rounds_of_a_phase(phase, cfg, state, schedule, batches):
-    grads, rounds = state.gradients[phase.network], []
-    grads.zero()
+def rounds_of_a_phase(phase, state, batches):
+    """One micro-batch a round; feedback moves by the means of its round."""
+    gradients, rounds = state.gradients[phase.network], []
+    total = torch.zeros_like(gradients.flat)
     for batch in batches:
-        grads.passengers.zero_()
-        accumulate(phase, batch, 1.0 / schedule.num_micro_batches)
-        grads.passengers.mul_(schedule.num_micro_batches)
-        rounds.append(move_feedback(phase, state, cfg, torch.zeros(())))
-    step(phase, state, cfg, schedule, grads.num_nonfinite())
+        gradients.zero()
+        accumulate(phase, state, batch)
+        means = {name: value / batch.share for name, value in gradients.reduce().items()}
+        rounds.append(move_feedback(phase, state, means, torch.tensor(True)))
+        total += gradients.flat
+    gradients.flat.copy_(total)
+    state.optimizers[phase.network].step(phase.lrate, gradients.are_finite())
     means = {name: torch.stack([stats[name] for stats in rounds]).mean() for name in rounds[0]}
     if "Loss/pl_mean" in means:
         means["Loss/pl_mean"] = rounds[-1]["Loss/pl_mean"]

@@ -1,4 +1,4 @@
-"""Loss phases of StyleGAN2-ADA's PyTorch program, through the trainer's own terms: gradients, pl_mean and w_avg.
+"""Loss phases of StyleGAN2-ADA's PyTorch program, through the trainer's own losses: gradients, pl_mean and w_avg.
 
 Tolerances (golden README): gradients and their norms 1e-4, with path lengths or R1 3e-4; w_avg 2e-5.
 """
@@ -16,9 +16,10 @@ from support.recorded import RecordedDraws
 from stylegan_ray.config import load_config
 from stylegan_ray.interop.nvidia import model_config, network_from_ada
 from stylegan_ray.rng import Place
-from stylegan_ray.train import step
+from stylegan_ray.train.losses import GradientPenalty, PathLength
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
+from stylegan_ray.train.step import accumulate, move_feedback, phases_of
 
 pytestmark = pytest.mark.golden
 
@@ -46,13 +47,11 @@ def config(meta, num, lazy):
     })  # fmt: skip
 
 
-def phase_of(cfg, name, gain):
-    """The trainer's phase for Gmain, Greg, Gboth, Dmain, Dreg or Dboth; `both` is its turn without laziness."""
+def phase_of(cfg, name, gain, schedule):
+    """The trainer's phase for Gmain, Greg, Gboth, Dmain, Dreg or Dboth; `both` is its phase without laziness."""
     part = name[0] + PARTS[name[1:]]
-    (phase,) = (phase for turns in step.phases_of(cfg) for phase in turns if phase.part == part)
-    weights = {step.G_REG: cfg.loss.pl_weight, step.D_REG: cfg.loss.r1_gamma}
-    terms = tuple(term for term in phase.terms if weights.get(term, 1))  # the port leaves out what has no weight
-    return replace(phase, gain=float(gain), terms=terms)
+    (phase,) = (phase for phase in phases_of(cfg, name[0], schedule) if phase.part == part)
+    return replace(phase, gain=float(gain))
 
 
 def recorded(arrays, name, phase, cfg):
@@ -66,18 +65,18 @@ def recorded(arrays, name, phase, cfg):
         assert key.split("_", 1)[1] == kind, f"{name} draws {key} where {kind} is due"
         return value
 
-    for term in phase.terms:
-        if not term.generates:
+    for loss in phase.losses:
+        if isinstance(loss, GradientPenalty):
             continue
-        purpose = term.run.__name__
-        num = max(len(z) // cfg.loss.pl_minibatch_shrink, 1) if term is step.G_REG else len(z)
+        purpose, is_path_length = loss.purpose, isinstance(loss, PathLength)
+        num = max(len(z) // cfg.loss.pl_minibatch_shrink, 1) if is_path_length else len(z)
         draws |= {purpose: [z[:num]], f"{purpose}/labels": [c[:num]]}
         if cfg.model.style_mixing_prob > 0:
             cutoff, uniform = take("randint"), take("rand")
             draws[f"{purpose}/mixed"] = [take("randn_like")]
             if uniform < cfg.model.style_mixing_prob:
                 draws[f"{purpose}/cutoff"] = [cutoff]
-        if term is step.G_REG:
+        if is_path_length:
             draws["pl_noise"] = [take("randn_like")]
     assert not made, f"{name} draws more: {made}"
     return RecordedDraws(draws)
@@ -87,15 +86,15 @@ def run_phase(meta, arrays, name):
     """The trainer's phase of that name, its configuration, and the state after it."""
     num = len(arrays["in:gen_z"])
     cfg = config(meta, num, lazy=name[1:] != "both")
-    phase = phase_of(cfg, name, meta["phases"][name]["gain"])
     G, D = (loader(meta, part)(under(arrays, f"state:{part}/")) for part in ("G", "D"))
     state = TrainState.around(cfg, G, D)
     state.pl_mean.fill_(meta["pl_mean_before"])
     schedule = training_schedule(cfg, 0, np.log2(max(G.resolution)))
+    phase = phase_of(cfg, name, meta["phases"][name]["gain"], schedule)
     reals, labels = (torch.from_numpy(arrays[f"in:real_{kind}"]) for kind in ("img", "c"))
     draws = recorded(arrays, name, phase, cfg)
-    step.accumulate(phase, FloatBatch(state, cfg, schedule, draws, Place(0, 0, 0), reals, labels), share=1.0)
-    step.move_feedback(phase, state, cfg, torch.zeros(()))
+    accumulate(phase, state, FloatBatch(state, cfg, schedule, draws, Place(0, 0, 0), reals, labels))
+    move_feedback(phase, state, state.gradients[phase.network].reduce(), torch.tensor(True))
     return phase, cfg, state
 
 
@@ -129,7 +128,8 @@ def test_phases(golden, way):
     }
     for name, expected in meta["phases"].items():
         phase, cfg, state = run_phase(meta, arrays, name)
-        part, has_penalty = phase.network, step.G_REG in phase.terms or step.D_REG in phase.terms
+        part = phase.network
+        has_penalty = any(isinstance(loss, (PathLength, GradientPenalty)) for loss in phase.losses)
         tolerance = 3e-4 if has_penalty else 1e-4
         grads = {key: value.grad for key, value in getattr(state, part).named_parameters()}
         landed = {key for variable in expected["grad_norms"] for key in places[part][variable]}

@@ -30,7 +30,7 @@ def network(part, meta, arrays):
 @pytest.mark.golden_files("h_ada_networks", "ada_*.npz")
 def test_generator(golden, way):
     meta, arrays = golden
-    G = network("G", meta, arrays)
+    G = way(network("G", meta, arrays))
     z, c, grad_noise = (torch.tensor(arrays[f"in:{name}"]) for name in ("z", "c", "grad_noise"))
     w = G.mapping(z, c)
     ws = mix_styles(w, None, 0, G.synthesis.num_ws)
@@ -52,7 +52,7 @@ def test_generator(golden, way):
 @pytest.mark.golden_files("h_ada_networks", "ada_*.npz")
 def test_discriminator(golden, way):
     meta, arrays = golden
-    D = network("D", meta, arrays)
+    D = way(network("D", meta, arrays))
     images = torch.tensor(arrays["in:images"], requires_grad=True)
     c, c_images = torch.tensor(arrays["in:c"]), torch.tensor(arrays["in:c_images"])
     scores = D(images, c_images)

@@ -1,4 +1,4 @@
-"""What the generate command writes."""
+"""The files of the generate command."""
 
 import sys
 
@@ -29,7 +29,7 @@ def networks(G, drange=(-1.0, 1.0)):
 
 @pytest.fixture
 def generate(G, tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; returns the paths that it prints."""
+    """Runs the command in an empty folder; returns the paths, or the error, that it prints."""
     monkeypatch.setattr(gallery, "load", lambda checkpoint: networks(G))
     monkeypatch.chdir(tmp_path)
 
@@ -48,8 +48,8 @@ def pixels(path):
 
 def expected(G, seed):
     with torch.no_grad():
-        picture = G(torch.from_numpy(np.random.RandomState(seed).randn(1, 4)).float(), None)
-    return pil_uint8(picture)[0].permute(1, 2, 0).numpy()
+        image = G(torch.from_numpy(np.random.RandomState(seed).randn(1, 4)).float(), None)
+    return pil_uint8(image)[0].permute(1, 2, 0).numpy()
 
 
 def test_a_grid_by_default(generate, G):
@@ -59,12 +59,12 @@ def test_a_grid_by_default(generate, G):
     np.testing.assert_array_equal(grid[8:, 16:], expected(G, 9))
 
 
-def test_single_pictures(generate, G):
+def test_single_images(generate, G):
     assert generate("--seeds", "3,12", "--outdir", "out") == ["out/seed0003.png", "out/seed0012.png"]
     np.testing.assert_array_equal(pixels("out/seed0012.png"), expected(G, 12))
 
 
-def test_grid_and_single_pictures(generate):
+def test_grid_and_single_images(generate):
     assert generate("--seeds", "1-2", "--outdir", "out", "--grid", "a/b.png", "--tiles", "1", "2")[-1] == "a/b.png"
     assert pixels("a/b.png").shape == (16, 8, 3)
 
@@ -73,8 +73,8 @@ def test_style_mixing(generate, G):
     assert generate("--seeds", "0-1", "--mix-seeds", "5-7", "--mix-styles", "0-3") == ["mixing.png"]
     grid = pixels("mixing.png")
     assert grid.shape == (24, 32, 3) and (grid[:8, :8] == 255).all()
-    np.testing.assert_array_equal(grid[:8, 16:24], expected(G, 6))  # above: the sources of the columns
-    np.testing.assert_array_equal(grid[16:, :8], expected(G, 1))  # at the left: those of the rows
+    np.testing.assert_array_equal(grid[:8, 16:24], expected(G, 6))  # on top: the sources of the columns
+    np.testing.assert_array_equal(grid[16:, :8], expected(G, 1))  # on the left: those of the rows
     np.testing.assert_array_equal(grid[16:, 16:24], expected(G, 6))  # every layer from the column
 
 
@@ -96,7 +96,7 @@ def test_mp4_in_tiles(generate):
 
 
 def test_mp4_shows_the_frames(tmp_path):
-    """Odd sides grow by a pixel, and colours stay what they are."""
+    """Odd sides grow by a pixel, and colours are kept."""
     import av
 
     colours = torch.tensor([[200, 30, 60], [20, 180, 90]], dtype=torch.uint8)
@@ -134,13 +134,13 @@ def test_mistakes(generate, words, says):
 
 
 def test_other_ranges(generate, G, monkeypatch):
-    """A network trained with drange_net (0, 1) is shown as brightly."""
+    """The range of drange_net is mapped to black and white."""
     monkeypatch.setattr(gallery, "load", lambda checkpoint: networks(G, (-2.0, 2.0)))
     generate("--seeds", "4")
     assert np.abs(pixels("seeds4.png").astype(int) - 127).mean() < np.abs(expected(G, 4).astype(int) - 127).mean()
 
 
-def test_errors_of_the_source_exit_with_2(generate, monkeypatch):
+def test_a_network_that_cannot_be_loaded_exits_with_2(generate, monkeypatch):
     def load(checkpoint):
         raise ConfigError(f"no run {checkpoint!r}")
 

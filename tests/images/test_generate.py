@@ -1,4 +1,4 @@
-"""From seeds to pictures."""
+"""From seeds to images."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def G():
 
 
 def made(sampler, seeds, class_index=None):
-    return torch.stack(list(sampler.pictures(sampler.styles(seeds, class_index), seeds)))
+    return torch.stack(list(sampler.images(sampler.styles(seeds, class_index), seeds)))
 
 
 def test_numbers():
@@ -50,7 +50,7 @@ def test_labels():
         class_labels([0], 0, 0)
 
 
-def test_pictures_are_those_of_the_generator(G):
+def test_images_are_those_of_the_generator(G):
     seeds = [3, 9, 2]
     labels = torch.nn.functional.one_hot(torch.tensor([1, 1, 1]), 4).float()
     with torch.no_grad():
@@ -59,21 +59,21 @@ def test_pictures_are_those_of_the_generator(G):
 
 
 @pytest.mark.parametrize("noise", ["const", "random", "none"])
-def test_a_seed_shows_its_picture_whatever_its_neighbours(G, noise):
+def test_the_image_of_a_seed_does_not_depend_on_its_batch(G, noise):
     many = made(Sampler(G, noise=noise, batch=4), [7, 8, 9, 10, 11])
     alone = made(Sampler(G, noise=noise, batch=1), [10])
     torch.testing.assert_close(many[3:4], alone)
 
 
 def test_noise_modes_differ(G):
-    pictures = {noise: made(Sampler(G, noise=noise), [1]) for noise in ("const", "random", "none")}
-    assert not torch.allclose(pictures["const"], pictures["none"], atol=1e-3)
-    assert not torch.allclose(pictures["const"], pictures["random"], atol=1e-3)
+    images = {noise: made(Sampler(G, noise=noise), [1]) for noise in ("const", "random", "none")}
+    assert not torch.allclose(images["const"], images["none"], atol=1e-3)
+    assert not torch.allclose(images["const"], images["random"], atol=1e-3)
 
 
-def test_truncation_to_nothing_shows_one_picture(G):
-    pictures = made(Sampler(G, psi=0.0), [1, 2], class_index=0)
-    torch.testing.assert_close(pictures[0], pictures[1])
+def test_psi_0_gives_one_image(G):
+    images = made(Sampler(G, psi=0.0), [1, 2], class_index=0)
+    torch.testing.assert_close(images[0], images[1])
 
 
 def test_mixed_styles():
@@ -85,7 +85,7 @@ def test_mixed_styles():
         mixed_styles(rows, columns, [5])
 
 
-def test_walk_passes_the_keys_smoothly_and_closes():
+def test_a_walk_passes_its_keys_smoothly_and_is_closed():
     keys = torch.randn(4, 3, 2, dtype=torch.float64)
     path = walk(keys, 50)
     assert path.shape == (200, 3, 2)
@@ -96,11 +96,11 @@ def test_walk_passes_the_keys_smoothly_and_closes():
     assert jumps < 0.05 * speed.norm(dim=(1, 2)).max() * 4, "no corner at a key, nor where the circle closes"
 
 
-def test_walk_between_equal_keys_stands_still():
+def test_a_walk_between_equal_keys_is_constant():
     torch.testing.assert_close(walk(torch.ones(3, 2), 5), torch.ones(15, 2))
 
 
-def test_a_caller_between_two_pictures_can_compute_gradients(G):
-    pictures = Sampler(G).pictures(Sampler(G).styles([0, 1]))
-    next(pictures)
+def test_gradients_are_enabled_between_two_images(G):
+    images = Sampler(G).images(Sampler(G).styles([0, 1]))
+    next(images)
     assert torch.is_grad_enabled()

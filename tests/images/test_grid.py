@@ -1,4 +1,4 @@
-"""Picture grids."""
+"""Image grids."""
 
 import io
 
@@ -19,8 +19,8 @@ from stylegan_ray.images.grid import (
 )
 
 
-class Pictures:
-    """A data set of `num` pictures in classes of very different size; picture i is of class classes[i]."""
+class Labels:
+    """A data set whose image i is of class classes[i]."""
 
     def __init__(self, classes, label_size):
         self.classes, self.num_images, self.label_size = np.array(classes), len(classes), label_size
@@ -46,37 +46,37 @@ def test_grid_shape(size, resolution, shape):
 
 
 def test_random_reals_differ_and_follow_the_seed():
-    data = Pictures([0] * 500, 0)
+    data = Labels([0] * 500, 0)
     chosen = choose_reals(data, "random", 1, (10, 6))
     assert len(set(chosen.tolist())) == 60
     np.testing.assert_array_equal(chosen, choose_reals(data, "random", 1, (10, 6)))
     assert (chosen != choose_reals(data, "random", 2, (10, 6))).mean() > 0.9
 
 
-def test_a_small_data_set_repeats_itself():
-    chosen = choose_reals(Pictures([0] * 5, 0), "random", 0, (4, 3))
+def test_a_small_data_set_repeats():
+    chosen = choose_reals(Labels([0] * 5, 0), "random", 0, (4, 3))
     np.testing.assert_array_equal(chosen[:5], chosen[5:10])
     assert sorted(chosen[:5]) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("layout", ["row_per_class", "col_per_class"])
 def test_layouts_by_class(layout):
-    """Class 2 has no pictures, class 1 only two, and the grid has one line more than there are classes."""
-    data = Pictures([0] * 30 + [1] * 2 + [3] * 30, 4)
+    """Class 2 has no images, class 1 has two, and the grid has more lines than there are classes."""
+    data = Labels([0] * 30 + [1] * 2 + [3] * 30, 4)
     cols, rows = (6, 4) if layout == "row_per_class" else (4, 6)
     grid = choose_reals(data, layout, 7, (cols, rows)).reshape(rows, cols)
     lines = grid if layout == "row_per_class" else grid.T
     assert [set(data.classes[line]) for line in lines] == [{0}, {1}, {3}, {0}]
-    assert len(set(lines[0]) | set(lines[3])) == 12, "a class that comes again shows other pictures"
+    assert len(set(lines[0]) | set(lines[3])) == 12, "a repeated class shows other images"
     assert set(lines[1]) == {30, 31}
 
 
 def test_layouts_by_class_need_labels():
     with pytest.raises(ValueError, match=r"train.grid_layout=row_per_class.*data.cond"):
-        choose_reals(Pictures([0, 0], 0), "row_per_class", 0, (2, 2))
+        choose_reals(Labels([0, 0], 0), "row_per_class", 0, (2, 2))
 
 
-def test_a_larger_grid_begins_with_the_latents_of_a_smaller_one():
+def test_a_larger_grid_starts_with_the_latents_of_a_smaller_one():
     assert torch.equal(choose_latents(3, 8, 16)[:5], choose_latents(3, 5, 16))
     assert not torch.equal(choose_latents(3, 5, 16), choose_latents(4, 5, 16))
     assert choose_latents(0, 400, 64).std() == pytest.approx(1, abs=0.02)
@@ -93,19 +93,19 @@ def test_roundings_differ_on_halves_only():
     x = torch.linspace(-1.2, 1.2, 100_001, dtype=torch.float64)
     apart = (to_uint8(x) != pil_uint8(x)).sum()
     assert apart <= 2 and to_uint8(x).unique().numel() == 256
-    assert to_uint8(torch.tensor([0.5 / 127.5 - 1])).item() == 1  # 0.5 goes up
-    assert pil_uint8(torch.tensor([0.5 / 127.5 - 1])).item() == 0  # 0.5 goes to the even 0
+    assert to_uint8(torch.tensor([0.5 / 127.5 - 1])).item() == 1  # 0.5 rounds up
+    assert pil_uint8(torch.tensor([0.5 / 127.5 - 1])).item() == 0  # 0.5 rounds to even
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_holds_the_same_bytes(channels):
-    picture = torch.randint(0, 256, (channels, 6, 9), dtype=torch.uint8)
-    read = np.array(Image.open(io.BytesIO(png(picture))))
-    np.testing.assert_array_equal(read.reshape(6, 9, channels).transpose(2, 0, 1), picture.numpy())
+def test_png_is_lossless(channels):
+    image = torch.randint(0, 256, (channels, 6, 9), dtype=torch.uint8)
+    read = np.array(Image.open(io.BytesIO(png(image))))
+    np.testing.assert_array_equal(read.reshape(6, 9, channels).transpose(2, 0, 1), image.numpy())
 
 
 class Echo(torch.nn.Module):
-    """A generator whose pictures tell what it was called with."""
+    """A generator that records its calls."""
 
     def __init__(self):
         super().__init__()
@@ -117,7 +117,7 @@ class Echo(torch.nn.Module):
         return z.mean(dim=1).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4) + labels.sum(dim=1).reshape(-1, 1, 1, 1)
 
 
-def test_snapshot_fakes_in_micro_batches():
+def test_snapshot_fakes_run_in_micro_batches():
     G, z = Echo(), torch.linspace(-1, 0.5, 7).reshape(7, 1).expand(7, 2)
     labels = torch.zeros(7, 2)
     labels[3] = 0.1

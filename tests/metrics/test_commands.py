@@ -89,7 +89,7 @@ def test_without_weights_the_others_are_taken_and_the_status_is_1(run, capsys):
     ("words", "expected"),
     [
         (["nowhere", "--metrics", "fid64_tiny"], "no run 'nowhere'"),
-        (["RUN"], "say which ones to take: --metrics"),
+        (["RUN"], "--metrics"),
         (["RUN", "--metrics", "fid5k_tyni"], "did you mean 'fid5k_tiny'"),
         (["RUN", "MISSING", "--metrics", "fid64_tiny", "--num-tasks", "0"], "missing"),
         (["compare", "RUN", "RUN"], "no metric on both sides"),

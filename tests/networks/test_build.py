@@ -1,4 +1,4 @@
-"""What the builders promise: initial values, seeds, names, counts."""
+"""Builders: initial values, seeds, names, counts."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_initial_values_are_those_of_the_paper(small):
 
 @pytest.mark.parametrize("family", ["stylegan2", "revised", "stylegan1"])
 def test_no_two_tensors_share_memory(small, family):
-    """safetensors refuses such files."""
+    """safetensors refuses shared tensors."""
     for network in both(small(family=family), label_size=2):
         pointers = [value.data_ptr() for value in network.state_dict().values()]
         assert len(set(pointers)) == len(pointers)
@@ -71,7 +71,7 @@ def test_full_size_networks_are_counted_without_memory(preset, G_count, D_count)
 
 
 @pytest.mark.parametrize("family", ["stylegan2", "revised", "stylegan1"])
-def test_the_table_leaves_the_network_alone(small, family):
+def test_the_table_does_not_change_the_network(small, family):
     for network in both(small(family=family), resolution=(16, 12), label_size=2):
         before = {name: value.clone() for name, value in network.state_dict().items()}
         table = layer_table(network)

@@ -8,7 +8,7 @@ from stylegan_ray.networks import build_discriminator
 
 @pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])
 @pytest.mark.parametrize("resolution", [16, (24, 16)])
-def test_one_score_a_picture(small, architecture, resolution):
+def test_one_logit_per_image(small, architecture, resolution):
     D = build_discriminator(small(D_architecture=architecture), resolution, 3, 0)
     size = (resolution, resolution) if isinstance(resolution, int) else resolution
     assert D(torch.randn(4, 3, *size)).shape == (4, 1)
@@ -33,7 +33,7 @@ def test_separate_labels_project(small):
         D(images)
 
 
-def test_clamp_bounds_what_convolutions_put_out(small):
+def test_clamp_bounds_the_outputs_of_convolutions(small):
     D = build_discriminator(small(conv_clamp=0.1), 16, 3, 0)
     torch.manual_seed(0)
     seen = []
@@ -63,8 +63,8 @@ def test_first_and_second_derivatives_agree_with_finite_differences(small):
         assert (grad * direction).sum().item() == pytest.approx((above - below) / (2 * step), rel=1e-4)
 
 
-def test_statistics_are_of_the_batch(small):
-    """With the layer the score depends on the company, without it it does not."""
+def test_minibatch_stddev_depends_on_the_batch(small):
+    """With the layer the logit of an image depends on its batch, without it it does not."""
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     for group, alone in ((4, False), (0, True)):
         D = build_discriminator(small(mbstd_group_size=group), 8, 3, 0).double()

@@ -1,4 +1,4 @@
-"""The generator: truncation, style mixing, what the builders promise."""
+"""The generator: truncation, style mixing, initial images."""
 
 import torch
 
@@ -23,7 +23,7 @@ def test_mixing():
     assert torch.equal(mix_styles(w1, None, 2, 4), w1[:, None].expand(2, 4, 5))
 
 
-def test_forward_is_its_parts(small):
+def test_forward_composes_mapping_truncation_and_synthesis(small):
     G = build_generator(small(), 8, 3, 2).double()
     G.w_avg.normal_()
     z, labels = torch.randn(2, 6, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_forward_is_its_parts(small):
     assert (G.z_dim, G.w_dim, G.label_size, G.resolution, G.num_channels) == (6, 5, 2, (8, 8), 3)
 
 
-def test_pictures_start_in_a_usable_range(small):
+def test_images_start_in_a_usable_range(small):
     torch.manual_seed(0)
     G = build_generator(small(fmap_base=512, fmap_max=64, w_dim=64, mapping_fmaps=64), 32, 3, 0)
     assert 0.1 < G(torch.randn(16, 6)).std().item() < 3

@@ -1,4 +1,4 @@
-"""Growing networks: which layers are used, fades, non-square pictures."""
+"""Growing networks: layers in use, fades, non-square images."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_unused_layers_get_no_gradient(small, family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("resolution", [16, (16, 12)])
 def test_fades_are_straight_lines_between_resolutions(small, family, resolution):
-    """At lod 1 the picture is the lower resolution's, enlarged; in between it is a blend, and D sees the same."""
+    """At lod 1 the image is the enlarged lower resolution; in between it is a blend, and D is continuous."""
     G = build_generator(small(family=family), resolution, 3, 2).double()
     D = build_discriminator(small(family=family), resolution, 3, 2).double()
     z, labels = torch.randn(2, 6, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_noise_shapes_follow_the_lod(small, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lods_that_do_not_exist_are_refused(small, family):
+def test_lods_out_of_range_are_refused(small, family):
     G, D = build_generator(small(family=family), 16, 3, 0), build_discriminator(small(family=family), 16, 3, 0)
     for lod in (-0.1, 2.1):
         with pytest.raises(ValueError, match="lowest resolution"):
@@ -70,6 +70,6 @@ def test_lods_that_do_not_exist_are_refused(small, family):
             D(torch.randn(1, 3, 16, 16), lod=lod)
 
 
-def test_growing_networks_take_joint_labels_only(small):
+def test_growing_networks_need_joint_labels(small):
     with pytest.raises(ValueError, match="label_mode=separate"):
         build_discriminator(small(family="revised", label_mode="separate"), 16, 3, 2)

@@ -7,7 +7,7 @@ from stylegan_ray.networks.layers import Conv, Dense, StyledConv, minibatch_stdd
 
 
 def test_every_layer_keeps_unit_power_at_the_start():
-    """He et al. 2015 at run time: weights are stored with one standard deviation for all sizes."""
+    """He et al. 2015 at run time: stored weights have the same standard deviation for all sizes."""
     torch.manual_seed(0)
     for width in (16, 400):
         x = torch.randn(512, width)
@@ -20,7 +20,7 @@ def test_every_layer_keeps_unit_power_at_the_start():
 
 
 def test_lrmul_slows_a_layer_down():
-    """One gradient step moves the used weight by lrmul squared of what it would be, so Adam by lrmul."""
+    """A gradient step moves the scaled weight by lrmul squared, so a step of Adam by lrmul."""
     x, steps = torch.ones(1, 4), {}
     for lrmul in (1.0, 0.01):
         layer = Dense(4, 1, lrmul=lrmul)

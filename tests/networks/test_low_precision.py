@@ -1,4 +1,4 @@
-"""The highest resolutions in low precision: which ones, what stays precise, and how far the numbers go off."""
+"""The highest resolutions in low precision: which ones, what stays precise, and how large the errors are."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan_ray.config import ConfigError, ModelConfig, load_config
 from stylegan_ray.networks import build_discriminator, build_generator
-from stylegan_ray.ops import conv2d_resample, convolution, fir_filter, modulated_conv2d
+from stylegan_ray.ops import conv2d_resample, fir_filter, forced, modulated_conv2d
 
 SIZE = 32
 
@@ -24,7 +24,7 @@ def inputs():
 
 
 def types(network, *args):
-    """The data types that the convolutions of each block give, by the block's name."""
+    """The data types that the convolutions of each block return, by the block's name."""
     found = {}
     for name, module in network.named_modules():
         if name.endswith(("conv0", "conv1", "skip", "torgb", "fromrgb", "conv")):
@@ -49,7 +49,7 @@ def test_the_highest_resolutions_are_low_and_never_the_first(architecture, num, 
 
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.04), ("float16", 0.025)])
 @pytest.mark.parametrize("fused_modconv", ["scaled", "grouped"])
-def test_pictures_scores_and_gradients_are_near_those_in_float32(dtype, most, fused_modconv):
+def test_images_scores_and_gradients_are_near_those_in_float32(dtype, most, fused_modconv):
     z, images = inputs()
     results = []
     for num in (0, 3):
@@ -63,7 +63,7 @@ def test_pictures_scores_and_gradients_are_near_those_in_float32(dtype, most, fu
         assert 0 < (precise - low).norm() < most * precise.norm()
 
 
-def test_in_full_precision_D_is_what_it_would_be_without():
+def test_full_precision_is_the_network_without_low_precision():
     (_, low), (_, precise) = networks(num_lowp_res=3), networks()
     _, images = inputs()
     assert torch.equal(low(images, full_precision=True), precise(images))
@@ -71,7 +71,7 @@ def test_in_full_precision_D_is_what_it_would_be_without():
 
 
 def test_float16_styles_of_any_size_do_not_overflow():
-    """Weights and styles are scaled before they meet; demodulation takes the scales out."""
+    """Weights and styles are scaled before they are multiplied; demodulation cancels the scales."""
     G, precise = networks(num_lowp_res=3, lowp_dtype="float16", conv_clamp=256.0)[0], networks(conv_clamp=256.0)[0]
     for network in (G, precise):
         for name, parameter in network.named_parameters():
@@ -94,28 +94,27 @@ def test_combinations_that_cannot_work_are_refused(keys, hint):
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations that take a low precision, with how often each came."""
+    """Counts of the operations on low precision, by name."""
 
     def __init__(self):
         super().__init__()
-        self.taken = {}
+        self.counts = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(isinstance(arg, torch.Tensor) and arg.dtype == torch.bfloat16 for arg in args):
-            self.taken[func.overloadpacket.__name__] = self.taken.get(func.overloadpacket.__name__, 0) + 1
+            self.counts[func.overloadpacket.__name__] = self.counts.get(func.overloadpacket.__name__, 0) + 1
         return func(*args, **(kwargs or {}))
 
 
-def test_without_instructions_nothing_is_multiplied_in_low_precision_or_rounded_half_way(monkeypatch):
-    monkeypatch.setattr(convolution, "has_instructions", lambda dtype: False)
+def test_without_instructions_nothing_is_multiplied_in_low_precision_or_rounded_in_between():
     x = torch.randn(2, 16, 8, 8).bfloat16().requires_grad_()
-    with Operations() as point:
+    with forced("widened"), Operations() as point:
         y = modulated_conv2d(x, torch.randn(3, 16, 1, 1), torch.randn(2, 16), demodulate=False)
         y.sum().backward()
     assert y.dtype == x.grad.dtype == torch.bfloat16
-    assert not {"bmm", "mm", "matmul"} & set(point.taken), point.taken
+    assert not {"bmm", "mm", "matmul"} & set(point.counts), point.counts
     for up, down in ((2, 1), (1, 2)):
-        with Operations() as resampling:
+        with forced("widened"), Operations() as resampling:
             y = conv2d_resample(x, torch.randn(4, 16, 3, 3), fir_filter([1, 3, 3, 1]), up, down, 1)
         assert y.dtype == torch.bfloat16
-        assert resampling.taken == {"_to_copy": 1}, resampling.taken  # x, and nothing else
+        assert resampling.counts == {"_to_copy": 1}, resampling.counts  # x, and nothing else

@@ -23,7 +23,7 @@ def test_fused_upscaling_is_nearest_neighbour_and_convolution_with_the_flipped_k
 
 
 def test_styles_replace_the_statistics_of_maps():
-    """Adaptive instance normalisation: mean and deviation come from w alone (section 2, equation 1)."""
+    """Adaptive instance normalisation: mean and deviation depend on w alone (section 2, equation 1)."""
     layer = StyledLayer(4, 5, (16, 16), "lrelu").double()
     w = torch.randn(2, 5, dtype=torch.float64)
     scale, shift = layer.style(w).chunk(2, dim=1)
@@ -32,7 +32,7 @@ def test_styles_replace_the_statistics_of_maps():
     torch.testing.assert_close(x.std(dim=(2, 3), unbiased=False), (scale + 1).abs(), atol=1e-5, rtol=1e-5)
 
 
-def test_blur_keeps_the_size_and_flat_pictures():
+def test_blur_keeps_the_size_and_flat_images():
     x = torch.ones(1, 2, 8, 6)
     torch.testing.assert_close(Blur([1, 2, 1])(x)[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1])
     assert Blur([1, 3, 3, 1])(x).shape == x.shape and Blur(None)(x) is x

@@ -14,7 +14,7 @@ def test_images_have_the_resolution(small, architecture, resolution):
     assert synthesis(torch.randn(2, synthesis.num_ws, 5)).shape == (2, 3, height, width)
 
 
-def test_noise_shapes_are_what_forward_takes(small):
+def test_noise_shapes_are_those_that_forward_expects(small):
     synthesis = build_synthesis(small(), (16, 8), 3)
     shapes = synthesis.noise_shapes(2)
     assert shapes == [(2, 1, 4, 2), (2, 1, 8, 4), (2, 1, 8, 4), (2, 1, 16, 8), (2, 1, 16, 8)]
@@ -66,7 +66,7 @@ def test_without_noise_there_are_no_noise_tensors(small):
 
 
 def test_each_w_drives_its_layers(small):
-    """w of layer l leaves coarser features alone: with noise fixed, the 4x4 picture does not see the last w."""
+    """w of layer l does not change coarser features: with fixed noise, the 4x4 image does not depend on the last w."""
     synthesis = build_synthesis(small(), 8, 3).double()
     ws = mix_styles(torch.randn(1, 5, dtype=torch.float64), None, 0, 4).clone().requires_grad_()
     coarse = []

@@ -1,11 +1,11 @@
-"""FIR resampling: the fast path against its twin, and the law that makes its derivatives cheap."""
+"""FIR resampling: the fast path against its twin, and the property that makes its derivatives cheap."""
 
 import itertools
 
 import pytest
 import torch
 
-from stylegan_ray.ops import downsample2d, fir, fir_filter, upfirdn2d, upfirdn2d_reference, upsample2d
+from stylegan_ray.ops import downsample2d, fir_filter, forced, upfirdn2d, upfirdn2d_reference, upsample2d
 
 SLOPED = fir_filter([[1.0, 2.0, 0.5], [0.2, -1.0, 3.0]]).double()  # no symmetry anywhere
 TAPS = {"1331": fir_filter([1, 3, 3, 1]).double(), "121": fir_filter([1, 2, 1]).double(), "sloped": SLOPED}
@@ -31,16 +31,17 @@ def test_fast_path_is_the_twin(taps, up, down):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 2), ((2, 1), (1, 3))])
-def test_a_cpu_with_instructions_for_low_precision_takes_a_way_of_its_own(up, down, layout, dtype, monkeypatch):
-    monkeypatch.setattr(fir, "computed", lambda x: x)
+def test_low_precision_on_a_cpu_with_instructions_for_it(up, down, layout, dtype):
     taps = fir_filter([[1, 2, 3], [4, 5, -6]], normalize=False)
-    whole = random_images(2, 3, 7, 8).mul(3).round().clamp(-6, 6)  # products and their sums are exact in every type
+    whole = random_images(2, 3, 7, 8).mul(3).round().clamp(-6, 6)  # products and sums are exact in every type
     for pads in PADS:
         results = []
         for x, op in ((whole.to(dtype, memory_format=layout), upfirdn2d), (whole.float(), upfirdn2d_reference)):
             x.requires_grad_()
-            y = op(x, taps, up=up, down=down, padding=pads)
-            results.append((y.detach().float(), *(d.float() for d in torch.autograd.grad(y, x, y.detach().sign()))))
+            with forced("low_precision"):
+                y = op(x, taps, up=up, down=down, padding=pads)
+                (dx,) = torch.autograd.grad(y, x, y.detach().sign())
+            results.append((y.detach().float(), dx.float()))
         torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
@@ -100,13 +101,13 @@ def test_long_filters_stay_separable():
     torch.testing.assert_close(upfirdn2d(x, f.double(), up=2, padding=4), full)
 
 
-def test_filters_that_are_none():
+def test_a_filter_without_taps_is_refused():
     with pytest.raises(ValueError, match="1-D or 2-D"):
         fir_filter([])
 
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), ((2, 1), (1, 3))])
-def test_sums_for_a_compiler_are_the_same_map(up, down, monkeypatch):
+def test_sums_for_compilers_are_the_same_map(up, down, monkeypatch):
     x, line = random_images(2, 3, 7, 8), fir_filter([1, 3, 3, 1], separable=True).double()
     for f, pads, flip in itertools.product((SLOPED, line), PADS, (False, True)):
         plain = upfirdn2d_reference(x, f, up=up, down=down, padding=pads, flip_filter=flip, gain=1.5)

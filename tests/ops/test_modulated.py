@@ -1,4 +1,4 @@
-"""Modulated convolution: both fast forms against the twin, and what demodulation is for."""
+"""Modulated convolution: both fast forms against the twin, and the effect of demodulation."""
 
 import pytest
 import torch
@@ -42,8 +42,8 @@ def test_fast_forms_are_the_twin_to_second_order(case, grouped, noisy):
 
 @pytest.mark.parametrize("num", [1, 3])
 @pytest.mark.parametrize("up", [1, 2])
-def test_a_penalty_on_styles_reaches_weights_that_follow_them(up, num):
-    """One convolution of N groups takes the styles as part of its weights, whose gradient a penalty needs then."""
+def test_a_penalty_on_styles_reaches_weights_that_depend_on_them(up, num):
+    """In one convolution of N groups the styles are part of the weights, whose gradient a penalty then needs."""
     w, options = random(5, 4, 3, 3, seed=1, grad=True), {"padding": 1, "up": up, "resample_filter": fir_filter([1, 1])}
     x, s = random(num, 4, 6, 6), random(num, 4, seed=2, grad=True)
     results = []
@@ -62,8 +62,8 @@ def test_demodulated_maps_have_unit_variance():
     torch.testing.assert_close(y.std(dim=(2, 3)), torch.ones(2, 8, dtype=torch.float64), atol=0.1, rtol=0)
 
 
-def test_samples_do_not_meet():
-    """A sample comes out the same in whatever batch it is."""
+def test_samples_are_independent():
+    """The result of a sample does not depend on its batch."""
     x, w, s = random(3, 4, 5, 5), random(5, 4, 3, 3, seed=1), random(3, 4, seed=2)
     for grouped in (False, True):
         whole = modulated_conv2d(x, w, s, padding=1, grouped=grouped)

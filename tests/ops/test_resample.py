@@ -1,4 +1,4 @@
-"""Convolution with resampling: the cheap orders of steps are equal to the plain one."""
+"""Convolution with resampling: the cheap orders of steps equal the plain one."""
 
 import itertools
 

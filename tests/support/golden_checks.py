@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from stylegan_ray.train.step import MicroBatch
+from stylegan_ray.train.state import Batch
 
 Variables = Mapping[str, np.ndarray]
 Load = Callable[[Variables], nn.Module]
@@ -18,10 +18,10 @@ Load = Callable[[Variables], nn.Module]
 
 
 @dataclass(frozen=True)
-class FloatBatch(MicroBatch):
+class FloatBatch(Batch):
     """A micro-batch whose reals are given as D sees them."""
 
-    def reals(self) -> Tensor:
+    def as_D_sees(self) -> Tensor:
         return self.images.clone()
 
 

@@ -1,4 +1,4 @@
-"""A run small enough for a test: 8x8 pictures, a few feature maps, labels of three classes."""
+"""A run small enough for a test: 8x8 images, a few feature maps, labels of three classes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig, load_config
-from stylegan_ray.data.pyramid import reduced
+from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.rng import SeededDraws, stream, stream_key
-from stylegan_ray.train.loop import MicroBatches
 from stylegan_ray.train.schedule import places_of_rank, training_schedule, walk
-from stylegan_ray.train.state import TrainState
-from stylegan_ray.train.step import MicroBatch, place
+from stylegan_ray.train.state import Batch, TrainState
+from stylegan_ray.train.step import MicroBatches, place
 
 RESOLUTION, CHANNELS, LABELS = 8, 3, 3
 
 
 def toy_config(preset: str = "config-f", **overrides: Any) -> RunConfig:
-    """Four micro-batches a minibatch, regularisation turns every 2 and 3 minibatches, mixing and labels on."""
+    """Four micro-batches a minibatch, regularisation phases every 2 and 3 minibatches, mixing and labels on."""
     keys = {
         "model.z_dim": 6, "model.w_dim": 6, "model.mapping_fmaps": 6, "model.mapping_layers": 2,
         "model.fmap_base": 32, "model.fmap_max": 6, "model.mbstd_group_size": 2,
@@ -38,7 +37,7 @@ def toy_state(cfg: RunConfig, resolution: int | tuple[int, int] = RESOLUTION, de
 
 
 class ToySet:
-    """Pictures and labels made from their position."""
+    """Images and labels that follow from their position."""
 
     num_images = 12
 
@@ -51,7 +50,7 @@ class ToySet:
     def micro_batch(self, positions: range, level: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         key = stream_key(7, 0, "toy")
         images = [stream(key, p % self.num_images).integers(0, 256, self.shape, dtype=np.uint8) for p in positions]
-        return torch.from_numpy(reduced(np.stack(images), level)), torch.from_numpy(self.labels(np.array(positions)))
+        return torch.from_numpy(downscale(np.stack(images), level)), torch.from_numpy(self.labels(np.array(positions)))
 
 
 def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = None) -> Iterator[MicroBatches]:
@@ -65,8 +64,8 @@ def toy_minibatches(cfg: RunConfig, cur_nimg: int = 0, source: ToySet | None = N
             yield [source.micro_batch(range(place.position, place.position + size), level) for place in places]
 
 
-def placed(cfg: RunConfig, state: TrainState, source: ToySet | None = None) -> list[MicroBatch]:
-    """The micro-batches of the first minibatch, with all that the terms need."""
+def placed(cfg: RunConfig, state: TrainState, source: ToySet | None = None) -> list[Batch]:
+    """The micro-batches of the first minibatch, as losses take them."""
     source = source or ToySet()
     schedule = training_schedule(cfg, 0, math.log2(max(source.shape[1:])))
-    return place(state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(cfg.run.seed, 0, source), schedule)
+    return place(next(toy_minibatches(cfg, 0, source)), state, cfg, SeededDraws(cfg.run.seed, 0, source), schedule)

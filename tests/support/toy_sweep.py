@@ -1,6 +1,6 @@
 """A sweep of toy trials under the real Tuner: real checkpoints and rows, and a loop that sleeps in place of training.
 
-Run as a script: toy_sweep.py FOLDER SCHEDULER SEARCH SAMPLES AT_ONCE TICK_SEC.
+Run as a script: toy_sweep.py CHECKPOINTS SCHEDULER SEARCH SAMPLES AT_ONCE TICK_SEC.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.run import TRIALS, Sweep, run_trials, use_tune_defaults
 from stylegan_ray.cluster.tune.trial import Fitting, TrialRun, TrialSpec
 from stylegan_ray.cluster.tune.trials import read_trials
+from stylegan_ray.run_folder import CHECKPOINTS
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.checkpoint import FOLDER, Snapshot, newest_checkpoint, write_checkpoint
+from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
 
 TOTAL_KIMG = 8
 OBJECTIVE = "Loss/D/loss"
@@ -40,7 +41,7 @@ class ToyFitting(Fitting):
 
     def train(self) -> tuple[str, str]:
         run, cfg = self.trial_run.storage, toy_config()
-        state, checkpoints, values = toy_state(cfg), run.folder(FOLDER), self.trial_run.cfg
+        state, checkpoints, values = toy_state(cfg), run.folder(CHECKPOINTS), self.trial_run.cfg
         newest = newest_checkpoint(checkpoints)
         if newest is not None:
             newest.restore(state)

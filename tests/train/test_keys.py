@@ -1,6 +1,7 @@
 """Keys of the training, each by what it does to a small run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from support.toy import LABELS, ToySet, placed, toy_config, toy_minibatches, toy
 
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.images.grid import pil_uint8
-from stylegan_ray.rng import SeededDraws
-from stylegan_ray.train import terms
-from stylegan_ray.train.step import D_MAIN, D_REG, G_MAIN, G_REG, Phase, accumulate, phases_of, train_iteration
+from stylegan_ray.rng import Place, SeededDraws
+from stylegan_ray.train.schedule import training_schedule
+from stylegan_ray.train.step import accumulate, phases_of, train_iteration
 
 DOUBLE = {"train.dtype": "float64"}
 
@@ -22,18 +23,24 @@ def one_iteration(cfg, state, source=None):
     return train_iteration(state, cfg, next(toy_minibatches(cfg, 0, source)), SeededDraws(cfg.run.seed, 0, source))
 
 
+def gradients_of(cfg, phase):
+    """The gradients of a phase in the first iteration."""
+    state = toy_state(cfg)
+    for batch in placed(cfg, state):
+        accumulate(phase, state, batch)
+    grads = state.gradients[phase.network]
+    return grads.flat[: grads.num_values]
+
+
 def test_without_lazy_regularisation_every_step_has_loss_and_penalty():
     cfg = toy_config(**DOUBLE, **{"train.lazy_regularization": False})
-    for turns, main, reg in zip(phases_of(cfg), (G_MAIN, D_MAIN), (G_REG, D_REG), strict=True):
-        (together,) = turns
-        state = toy_state(cfg)
-        grads, flats = state.gradients[together.network], []
-        for part in (together.terms, (main,), (reg,)):
-            grads.zero()
-            for batch in placed(cfg, state):
-                accumulate(Phase(together.network, "", 1, 1.0, part), batch, 0.25)
-            flats.append(grads.flat[: grads.num_values].clone())
-        torch.testing.assert_close(flats[0], flats[1] + flats[2], rtol=1e-10, atol=1e-12)
+    for network in ("G", "D"):
+        (phase,) = phases_of(cfg, network, training_schedule(cfg, 0, 3))
+        whole, *parts = (
+            gradients_of(cfg, replace(phase, losses=(x,) if x else phase.losses)) for x in (None, *phase.losses)
+        )
+        assert len(parts) == 2
+        torch.testing.assert_close(whole, sum(parts), rtol=1e-10, atol=1e-12)
     state = toy_state(cfg)
     rows = run(cfg, state, pauses=2)
     assert state.optimizers["G"].num_steps == state.optimizers["D"].num_steps == state.iteration
@@ -41,7 +48,7 @@ def test_without_lazy_regularisation_every_step_has_loss_and_penalty():
     assert all(math.isfinite(row["Loss/G/reg"]) and math.isfinite(row["Loss/D/reg"]) for row in rows)
 
 
-def test_intervals_say_when_penalties_have_their_turn():
+def test_penalties_are_due_at_their_intervals():
     cfg = toy_config(**{"train.G_reg_interval": 3, "train.D_reg_interval": 2, "train.total_kimg": 0.048})
     state = toy_state(cfg)
     run(cfg, state)
@@ -50,11 +57,11 @@ def test_intervals_say_when_penalties_have_their_turn():
 
 
 @pytest.mark.parametrize("drange", [(-1.0, 1.0), (0.0, 1.0), (-2.0, 3.0)])
-def test_drange_net_is_the_range_that_D_sees_and_pictures_come_back_from(drange):
+def test_drange_net_is_the_range_that_D_sees_and_images_come_back_from(drange):
     cfg = toy_config(**{"train.drange_net": drange})
     state = toy_state(cfg)
     for batch in placed(cfg, state):
-        reals = batch.reals()
+        reals = batch.as_D_sees()
         expected = batch.images.float() / 255 * (drange[1] - drange[0]) + drange[0]
         torch.testing.assert_close(reals, expected, atol=1e-5, rtol=0)
         assert torch.equal(pil_uint8(reals, drange), batch.images)
@@ -87,28 +94,20 @@ def test_with_smoothing_G_ema_follows_with_its_half_life():
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.7, 0.0])
-def test_dlatent_avg_beta_weighs_the_past_of_w_avg(beta, monkeypatch):
-    cfg = toy_config(**DOUBLE, **{"model.dlatent_avg_beta": beta, "loss.D": "logistic"})
-    state, seen, real = toy_state(cfg), [], terms.mapped
-
-    def mapped(G, latents):
-        ws, w_mean = real(G, latents)
-        seen.append(w_mean)
-        return ws, w_mean
-
-    monkeypatch.setattr(terms, "mapped", mapped)
+def test_dlatent_avg_beta_weighs_the_past_of_w_avg(beta):
+    cfg = toy_config(**DOUBLE, **{"model.dlatent_avg_beta": beta, "model.style_mixing_prob": 0, "loss.D": "logistic"})
+    state, seen = toy_state(cfg), []
+    state.G.mapping.register_forward_hook(lambda module, inputs, w: seen.append(w.detach().mean(dim=0)))
     one_iteration(cfg, state)
     assert len(seen) == 12, "G, G_reg and D, four micro-batches each"
     expected = torch.zeros(cfg.model.w_dim, dtype=torch.float64)
-    for turn in range(3):
-        expected = torch.lerp(torch.stack(seen[4 * turn : 4 * turn + 4]).mean(dim=0), expected, beta)
+    for phase in range(3):
+        expected = torch.lerp(torch.stack(seen[4 * phase : 4 * phase + 4]).mean(dim=0), expected, beta)
     torch.testing.assert_close(state.G.w_avg, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("prob", "share"), [(0.0, (0, 0)), (1.0, (1, 1)), (0.9, (0.8, 0.97))])
 def test_style_mixing_prob_is_the_share_of_mixed_micro_batches(prob, share):
-    from stylegan_ray.rng import Place
-
     draws = SeededDraws(0)
     cutoffs = [draws.mixing("G_main", Place(nimg, 0, nimg), prob, 6) for nimg in range(300)]
     mixed = [cutoff for cutoff in cutoffs if cutoff < 6]
@@ -147,7 +146,7 @@ def test_labels_are_used_as_they_are(preset):
 
 @pytest.mark.parametrize("G", ["logistic_ns_pathreg", "logistic_ns", "logistic", "wgan", "rpgan"])
 @pytest.mark.parametrize("D", ["logistic_r1", "logistic_r2", "logistic", "wgan", "wgan_gp", "rpgan"])
-def test_every_pair_of_losses_has_the_turns_that_it_needs(G, D):
+def test_every_pair_of_losses_has_the_phases_that_it_needs(G, D):
     cfg = toy_config(**{"loss.G": G, "loss.D": D})
     state = toy_state(cfg)
     stats = one_iteration(cfg, state)

@@ -1,4 +1,4 @@
-"""Training with low precision: finite, near the run in float32, penalties of D as precise as ever, resumable."""
+"""Training in low precision: finite, near the run in float32, D's penalties in full precision, resumable."""
 
 import pytest
 import torch
@@ -8,28 +8,28 @@ from support.toy import ToySet, placed, toy_config, toy_state
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
+from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.stats import StopWatch
-from stylegan_ray.train.step import Turn, phases_of
+from stylegan_ray.train.step import phases_of, run_phase
 
 LOW = {"model.num_lowp_res": 2, "model.conv_clamp": 256.0}
 SIZE = (16, 16)
 
 
-def turns(**keys):
-    """Means and gradients of each phase of the first iteration."""
+def phases(**keys):
+    """Means and gradients of each phase of the first iteration, each on a new state."""
     cfg = toy_config(**{"model.conv_clamp": 256.0, **keys})
     source, found = ToySet(SIZE), {}
-    for number in range(4):
+    for phase in (phase for network in ("G", "D") for phase in phases_of(cfg, network, training_schedule(cfg, 0, 4))):
         state = toy_state(cfg, SIZE)
-        phase = [phase for turns in phases_of(cfg) for phase in turns][number]
-        stats = Turn(phase, state, placed(cfg, state, source), StopWatch(state.device)).run()
+        means = run_phase(phase, state, placed(cfg, state, source), StopWatch(state.device))
         grads = state.gradients[phase.network]
-        found[phase.part] = stats, grads.flat[: grads.num_values].clone()
+        found[phase.part] = means, grads.flat[: grads.num_values].clone()
     return found
 
 
 def test_gradients_are_near_and_the_penalty_of_D_is_exact():
-    low, precise = turns(**LOW), turns()
+    low, precise = phases(**LOW), phases()
     for part, most in {"G": 0.03, "G_reg": 0.1, "D": 0.03, "D_reg": 0.0}.items():
         (stats, grads), (precise_stats, precise_grads) = low[part], precise[part]
         error = (grads - precise_grads).norm() / precise_grads.norm()
@@ -55,7 +55,7 @@ def test_a_run_is_finite_and_resumes_bit_for_bit(dtype, tmp_path):
 
 @pytest.fixture
 def backends():
-    """What TF32 is allowed to, put back afterwards."""
+    """The settings for TF32, restored afterwards."""
     found = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [backend.allow_tf32 for backend in found]
     yield found

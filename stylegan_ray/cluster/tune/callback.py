@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from stylegan_ray.cluster.launch import has_ended
 from stylegan_ray.cluster.tune.progress import SweepView, format_values
 from stylegan_ray.cluster.tune.scheduler import TRIALS
 from stylegan_ray.cluster.tune.trials import (
@@ -20,7 +21,6 @@ from stylegan_ray.cluster.tune.trials import (
     Trial,
     end_record,
     free,
-    has_ended,
     number_of,
     read_record,
     read_trials,
@@ -151,9 +151,10 @@ class Session:
             self._looked_at = now
             for number, since in list(self._to_free.items()):
                 record = self.known[number].record
-                if has_ended(self.trials.folder(record.name)) or now - since > SECONDS_TO_END:
-                    del self._to_free[number]
-                    free_disk(self.trials, record)
+                with suppress(OSError):  # looked at again soon
+                    if has_ended(self.trials.folder(record.name)) or now - since > SECONDS_TO_END:
+                        del self._to_free[number]
+                        free_disk(self.trials, record)
             if not self.was_stopped and self._stop_file_is_there():
                 signal.raise_signal(signal.SIGINT)
         self.view.refresh()

@@ -17,7 +17,8 @@ from stylegan_ray.cluster.tune.progress import format_value
 from stylegan_ray.cluster.tune.report import Axis, Curve, Report, write_report
 from stylegan_ray.cluster.tune.trials import Trial, rank
 from stylegan_ray.config import RunConfig
-from stylegan_ray.report.sinks import EventFile
+from stylegan_ray.report.tensorboard import EventFile
+from stylegan_ray.run_folder import images_of
 from stylegan_ray.storage import Storage
 
 
@@ -110,7 +111,7 @@ def last_grid(sweep: Storage, trial: Trial) -> bytes | None:
     """The newest image grid of a trial, as a PNG file."""
     for folder in trial.record.runs:
         run = sweep.folder(f"trials/{folder}")
-        grids = [name for name in run.names() if name.startswith("fakes") and name[5:6].isdigit()]
+        grids = images_of(run)
         if grids:
             return run.read(max(grids))
     return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from stylegan_ray.cluster.tune.trials import Trial, rank
-from stylegan_ray.train.dry_run import table
+from stylegan_ray.table import format_table
 
 SECONDS_BETWEEN_DRAWINGS = 1.0
 
@@ -103,7 +103,7 @@ def table_lines(trials: Sequence[Trial], objective: str, higher_is_better: bool,
         )
         for trial in ordered
     ]  # fmt: skip
-    return table([head, *rows]).splitlines()
+    return format_table([head, *rows]).splitlines()
 
 
 def format_values(values: Mapping[str, Any]) -> str:

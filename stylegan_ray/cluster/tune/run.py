@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from stylegan_ray.cluster.launch import check_writable as check_storage
-from stylegan_ray.cluster.launch import completed, default_name, spoken_command, use_ray_defaults
+from stylegan_ray.cluster.launch import command_line, complete_config, default_name, use_ray_defaults
 from stylegan_ray.cluster.nodes import Node, alive_nodes
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import (
@@ -35,8 +35,7 @@ from stylegan_ray.cluster.tune.trials import PINNED, Trial, free, read_trials
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import STOP
-from stylegan_ray.storage import Storage
-from stylegan_ray.storage import joined as joined_address
+from stylegan_ray.storage import Storage, join_address
 
 FILE, TRIALS, EXPERIMENT = "sweep.yaml", "trials", "tune"
 """In a sweep's folder: what it searches, the folder of its trials, and Ray Tune's own folder."""
@@ -98,11 +97,11 @@ def use_tune_defaults() -> None:
 
 def open_sweep(plan: Plan) -> Sweep:
     """The sweep with its data and storage; raises ConfigError where it cannot begin or continue."""
-    cfg, dataset = completed(plan.cfg)
+    cfg, dataset = complete_config(plan.cfg)
     name = plan.cfg.run.name or f"sweep-{default_name(cfg).rpartition('-')[0]}-{digest(plan, cfg)}"
     cfg = cfg.with_overrides({"run.name": name})
     assert cfg.run.storage is not None
-    sweep = Sweep(plan, cfg, dataset, joined_address(cfg.run.storage, name))
+    sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
     check_storage(sweep.storage)
     check_continues(sweep)
     return sweep
@@ -147,7 +146,7 @@ def write_beginnings(sweep: Sweep) -> None:
     """Writes sweep.yaml: what the sweep searches, how, and the configuration that its trials share."""
     sweep.storage.delete(STOP)
     stored = {
-        "command": spoken_command(),
+        "command": command_line(),
         "sweep": json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)),
         "fingerprint": sweep.dataset.fingerprint,
         "config": sweep.cfg.model_dump(mode="json"),
@@ -238,11 +237,11 @@ def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
         cfg=sweep.cfg.model_dump(mode="json"),
         dataset=sweep.dataset,
         sweep=sweep.address,
-        trials=joined_address(sweep.address, TRIALS),
+        trials=join_address(sweep.address, TRIALS),
         share=share,
         clearance=replace(clearance, cfg=sweep.cfg),
         objective=sweep.plan.objective,
-        command=spoken_command(),
+        command=command_line(),
         waits_for_checkpoints=sweep.plan.options.scheduler == "pbt",
     )
     return tune.with_parameters(TrialRun, spec=spec)
@@ -346,5 +345,5 @@ def closing_message(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = Tru
     lines = ["Done." if is_whole else "Stopped; the same command continues."]
     lines += [f"  {label:12s} {text}" for label, text in paths.items()]
     if "Best" in paths:
-        lines.append(f"  {'Train it':12s} stylegan-ray train {joined_address(sweep.address, 'best.yaml')}")
+        lines.append(f"  {'Train it':12s} stylegan-ray train {join_address(sweep.address, 'best.yaml')}")
     return "\n".join(lines)

@@ -8,15 +8,13 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Trainable
 
-from stylegan_ray.cluster.faults import tells_divergence
-from stylegan_ray.cluster.launch import Run, keep_fitting, use_ray_defaults, write_beginnings, write_end
+from stylegan_ray.cluster.launch import Run, train_run, use_ray_defaults
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.tune.trials import (
@@ -33,9 +31,9 @@ from stylegan_ray.cluster.tune.trials import (
 )
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.run_folder import STOP
-from stylegan_ray.storage import Storage, joined, one_line
-from stylegan_ray.train.checkpoint import FOLDER, CheckpointError, complete_checkpoints
+from stylegan_ray.run_folder import CHECKPOINTS, STOP, checkpoint_nimg, complete_checkpoints
+from stylegan_ray.storage import Storage, join_address, one_line
+from stylegan_ray.train.checkpoint import CheckpointError
 
 POINTER = "pointer.json"
 """The one file of Tune's checkpoints: which checkpoint of which run a trial's state is."""
@@ -146,7 +144,7 @@ class TrialRun(Trainable):
             yield {**base, **report, "time": time.time()}
 
     def _run(self, record: Record) -> Run:
-        cfg, address = self.spec.config(record), joined(self.spec.trials, record.name)
+        cfg, address = self.spec.config(record), join_address(self.spec.trials, record.name)
         return Run(cfg, self.spec.dataset, address, clearance=self.spec.clearance, command=self.spec.command)
 
     def _copy(self, record: Record, token: str) -> tuple[Record, str]:
@@ -185,7 +183,7 @@ def reports_of_run(
             yield {"done": True, "ended": "diverged", "why": NOT_A_NUMBER}
             return
         if spec.waits_for_checkpoints and value is not None:
-            wait_for_checkpoint(run.folder(FOLDER), report["kimg"])
+            wait_for_checkpoint(run.folder(CHECKPOINTS), report["kimg"])
         yield report
     state, why = fitting.ending
     while state == INTERRUPTED and fitting.sweep_is_stopping():  # Tune ends this actor soon, and restores no done trial
@@ -220,17 +218,9 @@ class Fitting(threading.Thread):
 
     def train(self) -> tuple[str, str]:
         """Runs the training; returns how it ended and why, where it failed."""
-        from stylegan_ray.cluster.channel import mailbox_here
-
-        run, share = self.trial_run, self.spec.share
-        write_beginnings(run, share)
-        outcome, failure = keep_fitting(run, share, self, mailbox_here(), lambda: self.is_ending)
-        if failure is None:
-            state, failure = "finished" if outcome == "done" else INTERRUPTED, ""
-        else:
-            state = "diverged" if tells_divergence(failure) else "failed"
-        write_end(run, f"{state}: {one_line(failure)}" if failure else state)
-        return state, failure
+        outcome = train_run(self.trial_run, self.spec.share, self, lambda: self.is_ending)
+        state = {"done": "finished", "stopped": INTERRUPTED}.get(outcome.state, outcome.state)
+        return state, outcome.reason
 
     def end(self) -> None:
         """Asks a run that is still training to save and stop, and returns when it has.
@@ -241,7 +231,7 @@ class Fitting(threading.Thread):
         while self.is_alive():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the run of {self.trial_run.cfg.run.name} does not end")
-            self._ask_to_stop()
+            self.is_ending = True
             self.join(1.0)
 
     def next_report(self) -> Report | None:
@@ -250,8 +240,7 @@ class Fitting(threading.Thread):
             try:
                 return self._reports.get(timeout=SECONDS_BETWEEN_LOOKS)
             except queue.Empty:
-                if self.sweep_is_stopping():
-                    self._ask_to_stop()
+                self.is_ending = self.is_ending or self.sweep_is_stopping()
 
     def sweep_is_stopping(self) -> bool:
         """Whether the sweep has a STOP file."""
@@ -259,12 +248,6 @@ class Fitting(threading.Thread):
             return Storage.at(self.spec.sweep).exists(STOP)
         except OSError:
             return False  # a storage that fails is no wish to stop
-
-    def _ask_to_stop(self) -> None:
-        """Once is not enough: a run that is about to begin deletes an old STOP file."""
-        self.is_ending = True
-        with suppress(OSError):
-            self.trial_run.storage.write(STOP, b"")
 
     def tick(self, stats: Mapping[str, Any]) -> None:
         """A tick's row: a report where it has the objective."""
@@ -316,6 +299,6 @@ def wait_for_checkpoint(checkpoints: Storage, kimg: float) -> None:
     deadline = time.monotonic() + SECONDS_FOR_CHECKPOINT
     while time.monotonic() < deadline:
         names = complete_checkpoints(checkpoints)
-        if names and int(names[-1].removeprefix("ckpt-")) >= round(1000 * kimg):
+        if names and (checkpoint_nimg(names[-1]) or 0) >= round(1000 * kimg):
             return
         time.sleep(0.2)

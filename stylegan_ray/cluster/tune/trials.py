@@ -13,13 +13,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from stylegan_ray.cluster.launch import RUN_FILE
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    COMPLETE,
+    METRICS,
+    NETWORK_ENDINGS,
+    STATE,
+    TICKS,
+    complete_checkpoints,
+    read_jsonl,
+)
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
-    COMPLETE,
-    FOLDER,
     CheckpointError,
-    complete_checkpoints,
     delete_checkpoint,
     delete_old_checkpoints,
     read_checkpoint,
@@ -179,23 +185,21 @@ def rows_of_trial(trials: Storage, record: Record, objective: str) -> Iterator[R
 def rows_of_run(run: Storage, objective: str) -> Iterator[Row]:
     """The objective at each tick of a run, out of its files; values may be NaN."""
     metric = objective.removeprefix("Metrics/") if objective.startswith("Metrics/") else None
-    for row in _lines(run, "metrics.jsonl" if metric else "stats.jsonl"):
+    with suppress(FileNotFoundError):
+        yield from _rows(read_jsonl(run, METRICS if metric else TICKS), metric, objective)
+
+
+def _rows(rows: Iterable[Mapping[str, Any]], metric: str | None, objective: str) -> Iterator[Row]:
+    for row in rows:
         if metric is None and objective in row:
             yield Row(row["Progress/kimg"], number(row[objective]), row["Timing/total_sec"])
-        elif metric is not None and row.get("metric") == metric and "value" in row:
+        elif metric is not None and row.get("metric") == metric and row.get("value") is not None:
             yield Row(row["kimg"], number(row["value"]), row.get("total_sec") or 0.0)
 
 
 def number(value: Any) -> float:
     """A float; NaN for what is no number."""
     return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _lines(run: Storage, name: str) -> Iterator[dict[str, Any]]:
-    content = run.read(name) if run.exists(name) else b""
-    for line in content.splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
 
 
 def rank(trials: Iterable[Trial], higher_is_better: bool) -> list[Trial]:
@@ -211,9 +215,9 @@ def rank(trials: Iterable[Trial], higher_is_better: bool) -> list[Trial]:
 def pin_newest(run: Storage) -> str | None:
     """Copies the newest undamaged checkpoint of a run to where pointers find it; its name, or None."""
     pinned = run.folder(PINNED)
-    for name in reversed(complete_checkpoints(run.folder(FOLDER))):
+    for name in reversed(complete_checkpoints(run.folder(CHECKPOINTS))):
         with suppress(CheckpointError, OSError):
-            write_checkpoint(read_checkpoint(run.folder(f"{FOLDER}/{name}")), pinned)
+            write_checkpoint(read_checkpoint(run.folder(f"{CHECKPOINTS}/{name}")), pinned)
             delete_old_checkpoints(pinned, NUM_PINNED)
             return name
     return None
@@ -228,17 +232,9 @@ def copy_checkpoint(trials: Storage, donor: str, checkpoint: str, target: str) -
     trials.delete_folder(target)  # left over from a trial that was killed while copying
     folder = trials.folder(f"{donor}/{PINNED}/{checkpoint}")
     snapshot = read_checkpoint(folder)
-    write_checkpoint(snapshot, trials.folder(f"{target}/{FOLDER}"))
-    sha256 = json.loads(folder.read(COMPLETE))["files"]["state.safetensors"]["sha256"]
+    write_checkpoint(snapshot, trials.folder(f"{target}/{CHECKPOINTS}"))
+    sha256 = json.loads(folder.read(COMPLETE))["files"][STATE]["sha256"]
     return snapshot.counters["cur_nimg"] / 1000, sha256
-
-
-def has_ended(run: Storage) -> bool:
-    """Whether a run has stored how it ended: its workers write no more."""
-    try:
-        return json.loads(run.read(RUN_FILE))["ended"] is not None
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def spare_runs(record: Record) -> Sequence[str]:
@@ -246,12 +242,12 @@ def spare_runs(record: Record) -> Sequence[str]:
     return record.runs[1:] if record.state in ("open", "finished") else record.runs
 
 
-def free(run: Storage, folders: Sequence[str] = (FOLDER,)) -> None:
+def free(run: Storage, folders: Sequence[str] = (CHECKPOINTS,)) -> None:
     """Deletes the states and networks of a run; its numbers, log and images stay."""
     with suppress(OSError):
         for folder in folders:
             for name in run.names(folder):
                 delete_checkpoint(run.folder(folder), name)
         for name in run.names():
-            if name.endswith(".safetensors"):
+            if name.endswith(NETWORK_ENDINGS):
                 run.delete(name)

@@ -1,1 +1,47 @@
-"""The data formats that can be read, one module each."""
+"""Data formats: the registry, and which format the files at a path have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stylegan_ray.data.files import FileInfo
+from stylegan_ray.data.formats.folder import Folder
+from stylegan_ray.data.formats.parquet import Parquet
+from stylegan_ray.data.formats.protocol import Format, WritableFormat
+from stylegan_ray.data.formats.tar import Tar
+from stylegan_ray.data.formats.tfrecord import TFRecord
+from stylegan_ray.data.formats.zip import Zip
+
+FORMATS: tuple[Format, ...] = (
+    TFRecord(),
+    Folder(),
+    Parquet(),
+    Tar(),
+    Zip(),
+)
+"""A folder has the first format that selects any of its files."""
+
+__all__ = ["FORMATS", "by_file_name", "by_listing", "by_name", "writable_formats"]
+
+
+def by_name(name: str) -> Format:
+    """The format of this name; raises KeyError."""
+    return {format.name: format for format in FORMATS}[name]
+
+
+def by_file_name(path: str) -> Format | None:
+    """The format of a file that holds a whole data set, by its ending; None when no format has this ending."""
+    for format in FORMATS:
+        if format.single_file_ending and path.lower().endswith(format.single_file_ending):
+            return format
+    return None
+
+
+def by_listing(listing: Sequence[FileInfo]) -> Format:
+    """The format of a folder with these files; a folder of images when no format recognises any."""
+    return next((format for format in FORMATS if format.select(listing)), by_name(Folder.name))
+
+
+def writable_formats() -> dict[str, WritableFormat]:
+    """How to write each format that can be written, by its name."""
+    return {format.name: format.writer for format in FORMATS if format.writer}

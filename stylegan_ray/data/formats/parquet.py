@@ -1,33 +1,111 @@
-"""Parquet files of encoded pictures, as Hugging Face data sets keep them: a column struct{bytes, path}, and `label`."""
+"""Parquet files of encoded images, as Hugging Face data sets keep them: a column struct{bytes, path}, and `label`."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stylegan_ray.data.atomic_output import Output
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.packed_names import Names
+from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import scan
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
 CACHE_BYTES = 1 << 28
-"""Row groups kept in each process; a picture cannot be read without its group, hence data.shuffle=blocks."""
+"""Row groups kept in memory in each process: reading one image reads its whole row group."""
 MAX_GROUP_BYTES = 1 << 29
+SHARD_BYTES = 1 << 29
+"""Decoded images per file where a folder is written; compressed they take half of it or less."""
+PNG_OVERHEAD = 300
+"""Headers of a PNG, in bytes."""
+
+
+class ParquetWriting(WritableFormat):
+    """Writes one Parquet file, or a folder of files of about SHARD_BYTES."""
+
+    description = "Parquet"
+    endings = (ENDING,)
+
+    def encode(self, images: np.ndarray) -> list[bytes]:
+        """PNG files."""
+        return [encode_png(image) for image in images]
+
+    def image_bytes(self, shape: tuple[int, int, int]) -> int:
+        return math.prod(shape) + PNG_OVERHEAD
+
+    def disk_bytes(self, dataset: Dataset) -> int:
+        """0: how well PNG compresses is not known beforehand."""
+        return 0
+
+    def open_writer(
+        self, output: Output, name: str, is_file: bool, dataset: Dataset, plan_sizes: list[int]
+    ) -> ParquetWriter:
+        if is_file:
+            return ParquetWriter(output, [name], len(plan_sizes), dataset)
+        per_file = max(SHARD_BYTES // (self.image_bytes(dataset.shape()) * plan_sizes[0]), 1)
+        return ParquetWriter(output, shard_names(-(-len(plan_sizes) // per_file)), per_file, dataset)
+
+
+class Parquet(EncodedFormat):
+    """One or several Parquet files."""
+
+    name = "parquet"
+    single_file_ending = ENDING
+    prefers_blocks = True
+    writer = ParquetWriting()
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        return [info for info in listing if info.name.lower().endswith(ENDING)]
+
+    def build_index(
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+    ) -> Index:
+        shards, names, labels = tuple(info.name for info in infos), [], []
+        rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
+        column, class_names = "", None
+        for number, name in enumerate(shards):
+            with files.open(name) as file:
+                parquet = _open_parquet(files, name, file)
+                column, class_names = _image_column(parquet.schema_arrow, name), _class_names(parquet.schema_arrow)
+                _add_groups(rows, parquet.metadata, number, name)
+                names += [f"{name}#{row}" for row in range(parquet.metadata.num_rows)]
+                if LABEL_COLUMN in parquet.schema_arrow.names:
+                    labels += parquet.read(columns=[LABEL_COLUMN]).column(0).to_pylist()
+        first = np.cumsum([0, *rows["size"]])[:-1]
+        places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
+        places["column"] = np.array(column)
+        packed = PackedNames.pack(names)
+        scanned = scan(ParquetSource(files, shards, column, places).read, packed, progress, decode_up_to)
+        return Index(
+            self.name, packed, places, _labels(labels, len(names), class_names), **vars(scanned), shards=shards
+        )
+
+    def source(self, files: Files, index: Index) -> ParquetSource:
+        return ParquetSource(files, index.shards, str(index.places["column"]), index.places)
+
+    def block_rows(self, index: Index) -> int:
+        """Rows of the largest row group."""
+        return int(np.diff(np.append(index.places["first"], len(index.names))).max())
 
 
 class ParquetSource:
-    """Bytes of the pictures of Parquet files, by row group."""
+    """Reads the images of Parquet files by row group, and keeps the latest row groups in memory."""
 
     def __init__(self, files: Files, shards: Sequence[str], column: str, places: dict[str, np.ndarray]) -> None:
         self.files, self.shards, self.column, self.places = files, shards, column, places
@@ -37,11 +115,11 @@ class ParquetSource:
         return ParquetSource, (self.files, self.shards, self.column, self.places)
 
     def read(self, entry: int, at_least: int | None = None) -> bytes:
-        """A picture's bytes: all, or the first `at_least`."""
+        """The bytes of an image file: all, or the first `at_least`."""
         number = int(np.searchsorted(self.places["first"], entry, side="right")) - 1
         content = self._group(number)[entry - int(self.places["first"][number])].as_py()
         if content is None:
-            raise ValueError("is a path or empty, not the bytes of a picture")
+            raise ValueError("is a path or empty, not the bytes of an image")
         return content if at_least is None else content[:at_least]
 
     def _group(self, number: int) -> Any:
@@ -65,70 +143,37 @@ class ParquetSource:
         self._pid, self._lock, self._groups = os.getpid(), threading.Lock(), OrderedDict()
 
 
-def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
-    """The files of a folder that make the data set."""
-    return [info for info in infos if info.name.endswith(ENDING)]
-
-
-def build_index(
-    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
-) -> Index:
-    """Reads the footers of all files, opens all pictures and reads the labels."""
-    shards, names, labels = tuple(info.name for info in infos), [], []
-    rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
-    column, class_names = "", None
-    for number, name in enumerate(shards):
-        with files.open(name) as file:
-            parquet = _opened(files, name, file)
-            column, class_names = _picture_column(parquet.schema_arrow, name), _class_names(parquet.schema_arrow)
-            _add_groups(rows, parquet.metadata, number, name)
-            names += [f"{name}#{row}" for row in range(parquet.metadata.num_rows)]
-            if LABEL_COLUMN in parquet.schema_arrow.names:
-                labels.append(parquet.read(columns=[LABEL_COLUMN]).column(0).to_pylist())
-    first = np.cumsum([0, *rows["size"]])[:-1]
-    places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
-    places["column"] = np.array(column)
-    index_names = Names.of(names)
-    seen = scan(ParquetSource(files, shards, column, places).read, index_names, progress, decode_up_to)
-    found = _labels([label for part in labels for label in part], len(names), class_names)
-    return Index("parquet", index_names, places, found, **vars(seen), shards=shards)
-
-
-def source(files: Files, index: Index) -> ParquetSource:
-    """Where the bytes of an indexed data set come from."""
-    return ParquetSource(files, index.shards, str(index.places["column"]), index.places)
-
-
-def block_rows(index: Index) -> int:
-    """Rows of the largest row group: what is best read together."""
-    return int(np.diff(np.append(index.places["first"], len(index.names))).max())
-
-
-def _opened(files: Files, name: str, file: Any) -> pq.ParquetFile:
+def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"data.path={files.root}/{name} is not a whole Parquet file: {error}") from error
+        raise DataError(
+            f"data.path={files.root}/{name} is not a whole Parquet file: {error}; copy it again from its origin"
+        ) from error
 
 
-def _picture_column(schema: pa.Schema, name: str) -> str:
+def _image_column(schema: pa.Schema, name: str) -> str:
     """The first column of bytes, or of structs with a field `bytes`."""
     for field in schema:
-        kind = field.type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        dtype = field.type
+        if pa.types.is_struct(dtype) and dtype.get_field_index("bytes") >= 0:
+            dtype = dtype.field("bytes").type
+        if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype):
             return field.name
-    raise DataError(f"data.path: {name} has no column of encoded pictures, only {', '.join(schema.names)}")
+    raise DataError(
+        f"data.path: {name} has no column of encoded images, only {', '.join(schema.names)}; store them as a column of "
+        "bytes, or of struct{bytes, path}"
+    )
 
 
 def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str) -> None:
+    """Adds the row groups of one file; raises DataError where one is too large to be read for each image."""
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         if group.total_byte_size > MAX_GROUP_BYTES:
             raise DataError(
-                f"data.path: row group {number} of {name} takes {group.total_byte_size >> 20} MiB and must be "
-                f"read whole for each picture; write the file again with groups below {MAX_GROUP_BYTES >> 20} MiB"
+                f"data.path: row group {number} of {name} takes {group.total_byte_size >> 20} MiB and is read "
+                f"whole for each image; write the file again with row groups below {MAX_GROUP_BYTES >> 20} MiB"
             )
         rows["shard"].append(shard)
         rows["group"].append(number)
@@ -136,7 +181,7 @@ def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """Class names as Hugging Face keeps them beside the schema."""
+    """Class names from the metadata that Hugging Face's library adds to the schema."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         return tuple(info["info"]["features"][LABEL_COLUMN]["names"])
@@ -148,3 +193,67 @@ def _labels(labels: list[Any], num: int, class_names: tuple[str, ...] | None) ->
     if not num or len(labels) < num:
         return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}`")
     return Labels.of(labels, f"column `{LABEL_COLUMN}`", class_names)
+
+
+class ParquetWriter:
+    """Writes Parquet files as Hugging Face data sets keep them: a column struct{bytes, path}, and `label`."""
+
+    def __init__(self, output: Output, names: Sequence[str], plans_per_file: int, dataset: Dataset) -> None:
+        self.output, self.names, self.plans_per_file = output, names, plans_per_file
+        self.num_plans = self.num_images = 0
+        self.stack = ExitStack()
+        self.labels = dataset.compact_labels()
+        self.schema = parquet_schema(self.labels, dataset.class_names, dataset.attribution)
+        self.file: pq.ParquetWriter | None = None
+
+    def add(self, indices: Sequence[int], pieces: Sequence[bytes]) -> None:
+        if self.num_plans % self.plans_per_file == 0:
+            self._open_next_file()
+        assert self.file is not None
+        if indices:
+            self.file.write_table(self._table(indices, pieces), row_group_size=len(indices))
+        self.num_plans += 1
+        self.num_images += len(indices)
+
+    def finish(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def _open_next_file(self) -> None:
+        self.stack.close()
+        stream = self.stack.enter_context(self.output.open(self.names[self.num_plans // self.plans_per_file]))
+        self.file = self.stack.enter_context(
+            pq.ParquetWriter(stream, self.schema, compression="none", use_dictionary=False, write_statistics=False)
+        )
+
+    def _table(self, indices: Sequence[int], pieces: Sequence[bytes]) -> pa.Table:
+        paths = [f"img{self.num_images + i:08d}.png" for i in range(len(indices))]
+        image = pa.StructArray.from_arrays([pa.array(pieces, pa.binary()), pa.array(paths)], ["bytes", "path"])
+        labels = []
+        if self.labels is not None:
+            labels = [pa.array(self.labels[indices].tolist(), self.schema.field(LABEL_COLUMN).type)]
+        return pa.Table.from_arrays([image, *labels], schema=self.schema)
+
+
+def parquet_schema(
+    labels: np.ndarray | None, class_names: Sequence[str] | None = None, attribution: str | None = None
+) -> pa.Schema:
+    """Columns, with the description of them that Hugging Face's library reads."""
+    fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    if labels is not None and labels.ndim == 1:
+        fields.append(pa.field(LABEL_COLUMN, pa.int64()))
+        named = {"names": list(class_names or ()), "_type": "ClassLabel"}
+        features[LABEL_COLUMN] = named if class_names else {"dtype": "int64", "_type": "Value"}
+    elif labels is not None:
+        fields.append(pa.field(LABEL_COLUMN, pa.list_(pa.float32())))
+        features[LABEL_COLUMN] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    info = {"features": features, **({"license": attribution} if attribution else {})}
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": info})})
+
+
+def shard_names(num_files: int) -> list[str]:
+    """Names of the Parquet files of a folder."""
+    return [f"train-{i:05d}-of-{num_files:05d}.parquet" for i in range(num_files)]

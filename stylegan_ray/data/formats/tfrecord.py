@@ -6,47 +6,125 @@ import io
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
+from stylegan_ray.data.atomic_output import Output
+from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.encode import to_pil
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.files import FileInfo, Files
-from stylegan_ray.data.formats.crc32c import masked_crc32c
+from stylegan_ray.data.formats.protocol import Format, StoredImage, WritableFormat
 from stylegan_ray.data.formats.tfrecord_wire import (
     Example,
     Frame,
     bad_payloads,
-    frames,
+    encode_example,
+    file_name,
+    find_frames,
+    frame_records,
+    image_levels,
+    masked_crc32c,
     parse_example,
     record_bytes,
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.packed_names import Names
-from stylegan_ray.data.pyramid import reduced
+from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.data.pyramid import downscale
 
 ENDING, LABEL_ENDING = ".tfrecords", ".labels"
 PIECE_BYTES = 1 << 24
+"""Bytes of a file that are read and checked together."""
 CHECK_BYTES = 1 << 35
-"""Payloads of larger data sets are checked when they are read instead of at the first opening."""
+"""Payloads of larger data sets are checked when they are read instead of when the data set is first opened."""
+LABEL_ROWS = 1 << 14
+"""Rows of the label file that are in memory at once when it is written."""
+RECORD_OVERHEAD = 100
+"""Frame and example of a record besides its pixels, in bytes."""
 
 Shape = tuple[int, ...]
 
 
+class TFRecordWriting(WritableFormat):
+    """Writes a folder of TFRecord files of all levels."""
+
+    description = "TFRecord files"
+    endings = (ENDING, LABEL_ENDING)
+    writes_file = False
+    shuffles = True
+
+    def encode(self, images: np.ndarray) -> list[bytes]:
+        """Records of images uint8 [N,C,H,W], one piece per level."""
+        return [frame_records([encode_example(image) for image in level]) for level in image_levels(images)]
+
+    def image_bytes(self, shape: tuple[int, int, int]) -> int:
+        return sum(level.nbytes + RECORD_OVERHEAD for level in image_levels(np.zeros(shape, dtype=np.uint8)))
+
+    def open_writer(
+        self, output: Output, name: str, is_file: bool, dataset: Dataset, plan_sizes: list[int]
+    ) -> TFRecordWriter:
+        return TFRecordWriter(output, name, dataset)
+
+
+class TFRecord(Format):
+    """Uncompressed pixels at several resolutions, with labels in a .npy array."""
+
+    name = "tfrecords"
+    writer = TFRecordWriting()
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        return [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
+
+    def build_index(
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+    ) -> Index:
+        """Checks lengths, CRCs and shapes of all records, whatever `decode_up_to` is."""
+        records = [info for info in infos if info.name.endswith(ENDING)]
+        total, done = sum(info.size for info in records), 0
+        found = []
+        for info in records:
+            index = FileIndex(info.name)
+            for at in _read_records(files, info, total <= CHECK_BYTES, index):
+                if progress:
+                    progress((done + at) >> 20, total >> 20, "checking TFRecords (MiB)")
+            done += info.size
+            found.append(index)
+        found = sorted((index for index in found if index.start), key=lambda index: index.shape, reverse=True)
+        _check_levels(found, files.root)
+        return _as_index(found, total <= CHECK_BYTES, _labels(files, infos))
+
+    def open_images(self, files: Files, index: Index, decoder: Decoder) -> TFRecordImages:
+        return TFRecordImages(files, index, decoder)
+
+    def inspector(self, files: Files, index: Index) -> TFRecordInspector:
+        channels, height, width = (int(size) for size in index.places["shapes"][0])
+        return TFRecordInspector(TFRecordImages(files, index, Decoder((height, width), channels)), index)
+
+    def select_level(self, index: Index, resolution: tuple[int, int] | None) -> Index:
+        """The index as of the file of this resolution, if there is one."""
+        sizes = [tuple(shape[1:]) for shape in index.places["shapes"].tolist()]
+        if resolution not in sizes:
+            return index
+        height, width = (np.full_like(index.height, side) for side in resolution or ())
+        return replace(index, height=height, width=width)
+
+
 @dataclass
 class FileIndex:
-    """The records of one file, as far as they were read."""
+    """The records of one file, as far as it has been read."""
 
     name: str
     shape: Shape = ()
-    """(C, H, W) of all its pictures."""
+    """(C, H, W) of all its images."""
     start: list[int] = field(default_factory=list)
-    """Where each payload begins in the file."""
+    """Position of each payload in the file."""
     data: list[int] = field(default_factory=list)
-    """Where the pixels begin in each payload."""
+    """Position of the pixels in each payload."""
     size: list[int] = field(default_factory=list)
     """Bytes of each payload."""
     crc: list[int] = field(default_factory=list)
@@ -57,39 +135,8 @@ class FileIndex:
     around: bytes = b""
 
 
-def relevant(infos: Sequence[FileInfo]) -> list[FileInfo]:
-    """The files of a folder that make the data set."""
-    return [info for info in infos if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
-
-
-def build_index(files: Files, infos: Sequence[FileInfo], progress: Progress | None, _decode_up_to: int = 0) -> Index:
-    """Walks through all records of all files, checking lengths, CRCs and shapes, and reads the labels."""
-    records = [info for info in infos if info.name.endswith(ENDING)]
-    total, done = sum(info.size for info in records), 0
-    found = []
-    for info in records:
-        index = FileIndex(info.name)
-        for at in _walk(files, info, total <= CHECK_BYTES, index):
-            if progress:
-                progress((done + at) >> 20, total >> 20, "checking TFRecords (MiB)")
-        done += info.size
-        found.append(index)
-    found = sorted((index for index in found if index.start), key=lambda index: index.shape, reverse=True)
-    _check_levels(found, files.root)
-    return _as_index(found, total <= CHECK_BYTES, _labels(files, infos))
-
-
-def at_resolution(index: Index, wanted: tuple[int, int] | None) -> Index:
-    """The index as of its level of this size, if there is one."""
-    sizes = [tuple(shape[1:]) for shape in index.places["shapes"].tolist()]
-    if wanted not in sizes:
-        return index
-    height, width = (np.full_like(index.height, side) for side in wanted or ())
-    return replace(index, height=height, width=width)
-
-
-class TFRecordPictures:
-    """Pixels straight from the file of the level that is wanted, or reduced from the next larger one."""
+class TFRecordImages:
+    """Reads pixels from the file of the requested level, or downscales those of the next larger file."""
 
     def __init__(self, files: Files, index: Index, decoder: Decoder) -> None:
         self.files, self.decoder = files, decoder
@@ -99,17 +146,17 @@ class TFRecordPictures:
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
         height, width = self.decoder.resolution
-        for extra in range(level + 1):  # levels that must still be reduced
+        for extra in range(level + 1):  # levels by which pixels are downscaled after reading
             shape = (self.decoder.num_channels, height >> (level - extra), width >> (level - extra))
             if shape in self.shapes:
-                return reduced(self._pixels(self.shapes.index(shape), entry, name), extra)
-        return reduced(self._converted(entry, name), level)
+                return downscale(self._pixels(self.shapes.index(shape), entry, name), extra)
+        return downscale(self._converted(entry, name), level)
 
     def _converted(self, entry: int, name: str) -> np.ndarray:
-        """The picture in another size or number of channels than any file has."""
+        """An image in a size or number of channels that no file has."""
         pixels = self._pixels(0, entry, name)
         try:
-            return self.decoder.pixels(Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+            return self.decoder.convert(to_pil(pixels))
         except ValueError as error:
             raise BadImage(name, str(error)) from error
 
@@ -120,44 +167,58 @@ class TFRecordPictures:
             return self._checked(file, entry, name)[data : data + math.prod(shape)].reshape(shape).copy()
         content = self.files.read_at(self.names[file], start + data, math.prod(shape))
         if len(content) < math.prod(shape):
-            raise BadImage(name, f"{self.names[file]} became shorter since it was opened")
+            raise BadImage(name, f"{self.names[file]} became shorter after it was opened")
         return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
 
     def _checked(self, file: int, entry: int, name: str) -> np.ndarray:
-        """A whole payload whose CRC was not looked at when the data set was opened."""
+        """A whole payload whose CRC was not checked when the data set was opened."""
         start, size = (int(self.places[f"{part}{file}"][entry]) for part in ("start", "size"))
-        payload = np.frombuffer(self.files.read_at(self.names[file], start, size), dtype=np.uint8)
-        if len(payload) < size or masked_crc32c(payload[None])[0] != self.places[f"crc{file}"][entry]:
-            raise BadImage(name, f"its record at byte {start} of {self.names[file]} does not fit its CRC")
-        return payload
+        payload = self.files.read_at(self.names[file], start, size)
+        if len(payload) < size or masked_crc32c(payload) != self.places[f"crc{file}"][entry]:
+            raise BadImage(name, f"its record at byte {start} of {self.names[file]} does not match its CRC")
+        return np.frombuffer(payload, dtype=np.uint8)
 
 
-def _walk(files: Files, info: FileInfo, check: bool, index: FileIndex) -> Iterator[int]:
-    """Fills the index of one file piece by piece; yields how far it is."""
+class TFRecordInspector:
+    """Reads images of the largest file."""
+
+    def __init__(self, images: TFRecordImages, index: Index) -> None:
+        self.images, self.index = images, index
+
+    def __call__(self, entry: int) -> StoredImage:
+        name = self.index.names[entry]
+        if entry in self.index.bad:
+            raise BadImage(name, self.index.bad[entry])
+        image = to_pil(self.images.read(entry, name, 0))
+        return StoredImage("TFRecord", image.mode, image)
+
+
+def _read_records(files: Files, info: FileInfo, check: bool, index: FileIndex) -> Iterator[int]:
+    """Fills the index of one file piece by piece; yields the offset reached."""
     at = 0
     with files.open(info.name) as file:
         while at < info.size:
             file.seek(at)
             piece = file.read(PIECE_BYTES)
             try:
-                some_frames, used = frames(piece, at, info.size, info.name)
+                some_frames, used = find_frames(piece, at, info.size, info.name)
                 if not used:  # one record larger than a piece
                     file.seek(at)
                     piece = file.read(record_bytes(piece))
-                    some_frames, used = frames(piece, at, info.size, info.name)
+                    some_frames, used = find_frames(piece, at, info.size, info.name)
                 _add(index, piece, at, some_frames, check)
             except ValueError as error:
-                raise DataError(f"data.path={files.root}: {error}; copy the file again from where it came") from error
+                raise DataError(f"data.path={files.root}: {error}; copy the file again from its origin") from error
             at += used
             yield at
 
 
 def _add(index: FileIndex, piece: bytes, offset: int, some_frames: list[Frame], check: bool) -> None:
     first, view = len(index.start), memoryview(piece)
-    bad = bad_payloads(piece, some_frames) if check else []
+    bad = bad_payloads(piece, some_frames) if check else set()
     for i, (start, size) in enumerate(some_frames):
         if i in bad:
-            index.bad[first + i] = f"its record at byte {offset + start} of {index.name} does not fit its CRC"
+            index.bad[first + i] = f"its record at byte {offset + start} of {index.name} does not match its CRC"
             example = Example((), 0, 0)
         else:
             example = _example(view[start : start + size], index, offset + start)
@@ -170,7 +231,7 @@ def _add(index: FileIndex, piece: bytes, offset: int, some_frames: list[Frame], 
 def _example(payload: memoryview, index: FileIndex, offset: int) -> Example:
     """The example in a payload, which must have the shape of the others of its file."""
     if index.last and _around(payload, index.last) == index.around and len(payload) == index.size[-1]:
-        return index.last  # all but the pixels are the same bytes: nothing to parse
+        return index.last  # all but the pixels are the same bytes, so there is nothing to parse
     try:
         example = parse_example(payload)
     except (ValueError, StopIteration) as error:
@@ -183,23 +244,27 @@ def _example(payload: memoryview, index: FileIndex, offset: int) -> Example:
 
 
 def _around(payload: memoryview, example: Example) -> bytes:
-    """What a payload holds before and after the pixels."""
+    """The bytes of a payload before and after the pixels."""
     return bytes(payload[: example.data_start]) + bytes(payload[example.data_start + example.data_size :])
 
 
 def _check_levels(found: list[FileIndex], root: str) -> None:
-    """All files must hold the same pictures."""
+    """Raises DataError unless all files hold the same images."""
     for index in found:
         if not index.shape:
-            raise DataError(f"data.path={root}: no record of {index.name} fits its CRC; copy it again from its origin")
+            raise DataError(
+                f"data.path={root}: no record of {index.name} matches its CRC; copy it again from its origin"
+            )
         if len(index.start) != len(found[0].start) or index.shape[0] != found[0].shape[0]:
             raise DataError(
-                f"data.path={root}: {index.name} holds {len(index.start)} pictures of {index.shape[0]} channels, but "
+                f"data.path={root}: {index.name} holds {len(index.start)} images of {index.shape[0]} channels, but "
                 f"{found[0].name} {len(found[0].start)} of {found[0].shape[0]}; one folder must hold the levels of one "
                 "data set"
             )
     if found and found[0].shape[0] not in (1, 3):
-        raise DataError(f"data.path={root}: pictures must have 1 or 3 channels, not {found[0].shape[0]}")
+        raise DataError(
+            f"data.path={root}: images have {found[0].shape[0]} channels, and must have 1 or 3; write them again"
+        )
 
 
 def _as_index(found: list[FileIndex], checked: bool, labels: Labels) -> Index:
@@ -212,7 +277,7 @@ def _as_index(found: list[FileIndex], checked: bool, labels: Labels) -> Index:
     flags = np.full(num, IS_COLOUR if largest.shape[0] == 3 else 0, dtype=np.uint8)
     flags[list(bad)] |= IS_BAD
     return Index(
-        kind="tfrecords", names=Names.of(f"{largest.name}#{i}" for i in range(num)), places=places,
+        TFRecord.name, names=PackedNames.pack(f"{largest.name}#{i}" for i in range(num)), places=places,
         labels=_matching(labels, num), height=np.full(num, largest.shape[1], dtype=np.uint32),
         width=np.full(num, largest.shape[2], dtype=np.uint32), flags=flags, crc=np.array(largest.crc, dtype=np.uint32),
         bad=bad, shards=tuple(index.name for index in found),
@@ -231,14 +296,48 @@ def _labels(files: Files, infos: Sequence[FileInfo]) -> Labels:
     if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
         return Labels(values.astype(np.int32))
     if values.ndim != 2:
-        return Labels(problem=f"{names[0]} must hold one row per picture, not an array of shape {values.shape}")
+        return Labels(problem=f"{names[0]} must hold one row per image, not an array of shape {values.shape}")
     return Labels(values.astype(np.float32))
 
 
 def _matching(labels: Labels, num: int) -> Labels:
-    """Labels cut to the number of pictures, as the original does."""
+    """Labels without surplus rows, which the original ignores."""
     if labels.values is None:
         return labels
     if len(labels.values) < num:
-        return Labels(problem=f"the .labels file has {len(labels.values)} rows for {num} pictures")
+        return Labels(problem=f"the .labels file has {len(labels.values)} rows for {num} images")
     return replace(labels, values=labels.values[:num])
+
+
+class TFRecordWriter:
+    """Writes `<name>-rNN.tfrecords` for every level and `<name>-rxx.labels`, as ProGAN and StyleGAN store data sets."""
+
+    def __init__(self, output: Output, name: str, dataset: Dataset) -> None:
+        self.output, self.name, self.dataset = output, name, dataset
+        self.indices: list[int] = []
+        self.stack = ExitStack()
+        levels = image_levels(np.zeros(dataset.resolution, dtype=np.uint8))
+        names = [file_name(name, max(level.shape)) for level in levels]
+        self.files = [self.stack.enter_context(output.open(name)) for name in names]
+
+    def add(self, indices: Sequence[int], pieces: Sequence[bytes]) -> None:
+        for file, piece in zip(self.files, pieces, strict=True) if indices else ():
+            file.write(piece)
+        self.indices += indices
+
+    def finish(self) -> None:
+        if self.dataset.label_size:
+            with self.output.open(f"{self.name}-rxx{LABEL_ENDING}") as file:
+                write_labels(file, self.dataset, np.array(self.indices))
+        self.close()
+
+    def close(self) -> None:
+        self.stack.close()
+
+
+def write_labels(file: BinaryIO, dataset: Dataset, indices: np.ndarray) -> None:
+    """Writes labels float32 [N,label_size] as a .npy file, without having all of them in memory."""
+    shape = (len(indices), dataset.label_size)
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})  # type: ignore
+    for start in range(0, len(indices), LABEL_ROWS):
+        file.write(dataset.labels(indices[start : start + LABEL_ROWS]).tobytes())

@@ -1,7 +1,7 @@
-"""TFRecord files of ProGAN and StyleGAN without TensorFlow: framing, checksums, examples, and how they are written.
+"""The TFRecord files of ProGAN and StyleGAN as bytes, without TensorFlow: framing, checksums, examples.
 
-A record is its length (uint64), a CRC of that, the payload, a CRC of it. A payload is a tf.train.Example with
-`shape` (int64 [3]: C,H,W) and `data` (raw uint8).
+A record is its length (uint64), the masked CRC-32C of that, the payload, and its masked CRC-32C. A payload is a
+tf.train.Example with `shape` (int64 [3]: C,H,W) and `data` (raw uint8).
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
-from stylegan_ray.data.formats.crc32c import masked_crc32c
 from stylegan_ray.data.pyramid import pyramid
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
+MASK_DELTA = 0xA282EAD8
+"""TFRecord stores CRCs rotated and shifted by this, since payloads may contain CRCs themselves."""
 VARINT, BYTES = 0, 2
 ORDER_SEED = 123
 """The original exporter shuffles with this seed."""
 
-
 Span = tuple[int, int]
+"""Begin and end of a part of a payload."""
 
 
 class Frame(NamedTuple):
-    """Where a payload stands in a piece of a file."""
+    """Position of a payload in a piece of a file."""
 
     start: int
     size: int
@@ -36,28 +38,31 @@ class Frame(NamedTuple):
 class Example(NamedTuple):
     shape: tuple[int, ...]
     data_start: int
-    """Where the pixels begin in the payload."""
+    """Position of the pixels in the payload."""
     data_size: int
 
 
-def frames(piece: bytes, file_offset: int, file_size: int, file_name: str) -> tuple[list[Frame], int]:
-    """The whole records of a piece of a file, and how many bytes they take.
+def find_frames(piece: bytes, file_offset: int, file_size: int, file_name: str) -> tuple[list[Frame], int]:
+    """The complete records in a piece of a file, and how many bytes they take.
 
-    Raises ValueError where a length does not fit its CRC, or a record reaches beyond the end of the file.
+    Raises ValueError where a length does not match its CRC, or the file ends inside a record.
     """
     found, at = [], 0
     while at + HEADER_BYTES <= len(piece):
-        size, crc = struct.unpack_from("<QI", piece, at)
-        _check_length(piece[at : at + 8], crc, file_offset + at, file_name)
+        (size,) = struct.unpack_from("<Q", piece, at)
+        if piece[at : at + HEADER_BYTES] != _length_header(size):
+            raise ValueError(
+                f"{file_name} is damaged at byte {file_offset + at}: the length of a record does not match its CRC"
+            )
         needed = HEADER_BYTES + size + FOOTER_BYTES
         if file_offset + at + needed > file_size:
-            _refuse_cut(file_name, file_offset + at, needed, file_size)
+            _raise_truncated(file_name, file_offset + at, needed, file_size)
         if at + needed > len(piece):
             break
         found.append(Frame(at + HEADER_BYTES, size))
         at += needed
     if file_offset + len(piece) == file_size and at + HEADER_BYTES > len(piece) > at:
-        _refuse_cut(file_name, file_offset + at, HEADER_BYTES, file_size)
+        _raise_truncated(file_name, file_offset + at, HEADER_BYTES, file_size)
     return found, at
 
 
@@ -66,15 +71,19 @@ def record_bytes(piece: bytes) -> int:
     return HEADER_BYTES + struct.unpack_from("<Q", piece)[0] + FOOTER_BYTES
 
 
-def bad_payloads(piece: bytes, some_frames: Sequence[Frame]) -> list[int]:
-    """The numbers of the frames whose payload does not fit its CRC; frames of one size are checked together."""
-    bad, content = [], np.frombuffer(piece, dtype=np.uint8)
-    for size in {frame.size for frame in some_frames}:
-        here = [i for i, frame in enumerate(some_frames) if frame.size == size]
-        rows = np.stack([content[(start := some_frames[i].start) : start + size + FOOTER_BYTES] for i in here])
-        stored = np.ascontiguousarray(rows[:, size:]).view("<u4")[:, 0]
-        bad += [here[i] for i in np.flatnonzero(masked_crc32c(rows[:, :size]) != stored)]
-    return sorted(bad)
+def masked_crc32c(content: bytes) -> int:
+    """CRC-32C (RFC 3720, appendix B.4) in the form that TFRecord files store."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+
+
+def bad_payloads(piece: bytes, some_frames: Sequence[Frame]) -> set[int]:
+    """The numbers of the frames whose payload does not match its CRC."""
+    return {
+        i
+        for i, (start, size) in enumerate(some_frames)
+        if masked_crc32c(piece[start : start + size]) != struct.unpack_from("<I", piece, start + size)[0]
+    }
 
 
 def parse_example(payload: memoryview) -> Example:
@@ -90,12 +99,12 @@ def parse_example(payload: memoryview) -> Example:
     if shape is None or data is None:
         raise ValueError("is not an example with `shape` and `data`")
     if data[1] - data[0] != int(np.prod(shape)):
-        raise ValueError(f"holds {data[1] - data[0]} bytes for a picture of shape {shape}")
+        raise ValueError(f"holds {data[1] - data[0]} bytes for an image of shape {shape}")
     return Example(shape, data[0], data[1] - data[0])
 
 
 def encode_example(pixels: np.ndarray) -> bytes:
-    """The payload of a picture uint8 [C,H,W], byte for byte as the original exporter writes it."""
+    """The payload of an image uint8 [C,H,W], byte for byte as the original exporter writes it."""
     assert pixels.dtype == np.uint8 and pixels.ndim == 3
     shape = _field(3, _field(1, b"".join(map(_varint, pixels.shape))))
     data = _field(1, _field(1, np.ascontiguousarray(pixels).tobytes()))
@@ -103,21 +112,17 @@ def encode_example(pixels: np.ndarray) -> bytes:
     return _field(1, b"".join(_field(1, _field(1, key) + _field(2, value)) for key, value in features))
 
 
-def framed(payloads: Sequence[bytes]) -> bytes:
-    """Records with these payloads, one after the other; payloads of equal size are checksummed together."""
-    crcs = np.zeros(len(payloads), dtype=np.uint32)
-    for size in {len(payload) for payload in payloads}:
-        here = [i for i, payload in enumerate(payloads) if len(payload) == size]
-        rows = np.frombuffer(b"".join(payloads[i] for i in here), dtype=np.uint8).reshape(len(here), size)
-        crcs[here] = masked_crc32c(rows)
+def frame_records(payloads: Sequence[bytes]) -> bytes:
+    """Records with these payloads, one after the other."""
     return b"".join(
-        _length_header(len(payload)) + payload + struct.pack("<I", crc)
-        for payload, crc in zip(payloads, crcs.tolist(), strict=True)
+        part
+        for payload in payloads
+        for part in (_length_header(len(payload)), payload, struct.pack("<I", masked_crc32c(payload)))
     )
 
 
-def picture_levels(pixels: np.ndarray) -> list[np.ndarray]:
-    """Pictures uint8 [...,H,W] and their smaller versions as the exporter writes them, down to a side of 4."""
+def image_levels(pixels: np.ndarray) -> list[np.ndarray]:
+    """Images uint8 [...,H,W] and their smaller versions as the exporter writes them, down to a side of 4."""
     height, width = pixels.shape[-2:]
     num_levels = 1
     while height % 2 == 0 and width % 2 == 0 and max(height, width) >= 8:
@@ -126,14 +131,14 @@ def picture_levels(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def export_order(num_images: int) -> np.ndarray:
-    """The source picture of each place in the files."""
+    """The source image of each record, in the order of the original exporter."""
     order = np.arange(num_images)
     np.random.RandomState(ORDER_SEED).shuffle(order)
     return order
 
 
 def file_name(name: str, side: int) -> str:
-    """The file of the pictures whose larger side is `side`."""
+    """The name of the file of images whose larger side is `side`."""
     return f"{name}-r{side.bit_length() - 1:02d}.tfrecords"
 
 
@@ -144,32 +149,23 @@ def label_file(name: str, labels: np.ndarray) -> tuple[str, bytes]:
     return f"{name}-rxx.labels", buffer.getvalue()
 
 
-def _length_header(size: int) -> bytes:
-    header = struct.pack("<Q", size)
-    return header + struct.pack("<I", _crc_of(header))
-
-
 @lru_cache(maxsize=1024)  # the records of a file have few different lengths
-def _crc_of(content: bytes) -> int:
-    return int(masked_crc32c(np.frombuffer(content, dtype=np.uint8)[None])[0])
+def _length_header(size: int) -> bytes:
+    length = struct.pack("<Q", size)
+    return length + struct.pack("<I", masked_crc32c(length))
 
 
-def _check_length(length: bytes, crc: int, offset: int, file_name: str) -> None:
-    if _crc_of(length) != crc:
-        raise ValueError(f"{file_name} is damaged at byte {offset}: the length of a record does not fit its CRC")
-
-
-def _refuse_cut(file_name: str, offset: int, needed: int, file_size: int) -> None:
+def _raise_truncated(file_name: str, offset: int, needed: int, file_size: int) -> None:
     raise ValueError(
-        f"{file_name} is cut short: the record at byte {offset} needs {needed} bytes, but the file ends at {file_size}"
+        f"{file_name} is truncated: the record at byte {offset} needs {needed} bytes, but the file ends at {file_size}"
     )
 
 
-# The protobuf wire format, as much of it as examples use.
+# The part of the protobuf wire format that examples use.
 
 
 def _fields(payload: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """The fields of a message: number, and the value or where it stands."""
+    """The fields of a message: number, and the value or its span."""
     at, end = span
     while at < end:
         tag, at = _read_varint(payload, at)
@@ -180,13 +176,13 @@ def _fields(payload: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]
         elif tag & 7 == VARINT:
             yield tag >> 3, number
         else:
-            raise ValueError("is not an example: unknown kind of field")
+            raise ValueError("is not an example: a field of unknown wire type")
         if at > end:
-            raise ValueError("is not an example: a field reaches beyond its end")
+            raise ValueError("is not an example: a field extends beyond its end")
 
 
 def _parts(payload: memoryview, span: Span, field: int) -> list[Span]:
-    """Where the values of a length-delimited field stand inside a message."""
+    """The spans of the values of a length-delimited field of a message."""
     return [value for number, value in _fields(payload, span) if number == field and isinstance(value, tuple)]
 
 
@@ -208,7 +204,7 @@ def _read_varint(payload: memoryview, at: int) -> tuple[int, int]:
     number = shift = 0
     while True:
         if at >= len(payload):
-            raise ValueError("is not an example: a number is cut short")
+            raise ValueError("is not an example: a number is truncated")
         number |= (payload[at] & 0x7F) << shift
         shift, at = shift + 7, at + 1
         if payload[at - 1] < 0x80:

@@ -1,41 +1,132 @@
-"""A zip of picture files, as StyleGAN2-ADA's data set tool writes it."""
+"""A zip of image files, as StyleGAN2-ADA's data set tool writes it."""
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
+from stylegan_ray.data.atomic_output import Output
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
-from stylegan_ray.data.formats.folder import found_labels, is_picture
+from stylegan_ray.data.formats.folder import is_image, read_labels
+from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE
-from stylegan_ray.data.packed_names import Names
+from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import scan
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
+"""Bytes of an entry's local header before its name; an extra field of unknown size follows the name."""
 USUAL_EXTRA = 64
+"""Bytes read beyond the name and the content, so that a short extra field costs no second read."""
 IS_ENCRYPTED = 1
+PNG_OVERHEAD = 300
+"""Headers of a PNG and of its zip entry, in bytes."""
+
+
+class ZipWriting(WritableFormat):
+    """Writes the zip of StyleGAN2-ADA's tool."""
+
+    description = "a zip"
+    endings = (ENDING,)
+    writes_folder = False
+
+    def encode(self, images: np.ndarray) -> list[bytes]:
+        """PNG files without compression, which decode fastest; byte for byte those of StyleGAN2-ADA's tool."""
+        return [encode_png(image, compress_level=0) for image in images]
+
+    def image_bytes(self, shape: tuple[int, int, int]) -> int:
+        return math.prod(shape) + PNG_OVERHEAD
+
+    def open_writer(
+        self, output: Output, name: str, is_file: bool, dataset: Dataset, plan_sizes: list[int]
+    ) -> ZipWriter:
+        return ZipWriter(output, name, dataset)
+
+
+class Zip(EncodedFormat):
+    """Stored or deflated image files, with labels in dataset.json or one folder per class."""
+
+    name = "zip"
+    single_file_ending = ENDING
+    writer = ZipWriting()
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        """None: a zip is opened by its own path, not by that of its folder."""
+        return []
+
+    def build_index(
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+    ) -> Index:
+        zip_name = infos[0].name
+        entries, content = _read_directory(files, zip_name)
+        names = PackedNames.pack(entry.filename for entry in entries)
+        places = {
+            "offset": np.array([entry.header_offset for entry in entries], dtype=np.int64),
+            "packed": np.array([entry.compress_size for entry in entries], dtype=np.int64),
+            "method": np.array([entry.compress_type for entry in entries], dtype=np.uint8),
+            "crc": np.array([entry.CRC for entry in entries], dtype=np.uint32),
+        }
+        scanned = scan(ZipSource(files, zip_name, names, places).read, names, progress, decode_up_to)
+        scanned.crc[:] = places["crc"]
+        return Index(
+            self.name, names, places, read_labels(content, names), **vars(scanned), shards=(zip_name,),
+            attribution=_attribution(content),
+        )  # fmt: skip
+
+    def source(self, files: Files, index: Index) -> ZipSource:
+        return ZipSource(files, index.shards[0], index.names, index.places)
+
+
+def _read_directory(files: Files, zip_name: str) -> tuple[list[zipfile.ZipInfo], bytes | None]:
+    """The entries of images by name, and the content of dataset.json; raises DataError."""
+    try:
+        with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
+            entries = sorted((e for e in archive.infolist() if is_image(e.filename)), key=lambda e: e.filename)
+            content = archive.read(LABEL_FILE) if LABEL_FILE in archive.NameToInfo else None
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            f"data.path={files.root}/{zip_name} is not a whole zip file: {error}; copy it again from its origin"
+        ) from error
+    for entry in entries:
+        if entry.flag_bits & IS_ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(
+                f"data.path={files.root}/{zip_name}: {entry.filename!r} is encrypted, or compressed by a method other "
+                "than deflate; write the zip again without compression (`zip -0`)"
+            )
+    return entries, content
+
+
+def _attribution(content: bytes | None) -> str | None:
+    try:
+        tree = json.loads(content or b"{}")
+    except ValueError:
+        return None
+    return tree.get("attribution") if isinstance(tree, dict) else None
 
 
 @dataclass(frozen=True)
 class ZipSource:
-    """Bytes of the pictures of a zip: one read at a known offset each, so threads and processes do not meet."""
+    """Reads the images of a zip, one read at a known offset each, so that threads and processes share no position."""
 
     files: Files
     zip_name: str
-    names: Names
+    names: PackedNames
     places: dict[str, np.ndarray]
 
     def read(self, entry: int, at_least: int | None = None) -> bytes:
-        """A picture's bytes: all, or at least the first so many (of a packed one)."""
+        """The bytes of an image file: all, or what the first `at_least` compressed bytes decompress to."""
         packed_size = int(self.places["packed"][entry])
         wanted = packed_size if at_least is None else min(packed_size, at_least)
         packed = self._packed(entry, wanted)
@@ -50,55 +141,52 @@ class ZipSource:
         name_size = len(self.names[entry].encode("utf-8", "surrogateescape"))
         chunk = self.files.read_at(self.zip_name, offset, LOCAL_HEADER + name_size + USUAL_EXTRA + size)
         if chunk[:4] != b"PK\x03\x04" or len(chunk) < LOCAL_HEADER:
-            raise ValueError("does not stand where the zip's directory says")
+            raise ValueError("is not at the offset that the zip's directory names")
         start = LOCAL_HEADER + sum(struct.unpack_from("<HH", chunk, 26))
         if len(chunk) < start + size:
             return self.files.read_at(self.zip_name, offset + start, size)
         return chunk[start : start + size]
 
 
-def build_index(
-    files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
-) -> Index:
-    """Reads the directory of the zip, opens all pictures and reads the labels."""
-    zip_name = infos[0].name
-    try:
-        with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
-            entries = sorted((e for e in archive.infolist() if is_picture(e.filename)), key=lambda e: e.filename)
-            content = archive.read(LABEL_FILE) if LABEL_FILE in archive.NameToInfo else None
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(f"data.path={files.root}/{zip_name} is not a whole zip file: {error}") from error
-    _refuse_unreadable(entries, zip_name)
-    names = Names.of(entry.filename for entry in entries)
-    places = {
-        "offset": np.array([entry.header_offset for entry in entries], dtype=np.int64),
-        "packed": np.array([entry.compress_size for entry in entries], dtype=np.int64),
-        "method": np.array([entry.compress_type for entry in entries], dtype=np.uint8),
-        "crc": np.array([entry.CRC for entry in entries], dtype=np.uint32),
-    }
-    seen = scan(ZipSource(files, zip_name, names, places).read, names, progress, decode_up_to)
-    seen.crc[:] = places["crc"]
-    labels = found_labels(content, names)
-    return Index("zip", names, places, labels, **vars(seen), shards=(zip_name,), attribution=_attribution(content))
+class ZipWriter:
+    """Writes 00000/img00000000.png, ... and dataset.json."""
+
+    def __init__(self, output: Output, name: str, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.indices: list[int] = []
+        self.stack = ExitStack()
+        file = self.stack.enter_context(output.open(name))
+        self.archive = self.stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
+
+    def add(self, indices: Sequence[int], pieces: Sequence[bytes]) -> None:
+        for number, piece in enumerate(pieces, start=len(self.indices)):
+            self.archive.writestr(_entry(image_name(number)), piece)
+        self.indices += indices
+
+    def finish(self) -> None:
+        names = map(image_name, range(len(self.indices)))
+        tree = {"class_names": self.dataset.class_names, "attribution": self.dataset.attribution}
+        labels = self.dataset.compact_labels()
+        text = '{"labels": null'
+        if labels is not None:
+            pairs = zip(names, (labels[index].tolist() for index in self.indices), strict=True)
+            text = f'{{"labels": [{", ".join(map(json.dumps, pairs))}]'
+        for key, value in tree.items():
+            text += f', "{key}": {json.dumps(value)}' if value else ""
+        self.archive.writestr(_entry(LABEL_FILE), text + "}")
+        self.close()
+
+    def close(self) -> None:
+        self.stack.close()
 
 
-def source(files: Files, index: Index) -> ZipSource:
-    """Where the bytes of an indexed data set come from."""
-    return ZipSource(files, index.shards[0], index.names, index.places)
+def image_name(number: int) -> str:
+    """The name of an image in the zip, with a folder for every thousand images."""
+    return f"{number // 1000:05d}/img{number:08d}.png"
 
 
-def _refuse_unreadable(entries: list[zipfile.ZipInfo], zip_name: str) -> None:
-    for entry in entries:
-        if entry.flag_bits & IS_ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(
-                f"data.path: {entry.filename!r} in {zip_name} is encrypted or packed by a method other than deflate; "
-                "write the zip again without compression (`zip -0`)"
-            )
-
-
-def _attribution(content: bytes | None) -> str | None:
-    try:
-        tree = json.loads(content or b"{}")
-    except ValueError:
-        return None
-    return tree.get("attribution") if isinstance(tree, dict) else None
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A zip entry with a fixed date, so that equal data makes equal files."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o644 << 16
+    return info

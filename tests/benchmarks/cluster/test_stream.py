@@ -1,4 +1,4 @@
-"""The stream benchmark measures what it says."""
+"""Benchmark `stream`: its figures, bars and clocks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ pytest.importorskip("ray")
 
 from benchmarks.cluster import stream
 from stylegan_ray.config import load_config
-from stylegan_ray.data.dataset import DecodedPictures
-from stylegan_ray.data.pixel_cache import KeptPictures
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -20,40 +18,25 @@ def test_figures_and_bars(tmp_path):
     figures = stream.measured(options, load_config("tiny", {"cluster.read_ahead": 2}), tmp_path)
     assert figures["img_s_pillow_core"].keys() == figures["img_s_stream"].keys() == {"png16"}
     assert "1" in figures["img_s_stream"]["png16"] and figures["pass_ends"] >= 1
-    assert len(figures["img_s_stream_kept"]["png16"]) == 1 and figures["resolution"] == {"png16": 16}
+    assert figures["resolution"] == {"png16": 16}
     assert 0 < figures["object_store_mb"] < 100 and figures["decoder_rss_mb"] > 50
     assert all(figures["img_s_stream_growing"][kind].keys() == {"8", "16"} for kind in ("png", "tfrecords"))
     names = [bar["name"] for bar in stream.bars(figures)]
     assert len(names) == 4 and names[0].startswith("png16: stream over bare Pillow loop")
 
 
-def test_bars_ask_more_of_large_pictures():
-    def bars_with(resolution, kept_img_s, img_s):
+def test_bars_are_higher_for_large_images():
+    def bars_with(resolution, img_s):
         figures = {
             "resolution": {"x": resolution},
             "img_s_pillow_core": {"x": [100.0]},
             "img_s_stream": {"x": {threads: [value] for threads, value in img_s.items()}},
-            "img_s_stream_kept": {"x": kept_img_s},
         }
         return [(bar["value"], bar["bar"], bar["holds"]) for bar in stream.bars_of_speed(figures, "x")]
 
-    assert bars_with(64, [400.0], {"1": 79.0, "2": 99.0}) == [(0.79, 0.5, True)]
-    of_large = [(0.8, 0.8, True), (1.05, 1.1, False), (5.0, 1.0, True)]
-    assert bars_with(256, [400.0], {"1": 80.0, "2": 90.0, "16": 84.0}) == of_large
-    assert bars_with(256, [], {"1": 79.0}) == [(0.79, 0.8, False)]
-    assert bars_with(256, [79.0], {"1": 80.0})[1][2] is False
-
-
-def test_nothing_is_kept_where_a_speed_of_decoding_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
-    cfg = load_config("tiny")
-    case = stream.photographs(cfg, tmp_path, 8, "png")
-    again = stream.with_all_kept(case, tmp_path / "decoded")
-    assert again is not None and len(list((tmp_path / "decoded").iterdir())) == 1
-    assert isinstance(again.source.dataset.pictures, KeptPictures)
-    assert isinstance(case.source.dataset.pictures, DecodedPictures)
-    nothing = stream.Case(cfg.with_overrides({"cluster.keep_decoded_gb": 0}), case.source)
-    assert stream.with_all_kept(nothing, tmp_path / "decoded") is None
+    assert bars_with(64, {"1": 79.0, "2": 99.0}) == [(0.79, 0.5, True)]
+    assert bars_with(256, {"1": 80.0, "2": 90.0, "16": 84.0}) == [(0.8, 0.8, True), (1.05, 1.1, False)]
+    assert bars_with(256, {"1": 79.0}) == [(0.79, 0.8, False)]
 
 
 def test_cpu_clock_counts_this_process():
@@ -61,4 +44,4 @@ def test_cpu_clock_counts_this_process():
     end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
-    assert clock.used()["here"] >= 0.15 and clock.used()["executor"] == 0
+    assert clock.used()["here"] >= 0.15

@@ -1,0 +1,57 @@
+"""Collectives of a group that loses a worker."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from stylegan_ray import distributed
+from stylegan_ray.distributed import LostPeerError
+
+
+def worker(rank, folder):
+    """Two workers sum once; then one ends, and the other goes on calling collectives."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(os.path.join(folder, "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    found = {"sum": distributed.sum_over_ranks(torch.ones(3)).tolist()}
+    if rank == 1:
+        os._exit(0)
+    calls = {
+        "sum_over_ranks": lambda: distributed.sum_over_ranks(torch.ones(3)),
+        "largest_over_ranks": lambda: distributed.largest_over_ranks(1),
+        "from_rank0": lambda: distributed.from_rank0("x"),
+        "from_all_ranks": lambda: distributed.from_all_ranks(torch.ones(3)),
+        "to_rank0": lambda: distributed.to_rank0("x"),
+        "objects_from_all_ranks": lambda: distributed.objects_from_all_ranks("x"),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+        except LostPeerError as error:
+            found[name] = error.operation
+    Path(folder, "found.json").write_text(json.dumps(found))
+    os._exit(0)
+
+
+def test_every_collective_that_loses_its_peer_raises_lost_peer_error(tmp_path):
+    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.pop("sum") == [2.0] * 3
+    assert len(found) == 6 and all(operation == name for name, operation in found.items())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("memory"), ValueError("value")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)), distributed.collective("sum_over_ranks"):
+        raise error
+
+
+def test_the_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(LostPeerError("sum_over_ranks", "connection closed")))
+    assert error.operation == "sum_over_ranks" and "connection closed" in str(error)
