@@ -28,6 +28,7 @@ from stylegan_ray.cluster.resources import (
     share_of_cluster,
     workers_range,
 )
+from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
@@ -75,6 +76,7 @@ def tune(plan: Plan) -> int:
     use_ray_defaults()
     use_tune_defaults()
     sweep = open_sweep(plan)
+    import_journal(sweep.storage, sweep.storage.folder(TRIALS))
     trials = read_trials(sweep.storage.folder(TRIALS), plan.objective)
     view = SweepView(trials, plan.objective, plan.num_samples, plan.higher_is_better)
     if not sweep.open_numbers(trials):

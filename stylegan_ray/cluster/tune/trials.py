@@ -98,6 +98,10 @@ class Record:
         """The record of the next generation."""
         return replace(self, copies=(*self.copies, copy), values=dict(values))
 
+    def ended(self, state: State, why: str = "") -> Record:
+        """The record of the trial when it has ended; the first end counts."""
+        return replace(self, state=state, why=why) if self.state == "open" else self
+
 
 @dataclass
 class Trial:
@@ -161,7 +165,7 @@ def end_record(trials: Storage, number: int, state: State, why: str = "") -> Non
     """Stores how a trial ended; the first end counts."""
     record = read_record(trials, number)
     if record is not None and record.state == "open":
-        write_record(trials, replace(record, state=state, why=why))
+        write_record(trials, record.ended(state, why))
 
 
 def read_trials(trials: Storage, objective: str) -> dict[int, Trial]:
