@@ -1,4 +1,4 @@
-"""Commands on metrics that have been taken, and on the weights that they need."""
+"""Commands that compare and plot stored metrics, and fetch weights of detectors."""
 
 from __future__ import annotations
 

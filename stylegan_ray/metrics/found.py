@@ -1,4 +1,4 @@
-"""Where rows of metrics are: beside the runs and networks they belong to."""
+"""Files of rows of metrics, in the folder of their run or beside their network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare, read_rows
+from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, read_rows
 from stylegan_ray.run_folder import find_run, is_run
 from stylegan_ray.storage import Storage, join_address, split_address
 
 CHECKPOINTS = "checkpoints"
 TRAINED, EVALUATED = "metrics.jsonl", "evaluations.jsonl"
-"""Rows that the training of a run has taken, and rows that were taken on request."""
+"""Rows computed in training, and rows of the evaluate command."""
 
 
 def absolute(address: str) -> str:
@@ -23,7 +23,7 @@ def absolute(address: str) -> str:
 
 
 def place_of_rows(network: str) -> str:
-    """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
+    """The file for rows of a network file or checkpoint: in the folder of its run, else beside it."""
     folder, _ = split_address(network)
     outer, name = split_address(folder)
     return join_address(outer if name == CHECKPOINTS else folder, EVALUATED)
@@ -40,7 +40,10 @@ def add_rows(file: str, rows: Sequence[Row]) -> None:
 
 
 def rows_of(what: str) -> list[Row]:
-    """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
+    """Rows of a run (from training, then from the evaluate command), of a network, or of a .jsonl file.
+
+    Raises ConfigError for a missing run or file.
+    """
     name = split_address(what)[1]
     if name.endswith(".jsonl"):
         return _read(absolute(what))
@@ -56,10 +59,10 @@ def rows_of(what: str) -> list[Row]:
 
 
 def compared(a: str, b: str) -> list[Comparison]:
-    """The last rows of every metric of A and B; raises ConfigError where they must not be compared."""
+    """Pairs of the last rows of every metric of A and B; raises ConfigError if they are not comparable."""
     try:
         return compare(rows_of(a), rows_of(b))
-    except UnlikeRows as error:
+    except IncomparableRows as error:
         raise ConfigError(str(error)) from None
 
 

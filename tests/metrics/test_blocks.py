@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, pictures_at_once, read_reals
+from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, images_at_once, read_reals
 from stylegan_ray.metrics.names import parse_metrics
 
 
@@ -60,13 +60,13 @@ def test_a_block_depends_on_its_number_and_seed_only(worker):
 
 def test_smaller_batches_of_large_pictures_hold_the_same_pictures(worker, monkeypatch):
     whole = worker().run(Task("fake", "", 0))["features/tiny"]
-    monkeypatch.setattr("stylegan_ray.metrics.blocks.pictures_at_once", lambda resolution: 10)
+    monkeypatch.setattr("stylegan_ray.metrics.blocks.images_at_once", lambda resolution: 10)
     np.testing.assert_allclose(worker().run(Task("fake", "", 0))["features/tiny"], whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("resolution", "num"), [((32, 32), 64), ((128, 128), 64), ((256, 256), 16), ((2048, 2048), 1)])
 def test_batches_shrink_with_resolution(resolution, num):
-    assert pictures_at_once(resolution) == num
+    assert images_at_once(resolution) == num
 
 
 def test_labels_are_those_of_the_data(worker, painted):

@@ -92,7 +92,7 @@ def test_without_weights_the_others_are_taken_and_the_status_is_1(run, capsys):
         (["RUN"], "--metrics"),
         (["RUN", "--metrics", "fid5k_tyni"], "did you mean 'fid5k_tiny'"),
         (["RUN", "MISSING", "--metrics", "fid64_tiny", "--num-tasks", "0"], "missing"),
-        (["compare", "RUN", "RUN"], "no metric on both sides"),
+        (["compare", "RUN", "RUN"], "no metric in common"),
         (["compare", "RUN", "RUN/network-final.safetensors"], "there are no rows of metrics in"),
         (["plot"], "at least one RUN"),
         (["plot", "RUN"], "nothing to plot"),

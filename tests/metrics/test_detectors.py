@@ -162,7 +162,7 @@ def test_weights_of_another_network_are_refused(recipe):
 
 
 def test_a_detector_of_two_files_wants_a_folder(recipe):
-    with pytest.raises(DetectorUnavailable, match=r"is made of vgg16-397923af.pth and weights-vgg16-lpips.pth"):
+    with pytest.raises(DetectorUnavailable, match=r"vgg16-397923af.pth and weights-vgg16-lpips.pth.*prefetch lpips"):
         load_detector("lpips", str(recipe))
 
 
