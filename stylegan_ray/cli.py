@@ -56,7 +56,7 @@ def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
     options = train_options(argv, command_name("train"))
     if options.dry_run:
-        from stylegan_ray.report.sinks import ProgressLine
+        from stylegan_ray.report.console import ProgressLine
         from stylegan_ray.train.dry_run import describe
 
         with ProgressLine(sys.stderr) as progress:

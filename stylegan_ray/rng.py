@@ -1,6 +1,6 @@
 """Every random number of a run, as a function of (seed, purpose, position) or (seed, purpose, nimg, micro-batch).
 
-torch is imported where tensors are drawn only: processes that decode images import this module and need no torch.
+torch is imported only where tensors are drawn: processes that decode images import this module without torch.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def stream_key(seed: int, stream_salt: int, purpose: str, *rest: int) -> tuple[i
 
 
 def stream(key: tuple[int, int], position: int, micro_batch: int = 0) -> np.random.Generator:
-    """The generator that stands at a position of a stream; O(1), positions never overlap."""
-    # Philox counts in its lowest word, so a position in the second leaves 2^64 blocks to each.
+    """The generator at a position of a stream, in O(1); positions never overlap."""
+    # Philox counts in its lowest word, so a position in the second one leaves 2^64 blocks to each.
     return np.random.Generator(np.random.Philox(key=key, counter=[0, position, micro_batch, 0]))
 
 
 def coins(key: tuple[int, int], positions: np.ndarray) -> np.ndarray:
-    """A fair coin (bool) at each position; O(1) each, without a generator per position."""
+    """A fair coin (bool) for each position, in O(1) each, without a generator per position."""
     mixed = _scramble(np.asarray(positions, dtype=np.uint64) ^ np.uint64(key[0]))
     return _scramble(mixed ^ np.uint64(key[1])) >> np.uint64(63) == 1
 
 
 def permuted(places: np.ndarray, num: int, key: tuple[int, int]) -> np.ndarray:
-    """The image of each place in a permutation of range(num) that the key chooses; O(1) each, no table.
+    """The value of a permutation of range(num), chosen by the key, at each place; O(1) each, without a table.
 
-    A Feistel network over the next even power of two, walked until it lands inside (Black and Rogaway 2002).
+    A Feistel network over the next even power of two, applied until the value is in range (Black and Rogaway 2002).
     """
     half_bits = max((int(num - 1).bit_length() + 1) // 2, 1)
     mask = np.uint64((1 << half_bits) - 1)
@@ -67,25 +67,25 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a micro-batch stands in the run."""
+    """Where a micro-batch is in the stream of a run."""
 
     nimg: int
     """cur_nimg when its minibatch began."""
     micro_batch: int
     """Its index in the minibatch, over all ranks."""
     position: int
-    """Sample position of its first picture."""
+    """Sample position of its first image."""
 
 
 class Draws(Protocol):
-    """The one door of randomness into an iteration. `purpose` names the phase: G_main, G_reg, D_main, D_reg."""
+    """All random numbers of an iteration. `purpose` names the loss: G_main, G_reg, D_main, D_reg."""
 
     def latents(self, purpose: str, place: Place, num: int, z_dim: int) -> Tensor:
         """Normal latents [num, z_dim], one stream per position, on the CPU."""
         ...
 
     def fake_labels(self, purpose: str, place: Place, num: int, label_size: int) -> Tensor:
-        """Labels of random training pictures [num, label_size], one stream per position, on the CPU."""
+        """Labels of random training images [num, label_size], one stream per position, on the CPU."""
         ...
 
     def uniforms(self, purpose: str, place: Place, num: int) -> Tensor:
@@ -93,7 +93,7 @@ class Draws(Protocol):
         ...
 
     def mixing(self, purpose: str, place: Place, prob: float, num_layers: int) -> int:
-        """Layers below the returned one keep the first w: 1 <= cutoff < num_layers with probability prob, else all."""
+        """The cutoff of style mixing: in 1 to num_layers - 1 with probability prob, else num_layers (no mixing)."""
         ...
 
     def noise(
@@ -103,12 +103,12 @@ class Draws(Protocol):
         ...
 
     def pl_noise(self, place: Place, shape: Shape, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Standard normal picture-shaped noise of the path length penalty."""
+        """Standard normal noise of the path length penalty, shaped like images."""
         ...
 
 
 class LabelSource(Protocol):
-    """Where labels of generated pictures come from: a data set."""
+    """A data set that labels of fakes are drawn from."""
 
     @property
     def num_images(self) -> int: ...
@@ -117,7 +117,7 @@ class LabelSource(Protocol):
 
 
 class SeededDraws:
-    """The draws of a production run."""
+    """The draws of a run, by seeded streams."""
 
     def __init__(self, seed: int, stream_salt: int = 0, label_source: LabelSource | None = None) -> None:
         self.seed, self.stream_salt, self.label_source = seed, stream_salt, label_source

@@ -1,40 +1,265 @@
-"""Where runs are: their storage, finding one by name, and asking one to stop."""
+"""The folder of a run: names of its files, its newest network, JSONL files, and finding and stopping runs.
+
+No other module spells these names.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
-from stylegan_ray.config import ConfigError, nearest
-from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.config import ConfigError, RunConfig, nearest
+from stylegan_ray.storage import PART, Storage, join_address
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
+
+CONFIG = "config.yaml"
+RUN_FILE = "run.json"
+"""Versions, host, command and data of the run, and how its last command ended."""
 STOP = "STOP"
-"""A run that finds a file of this name in its folder saves and stops."""
+"""A run that finds this file saves its state and stops."""
+WRITABLE = ".writable"
+"""Written and deleted again to find out whether the folder can be written."""
+TICKS, METRICS, LOG = "stats.jsonl", "metrics.jsonl", "log.txt"
+"""The growing files: a row per tick, a row per metric, lines of text."""
+FAULTS = "faults.jsonl"
+"""Starts, faults and the end of the run, one a row."""
+EVALUATIONS = "evaluations.jsonl"
+"""Rows of metrics that `stylegan-ray evaluate` computes."""
+TENSORBOARD = "tensorboard"
+REALS, FIRST_FAKES = "reals", "fakes_init"
+"""Grids of images without the ending .png, as `fakes_name` returns them too."""
+FINAL_NETWORK = "network-final.safetensors"
+PENDING_METRICS = "metrics-pending"
+"""The folder of networks whose metrics are computed beside the training."""
+CHECKPOINTS = "checkpoints"
+STATE, COUNTERS, COMPLETE = "state.safetensors", "state.json", "COMPLETE"
+"""The files of a checkpoint besides CONFIG; COMPLETE holds their checksums and is written last."""
+RAY_FOLDER = ".ray"
+"""The folder for files that Ray itself writes; deleted when a command starts and ends."""
+RAY_LIST = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of checkpoints, which runs of version 0.1 have in their folder."""
+
+NETWORK_ENDINGS = (".safetensors", ".pkl")
+"""Endings of network files, ours and NVIDIA's."""
+
+
+def kimg_name(nimg: int) -> str:
+    """Thousands of images as file names spell them: 000012, or 000000.250 where they are not whole."""
+    kimg, rest = divmod(nimg, 1000)
+    return f"{kimg:06d}.{rest:03d}" if rest else f"{kimg:06d}"
+
+
+def fakes_name(nimg: int) -> str:
+    """The grid of generated images at a clock value, without its ending .png."""
+    return f"fakes{kimg_name(nimg)}"
+
+
+def snapshot_name(nimg: int) -> str:
+    """The network file that is written at a clock value."""
+    return f"network-snapshot-{kimg_name(nimg)}.safetensors"
+
+
+def best_name(metric: str) -> str:
+    """The file of the network with the best value of a metric so far."""
+    return f"best-{metric}.safetensors"
+
+
+def checkpoint_name(nimg: int) -> str:
+    """The folder of a checkpoint, inside CHECKPOINTS."""
+    return f"ckpt-{nimg:012d}"
+
+
+def checkpoint_nimg(name: str) -> int | None:
+    """The clock value in the name of a checkpoint; None for other names."""
+    match = re.fullmatch(r"ckpt-(\d+)", name)
+    return int(match[1]) if match else None
+
+
+def ray_folder(attempt: str) -> str:
+    """The folder for files that Ray itself writes in one attempt to train."""
+    return f"{RAY_FOLDER}/{attempt}"
+
+
+def complete_checkpoints(checkpoints: Storage) -> list[str]:
+    """Names of the complete checkpoints, oldest first; their checksums are not verified."""
+    names = [name for name in checkpoints.names() if checkpoint_nimg(name) is not None]
+    return [name for name in names if checkpoints.exists(f"{name}/{COMPLETE}")]
+
+
+def networks_of(run: Storage) -> dict[str, int]:
+    """cur_nimg of every snapshot, the final network and every complete checkpoint, by path in the run's folder."""
+    names = run.names()
+    found = {name: nimg for name in names if (nimg := _kimg_in(name, SNAPSHOT)) is not None}
+    if FINAL_NETWORK in names:
+        found[FINAL_NETWORK] = _nimg_in_header(run, FINAL_NETWORK)
+    for name in complete_checkpoints(run.folder(CHECKPOINTS)):
+        found[f"{CHECKPOINTS}/{name}"] = checkpoint_nimg(name) or 0
+    return found
+
+
+def newest_network(run: Storage) -> str | None:
+    """The path of the network with the largest cur_nimg in the run's folder; None where there is none.
+
+    Snapshots, the final network and complete checkpoints count, best-*.safetensors do not. Of equals the network file
+    is chosen, which is smaller than a checkpoint, and of network files the final one.
+    """
+    found = networks_of(run)
+    return max(found, key=lambda name: (found[name], "/" not in name, name == FINAL_NETWORK), default=None)
+
+
+def images_of(run: Storage) -> list[str]:
+    """Names of the grids of generated images, oldest first, without that of the untrained network."""
+    return [name for name in run.names() if _kimg_in(name, FAKES) is not None]
+
+
+def cut(run: Storage, num_ticks: int, nimg: int) -> None:
+    """Takes a run back to a state with `num_ticks` ticks done at `nimg`, so that what follows is stored once.
+
+    Rows and lines of later ticks are cut from the growing files, as are lines that a crash has torn. Images, networks
+    and incomplete checkpoints of a larger clock value are deleted; best-*.safetensors stay.
+    """
+    for name, keep in GROWING.items():
+        stored = run.read(name) if run.exists(name) else None
+        kept = keep(stored or b"", num_ticks)
+        if kept != stored:  # a full disk has no room for an equal file
+            run.write(name, kept)
+    for name in _files_ahead(run, nimg):
+        run.delete(name)
+    checkpoints = run.folder(CHECKPOINTS)
+    complete = complete_checkpoints(checkpoints)
+    for name in checkpoints.names():
+        if (checkpoint_nimg(name) or 0) > nimg and name not in complete:
+            checkpoints.delete_folder(name)
+
+
+def delete_leftovers(run: Storage) -> None:
+    """Deletes what an earlier command left behind: its wish to stop, Ray's files, and unfinished files."""
+    for name in (STOP, RAY_LIST, *(name for name in run.names() if name.endswith(PART))):
+        run.delete(name)
+    run.delete_folder(RAY_FOLDER)
+
+
+def _files_ahead(run: Storage, nimg: int) -> list[str]:
+    """Images and network files of a clock value larger than `nimg`."""
+    names = run.names()
+    dated = {name: _kimg_in(name, FAKES) or _kimg_in(name, SNAPSHOT) or 0 for name in names}
+    if FINAL_NETWORK in names:
+        with suppress(ValueError, KeyError):  # a damaged file is reported by whoever wants to load it
+            dated[FINAL_NETWORK] = _nimg_in_header(run, FINAL_NETWORK)
+    return [name for name, clock in dated.items() if clock > nimg]
+
+
+FAKES = re.compile(r"fakes(\d{6,})(?:\.(\d{3}))?\.png")
+SNAPSHOT = re.compile(r"network-snapshot-(\d{6,})(?:\.(\d{3}))?\.safetensors")
+
+
+def _kimg_in(name: str, pattern: re.Pattern[str]) -> int | None:
+    match = pattern.fullmatch(name)
+    return int(match[1]) * 1000 + int(match[2] or 0) if match else None
+
+
+def _nimg_in_header(run: Storage, name: str) -> int:
+    """cur_nimg in the metadata of a network file: 8 bytes with the header's length, then the header as JSON."""
+    with run.filesystem.open_input_file(run.path(name)) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return int(header.get("__metadata__", {}).get("cur_nimg", 0))
+
+
+def jsonl_line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of a .jsonl file; NaN and infinity, which JSON lacks, become null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return f"{json.dumps(finite)}\n".encode()
+
+
+def jsonl_rows(content: bytes) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; torn lines are left out."""
+    rows = []
+    for line in content.splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def read_jsonl(folder: Storage, name: str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; torn lines are left out. Raises FileNotFoundError."""
+    return jsonl_rows(folder.read(name))
+
+
+def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends rows to a .jsonl file by writing it anew, since object stores cannot append."""
+    before = b""
+    with suppress(FileNotFoundError):
+        before = folder.read(name)
+    folder.write(name, before + b"".join(map(jsonl_line, rows)))
+
+
+def keep_rows(content: bytes, num_ticks: int) -> bytes:
+    """The whole lines of a .jsonl file whose Progress/tick is below num_ticks, byte for byte."""
+    kept = []
+    for line in content.splitlines(keepends=True):
+        ticks = [row["Progress/tick"] for row in jsonl_rows(line) if "Progress/tick" in row]
+        if ticks and ticks[0] < num_ticks and line.endswith(b"\n"):
+            kept.append(line)
+    return b"".join(kept)
+
+
+def keep_log(content: bytes, num_ticks: int) -> bytes:
+    """The whole lines of a log but for those of ticks from num_ticks on; other messages are kept."""
+    kept = []
+    for line in content.splitlines(keepends=True):
+        tick = re.match(rb"tick (\d+) ", line)
+        if line.endswith(b"\n") and not (tick and int(tick[1]) >= num_ticks):
+            kept.append(line)
+    return b"".join(kept)
+
+
+GROWING = {TICKS: keep_rows, METRICS: keep_rows, LOG: keep_log}
+"""The files that grow, and what `cut` keeps of them."""
 
 
 def storage_address(configured: str | None = None) -> str:
-    """Where runs are kept: as configured (run.storage), else $STYLEGAN_RAY_STORAGE, else ~/stylegan_ray/runs."""
+    """Where runs are stored: as configured (run.storage), else $STYLEGAN_RAY_STORAGE, else ~/stylegan_ray/runs."""
     address = configured or os.environ.get("STYLEGAN_RAY_STORAGE") or DEFAULT_STORAGE
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
-def refuse_relative(given: Mapping[str, str | None]) -> None:
-    """Raises ConfigError for a relative path inside a submitted job, whose working directory vanishes with the job."""
+def refuse_relative(paths: Mapping[str, str | None]) -> None:
+    """Raises ConfigError for a relative path inside a submitted job, whose working directory is deleted with it."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return
-    for key, path in given.items():
+    for key, path in paths.items():
         if path and path != "openmoji" and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
             raise ConfigError(
-                f"{key}={path!r} is relative, and a submitted job's working directory vanishes with it; "
+                f"{key}={path!r} is relative, and the working directory of a submitted job is deleted with it; "
                 f"give an absolute path that every node sees, or an s3:// or gs:// address"
             )
+
+
+def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
+    """Raises ConfigError for relative paths of a configuration inside a submitted job."""
+    refuse_relative(
+        {
+            "run.storage": cfg.run.storage,
+            "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
+            "data.path": cfg.data.path,
+            "--resume-from": resume_from,
+            "metrics.detector": cfg.metrics.detector,
+        }
+    )
 
 
 def is_run(address: str) -> bool:
     """Whether a folder is that of a run."""
     try:
-        return Storage.at(address).exists("config.yaml")
+        return Storage.at(address).exists(CONFIG)
     except (ValueError, OSError):
         return False
 
@@ -54,10 +279,10 @@ def find_run(run: str, storage: str | None = None) -> str:
 
 
 def ask_to_stop(run: str, storage: str | None = None) -> str:
-    """Writes the STOP file of a run; returns what to tell the person who asked."""
+    """Writes the STOP file of a run; returns a message for the user."""
     address = find_run(run, storage)
     Storage.at(address).write(STOP, b"")
     return (
-        f"Asked {address} to stop. It saves its state after the minibatches it is at and ends;\n"
+        f"Asked {address} to stop. It saves its state after the current minibatches and ends;\n"
         f"the command that started it continues it."
     )

@@ -1,10 +1,30 @@
-"""Finding runs and asking them to stop."""
+"""Names of a run's files, its newest network, what is cut at a resume, and finding and stopping runs."""
+
+import json
 
 import pytest
+import safetensors.torch
+import torch
+from support.s3 import s3_server
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError
-from stylegan_ray.run_folder import find_run, storage_address
+from stylegan_ray.run_folder import (
+    append_jsonl,
+    checkpoint_name,
+    checkpoint_nimg,
+    cut,
+    delete_leftovers,
+    fakes_name,
+    find_run,
+    images_of,
+    kimg_name,
+    newest_network,
+    read_jsonl,
+    snapshot_name,
+    storage_address,
+)
+from stylegan_ray.storage import Storage
 
 
 @pytest.fixture
@@ -17,9 +37,115 @@ def storage(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def bucket():
+    with s3_server():
+        yield "s3://bucket"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def run(request, tmp_path):
+    local = request.param == "folder"
+    return Storage.at(tmp_path if local else f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
+
+
+def network(nimg):
+    return safetensors.torch.save({"w": torch.zeros(1)}, {"cur_nimg": str(nimg)})
+
+
+def add_checkpoint(run, nimg, complete=True):
+    folder = run.folder(f"checkpoints/{checkpoint_name(nimg)}")
+    folder.write("state.safetensors", b"")
+    if complete:
+        folder.write("COMPLETE", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("nimg", "name"), [(0, "000000"), (250, "000000.250"), (60_000, "000060"), (12_128, "000012.128")]
+)
+def test_names_carry_kimg(nimg, name):
+    assert kimg_name(nimg) == name
+    assert (fakes_name(nimg), snapshot_name(nimg)) == (f"fakes{name}", f"network-snapshot-{name}.safetensors")
+
+
+def test_names_of_checkpoints():
+    assert checkpoint_name(8000) == "ckpt-000000008000" and checkpoint_nimg("ckpt-000000008000") == 8000
+    assert checkpoint_nimg("COMPLETE") is None
+
+
+def test_the_newest_network_has_the_largest_nimg(run):
+    assert newest_network(run) is None
+    run.write("best-fid50k.safetensors", network(99_000))
+    assert newest_network(run) is None, "the best network is not the newest"
+    run.write(snapshot_name(250), network(250))
+    assert newest_network(run) == "network-snapshot-000000.250.safetensors"
+    add_checkpoint(run, 8000)
+    add_checkpoint(run, 9000, complete=False)
+    assert newest_network(run) == "checkpoints/ckpt-000000008000"
+    run.write("network-final.safetensors", network(8000))
+    assert newest_network(run) == "network-final.safetensors", "of equals the network file"
+    run.write(snapshot_name(8000), network(8000))
+    assert newest_network(run) == "network-final.safetensors"
+    run.write(snapshot_name(20_000), network(20_000))
+    assert newest_network(run) == "network-snapshot-000020.safetensors", "a continued run is newer than its former end"
+    add_checkpoint(run, 20_001)
+    assert newest_network(run) == "checkpoints/ckpt-000000020001"
+
+
+def test_a_resume_deletes_what_is_ahead_of_its_checkpoint(run):
+    kept = ["fakes_init.png", "reals.png", f"{fakes_name(8000)}.png", snapshot_name(8000), "best-fid50k.safetensors"]
+    for name in (*kept, f"{fakes_name(8001)}.png", snapshot_name(12_250)):
+        run.write(name, network(8000))
+    run.write("network-final.safetensors", network(12_250))
+    for nimg, complete in ((4000, False), (8000, True), (12_000, False)):
+        add_checkpoint(run, nimg, complete)
+    cut(run, 2, 8000)
+    assert set(run.names()) == {*kept, "checkpoints", "stats.jsonl", "metrics.jsonl", "log.txt"}
+    assert run.names("checkpoints") == ["ckpt-000000004000", "ckpt-000000008000"]
+    run.write("network-final.safetensors", network(8000))
+    cut(run, 2, 8000)
+    assert run.exists("network-final.safetensors"), "a finished run that goes on keeps its former end"
+
+
+def test_a_resume_cuts_later_ticks_and_torn_lines(run):
+    rows = [{"Progress/tick": tick, "value": tick / 7} for tick in range(4)]
+    for name in ("stats.jsonl", "metrics.jsonl"):
+        append_jsonl(run, name, rows)
+        run.write(name, run.read(name) + b'{"Progress/tick": 1, "torn')
+    run.write("log.txt", b"hello\ntick 1    kimg\nfault: x\ntick 2    kimg\ntick 3    kimg\nbye\ntorn")
+    whole = run.read("stats.jsonl")
+    cut(run, 2, 0)
+    for name in ("stats.jsonl", "metrics.jsonl"):
+        assert run.read(name) == b"".join(whole.splitlines(keepends=True)[:2])
+        assert read_jsonl(run, name) == rows[:2]
+    assert run.read("log.txt") == b"hello\ntick 1    kimg\nfault: x\nbye\n"
+
+
+def test_jsonl_has_no_nan_and_forgives_torn_lines(run):
+    append_jsonl(run, "rows.jsonl", [{"a": float("nan"), "b": float("inf")}, {"a": 1.5}])
+    run.write("rows.jsonl", run.read("rows.jsonl") + b'{"a": 2')
+    assert read_jsonl(run, "rows.jsonl") == [{"a": None, "b": None}, {"a": 1.5}]
+    assert json.loads(run.read("rows.jsonl").splitlines()[0]) == {"a": None, "b": None}
+    with pytest.raises(FileNotFoundError):
+        read_jsonl(run, "none.jsonl")
+
+
+def test_images_come_in_order(run):
+    for name in ("fakes_init.png", "fakes000012.png", "fakes000004.250.png", "reals.png", "fakes.txt"):
+        run.write(name, b"")
+    assert images_of(run) == ["fakes000004.250.png", "fakes000012.png"]
+
+
+def test_leftovers_are_deleted(run):
+    for name in ("STOP", "checkpoint_manager_snapshot.json", "stats.jsonl.7.part", ".ray/attempt/x", "stats.jsonl"):
+        run.write(name, b"")
+    delete_leftovers(run)
+    assert run.names() == ["stats.jsonl"]
+
+
 def test_stop_by_name_and_by_folder(storage, capsys):
-    for run, word in (("tiny-openmoji-0a1b2c3d", "name"), (str(storage / "config-f-ffhq-00000000"), "folder")):
-        assert cli.run(cli.stop, [run]) == 0, word
+    for run, kind in (("tiny-openmoji-0a1b2c3d", "name"), (str(storage / "config-f-ffhq-00000000"), "folder")):
+        assert cli.run(cli.stop, [run]) == 0, kind
         assert "continues it" in capsys.readouterr().out
     assert (storage / "tiny-openmoji-0a1b2c3d" / "STOP").exists()
     assert (storage / "config-f-ffhq-00000000" / "STOP").exists()
@@ -29,16 +155,16 @@ def test_stop_names_the_nearest_run(storage, capsys):
     assert cli.run(cli.stop, ["tiny-openmoji-0a1b2c"]) == 2
     assert "did you mean 'tiny-openmoji-0a1b2c3d'" in capsys.readouterr().err
     assert cli.run(cli.stop, ["zzz"]) == 2
-    said = capsys.readouterr().err
-    assert "runs there: config-f-ffhq-00000000, tiny-openmoji-0a1b2c3d" in said and "not-a-run" not in said
+    message = capsys.readouterr().err
+    assert "config-f-ffhq-00000000, tiny-openmoji-0a1b2c3d" in message and "not-a-run" not in message
 
 
-def test_a_folder_that_is_no_run_is_refused(storage):
+def test_a_folder_without_a_run_is_refused(storage):
     with pytest.raises(ConfigError):
         find_run(str(storage / "not-a-run"))
 
 
-def test_a_run_in_another_storage(storage, tmp_path_factory, capsys):
+def test_a_run_in_another_storage(storage, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     assert cli.run(cli.stop, ["tiny-openmoji-0a1b2c3d", "--storage", str(other)]) == 2
     assert find_run("tiny-openmoji-0a1b2c3d").endswith("/tiny-openmoji-0a1b2c3d")

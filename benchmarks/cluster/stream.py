@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -113,7 +112,7 @@ def bars(figures: Figures) -> Bars:
     held = [bar for name in figures["resolution"] for bar in bars_of_speed(figures, name)]
     held.append(at_most("first minibatch in a new Ray, s", figures["first_batch_sec"], 5.0))
     held.append(at_most("wait for a minibatch at the end of a pass, s", figures["pass_end_max_stall_sec"], 0.05))
-    held.append(at_most("executor and training process at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
+    held.append(at_most("training process at tiny's pace, cores", figures["slow_cpu_cores"]["here"], 0.05))
     return held
 
 
@@ -291,20 +290,20 @@ class CpuClock:
     """CPU time of this process and of its descendants, by purpose; Linux only."""
 
     def __init__(self) -> None:
-        self.begun, self.before = time.perf_counter(), {**processes(), **executor_threads()}
+        self.begun, self.before = time.perf_counter(), processes()
 
     def elapsed(self) -> float:
         """Seconds since the clock was made."""
         return time.perf_counter() - self.begun
 
     def cores(self) -> dict[str, float]:
-        """CPU seconds per second since then; `here` includes `executor`."""
+        """CPU seconds per second since then."""
         return {role: round(sec / self.elapsed(), 4) for role, sec in self.used().items()}
 
     def used(self) -> dict[str, float]:
         """CPU seconds since then."""
-        used: dict[str, float] = {"here": 0.0, "executor": 0.0, "decoding": 0.0, "rest_of_ray": 0.0}
-        for key, (role, sec) in {**processes(), **executor_threads()}.items():
+        used: dict[str, float] = {"here": 0.0, "decoding": 0.0, "rest_of_ray": 0.0}
+        for key, (role, sec) in processes().items():
             used[role] += sec - self.before.get(key, ("", 0.0))[1]
         return used
 
@@ -329,12 +328,6 @@ def ancestors(pid: str, parents: Mapping[str, str]) -> Iterator[str]:
     while pid in parents:
         yield pid
         pid = parents[pid]
-
-
-def executor_threads() -> dict[str, tuple[str, float]]:
-    """CPU seconds of Ray Data's threads in this process, which `here` includes."""
-    threads = [str(t.native_id) for t in threading.enumerate() if t.name.startswith("StreamingExecutor")]
-    return {f"thread {t}": ("executor", parent_and_cpu_sec(Path(f"/proc/self/task/{t}/stat"))[1]) for t in threads}
 
 
 def parent_and_cpu_sec(stat: Path) -> tuple[str, float]:

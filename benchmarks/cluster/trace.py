@@ -1,6 +1,6 @@
 """A trace of every image that was trained on: it proves that none was skipped or shown twice.
 
-`python -m benchmarks.cluster.trace FOLDER ...` is the train command with an observer of its streams of reals. Each
+`python -m benchmarks.cluster.trace FOLDER ...` is the train command with an observer of what it trains on. Each
 worker process writes a file of its own into the folder: a first line with rank, world size and the clock value at which
 it begins, then a line per minibatch with its clock value and a checksum of this rank's images and labels.
 """
@@ -12,11 +12,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig
 from stylegan_ray.train.loop import MicroBatches
 from stylegan_ray.train.schedule import walk
@@ -24,28 +25,23 @@ from stylegan_ray.train.schedule import walk
 
 @dataclass(frozen=True)
 class Trace:
-    """An observer (see cluster.reals.Observe) that writes to a folder."""
+    """An observer of a run (see cluster.worker.Observer) that writes to a folder."""
 
     folder: str
 
     def __call__(
-        self, cfg: RunConfig, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
-    ) -> Callable[[MicroBatches], None]:
-        """Begins a file; the function that it returns appends a row for each minibatch."""
+        self, minibatches: Iterator[MicroBatches], cfg: RunConfig, cur_nimg: int, resolution_log2: float
+    ) -> Iterator[MicroBatches]:
+        """The minibatches as they are; a row is written for each when the loop takes it."""
+        rank = distributed.rank()
         path = Path(self.folder, f"{time.time_ns()}-{rank}-{os.getpid()}.jsonl")
-        file = path.open("ab", buffering=0)
-        write(file, {"begin": cur_nimg, "rank": rank, "world_size": world_size})
-        minibatches = (
-            (nimg, group.schedule.minibatch_size)
-            for group in walk(cfg, cur_nimg, resolution_log2)
-            for nimg in group.minibatch_nimgs()
-        )
-
-        def append(micro_batches: MicroBatches) -> None:
-            nimg, size = next(minibatches)
-            write(file, {"nimg": nimg, "num": size, "sha256": checksum(micro_batches), "time": time.time()})
-
-        return append
+        with path.open("ab", buffering=0) as file:
+            write(file, {"begin": cur_nimg, "rank": rank, "world_size": distributed.world_size()})
+            for group in walk(cfg, cur_nimg, resolution_log2):
+                for nimg in group.minibatch_nimgs():
+                    micro_batches, size = next(minibatches), group.schedule.minibatch_size
+                    write(file, {"nimg": nimg, "num": size, "sha256": checksum(micro_batches), "time": time.time()})
+                    yield micro_batches
 
 
 def write(file: Any, row: dict[str, Any]) -> None:
@@ -70,7 +66,7 @@ def main(folder: str, words: Sequence[str]) -> int:
 
     def train(words: Sequence[str]) -> int:
         options = train_options(words)
-        return launch.train(options.cfg, options.resume_from, observe=trace.Trace(folder))
+        return launch.train(options.cfg, options.resume_from, observer=trace.Trace(folder))
 
     return run(train, words)
 

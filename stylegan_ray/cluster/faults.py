@@ -1,90 +1,83 @@
-"""What goes wrong in a run, named in one line each: what it was, where the run stood, and where it goes on."""
+"""Faults of a run: which errors may pass, what happened in one line, and the file that counts them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import UserCallback
-from ray.train.v2.api.exceptions import WorkerGroupError
 
-from stylegan_ray.storage import one_line
+from stylegan_ray.distributed import LostPeerError
+from stylegan_ray.run_folder import FAULTS, jsonl_line, read_jsonl
+from stylegan_ray.storage import Storage, one_line
 
-COMMUNICATION = ("gloo", "nccl", "connection", "socket", "broken pipe", "peer")
-DEVICE = ("cuda error", "cudnn_status", "cublas_status")
-"""Words in a RuntimeError of a lost peer, and of a GPU that failed."""
+MOST_WITHOUT_PROGRESS = 10
+"""Faults in a row without a new checkpoint between them that end a run."""
+MOST_PER_HOUR = 60
+"""Faults within an hour that end a run, whatever progress it makes between them."""
+MOST_OF_DEVICES_PER_HOUR = 5
+"""The same for errors of a GPU: one that fails so often is broken, or the code asserts on it."""
+SEC_OF_ONE_FAULT = 5.0
+"""Ray Train repeats the errors of a group of workers until the group has ended; a new group takes longer to start."""
 
 
-class AskedToEnd(Exception):  # noqa: N818
-    """A worker was told by its machine to end, and the state has been saved."""
+class Terminated(Exception):  # noqa: N818
+    """A worker received SIGTERM, and its state is saved."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed: lost peers, nodes or storage, but not errors of data, numbers or code."""
+    """Whether another attempt may succeed: lost workers, nodes, devices or storage; not errors of data or code."""
     if isinstance(error, torch.OutOfMemoryError):
         return False
-    if isinstance(error, (RayError, OSError, dist.DistError, AskedToEnd)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in (*COMMUNICATION, *DEVICE))
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return is_transient(error.cause)
+    return isinstance(error, (RayError, OSError, dist.DistError, LostPeerError, torch.AcceleratorError, Terminated))
 
 
-def verb_of(error: BaseException) -> str:
-    """What a worker did that ends with this error: its numbers ran away, or anything else."""
-    return "diverged" if isinstance(error, FloatingPointError) else "failed"
+def is_echo(error: BaseException) -> bool:
+    """Whether an error is the consequence of what happened to another worker."""
+    return isinstance(error, (LostPeerError, dist.DistError))
 
 
-def tells_divergence(failure: str) -> bool:
-    """Whether the words in which a worker's failure is told say that its numbers ran away."""
-    return failure.partition(":")[0].endswith(" diverged")
-
-
-def is_final(error: BaseException) -> bool:
-    """Whether Ray Train ended because the workers failed more often than cluster.max_failures allows."""
-    return isinstance(error, WorkerGroupError)
-
-
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error is the echo of what happened to another worker."""
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in COMMUNICATION)
-
-
-def described(errors: Mapping[int, BaseException]) -> str:
-    """What happened to a group of workers, given the error of each rank that has one: causes rather than echoes."""
-    causes = {rank: error for rank, error in errors.items() if _death(error) or isinstance(error, AskedToEnd)}
-    causes = causes or {rank: error for rank, error in errors.items() if not lost_peer(error)} or dict(errors)
+def describe(errors: Mapping[int, BaseException]) -> str:
+    """What happened to a group of workers in one line, given the errors by rank: causes rather than consequences."""
+    causes = {rank: error for rank, error in errors.items() if _death(error) or isinstance(error, Terminated)}
+    causes = causes or {rank: error for rank, error in errors.items() if not is_echo(error)} or dict(errors)
     ranks: dict[str, list[int]] = {}
     for rank, error in sorted(causes.items()):
-        ranks.setdefault(_happened(error), []).append(rank)
-    return "; ".join(f"{_workers(of)} {text}" for text, of in ranks.items())
+        ranks.setdefault(_describe_one(error), []).append(rank)
+    return "; ".join(f"{_format_workers(of)} {text}" for text, of in ranks.items())
 
 
-def _workers(ranks: list[int]) -> str:
+def _format_workers(ranks: Sequence[int]) -> str:
     return f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def _death(error: BaseException) -> RayActorError | None:
-    """The end of a worker's process, where that is what an error reports."""
+    """The death of a worker's process, if that is what an error reports."""
     error = getattr(error, "health_check_failure", error)
     return error if isinstance(error, RayActorError) else None
 
 
-def _happened(error: BaseException) -> str:
+def _describe_one(error: BaseException) -> str:
+    """Words of Ray's messages choose the line here, and nothing else."""
     death = _death(error)
     if death is None:
         if "has been hanging" in str(error):
-            return "did not answer any more"
-        if lost_peer(error):
+            return "did not respond any more"
+        if is_echo(error):
             return f"lost the others: {one_line(error, 120)}"
-        return str(error) if isinstance(error, AskedToEnd) else f"failed: {type(error).__name__}: {one_line(error)}"
+        return str(error) if isinstance(error, Terminated) else f"failed: {type(error).__name__}: {one_line(error)}"
     text = str(death)
     pid, ip = (found[1] if (found := re.search(rf"{key}: (\S+)", text)) else "?" for key in ("pid", "ip"))
     if death.preempted:
-        return f"went with its node {ip}, which was taken away"
+        return f"went with its node {ip}, which was preempted"
     if "node has died" in text or "node was terminated" in text or "node died" in text:
         return f"died with its node {ip}"
     if "low on memory" in text:
@@ -92,11 +85,109 @@ def _happened(error: BaseException) -> str:
     return f"(process {pid} on {ip}) was killed"
 
 
-class FaultTeller(UserCallback):
-    """Tells the mailbox why a group of workers ended; lives in the controller of Ray Train."""
+class FaultLog:
+    """faults.jsonl in the run's folder, so that the count outlives every process.
 
-    def __init__(self, mailbox: Any) -> None:
-        self.mailbox = mailbox
+    A row for each command that trains the run ("command"), for each group of workers that starts ("start" in images,
+    "workers"), for each fault ("fault", "device"), and one when no further attempt makes sense ("end", "reason").
+    Faults count from the last command on: whoever gives it again wants another try. Rows that the storage does not
+    take are written with the next one.
+    """
+
+    def __init__(self, run: Storage) -> None:
+        self.run = run
+        self._waiting: list[dict[str, Any]] = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows since the last command, oldest first."""
+        rows = self._waiting
+        with suppress(OSError):  # storage that fails for a while
+            rows = self._read() + rows
+        commands = [number for number, row in enumerate(rows) if "command" in row]
+        return rows[commands[-1] + 1 :] if commands else rows
+
+    def add_command(self, command: str) -> None:
+        self._add({"command": command})
+
+    def add_fault(self, text: str, of_device: bool = False) -> None:
+        """Stores a fault, and the end of the run where it is one too many."""
+        self._add({"fault": text, "device": of_device})
+        reason = too_many(self.rows(), time.time())
+        if reason:
+            self.add_end("failed", reason)
+
+    def add_end(self, state: str, reason: str) -> None:
+        """Stores that no further attempt makes sense: how the run ends and why."""
+        self._add({"end": state, "reason": reason})
+
+    def end(self) -> tuple[str, str] | None:
+        """How the run ends and why, if no further attempt makes sense."""
+        ends = [row for row in self.rows() if "end" in row]
+        return (ends[0]["end"], ends[0]["reason"]) if ends else None
+
+    def add_start(self, nimg: int, num_workers: int, description: str, reached_kimg: float) -> str:
+        """Stores that a group of workers starts; returns the message about it, which names the faults before it."""
+        rows = self.rows()
+        starts = [number for number, row in enumerate(rows) if "start" in row]
+        faults = [row for row in rows[starts[-1] + 1 if starts else 0 :] if "fault" in row]
+        self._add({"start": nimg, "workers": num_workers})
+        if faults:
+            texts = "; ".join(dict.fromkeys(row["fault"] for row in faults))
+            reached = f"; the run was at {reached_kimg:g} kimg" if reached_kimg else ""
+            return f"fault: {texts}{reached}; {description}, {time.time() - faults[0]['time']:.0f} s later"
+        if starts and rows[starts[-1]]["workers"] != num_workers:
+            return f"the group goes from {rows[starts[-1]]['workers']} to {num_workers} workers; {description}"
+        return description
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._waiting.append({"time": time.time(), **row})
+        with suppress(OSError):
+            rows = self._read() + self._waiting
+            self.run.write(FAULTS, b"".join(map(jsonl_line, rows)))
+            self._waiting = []
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            return read_jsonl(self.run, FAULTS)
+        except FileNotFoundError:
+            return []
+
+
+def too_many(rows: Sequence[Mapping[str, Any]], now: float) -> str | None:
+    """Why a run with these rows of faults.jsonl makes no further attempt; None where it does."""
+    in_a_row, newest = 0, -1
+    for row in rows:
+        if row.get("start", newest) > newest:
+            in_a_row = 0
+        newest = row.get("start", newest)
+        in_a_row += "fault" in row
+    lately = [row for row in rows if "fault" in row and row["time"] > now - 3600]
+    bounds = {
+        f"{MOST_WITHOUT_PROGRESS} faults in a row without a new checkpoint": in_a_row >= MOST_WITHOUT_PROGRESS,
+        f"{MOST_OF_DEVICES_PER_HOUR} errors of a GPU within an hour": sum(row["device"] for row in lately)
+        >= MOST_OF_DEVICES_PER_HOUR,
+        f"{MOST_PER_HOUR} faults within an hour": len(lately) >= MOST_PER_HOUR,
+    }
+    for bound, is_reached in bounds.items():
+        if is_reached:
+            return (
+                f"the run ends after {bound}; the last one: {lately[-1]['fault'] if lately else 'unknown'}. Remove its "
+                f"cause, or take its node out; the same command continues from the newest checkpoint"
+            )
+    return None
+
+
+class FaultCallback(UserCallback):
+    """Stores why a group of workers ended; runs in the controller of Ray Train, on the driver's node."""
+
+    def __init__(self, log: FaultLog) -> None:
+        self.log = log
+        self._last, self._seen_at = "", 0.0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self.mailbox.fault.remote(described(worker_exceptions))
+        text, now = describe(worker_exceptions), time.monotonic()
+        is_new = text != self._last or now - self._seen_at > SEC_OF_ONE_FAULT
+        self._last, self._seen_at = text, now
+        if is_new:
+            of_device = any(isinstance(error, torch.AcceleratorError) for error in worker_exceptions.values())
+            self.log.add_fault(text, of_device)

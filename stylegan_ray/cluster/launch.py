@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: data, storage, cluster, TorchTrainer, last words."""
+"""From a configuration to a finished run: data, storage, cluster, TorchTrainer, closing message."""
 
 from __future__ import annotations
 
@@ -6,48 +6,64 @@ import json
 import os
 import platform
 import shlex
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+import ray
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer
+
+from stylegan_ray.cluster.faults import FaultCallback, FaultLog
 from stylegan_ray.cluster.nodes import code_checksum, version_of
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
-from stylegan_ray.cluster.resources import Say, Share, joined, share_of_cluster
+from stylegan_ray.cluster.process_group import WorkerSetup
+from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
+from stylegan_ray.cluster.signals import stop_on_signals
+from stylegan_ray.cluster.supervise import Outcome, Supervisor, View
+from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.report.sinks import ConsoleView, ProgressLine, closing_message
-from stylegan_ray.run_folder import STOP, refuse_relative, storage_address
-from stylegan_ray.storage import PART, Storage, join_address, one_line
-from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
+from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
+from stylegan_ray.report.graph import check_graph
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL_NETWORK,
+    RAY_FOLDER,
+    RUN_FILE,
+    WRITABLE,
+    checkpoint_nimg,
+    complete_checkpoints,
+    delete_leftovers,
+    ray_folder,
+    refuse_relative_paths,
+    storage_address,
+)
+from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
 
-if TYPE_CHECKING:
-    from stylegan_ray.cluster.reals import Observe
-
 RAY_DEFAULTS = {
-    # Ray Train looks at its workers this often; the one report of a run waits for one look.
+    # How often Ray Train polls its workers; the one report of a run waits for a poll.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
-    # A worker that does not answer for so long is taken for dead.
+    # A worker that does not answer for so long counts as dead.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
 }
-PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
-"""Before Ray Train is started anew after a failure that it does not retry itself; the last one repeats."""
-
-
-RUN_FILE, RAYS_LIST = "run.json", "checkpoint_manager_snapshot.json"
+NEWEST_TRIED_RAY = (2, 60)
+SEC_BETWEEN_RESIZES = 20.0
+"""How often an elastic group looks for new nodes at most."""
 
 
 @dataclass
@@ -60,11 +76,11 @@ class Run:
     address: str
     resume_from: str | None = None
     clearance: Clearance | None = None
-    """What the preflight has seen."""
+    """The result of the preflight."""
     command: str | None = None
-    """What was typed; null: what this process was started by."""
-    observe: Observe | None = None
-    """Sees every minibatch that is trained on."""
+    """The command line to continue with; None: that of this process."""
+    observer: Observer | None = None
+    """Wraps the minibatches of each worker."""
 
     @property
     def storage(self) -> Storage:
@@ -72,34 +88,115 @@ class Run:
 
     @property
     def cur_nimg(self) -> int:
-        """Where the newest complete checkpoint stands."""
-        names = complete_checkpoints(self.storage.folder(FOLDER))
-        return int(names[-1].removeprefix("ckpt-")) if names else 0
+        """Images shown at the newest complete checkpoint; 0 without one."""
+        names = complete_checkpoints(self.storage.folder(CHECKPOINTS))
+        return checkpoint_nimg(names[-1]) or 0 if names else 0
 
     @property
     def is_finished(self) -> bool:
-        return self.storage.exists("network-final.safetensors") and self.cur_nimg >= self.cfg.train.total_kimg * 1000
+        return self.storage.exists(FINAL_NETWORK) and self.cur_nimg >= self.cfg.train.total_kimg * 1000
 
 
-def train(cfg: RunConfig, resume_from: str | None = None, observe: Observe | None = None) -> int:
-    """Trains a run, or continues it; returns the exit status."""
+def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | None = None) -> int:
+    """Trains a run, or continues it; returns the exit status. `observer` wraps the minibatches of each worker."""
     use_ray_defaults()
     run = prepare(cfg, resume_from)
-    run.observe = observe
+    run.observer = observer
     view = ConsoleView(run.cfg.train.total_kimg)
     if run.is_finished:
         view.message(
             f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
         )
-        view.message(closing_message(run.address, run.cfg, "done", spoken_command()))
+        view.message(closing_message(run.address, run.cfg, "done", command_line()))
         return 0
+    warn_of_new_ray(ray.__version__, view.message)
     with joined(run.cfg, view.message):
         share = share_of_cluster(run.cfg, view.message)
-        cut_off = was_cut_off(run)
         with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
-            write_beginnings(run, share)
-            view.message(f"Run {run.address}\nStarting {share.spoken()}")
-            return fit(run, share, view, cut_off)
+            view.message(f"Run {run.address}\nStarting {share.format()}")
+            with stop_on_signals(view.message) as stop_requested:
+                outcome = train_run(run, share, view, stop_requested)
+            view.close()
+            if outcome.reason:
+                print(f"error: {outcome.reason}", file=sys.stderr, flush=True)
+                return 1
+            state = "done" if outcome.state == "done" else "stopped"
+            view.message(closing_message(run.address, run.cfg, state, command_line()))
+            return 130 if stop_requested() else 0
+
+
+def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], bool] = lambda: False) -> Outcome:
+    """Trains a run that the preflight has cleared, in this process's Ray; returns how it ended.
+
+    Works in a driver and in an actor, in any thread. `stop_requested` is called twice a second; when it returns true,
+    or when a STOP file appears in the run's folder, the run saves its state and stops.
+    """
+    was_lost = run.cur_nimg > 0 and not has_ended(run.storage)
+    write_start(run, share)
+    faults = FaultLog(run.storage)
+    faults.add_command(run.command or command_line())
+    if was_lost:
+        faults.add_fault("the driver or the whole cluster was lost")
+    supervisor = Supervisor(run.storage, faults, view, stop_requested)
+    outcome = Outcome("failed", "interrupted")
+    try:
+        outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
+    finally:
+        write_end(run, f"{outcome.state}: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
+    return outcome
+
+
+def fit_once(run: Run, share: Share, channel: Any, faults: FaultLog) -> Outcome:
+    """Calls Ray Train once; returns what rank 0 returned, or raises what Ray Train gave up with."""
+    folder = ray_folder(uuid.uuid4().hex[:8])
+    try:
+        result: Any = trainer_of(run, share, channel, faults, join_address(run.address, folder)).fit()
+    finally:
+        with suppress(OSError):
+            run.storage.delete_folder(folder)
+    return Outcome(*result.return_value)
+
+
+def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folder: str) -> TorchTrainer:
+    """Workers, storage and failure policy as the configuration says.
+
+    Ray Train keeps its own list of checkpoints in a folder of this attempt, since resuming looks at the checkpoints
+    themselves: a list would be stale after a crash or with a new version of Ray.
+    """
+    cfg = run.cfg
+    assert run.clearance is not None
+    worker = WorkerConfig(
+        cfg.model_dump(mode="json"), run.dataset, run.address, share.threads, channel, run.clearance,
+        run.resume_from, run.observer,
+    )  # fmt: skip
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"worker": worker},
+        torch_config=WorkerSetup(),
+        scaling_config=ScalingConfig(
+            num_workers=share.num_workers,
+            use_gpu=bool(share.gpus),
+            resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
+            elastic_resize_monitor_interval_s=SEC_BETWEEN_RESIZES,
+        ),
+        run_config=RayRunConfig(
+            name=cfg.run.name,
+            storage_path=ray_folder,
+            # We keep and delete checkpoints ourselves: Ray Train deletes by path, and fails when a path is gone.
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
+            callbacks=[FaultCallback(faults)],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def warn_of_new_ray(version: str, say: Callable[[str], None]) -> None:
+    """Says when Ray is newer than the newest version that this package has been tried with."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) > NEWEST_TRIED_RAY:
+        tried = ".".join(map(str, NEWEST_TRIED_RAY))
+        say(f"warning: Ray {version} is newer than {tried}, the newest that was tried; pip install 'ray=={tried}.*'")
 
 
 def use_ray_defaults() -> None:
@@ -108,8 +205,8 @@ def use_ray_defaults() -> None:
 
 
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
-    """Opens data and storage and checks that the run may begin or go on; raises ConfigError before anything starts."""
-    complete, dataset = completed(cfg, resume_from)
+    """Opens data and storage; raises ConfigError when the run cannot start or continue."""
+    complete, dataset = complete_config(cfg, resume_from)
     assert complete.run.name is not None and complete.run.storage is not None
     run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name), resume_from)
     check_writable(run.storage)
@@ -119,13 +216,14 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     return run
 
 
-def completed(cfg: RunConfig, resume_from: str | None = None) -> tuple[RunConfig, Dataset]:
-    """The configuration with name, storage, data path, resolution and channels filled in, and the data opened."""
+def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[RunConfig, Dataset]:
+    """The configuration with name, storage, data path, resolution and channels filled in, and the opened data set."""
     refuse_relative_paths(cfg, resume_from)
     with ProgressLine() as progress:
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, dataset.resolution)
     check_metrics(cfg, dataset)
+    check_graph(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
     height, width = dataset.resolution
@@ -146,24 +244,11 @@ def default_name(cfg: RunConfig) -> str:
     return f"{cfg.run.preset}-{data}-{cfg.digest()}"
 
 
-def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
-    """Inside a submitted job the working directory vanishes with the job."""
-    refuse_relative(
-        {
-            "run.storage": cfg.run.storage,
-            "$STYLEGAN_RAY_STORAGE": None if cfg.run.storage else os.environ.get("STYLEGAN_RAY_STORAGE"),
-            "data.path": cfg.data.path,
-            "--resume-from": resume_from,
-            "metrics.detector": cfg.metrics.detector,
-        }
-    )
-
-
 def check_writable(storage: Storage) -> None:
     """Raises ConfigError when the run's folder cannot be written."""
     try:
-        storage.write(".writable", b"")
-        storage.filesystem.delete_file(storage.path(".writable"))
+        storage.write(WRITABLE, b"")
+        storage.filesystem.delete_file(storage.path(WRITABLE))
     except OSError as error:
         raise ConfigError(
             f"run.storage: {storage.path()} cannot be written: {error}; give another with --run.storage, or set "
@@ -172,22 +257,22 @@ def check_writable(storage: Storage) -> None:
 
 
 def check_continues(run: Run) -> None:
-    """Raises ConfigError when the folder holds a run that this configuration or data does not continue."""
-    if not run.storage.exists("config.yaml") or not complete_checkpoints(run.storage.folder(FOLDER)):
+    """Raises ConfigError when the folder holds a run of another configuration or other data."""
+    if not run.storage.exists(CONFIG) or not complete_checkpoints(run.storage.folder(CHECKPOINTS)):
         return
-    old = load_config_text(run.storage.read("config.yaml").decode())
+    old = load_config_text(run.storage.read(CONFIG).decode())
     changed = differences(old, run.cfg)
     if changed:
         lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
         raise ConfigError(
-            f"run {run.address} was begun with another configuration:\n{lines}\n"
+            f"run {run.address} was started with another configuration:\n{lines}\n"
             f"give the old values, or another --run.name for a new run"
         )
     before = json.loads(run.storage.read(RUN_FILE))["data"]["fingerprint"]
     if before != run.dataset.fingerprint:
         raise ConfigError(
-            f"run {run.address} was begun on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
-            f"({run.dataset.path}); put the pictures back as they were, or give another --run.name for a new run"
+            f"run {run.address} was started on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
+            f"({run.dataset.path}); restore the images, or give another --run.name for a new run"
         )
 
 
@@ -200,38 +285,37 @@ def load_config_text(text: str) -> RunConfig:
     return validated(yaml.safe_load(text))
 
 
-def was_cut_off(run: Run) -> bool:
-    """Whether the last command that trained this run had no chance to say how it ended."""
+def has_ended(run: Storage) -> bool:
+    """Whether the last command that trained a run could store how it ended."""
     try:
-        return run.cur_nimg > 0 and json.loads(run.storage.read(RUN_FILE))["ended"] is None
+        return json.loads(run.read(RUN_FILE))["ended"] is not None
     except (FileNotFoundError, ValueError, KeyError):
-        return False
+        return True
 
 
-def write_beginnings(run: Run, share: Share) -> None:
-    """config.yaml and run.json; forgets an old STOP, what Ray Train remembers of checkpoints, and unfinished files."""
+def write_start(run: Run, share: Share) -> None:
+    """Writes config.yaml and run.json; deletes an old STOP, unfinished files and the folders of Ray Train."""
     storage = run.storage
-    # Resuming looks at the checkpoints themselves; Ray's list would be stale after a crash or a new version of Ray.
-    for name in (STOP, RAYS_LIST, *(name for name in storage.names() if name.endswith(PART))):
-        storage.delete(name)
-    storage.write("config.yaml", run.cfg.to_yaml().encode())
+    delete_leftovers(storage)
+    storage.write(CONFIG, run.cfg.to_yaml().encode())
     storage.write(RUN_FILE, json.dumps(provenance(run, share), indent=1).encode())
 
 
 def write_end(run: Run, state: str) -> None:
-    """Notes in run.json how the command ended; a storage that fails changes nothing about that."""
+    """Stores in run.json how the command ended, where the storage lets it, and deletes the folder of Ray Train."""
     with suppress(OSError, ValueError):
-        told = json.loads(run.storage.read(RUN_FILE))
-        run.storage.write(RUN_FILE, json.dumps(told | {"ended": state}, indent=1).encode())
+        content = json.loads(run.storage.read(RUN_FILE))
+        run.storage.write(RUN_FILE, json.dumps(content | {"ended": state}, indent=1).encode())
+        run.storage.delete_folder(RAY_FOLDER)
 
 
 def provenance(run: Run, share: Share) -> dict[str, Any]:
-    """What run.json says: versions, host, command, and where the data is from."""
+    """The content of run.json: versions, host, command, and where the data is from."""
     packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
     data = run.dataset
     return {
         "name": run.cfg.run.name,
-        "command": run.command or spoken_command(),
+        "command": run.command or command_line(),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -251,148 +335,6 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
     }
 
 
-def spoken_command() -> str:
-    """The command as it was typed."""
+def command_line() -> str:
+    """The command line of this process."""
     return shlex.join(["python" if sys.argv[0].endswith(".py") else "", *sys.argv]).removeprefix("'' ")
-
-
-def fit(run: Run, share: Share, view: ConsoleView, cut_off: bool) -> int:
-    """Runs the TorchTrainer beside the view, anew where it fails for reasons that pass; returns the exit status."""
-    import ray
-
-    from stylegan_ray.cluster.channel import mailbox_here
-
-    mailbox = mailbox_here()
-    if cut_off:
-        ray.get(mailbox.fault.remote("the driver or the whole cluster was lost"))
-    with asked_to_stop(lambda: mailbox.stop.remote(), view.message) as interrupted:
-        outcome, failure = keep_fitting(run, share, view, mailbox, interrupted)
-    view.close()
-    write_end(run, f"failed: {one_line(failure)}" if failure else outcome)
-    if failure:
-        print(f"error: {failure}", file=sys.stderr, flush=True)
-        return 1
-    view.message(closing_message(run.address, run.cfg, "done" if outcome == "done" else "stopped", spoken_command()))
-    return 130 if interrupted() else 0
-
-
-class View(Protocol):
-    """Who hears what rank 0 says."""
-
-    def tick(self, stats: Mapping[str, Any]) -> None: ...
-
-    def metric(self, values: Mapping[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-    def refresh(self) -> None: ...
-
-
-def keep_fitting(
-    run: Run, share: Share, view: View, mailbox: Any, interrupted: Callable[[], bool]
-) -> tuple[str, str | None]:
-    """Attempts until one ends the run; returns how it ended ("done" or "stopped"), and why it failed if it did.
-
-    Ray Train restarts its workers by itself; here is what it gives up on: the set-up of the workers' network, its own
-    controller, a storage that does not let it begin. The mailbox counts, and says when to give up after all.
-    """
-    from stylegan_ray.cluster.faults import is_final
-    from stylegan_ray.cluster.ray_private import free_workers
-    from stylegan_ray.cluster.trainer import fitted
-
-    assert run.clearance is not None
-    work = partial(
-        fitted, run.cfg, run.dataset, run.address, share, mailbox, run.resume_from, run.clearance, run.observe
-    )
-    num_failed = 0
-    while True:
-        free_workers(run.cfg.run.name)
-        attempt = Attempt(work, mailbox)
-        attempt.start()
-        failure = watch(attempt, view, mailbox)
-        if failure is not None or attempt.error is None:
-            return attempt.outcome or "stopped", failure
-        if is_final(attempt.error):
-            return "stopped", str(attempt.error)
-        if interrupted():
-            return "stopped", None
-        mailbox.fault.remote(f"Ray Train ended: {one_line(attempt.error)}")
-        time.sleep(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
-        num_failed += 1
-        with suppress(OSError):
-            run.storage.delete(RAYS_LIST)
-
-
-class Attempt(threading.Thread):
-    """The training in a thread, since the main thread shows progress and hears signals.
-
-    Ray Train is led from an actor: from this process, where it is one, as a trial of a sweep is; else from the mailbox.
-    """
-
-    def __init__(self, work: Callable[[], Any], mailbox: Any) -> None:
-        super().__init__(daemon=True, name="fit")
-        self.work, self.mailbox = work, mailbox
-        self.outcome: str | None = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        import ray
-
-        try:
-            if ray.get_runtime_context().get_actor_id() is not None:
-                self.outcome = self.work()
-            else:
-                environment = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
-                self.outcome = ray.get(self.mailbox.fit.remote(self.work, environment))
-        except BaseException as error:
-            self.error = getattr(error, "cause", None) or error
-
-
-def watch(attempt: Attempt, view: View, mailbox: Any, every_sec: float = 0.5) -> str | None:
-    """Shows what rank 0 says until the attempt ends; returns what makes any other attempt pointless, or None."""
-    import ray
-    from ray.exceptions import ActorUnavailableError, RayError
-
-    from stylegan_ray.cluster.channel import FAIL, METRIC, SAY, TICK
-
-    while True:
-        alive = attempt.is_alive()
-        try:
-            items = ray.get(mailbox.take.remote())
-        except ActorUnavailableError:
-            items = []  # its process died and comes back
-        except RayError as error:
-            return f"the Ray cluster does not answer any more: {one_line(error)}; the same command continues the run"
-        for kind, content in items:
-            if kind == TICK:
-                view.tick(content)
-            elif kind == METRIC:
-                view.metric(content)
-            elif kind == FAIL:
-                return content
-            elif kind == SAY:
-                view.message(content)
-        if not alive:
-            return None
-        view.refresh()
-        attempt.join(every_sec)
-
-
-@contextmanager
-def asked_to_stop(stop: Any, say: Say) -> Iterator[Any]:
-    """Turns the first SIGINT or SIGTERM into a wish to save and stop; the second one ends the driver at once."""
-    seen: list[int] = []
-
-    def handle(number: int, _frame: Any) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            raise KeyboardInterrupt
-        stop()
-        say("Saving, then stopping; once more to stop at once.")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

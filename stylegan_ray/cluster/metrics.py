@@ -1,110 +1,58 @@
-"""Metrics of a training worker: taken when they are due, noted by rank 0, told to whoever drives the run."""
+"""Metrics of a training worker: all workers of the group compute them inline, or a task beside the training does."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.channel import METRIC, Line
-from stylegan_ray.cluster.pending import pending
+from stylegan_ray.cluster.async_metrics import AsyncMetrics, pending_requests
+from stylegan_ray.cluster.channel import Sender
+from stylegan_ray.cluster.metric_results import MetricResults, RunMetrics
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.metrics.rows import Row
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.loop import Pause
-from stylegan_ray.train.metrics import GroupMetrics, is_due, scalars, tick_to_catch_up, told
+from stylegan_ray.train.metrics import GroupMetrics, is_due, tick_to_catch_up
 from stylegan_ray.train.state import TrainState
 
 
-class NoMetrics:
-    """Metrics of a run that takes none; every rank has one and calls it at the same places."""
+class InlineMetrics(RunMetrics):
+    """The training waits while all workers compute them; rank 0 stores the rows before the checkpoint of the tick."""
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        """Before the training begins or goes on: takes what is due there and missing."""
-
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
-        """Between two groups of minibatches: takes what is due."""
-
-    def look(self, recorder: Recorder | None) -> None:
-        """Between two groups, whenever: takes notice of what has come in."""
-
-    def news(self) -> Mapping[str, float]:
-        """Values since the last call, as Metrics/<name>; rank 0 has them."""
-        return {}
-
-
-class Inline(NoMetrics):
-    """The training waits while all workers of the group take them; rank 0 notes them before the tick's checkpoint."""
-
-    def __init__(self, cfg: RunConfig, dataset: Dataset, device: torch.device, line: Line) -> None:
-        self.cfg, self.notes = cfg, Notes(line)
+    def __init__(self, cfg: RunConfig, dataset: Dataset, device: torch.device, sender: Sender) -> None:
+        self.cfg, self.sender, self.results = cfg, sender, MetricResults(sender)
         self.group = GroupMetrics(cfg, dataset, device)
 
-    def begin(self, state: TrainState, recorder: Recorder | None) -> None:
-        if recorder is not None:
-            self._leave_out(recorder.outbox.run)
+    def begin(self, state: TrainState, snapshots: Snapshots | None) -> None:
+        if snapshots is not None:
+            self._drop_requests(snapshots.writer.run)
         tick = tick_to_catch_up(state, self.cfg)
-        if tick is not None and distributed.from_rank0(recorder is not None and not recorder.has_metrics(tick)):
-            self._take(state, tick, recorder)
+        if tick is not None and distributed.from_rank0(snapshots is not None and not snapshots.has_metrics(tick)):
+            self._compute(state, tick, snapshots)
 
-    def at_pause(self, pause: Pause, state: TrainState, recorder: Recorder | None) -> None:
+    def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
-            self._take(state, pause.stats["Progress/tick"], recorder)
+            self._compute(state, pause.stats["Progress/tick"], snapshots)
 
-    def news(self) -> Mapping[str, float]:
-        return self.notes.take()
-
-    def _leave_out(self, run: Storage) -> None:
-        """Deletes requests from a time when metrics were taken beside the training."""
-        for request in pending(run):
-            self.notes.line.say(f"metrics at {request.kimg:g} kimg are left out: they waited for a device that is gone")
+    def _drop_requests(self, run: Storage) -> None:
+        """Deletes requests from a start of the run that had a device for them."""
+        for request in pending_requests(run):
+            self.sender.message(f"metrics at {request.kimg:g} kimg are dropped: the device for them is gone")
             request.delete(run)
 
-    def _take(self, state: TrainState, tick: int, recorder: Recorder | None) -> None:
+    def _compute(self, state: TrainState, tick: int, snapshots: Snapshots | None) -> None:
         rows = self.group.rows(state, tick)
-        if recorder is not None:
-            self.notes.add(rows, recorder)
-
-
-class Notes:
-    """Where rank 0 brings rows: to the run's files, to the driver, and to the next report to Ray Train."""
-
-    def __init__(self, line: Line) -> None:
-        self.line = line
-        self._news: dict[str, float] = {}
-        self._said: set[str] = set()
-
-    def add(self, rows: Sequence[Row], recorder: Recorder, keep: Callable[[str], None] | None = None) -> None:
-        """Notes the rows that one network gave; see Recorder.metrics."""
-        recorder.metrics(rows, keep)
-        values = scalars(rows)
-        if values:
-            self.line.say(told(rows))
-            place = {"Progress/tick": rows[0]["Progress/tick"], "Progress/kimg": rows[0]["kimg"]}
-            self.line.post(METRIC, {**place, **values})
-        for text in (f"{row['metric']} is unavailable: {row['unavailable']}" for row in rows if "unavailable" in row):
-            if text not in self._said:  # once, not every time it is due
-                self._said.add(text)
-                self.line.say(text)
-        self._news |= values
-
-    def take(self) -> Mapping[str, float]:
-        """Values that came since the last call."""
-        news, self._news = self._news, {}
-        return news
+        if snapshots is not None:
+            self.results.add(rows, snapshots)
 
 
 def metrics_of_run(
-    cfg: RunConfig, dataset: Dataset, run_address: str, device: torch.device, line: Line, placement: str
-) -> NoMetrics:
-    """How a run takes its metrics."""
+    cfg: RunConfig, dataset: Dataset, run_address: str, device: torch.device, sender: Sender, placement: str
+) -> RunMetrics:
+    """The metrics of a run, as the preflight has placed them: `inline` or `async`."""
     if not cfg.metrics.names:
-        return NoMetrics()
+        return RunMetrics()
     if placement == "inline":
-        return Inline(cfg, dataset, device, line)
-    from stylegan_ray.cluster.async_metrics import Beside
-
-    return Beside(cfg, dataset, run_address, device, line)
+        return InlineMetrics(cfg, dataset, device, sender)
+    return AsyncMetrics(cfg, dataset, run_address, device, sender)

@@ -25,7 +25,7 @@ from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
 from stylegan_ray.data.options import PrepareOptions, format_options, translate_errors
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
-from stylegan_ray.report.sinks import ProgressLine, format_time
+from stylegan_ray.report.console import ProgressLine, format_time
 
 IMAGES_PER_CHECK = 128
 """Images that one task of --check reads."""

@@ -1,144 +1,130 @@
-"""The network of the training workers: the interface each uses, and whether all answer before anything is computed."""
+"""The process group of the training workers, set up inside the train function: its failures count as a worker's."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import ray
-import ray.train.torch
-from ray.exceptions import RayTaskError
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.backend import Backend
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.nodes import interface_address, interfaces
-from stylegan_ray.cluster.ray_private import TorchBackend
-from stylegan_ray.config import ConfigError
-from stylegan_ray.storage import one_line
+from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, format_workers, listener, unreached
+from stylegan_ray.cluster.signals import notice_sigterm
 
-ANSWER_SEC = 60.0
+STORE_SEC = 60.0
+"""How long a worker waits for what another one stores."""
 CONNECT_SEC = 10.0
 FIRST_SUM_SEC = 120.0
-
-Door = tuple[str, int]
-"""An address and a port that a worker listens on."""
+OPERATION_SEC = 1800.0
+"""How long a collective operation waits for the others."""
 
 
 @dataclass
-class GroupConfig(TorchConfig):
-    """A process group of torch over the interface that cluster.interface names."""
-
-    interface: str | None = None
+class WorkerSetup(TorchConfig):
+    """Instead of connecting the workers, tells each where all of them are; `connected` does the rest."""
 
     @property
     def backend_cls(self) -> type:
-        return GroupBackend
+        return SetupBackend
 
 
-class GroupBackend(TorchBackend):
-    """Connects the workers; what keeps them from reaching each other is told with rank and address."""
+class SetupBackend(Backend):
+    """Prepares the processes of a new group of workers."""
+
+    share_cuda_visible_devices = True  # NCCL's connections inside a node need it
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Called by Ray Train whenever a group of workers has started, before it trains."""
-        assert isinstance(backend_config, GroupConfig)
-        if len(worker_group) == 1:
-            return  # nobody to talk to; a group of one would still wake a hundred times a second
-        hosts = ask_all(worker_group, [], ray.util.get_node_ip_address)
-        if len(set(hosts)) > 1 or backend_config.interface:
-            hosts = ask_all(worker_group, hosts, choose_interface, backend_config.interface)
-        if len(set(hosts)) > 1:
-            doors = ask_all(worker_group, hosts, open_door)
-            check_reach(hosts, ask_all(worker_group, hosts, unreached, doors, CONNECT_SEC))
-        super().on_start(worker_group, backend_config)
-        ask_all(worker_group, hosts, first_sum, hosts, FIRST_SUM_SEC, timeout_sec=FIRST_SUM_SEC + ANSWER_SEC)
+        """Runs in the controller after the workers have started, and Ray's handlers with them."""
+        hosts = worker_group.execute(ray.util.get_node_ip_address)
+        worker_group.execute(prepare_worker, hosts)
 
 
-def ask_all(
-    worker_group: Any, hosts: Sequence[str], question: Callable[..., Any], *args: Any, timeout_sec: float = ANSWER_SEC
-) -> list[Any]:
-    """What all workers answer, in the order of ranks; raises ConnectionError that names who does not."""
-    answers = worker_group.execute_async(question, *args)
-    _, late = ray.wait(answers, num_returns=len(answers), timeout=timeout_sec)
-    if late:
-        ranks = [rank for rank, answer in enumerate(answers) if answer in late]
-        raise ConnectionError(f"no answer from {named(ranks, hosts)} within {timeout_sec:g} s")
-    try:
-        return ray.get(answers)
-    except RayTaskError as error:
-        raise ConnectionError(one_line(error.cause, 1000)) from None
+def prepare_worker(hosts: Sequence[str]) -> None:
+    """Runs in the main thread of each worker, with the addresses of the nodes of all ranks."""
+    notice_sigterm()
+    _hosts[:] = hosts
 
 
-def named(ranks: Sequence[int], hosts: Sequence[str]) -> str:
-    """Workers with their addresses, where these are known."""
-    return ", ".join(f"worker {rank}" + (f" on {hosts[rank]}" if hosts else "") for rank in ranks)
+_hosts: list[str] = []
 
 
-def check_reach(hosts: Sequence[str], unreached_by: Sequence[Sequence[int]]) -> None:
-    """Raises ConnectionError when a worker could not connect to another one; names those that most others miss."""
-    misses = [sum(rank in others for others in unreached_by) for rank in range(len(hosts))]
-    if not any(misses):
-        return
-    ranks = [rank for rank, count in enumerate(misses) if count == max(misses)]
-    asked = [rank for rank, others in enumerate(unreached_by) if set(others) & set(ranks)]
-    raise ConnectionError(
-        f"{named(ranks, hosts)} cannot be reached from {named(asked, hosts)}; let the nodes reach each other on all "
-        f"ports, or name the network between them in cluster.interface"
-    )
+@contextmanager
+def connected(interface: str | None, device: torch.device) -> Iterator[None]:
+    """Inside, the workers are a process group of torch.
 
-
-_doors: list[socket.socket] = []
-
-
-def choose_interface(interface: str | None) -> str:
-    """Tells gloo and NCCL which interface to use; returns its address.
-
-    Unless somebody has said otherwise, gloo uses the interface of the address by which Ray knows this node; by itself
-    it would take what the host's own name resolves to, which is often loopback. NCCL finds its network by itself.
+    Raises ConnectionError that names the workers which cannot be reached. A single worker gets no group: it would wake
+    a hundred times a second for nothing.
     """
-    host = ray.util.get_node_ip_address()
-    if interface is not None:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
-        os.environ["NCCL_SOCKET_IFNAME"] = ",".join(f"={name}" for name in interface.split(","))
-    elif "GLOO_SOCKET_IFNAME" not in os.environ:
-        own = [name for name, address in interfaces().items() if address == host]
-        if not own:
-            return host
-        os.environ["GLOO_SOCKET_IFNAME"] = own[0]
-    name = os.environ["GLOO_SOCKET_IFNAME"].split(",")[0]
-    address = interface_address(name)
-    if address is None:
-        raise ConfigError(f"node {host} has no network interface {name} (cluster.interface, GLOO_SOCKET_IFNAME)")
-    return address
+    if len(_hosts) < 2:
+        yield
+        return
+    rank, own = ray.train.get_context().get_world_rank(), _hosts
+    host = own[rank]
+    if len(set(own)) > 1 or interface:
+        host = choose_interface(interface, host)
+    store = connect_store(rank, own, host)
+    if len(set(own)) > 1:
+        meet(store, rank, own, host)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=len(own),
+        store=dist.PrefixStore("group", store), timeout=timedelta(seconds=OPERATION_SEC),
+    )  # fmt: skip
+    distributed.first_sum(device, own, FIRST_SUM_SEC)
+    yield
+    dist.destroy_process_group()  # after an error it might wait for workers that are gone
 
 
-def open_door() -> Door:
-    """Listens on the address that the others will use; the system accepts connections by itself."""
-    host = choose_interface(None)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    _doors.append(socket.create_server((host, 0), family=family, backlog=4096))
-    return host, _doors[-1].getsockname()[1]
+def connect_store(rank: int, hosts: Sequence[str], host: str) -> dist.TCPStore:
+    """The store of rank 0, whose address the workers learn over Ray."""
+    store, address = None, None
+    if rank == 0:
+        store = new_store(host, 0, is_server=True)
+        address = (host, store.port)
+    where: Any = broadcast_from_rank_zero(address)
+    if store is not None:
+        return store
+    try:
+        return new_store(*where, is_server=False)
+    except dist.DistError as error:
+        raise ConnectionError(
+            f"{format_workers([0], hosts)} cannot be reached at {where[0]}:{where[1]} from "
+            f"{format_workers([rank], hosts)}; let the nodes reach each other on all ports, or name the network "
+            f"between them in cluster.interface"
+        ) from error
 
 
-def unreached(doors: Sequence[Door], timeout_sec: float) -> list[int]:
-    """The ranks whose doors this worker cannot connect to."""
-
-    def is_reached(door: Door) -> bool:
-        try:
-            socket.create_connection(door, timeout=timeout_sec).close()
-        except OSError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(min(len(doors), 64)) as pool:
-        return [rank for rank, reached in enumerate(pool.map(is_reached, doors)) if not reached]
+def new_store(host: str, port: int, is_server: bool) -> dist.TCPStore:
+    """A store that waits for values, and for its server, as long as STORE_SEC."""
+    timeout = timedelta(seconds=STORE_SEC)
+    return dist.TCPStore(host, port, is_master=is_server, wait_for_workers=False, timeout=timeout)
 
 
-def first_sum(hosts: Sequence[str], timeout_sec: float) -> None:
-    """The first reduction of the group."""
-    while _doors:
-        _doors.pop().close()
-    distributed.first_sum(ray.train.torch.get_device(), hosts, timeout_sec)
+def meet(store: dist.Store, rank: int, hosts: Sequence[str], host: str) -> None:
+    """Connects to all other workers; every rank raises the same ConnectionError when one cannot be reached."""
+    with listener(host) as address:
+        addresses: list[Address] = exchange(store, "address", rank, hosts, address)
+        check_reach(hosts, exchange(store, "unreached", rank, hosts, unreached(addresses, CONNECT_SEC)))
+
+
+def exchange(store: dist.Store, name: str, rank: int, hosts: Sequence[str], mine: Any) -> list[Any]:
+    """What the ranks store under a name, in order; raises ConnectionError that names those that store nothing."""
+    keys = [f"{name}/{other}" for other in range(len(hosts))]
+    try:
+        store.set(keys[rank], json.dumps(mine))
+        store.wait(keys, timedelta(seconds=STORE_SEC))
+        return [json.loads(store.get(key)) for key in keys]
+    except dist.DistError as error:
+        missing = [other for other, key in enumerate(keys) if not store.check([key])]
+        raise ConnectionError(
+            f"no answer from {format_workers(missing, hosts)} within {STORE_SEC:g} s; check the network to them"
+        ) from error

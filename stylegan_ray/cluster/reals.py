@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 MicroBatches = list[tuple[Tensor, Tensor]]
 """One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""
 
-Observe = Callable[[RunConfig, int, float, int, int], Callable[[MicroBatches], None]]
-"""Takes cfg, cur_nimg, resolution_log2, rank and world size of a stream; returns what is called with each minibatch."""
-
 MAX_BYTES_PER_CHUNK = 32 << 20
 """Larger groups are decoded minibatch by minibatch; JPEG of 256 px in 2, 8, 32 MiB: 1256, 1370, 1434 images/s."""
 CLOSE_SEC = 5.0
@@ -46,20 +43,13 @@ CLOSE_SEC = 5.0
 
 
 def stream_of_reals(
-    cfg: RunConfig,
-    source: RealsSource,
-    cur_nimg: int,
-    resolution_log2: float,
-    rank: int,
-    world_size: int,
-    observe: Observe | None = None,
+    cfg: RunConfig, source: RealsSource, cur_nimg: int, resolution_log2: float, rank: int, world_size: int
 ) -> RealsStream:
     """This rank's minibatches from a clock value on; decoding begins at once."""
     image_bytes = math.prod(source.dataset.shape())
     groups = groups_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
     chunks = (chunk for group in groups for chunk in split_if_large(group, image_bytes))
-    observer = None if observe is None else observe(cfg, cur_nimg, resolution_log2, rank, world_size)
-    return RealsStream(source, chunks, cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats, observer)
+    return RealsStream(source, chunks, cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats)
 
 
 def groups_of_rank(
@@ -96,14 +86,8 @@ class RealsStream(Iterator[MicroBatches]):
     more). Tasks reserve no CPU: they run beside workers that hold all CPUs.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        chunks: Iterator[Chunk],
-        minibatches_ahead: int = 16,
-        observer: Callable[[MicroBatches], None] | None = None,
-    ) -> None:
-        self.chunks, self.minibatches_ahead, self.observer = iter(chunks), minibatches_ahead, observer
+    def __init__(self, source: Source, chunks: Iterator[Chunk], minibatches_ahead: int = 16) -> None:
+        self.chunks, self.minibatches_ahead = iter(chunks), minibatches_ahead
         self._source = ray.put(source)
         self._executions: deque[Execution] = deque()
         self._minibatches: Iterator[MicroBatches] = iter(())
@@ -111,14 +95,11 @@ class RealsStream(Iterator[MicroBatches]):
 
     def __next__(self) -> MicroBatches:
         """This rank's micro-batches of the next minibatch."""
-        micro_batches = next(self._minibatches, None)
-        if micro_batches is None:
-            self._minibatches = iter(())  # releases the last block before waiting for the next one
-            self._minibatches = self._next_chunk()
-            micro_batches = next(self._minibatches)
-        if self.observer is not None:
-            self.observer(micro_batches)
-        return micro_batches
+        for micro_batches in self._minibatches:
+            return micro_batches
+        self._minibatches = iter(())  # releases the last block before waiting for the next one
+        self._minibatches = self._next_chunk()
+        return next(self._minibatches)
 
     def close(self) -> None:
         """Ends the stream; waits for the tasks that run, as long as they end soon."""

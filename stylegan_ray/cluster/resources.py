@@ -1,4 +1,4 @@
-"""The cluster a run lives on: joining or starting one, and every worker's share of it."""
+"""The cluster of a run: joining or starting one, and the share of it that each worker gets."""
 
 from __future__ import annotations
 
@@ -22,21 +22,12 @@ from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
 COLLECT_FIGURES = "RAY_TRAIN_METRICS_ENABLED"
-LOCAL_DEFAULTS = {
-    # Nobody takes this machine away, and nobody collects its figures: what watches and counts would cost some 3 % of
-    # a core for as long as the run lasts.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    COLLECT_FIGURES: "0",
-    "RAY_enable_metrics_collection": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "60000",
-}
-"""What a Ray of this machine alone is started with, where nobody has set it."""
-SECONDS_BETWEEN_LOOKS = 5.0
+SEC_BETWEEN_LOOKS = 5.0
 """How often a run that waits for nodes looks for them."""
 
 
 class TooSmallError(ConfigError):
-    """The cluster has not enough for the least number of workers."""
+    """The cluster is too small for the least number of workers."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +42,8 @@ class Share:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
-    def spoken(self) -> str:
-        """The workers, for the log."""
+    def format(self) -> str:
+        """The number of workers, for the log."""
         least, most = self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers,) * 2
         return f"{least} worker{'s' if least > 1 else ''}" if least == most else f"{least} to {most} workers"
 
@@ -67,13 +58,13 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 @contextmanager
 def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
-    """Inside, this process is a driver of the cluster at cluster.address, of the job's, or of a new local one.
+    """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
 
-    A local one has room for so many runs at once, even if they have to share cores.
+    A local one has room for `num_runs` runs at once, even if they share cores.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
     """
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
-    # What workers have to say comes through the mailbox; their streams, with Ray's own remarks, stay in Ray's logs.
+    # Messages of workers come through the channel; their output, and what Ray prints, stays in Ray's logs.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address:
         join(address, quiet)
@@ -97,7 +88,7 @@ def join(address: str, quiet: dict[str, Any]) -> None:
         ray.init(address=address, **quiet)
     except AuthenticationError as error:
         raise ConfigError(
-            f"cluster.address={address}: the cluster wants its token, in ~/.ray/auth_token, in a file that "
+            f"cluster.address={address}: the cluster requires its token, in ~/.ray/auth_token, in a file that "
             f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
         ) from error
     except (ConnectionError, ValueError) as error:
@@ -107,29 +98,26 @@ def join(address: str, quiet: dict[str, Any]) -> None:
 
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
-    """A cluster of this machine alone; more workers than cores share them, with a warning."""
-    from stylegan_ray.cluster.ray_private import no_log_monitor
-
+    """Starts a cluster of this machine alone; more workers than cores share them, with a warning."""
     cores, most = num_cores(), workers_range(cfg)[1] * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
-    keep_others_out()
-    os.environ.update({key: value for key, value in LOCAL_DEFAULTS.items() if key not in os.environ})
-    with no_log_monitor():
-        ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=False, **quiet)
+    set_token()
+    # Ray Train's PlacementGroupCleaner, which frees the workers of a trial whose actor died, asks the dashboard.
+    ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=num_runs > 1, **quiet)
 
 
-def keep_others_out() -> None:
-    """Makes up a token for this run, unless the user has one: Ray listens where other machines can reach it."""
+def set_token() -> None:
+    """Sets a token for this run, unless the user has one: Ray listens where other machines can reach it."""
     has_one = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if not has_one and not Path("~/.ray/auth_token").expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
-    """What each worker gets of the cluster; waits for as long as cluster.wait_minutes allows where it is too small."""
-    deadline, told = time.monotonic() + cfg.cluster.wait_minutes * 60, False
+    """What each worker gets of the cluster; waits up to cluster.wait_minutes where the cluster is too small."""
+    deadline, is_waiting = time.monotonic() + cfg.cluster.wait_minutes * 60, False
     while True:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         try:
@@ -137,37 +125,37 @@ def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
         except TooSmallError:
             if time.monotonic() >= deadline:
                 raise
-            if not told:
+            if not is_waiting:
                 say(f"Waiting for nodes, {cfg.cluster.wait_minutes:g} minutes at most")
-            told = True
+            is_waiting = True
             request_resources(bundles=[bundle(cfg, nodes)] * workers_range(cfg)[0])
-            time.sleep(min(SECONDS_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0)))
+            time.sleep(min(SEC_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0)))
         else:
-            if told:
-                request_resources(bundles=[])  # from here on Ray Train asks; what we ask for would outlive us
+            if is_waiting:
+                request_resources(bundles=[])  # from here on Ray Train asks; our request would outlive this process
             return share
 
 
 def bundle(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What to ask an autoscaler for, for one worker."""
+    """The resources of one worker, as an autoscaler is asked for them."""
     gpus = gpus_of_worker(cfg, nodes)
     return {"CPU": cfg.cluster.cpus_per_worker or 1} | ({"GPU": gpus} if gpus else {})
 
 
 def gpus_of_worker(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int:
-    """As configured, else 1 where there are any."""
+    """GPUs of a worker: as configured, else 1 where there are any."""
     if cfg.cluster.gpus_per_worker is not None:
         return cfg.cluster.gpus_per_worker
     return 1 if sum(node.get("GPU", 0) for node in nodes) >= 1 else 0
 
 
 def share_of_nodes(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> Share:
-    """What each worker gets of nodes with these resources; raises TooSmallError when it has too little."""
+    """What each worker gets of nodes with these resources; raises TooSmallError when the workers do not fit."""
     least, most = workers_range(cfg)
     gpus = gpus_of_worker(cfg, nodes)
     hosts = [node for node in nodes if node.get("GPU" if gpus else "CPU", 0) >= 1]
     slots = sum(node["GPU"] for node in hosts) if gpus else sum(node["CPU"] for node in hosts)
-    way_out = "use fewer of either, or let a cluster that grows on demand have its time: cluster.wait_minutes=15"
+    way_out = "use fewer of either, or wait for a cluster that grows on demand: cluster.wait_minutes=15"
     if gpus and slots < least:
         raise TooSmallError(
             f"cluster.num_workers={cfg.cluster.num_workers} with cluster.gpus_per_worker={gpus} needs {least} GPUs, "

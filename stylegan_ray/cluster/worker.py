@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,266 +17,256 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.channel import FAIL, TICK, Line, LogToDriver
-from stylegan_ray.cluster.faults import AskedToEnd, is_transient, lost_peer, verb_of
+from stylegan_ray.cluster.channel import GROUP, TICK, ChannelHandler, Sender
+from stylegan_ray.cluster.faults import FaultLog, Terminated, is_echo, is_transient
 from stylegan_ray.cluster.metrics import metrics_of_run
 from stylegan_ray.cluster.preflight import Clearance
-from stylegan_ray.cluster.ray_private import TermSignal
-from stylegan_ray.cluster.reals import Observe, stream_of_reals
+from stylegan_ray.cluster.process_group import connected
+from stylegan_ray.cluster.reals import stream_of_reals
+from stylegan_ray.cluster.signals import LEAVE, LOG, SAVE, Signals, is_terminated
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
-from stylegan_ray.report.snapshots import Recorder
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.report.snapshots import Snapshots
+from stylegan_ray.run_folder import CHECKPOINTS, TICKS, read_jsonl
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.background_writer import Outbox
-from stylegan_ray.train.checkpoint import FOLDER
-from stylegan_ray.train.loop import Diverged, Pause, training_loop
+from stylegan_ray.train.background_writer import BackgroundWriter
+from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
 
-GO_ON, ASK, SAVE, STOP_RUN, LEAVE = range(5)
-SECONDS_BETWEEN_LOOKS = 2.0
-"""How often rank 0 looks for the STOP file."""
-SECONDS_BETWEEN_NOTICES = 5.0
-"""How often all ranks together ask Ray whether a node of theirs will be taken away."""
-MOST_SECONDS_TO_FINISH = 1800.0
+MOST_SEC_TO_FINISH = 1800.0
 """How long the end of a run waits for its storage."""
-SECONDS_TO_LEAVE = 10.0
-"""How long a worker that was asked to end waits for its storage."""
+SEC_TO_LEAVE = 10.0
+"""How long a worker that received SIGTERM waits for its storage."""
+SEC_BEHIND_CAUSE = 1.0
+"""How long the consequences of another worker's end wait, so that Ray Train sees the cause first."""
+
+Observer = Callable[[Iterator[MicroBatches], RunConfig, int, float], Iterator[MicroBatches]]
+"""Wraps this rank's minibatches, given the configuration, the images shown so far and log2 of the resolution."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the driver hands to every worker."""
+class WorkerConfig:
+    """What the driver passes to every worker."""
 
     cfg: dict[str, Any]
     dataset: Dataset
     run_address: str
     threads: int
-    mailbox: Any
+    channel: Any
     clearance: Clearance
     resume_from: str | None = None
-    observe: Observe | None = None
-    """Sees every minibatch that is trained on."""
+    observer: Observer | None = None
 
 
-def train_worker(config: dict[str, Any]) -> str:
-    """Trains to the end or until asked to stop; returns "done" or "stopped"."""
-    order: Order = config["order"]
-    line = Line(order.mailbox)
-    logging.getLogger("stylegan_ray").addHandler(LogToDriver(line))
+def train_worker(config: dict[str, Any]) -> tuple[str, str]:
+    """Trains to the end or until asked to stop; returns how the run ended, as Outcome has it.
+
+    Raises what another attempt may get over. Any other error is stored as the end of the run, so that a group that Ray
+    Train starts after it returns at once.
+    """
+    worker: WorkerConfig = config["worker"]
+    faults = FaultLog(Storage.at(worker.run_address))
+    if end := faults.end():
+        return end
+    sender = Sender(worker.channel)
+    logging.getLogger("stylegan_ray").addHandler(ChannelHandler(sender))
+    cfg, device = validated(worker.cfg), ray.train.torch.get_device()
     try:
-        return Worker(order, line).run()
+        with connected(cfg.cluster.interface, device):
+            return Worker(cfg, worker, device, sender, faults).run(), ""
     except Exception as error:
         if not is_transient(error):
-            said = str(error) if isinstance(error, (ValueError, FloatingPointError)) else traceback.format_exc()
-            line.post_and_wait(FAIL, f"worker {distributed.rank()} {verb_of(error)}: {said}")
-        elif lost_peer(error) or (isinstance(error, AskedToEnd) and not TermSignal.came.is_set()):
-            time.sleep(1.0)  # so that what happened to the other worker is seen first, which says more
+            return end_with(error, faults)
+        if is_echo(error) or (isinstance(error, Terminated) and not is_terminated()):
+            time.sleep(SEC_BEHIND_CAUSE)
         raise
 
 
-class Worker:
-    """One rank's part in the training."""
+def end_with(error: Exception, faults: FaultLog) -> tuple[str, str]:
+    """Stores an error as the end of the run, and returns it where no other worker waits for this one."""
+    is_known = isinstance(error, (ValueError, FloatingPointError))
+    state = "diverged" if isinstance(error, FloatingPointError) else "failed"
+    reason = f"worker {distributed.rank()} {state}: {error if is_known else traceback.format_exc()}"
+    faults.add_end(state, reason)
+    if distributed.world_size() > 1 and state == "failed":  # all ranks find alike that numbers diverge
+        raise error
+    return state, reason
 
-    def __init__(self, order: Order, line: Line) -> None:
-        self.cfg, self.order, self.line = validated(order.cfg), order, line
-        self.device = ray.train.torch.get_device()
-        prepare_process(self.cfg, order.threads)
-        self.storage = Storage.at(order.run_address)
+
+class Worker:
+    """One rank of the training."""
+
+    def __init__(
+        self, cfg: RunConfig, worker: WorkerConfig, device: torch.device, sender: Sender, faults: FaultLog
+    ) -> None:
+        self.cfg, self.worker, self.device, self.sender, self.faults = cfg, worker, device, sender, faults
+        prepare_process(cfg, worker.threads)
+        self.storage = Storage.at(worker.run_address)
         self.is_first = distributed.rank() == 0
-        self.outbox = Outbox(self.storage, self.cfg.cluster.keep_checkpoints, line.say) if self.is_first else None
-        self.watch = StopWatch(self.device)
+        keep = cfg.cluster.keep_checkpoints
+        self.writer = BackgroundWriter(self.storage, keep, sender.message) if self.is_first else None
+        self.watch = StopWatch(device)
 
     def run(self) -> str:
-        """Trains, going back where the numbers say so, until done or asked to stop."""
-        cfg, dataset = self.cfg, self.order.dataset
-        self.order.clearance.check_here(dataset)
+        """Trains until done or asked to stop, going back to a checkpoint where the numbers require it."""
+        cfg, worker, dataset = self.cfg, self.worker, self.worker.dataset
+        worker.clearance.check_here(dataset)
         state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, self.device)
         state.data_fingerprint = dataset.fingerprint
-        came_from = self._resume(state)
-        if self.is_first:
-            num = distributed.world_size()
-            self.line.begins(state.cur_nimg, f"{came_from}; {describe_group(self.device, self.order.threads)}", num)
+        self._announce(state, self._resume(state))
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
-        recorder = Recorder(self.storage, cfg, dataset, state, self.outbox) if self.outbox else None
+        snapshots = Snapshots(cfg, dataset, state, self.writer) if self.writer else None
         self.metrics = metrics_of_run(
-            cfg, dataset, self.order.run_address, self.device, self.line, self.order.clearance.placement
+            cfg, dataset, worker.run_address, self.device, self.sender, worker.clearance.placement
         )
-        rollback = Rollback(state, cfg, self.storage.folder(FOLDER))
+        rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
-                return self._train(state, recorder)
-            except Diverged as trouble:
-                if self.outbox:
-                    self.outbox.finish(MOST_SECONDS_TO_FINISH)
-                said = rollback.go_back(trouble, self.line.say)
+                return self._train(state, snapshots)
+            except Diverged as error:
+                if self.writer:
+                    self.writer.flush(MOST_SEC_TO_FINISH)
+                message = rollback.go_back(error, self.sender.message)
                 if self.is_first:
-                    self.line.say(said)
+                    self.sender.message(message)
 
     def _resume(self, state: TrainState) -> str:
-        """Puts the state where the run stood, or where another run's networks stand; says where that is."""
-        name = go_to_newest(state, self.storage.folder(FOLDER), self.line.say)
+        """Restores the newest checkpoint of the run, or copies the networks of another run; returns what it did."""
+        name = go_to_newest(state, self.storage.folder(CHECKPOINTS), self.sender.message)
         if name is not None:
             return f"continuing at {state.cur_nimg / 1000:g} kimg from {name}"
-        if self.order.resume_from is not None:
-            copied = start_from(state, self.cfg, self.order.resume_from)
-            where = f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {self.order.resume_from}"
+        if self.worker.resume_from is not None:
+            copied = start_from(state, self.cfg, self.worker.resume_from)
+            where = f"starting at {state.cur_nimg / 1000:g} kimg with the networks of {self.worker.resume_from}"
             return "\n".join([*copied, where])
         return "starting a new run"
 
-    def _train(self, state: TrainState, recorder: Recorder | None) -> str:
-        """Trains from where the state stands."""
-        cfg, data = self.cfg, self.cfg.data
-        dataset, rank, world_size = self.order.dataset, distributed.rank(), distributed.world_size()
-        source = RealsSource(
-            dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
-            threads=cfg.cluster.decode_tasks,
-        )  # fmt: skip
-        signals, log2 = Signals(cfg, self.storage, self.line, self.device), math.log2(max(dataset.resolution))
+    def _announce(self, state: TrainState, description: str) -> None:
+        """Rank 0 says that the group starts, and passes on the placement group that it lives in."""
+        if not self.is_first:
+            return
+        self.sender.post(GROUP, ray.util.get_current_placement_group())
+        rows = read_jsonl(self.storage, TICKS) if self.storage.exists(TICKS) else []
+        reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
+        text = f"{description}; {describe_group(self.device, self.worker.threads)}"
+        self.sender.message(self.faults.add_start(state.cur_nimg, distributed.world_size(), text, reached_kimg))
 
-        def interrupted() -> bool:
-            self.metrics.look(recorder)
-            return signals.interrupted()
-
-        observe = self.order.observe
-        with stream_of_reals(cfg, source, state.cur_nimg, log2, rank, world_size, observe) as reals:
-            if recorder is not None:
-                recorder.begin()
-            self.metrics.begin(state, recorder)
-            for pause in training_loop(state, cfg, reals, dataset, interrupted, self.watch):
-                if replicas_are_due(pause, cfg):
+    def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
+        """Trains from the state on."""
+        signals = Signals(self.cfg, self.storage, self.sender, self.device)
+        with self._reals(state) as reals:
+            if snapshots is not None:
+                snapshots.begin()
+            self.metrics.begin(state, snapshots)
+            for pause in training_loop(
+                state, self.cfg, self._observed(reals, state), self.worker.dataset,
+                lambda: self._interrupted(signals, snapshots), self.watch,
+            ):  # fmt: skip
+                if replica_check_is_due(pause, self.cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
-                if recorder is not None:
-                    self._record(pause, recorder)
-                if pause.done or signals.reason < STOP_RUN:  # who is in a hurry takes them when the run goes on
-                    self.metrics.at_pause(pause, state, recorder)
-                self._save_and_report(pause, state, signals, recorder)
-                if signals.reason == LEAVE:
-                    raise AskedToEnd(self._words_on_leaving(state))
-                if signals.reason == STOP_RUN and not pause.done:
+                self._record(pause, snapshots)
+                if pause.done or not signals.ends:  # when stopping, defer metrics to the next start
+                    self.metrics.at_pause(pause, state, snapshots)
+                self._save(pause, signals, snapshots)
+                if signals.reason == LEAVE and not pause.done:
+                    raise Terminated(describe_leaving(state))
+                if signals.ends:
                     break
-        if recorder is not None:
-            for text in self.line.log(wait=True):
-                recorder.files.message(text)
-            recorder.files.close()
+        self._report(state)
+        self._log_messages(snapshots)
+        if snapshots is not None:
+            snapshots.sinks.close()
         return "done" if pause.done else "stopped"
 
-    def _record(self, pause: Pause, recorder: Recorder) -> None:
-        for text in self.line.log():
-            recorder.files.message(text)
-        recorder.at_pause(pause)
-        if pause.stats is not None:
-            self.line.post(TICK, pause.stats)
+    def _reals(self, state: TrainState) -> Any:
+        """The stream of this rank's minibatches."""
+        cfg, data = self.cfg, self.cfg.data
+        source = RealsSource(
+            self.worker.dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            threads=cfg.cluster.decode_tasks,
+        )  # fmt: skip
+        log2 = math.log2(max(self.worker.dataset.resolution))
+        return stream_of_reals(cfg, source, state.cur_nimg, log2, distributed.rank(), distributed.world_size())
 
-    def _save_and_report(self, pause: Pause, state: TrainState, signals: Signals, recorder: Recorder | None) -> None:
-        """Every rank calls this at every pause: reports to Ray Train, and sends a checkpoint on its way if one is due.
+    def _observed(self, reals: Iterator[MicroBatches], state: TrainState) -> Iterator[MicroBatches]:
+        observer, log2 = self.worker.observer, math.log2(max(self.worker.dataset.resolution))
+        return observer(reals, self.cfg, state.cur_nimg, log2) if observer else reals
 
-        Ray hears of the last checkpoint only: the note that it keeps in the run's folder grows with every checkpoint,
-        and it ends the training when the storage does not take it.
-        """
-        ends = pause.done or signals.reason >= STOP_RUN
-        metrics, checkpoint = pause.stats or {"Progress/kimg": state.cur_nimg / 1000}, None
-        metrics = {**metrics, **self.metrics.news()}
+    def _interrupted(self, signals: Signals, snapshots: Snapshots | None) -> bool:
+        self.metrics.poll(snapshots)
+        pauses = signals.interrupted()
+        if signals.reason == LOG:
+            self._log_messages(snapshots)
+        return pauses
+
+    def _log_messages(self, snapshots: Snapshots | None) -> None:
+        """Brings the messages of all ranks to log.txt. A collective call."""
+        messages = distributed.to_rank0(self.sender.take_messages())
+        for text in (text for of_rank in messages or () for text in of_rank):
+            if snapshots is not None:
+                snapshots.sinks.message(text)
+
+    def _record(self, pause: Pause, snapshots: Snapshots | None) -> None:
+        self._log_messages(snapshots)
+        if snapshots is not None:
+            snapshots.at_pause(pause)
+            if pause.stats is not None:
+                self.sender.post(TICK, pause.stats)
+
+    def _save(self, pause: Pause, signals: Signals, snapshots: Snapshots | None) -> None:
+        """Writes a checkpoint in the background if one is due; at the end all ranks wait until it is stored."""
+        ends = pause.done or signals.ends
         with self.watch("checkpoint"):
-            if recorder is not None and (ends or signals.reason == SAVE or self._is_due(pause)):
-                recorder.save()
+            if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
+                snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
-            if ends and self.outbox:
-                whole = self.outbox.finish(SECONDS_TO_LEAVE if signals.reason == LEAVE else MOST_SECONDS_TO_FINISH)
-                if not whole and signals.reason != LEAVE:
-                    raise OSError(f"the storage has not taken the last files for {MOST_SECONDS_TO_FINISH / 60:.0f} min")
-                path = self.storage.path(f"{FOLDER}/{self.outbox.newest}")
-                checkpoint = Checkpoint(path, self.storage.filesystem) if self.outbox.newest else None
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+            if ends and self.writer:
+                leaves = signals.reason == LEAVE
+                is_stored = self.writer.flush(SEC_TO_LEAVE if leaves else MOST_SEC_TO_FINISH)
+                if not is_stored and not leaves:
+                    raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
+        if ends:
+            distributed.from_rank0(None)
 
-    def _is_due(self, pause: Pause) -> bool:
+    def _checkpoint_is_due(self, pause: Pause) -> bool:
         every = self.cfg.train.checkpoint_ticks
         return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
 
-    def _words_on_leaving(self, state: TrainState) -> str:
-        mine = "was asked to end (SIGTERM)" if TermSignal.came.is_set() else "follows"
-        return f"{mine} after a checkpoint at {state.cur_nimg / 1000:g} kimg"
+    def _report(self, state: TrainState) -> None:
+        """Reports the end of the run to Ray Train, with its checkpoint. A collective call.
+
+        Once a run, because a report waits until the controller looks: ticks and metrics use the channel.
+        """
+        checkpoint = None
+        if self.writer and self.writer.newest_checkpoint:
+            checkpoint = Checkpoint(
+                self.storage.path(f"{CHECKPOINTS}/{self.writer.newest_checkpoint}"), self.storage.filesystem
+            )
+        metrics = {"Progress/kimg": state.cur_nimg / 1000}
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def replicas_are_due(pause: Pause, cfg: RunConfig) -> bool:
+def replica_check_is_due(pause: Pause, cfg: RunConfig) -> bool:
     """Whether all ranks compare their states at this pause."""
     every = cfg.train.replica_check_ticks
     return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
 
 
 def describe_group(device: torch.device, threads: int) -> str:
-    """Who computes, for the log."""
+    """Number of workers, device and backend, for the log."""
     num = distributed.world_size()
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads each"
     backend = dist.get_backend() if dist.is_initialized() else "no group"
     return f"{num} worker{'s' if num > 1 else ''} on {where} ({backend})"
 
 
-class Signals:
-    """Asks between groups whether to save, stop or leave; all ranks get the most urgent answer of any."""
-
-    def __init__(self, cfg: RunConfig, run: Storage, line: Line, device: torch.device) -> None:
-        self.run, self.line, self.device = run, line, device
-        self.save_sec = (cfg.train.checkpoint_minutes or math.inf) * 60
-        self.saved_at = self.looked_at = self.asked_at = time.monotonic()
-        self.notice: Any = None
-        self.save_by = math.inf
-        self.reason = GO_ON
-
-    def interrupted(self) -> bool:
-        """Whether the loop should pause now."""
-        mine = LEAVE if TermSignal.came.is_set() else self._look() if distributed.rank() == 0 else GO_ON
-        self.reason = distributed.largest_over_ranks(mine, self.device)
-        if self.reason == ASK:
-            self.reason = self._ask()
-        return self.reason != GO_ON
-
-    def _look(self) -> int:
-        now = time.monotonic()
-        self.line.look()
-        if self.line.is_stopping:
-            return STOP_RUN
-        if now - self.looked_at >= SECONDS_BETWEEN_LOOKS:
-            self.looked_at = now
-            if self._stop_file_is_there():
-                return STOP_RUN
-        if now - self.saved_at >= self.save_sec:
-            return SAVE
-        if now >= self.save_by:
-            self.save_by = math.inf
-            return SAVE
-        if now - self.asked_at >= SECONDS_BETWEEN_NOTICES:
-            self.asked_at = now
-            return ASK
-        return GO_ON
-
-    def _stop_file_is_there(self) -> bool:
-        try:
-            return self.run.exists(STOP)
-        except OSError:
-            return False  # a storage that fails is no wish to stop
-
-    def _ask(self) -> int:
-        """Asks Ray for notices that nodes will be taken away; each means a checkpoint now and one shortly before."""
-        notice = ray.train.get_preemption_info()
-        if notice is None or notice == self.notice:
-            return GO_ON
-        self.notice = notice
-        left_sec = notice.deadline_ms / 1000 - time.time() if notice.deadline_ms else None
-        if distributed.rank() == 0:
-            ranks = ", ".join(map(str, notice.preempted_ranks))
-            when = f"in {max(left_sec, 0):.0f} s" if left_sec is not None else "soon"
-            self.line.say(f"fault: the node of worker {ranks} will be taken away {when}; saving a checkpoint first")
-            if left_sec is not None and left_sec > 2 * SECONDS_BEFORE_DEADLINE:
-                self.save_by = time.monotonic() + left_sec - SECONDS_BEFORE_DEADLINE
-        return SAVE
-
-
-SECONDS_BEFORE_DEADLINE = 15.0
-"""When the second checkpoint after a notice is taken."""
+def describe_leaving(state: TrainState) -> str:
+    """What a worker says that leaves, itself or with another one that does."""
+    who = "received SIGTERM and ended" if is_terminated() else "ended with it"
+    return f"{who} after a checkpoint at {state.cur_nimg / 1000:g} kimg"

@@ -13,7 +13,7 @@ from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
 from stylegan_ray.images.options import GenerateOptions, numbers
 from stylegan_ray.images.video import check_video_path, write_video
-from stylegan_ray.interop.source import load
+from stylegan_ray.interop.loading import load
 
 
 def generate_images(options: GenerateOptions) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Finds the networks in a file or run folder, whoever wrote it."""
+"""Finds and loads networks: of a run by its name or folder, of a checkpoint, of a file of ours or NVIDIA's."""
 
 from __future__ import annotations
 
@@ -8,37 +8,57 @@ from typing import Any
 
 import numpy as np
 
-from stylegan_ray.config import ModelConfig, RunConfig, validated
+from stylegan_ray.config import ConfigError, ModelConfig, RunConfig, validated
 from stylegan_ray.interop import nvidia, tensorflow
 from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint
 from stylegan_ray.interop.unpickler import Record, load_pickle
-from stylegan_ray.storage import Storage, split_address
-
-FINAL = "network-final.safetensors"
-CHECKPOINT = ("state.safetensors", "config.yaml", "state.json")
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, NETWORK_ENDINGS, STATE, find_run, newest_network
+from stylegan_ray.storage import Storage, join_address, split_address
 
 D_KEYS = frozenset({"D_architecture", "D_mapping_layers", "cmap_dim", "mbstd_group_size", "mbstd_num_features"})
 """Keys of `model` that only D reads."""
 
 
+def load(checkpoint: str) -> Networks:
+    """The networks that a word on the command line names (see `locate`); raises ConfigError."""
+    address = locate(checkpoint)
+    try:
+        return read_networks(address)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def locate(checkpoint: str) -> str:
+    """The address of the network file or checkpoint that a word names: itself, or the newest of a run.
+
+    A run is named by its folder or by its name in the storage. Raises ConfigError.
+    """
+    if split_address(checkpoint)[1].endswith(NETWORK_ENDINGS) or _is_checkpoint(checkpoint):
+        return checkpoint
+    run = find_run(checkpoint)
+    newest = newest_network(Storage.at(run))
+    if newest is None:
+        raise ConfigError(f"run {run} has no networks yet; its first checkpoint is written at its first tick")
+    return join_address(run, newest)
+
+
 def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
     """{"G", "D", "G_ema"} of a network file, checkpoint or run folder of ours, or of NVIDIA's pickles.
 
-    Safe for files from strangers: pickles are read as data. Raises ValueError (or FileNotFoundError) naming the file.
+    Of a run folder the newest network is loaded (`run_folder.newest_network`). Safe for untrusted files: pickles are
+    read as data. Raises ValueError or FileNotFoundError that names the file.
     """
     return read_networks(path).parts()
 
 
 def read_networks(path: str | os.PathLike[str]) -> Networks:
-    """The networks of a file or folder with their configuration."""
+    """The networks of a file or folder with their configuration; see `load_network`."""
     address = os.fspath(path).rstrip("/")
     folder, name = split_address(address)
     try:
         here = Storage.at(address)
-        names = [] if name.endswith((".safetensors", ".pkl")) else here.names()
-        if names:
-            return _from_folder(here, names)
-        return _from_bytes(Storage.at(folder).read(name))
+        names = [] if name.endswith(NETWORK_ENDINGS) else here.names()
+        return _from_folder(here, names) if names else _from_bytes(Storage.at(folder).read(name))
     except FileNotFoundError:
         raise FileNotFoundError(f"no networks at {address}: there is no such file or folder") from None
     except ValueError as error:
@@ -46,19 +66,25 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
 
 
 def _from_folder(folder: Storage, names: list[str]) -> Networks:
-    """The final networks of a run, else those of its newest complete checkpoint, else its newest snapshot."""
-    if CHECKPOINT[0] in names:
-        return networks_from_checkpoint(*(folder.read(name) for name in CHECKPOINT))
-    if FINAL in names:
-        return _from_bytes(folder.read(FINAL))
-    checkpoints = folder.folder("checkpoints")
-    for name in reversed(checkpoints.names()):
-        if checkpoints.exists(f"{name}/COMPLETE"):
-            return _from_folder(checkpoints.folder(name), checkpoints.names(name))
-    snapshots = [name for name in names if name.startswith("network-snapshot-")]
-    if not snapshots:
+    """The networks of a checkpoint, or the newest ones of a run."""
+    if STATE in names:
+        if COMPLETE not in names:
+            raise ValueError("the checkpoint is not complete; use another one of the run, or the run itself")
+        return networks_from_checkpoint(*(folder.read(name) for name in (STATE, CONFIG, COUNTERS)))
+    newest = newest_network(folder)
+    if newest is None:
         raise ValueError("the folder holds no network file and no complete checkpoint")
-    return _from_bytes(folder.read(snapshots[-1]))
+    if newest.endswith(NETWORK_ENDINGS):
+        return _from_bytes(folder.read(newest))
+    return _from_folder(folder.folder(newest), folder.names(newest))
+
+
+def _is_checkpoint(address: str) -> bool:
+    """Whether a folder is a checkpoint, complete or not."""
+    try:
+        return Storage.at(address).exists(STATE)
+    except (ValueError, OSError):
+        return False
 
 
 def _from_bytes(content: bytes) -> Networks:
@@ -69,7 +95,7 @@ def _from_bytes(content: bytes) -> Networks:
     try:
         return _from_pickle(load_pickle(content))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the networks in the pickle are not whole: {error!r}") from error
+        raise ValueError(f"the networks in the pickle are incomplete: {error!r}") from error
 
 
 def _from_pickle(found: Any) -> Networks:
@@ -104,7 +130,7 @@ def _from_ada(found: Mapping[str, Any]) -> Networks:
     for name in ("G", "D", "G_ema"):
         state, part = found[name].state, name[0]
         if state.get("_init_args"):
-            raise ValueError(f"{name} was built with positional arguments, which are not known here")
+            raise ValueError(f"{name} was built with positional arguments, which are not supported")
         parts[name] = nvidia.network_from_ada(part, state["_init_kwargs"], dict(_tensors(found[name])))
         models[part] = nvidia.model_config(part, state["_init_kwargs"])
     cfg, D_model = _run_config(models["G"], models["D"])
@@ -127,7 +153,7 @@ def _tensors(module: Record, prefix: str = "") -> Any:
 
 
 def _run_config(G: ModelConfig, D: ModelConfig) -> tuple[RunConfig, ModelConfig | None]:
-    """One configuration for G and D; the second part is D's own where one cannot serve both."""
+    """One configuration for G and D, and the `model` section of D where one cannot describe both."""
     merged = G.model_copy(update={key: getattr(D, key) for key in D_KEYS})
     alike = all(getattr(merged, key) == getattr(D, key) for key in _read_by_discriminator())
     return validated({"model": merged.model_dump()}), None if alike else D

@@ -1,4 +1,4 @@
-"""Our own network files: safetensors with the tensors of G, D and G_ema, and the configuration as metadata."""
+"""Network files of this package: safetensors with the tensors of G, D and G_ema; the configuration is metadata."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PARTS = ("G", "D", "G_ema")
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a file and what is known about them."""
+    """The networks of a file with their configuration and clock value."""
 
     G: Any
     D: Any
     G_ema: Any
     config: RunConfig
-    D_model: ModelConfig | None = None  # where D was built from other settings than config.model
+    D_model: ModelConfig | None = None  # the `model` section of D, where it differs from config.model
     cur_nimg: int = 0
     lod: float = 0.0
     augment_p: float | None = None
@@ -44,7 +44,7 @@ def save_network(
     D_model: ModelConfig | None = None,
     lod: float = 0.0,
 ) -> bytes:
-    """The content of a network file (network-final.safetensors and its like)."""
+    """The content of a network file."""
     tensors = {
         f"{part}.{name}": value.detach().cpu().contiguous()
         for part, network in zip(PARTS, (G, D, G_ema), strict=True)
@@ -66,23 +66,23 @@ def save_network(
 
 
 def networks_from_bytes(content: bytes) -> Networks:
-    """Reads what `save_network` wrote; raises ValueError that says what is wrong with it."""
+    """Reads a file of `save_network`; raises ValueError where it is damaged, foreign or newer than this version."""
     try:
         tensors = safetensors.torch.load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"not a whole safetensors file: {error}") from error
+        raise ValueError(f"not a complete safetensors file: {error}") from error
     missing = [key for key in ("config", "resolution", "num_channels", "label_size") if key not in metadata]
     if missing:
-        raise ValueError(f"not a network file of this program: its metadata lacks {', '.join(missing)}")
+        raise ValueError(f"not a network file of stylegan_ray: its metadata lacks {', '.join(missing)}")
     if int(metadata.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
         raise ValueError(
-            f"file format {metadata['format_version']} is newer than {FORMAT_VERSION}; update this program"
+            f"file format {metadata['format_version']} is newer than {FORMAT_VERSION}; update stylegan_ray"
         )
     D_model = validated({"model": json.loads(metadata["D_model"])}).model if "D_model" in metadata else None
     shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
     cfg = validated(json.loads(metadata["config"]))
-    networks = _rebuilt(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
+    networks = _build(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
     return replace(networks, lod=float(metadata.get("lod", 0.0)))
 
 
@@ -91,19 +91,19 @@ def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) 
     tensors = safetensors.torch.load(state)
     cfg = validated(yaml.safe_load(config_yaml))
     G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
-    told = json.loads(counters)
-    networks = _rebuilt(tensors, cfg, None, _shape_of(G), int(told["cur_nimg"]))
-    return replace(networks, lod=max(float(told.get("prev_lod", 0.0)), 0.0))
+    values = json.loads(counters)
+    networks = _build(tensors, cfg, None, _shape_of(G), int(values["cur_nimg"]))
+    return replace(networks, lod=max(float(values.get("prev_lod", 0.0)), 0.0))
 
 
-def _rebuilt(
+def _build(
     tensors: Mapping[str, Tensor], cfg: RunConfig, D_model: ModelConfig | None, shape: tuple, cur_nimg: int
 ) -> Networks:
     networks = {}
     for part in PARTS:
         model = (D_model or cfg.model) if part == "D" else cfg.model
         build = build_discriminator if part == "D" else build_generator
-        with torch.device("meta"):  # compare first, so that a wrong configuration costs nothing
+        with torch.device("meta"):  # compared first, so that a wrong configuration fails at once
             expected = {name: tuple(value.shape) for name, value in build(model, *shape).state_dict().items()}
         state = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
         found = {name: tuple(value.shape) for name, value in state.items()}
@@ -119,7 +119,7 @@ def _rebuilt(
 
 
 def _shape_of(G: Mapping[str, Tensor]) -> tuple[tuple[int, int], int, int]:
-    """Resolution, channels and label size of a generator, read off its tensors."""
+    """Resolution, channels and label size of a generator, from the shapes of its tensors."""
     levels = sorted({int(name.split(".")[1][1:]) for name in G if name.startswith("synthesis.b")})
     first, last = f"synthesis.b{levels[0]}", f"synthesis.b{levels[-1]}"
     start = [value.shape[2:] for name, value in G.items() if name.startswith(first) and name.endswith("constant")]

@@ -53,7 +53,7 @@ ELSEWHERE = frozenset(
     "block_kwargs.freeze_layers synthesis_kwargs.channel_base synthesis_kwargs.num_fp16_res "
     "synthesis_kwargs.fp16_channels_last".split()
 )
-"""Keyword arguments that are read apart, or choose among equal computations."""
+"""Keyword arguments that are read elsewhere, or choose among equal computations."""
 
 
 def network_from_ada(part: str, init_kwargs: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -85,7 +85,7 @@ def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
 
 
 def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Fills a network from the port's state; all that it has must be there, and nothing else but filters."""
+    """Fills a network from the port's state; all of its tensors must be given, and only filters besides."""
     theirs = {_our_name(name): tensor for name, tensor in state_dict.items() if not name.endswith("resample_filter")}
     state = network.state_dict()
     missing, extra = [name for name in state if name not in theirs], [name for name in theirs if name not in state]
@@ -106,7 +106,7 @@ def _our_name(name: str) -> str:
 
 
 def _flat(kwargs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keyword arguments with dotted names; those that are None stand for their default and are left out."""
+    """Nested keyword arguments with dotted names; those that are None have their default and are left out."""
     flat: dict[str, Any] = {}
     for key, value in kwargs.items():
         if isinstance(value, Mapping):

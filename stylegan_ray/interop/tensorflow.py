@@ -30,7 +30,7 @@ from stylegan_ray.networks.stylegan1 import Style1Block, Style1Epilogue
 
 
 class Layout(NamedTuple):
-    """How an array is turned into ours and back; `offset` is added to values (not to gradients)."""
+    """How an array is converted to ours and back; `offset` is added to values (not to gradients)."""
 
     ours: Callable[[NDArray], NDArray]
     theirs: Callable[[NDArray], NDArray]
@@ -93,7 +93,7 @@ ELSEWHERE = frozenset(
     "is_training is_validation is_template_graph return_dlatents truncation_psi truncation_cutoff truncation_psi_val "
     "truncation_cutoff_val structure dtype force_clean_graph components func_name name".split()
 )
-"""Keyword arguments that say nothing about the model, or are read apart."""
+"""Keyword arguments that do not describe the model, or are read elsewhere."""
 
 
 def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mapping[str, ArrayLike]) -> nn.Module:
@@ -109,7 +109,7 @@ def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mappi
 
 
 def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
-    """Our `model` section for the keyword arguments of a network function of the original."""
+    """The `model` section for the keyword arguments of a network function of the original."""
     values: dict[str, Any] = {"family": _family(func, build_kwargs)}
     unknown = [key for key in build_kwargs if key not in KEYS and key not in ELSEWHERE and key != "architecture"]
     if unknown:
@@ -146,7 +146,7 @@ def truncation(func: str, run_kwargs: Mapping[str, Any]) -> tuple[float, int | N
 
 
 def load_variables(network: nn.Module, variables: Mapping[str, ArrayLike]) -> None:
-    """Fills a network from variables under the original's names; all that it has, and nothing else, must be there."""
+    """Fills a network from variables under the original's names; exactly its variables must be given."""
     state = network.state_dict()
     rows = list(tf_names(network))
     missing = [theirs for _, theirs, _ in rows if theirs not in variables]

@@ -1,7 +1,7 @@
-"""Reads pickles of other programs as data: only names on a list are known, and all stand for classes of this file.
+"""Reads pickles of other programs as data: only listed names are allowed, each replaced by a class of this module.
 
-Neither code in the file nor code that it names is ever run, and the numbers are read by this file rather than by
-numpy's or torch's own unpickling.
+Neither code in the pickle nor code that it names is executed, and arrays are read by this module, not by numpy's or
+torch's own unpickling.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 
 class UnsafePickleError(ValueError):
-    """A pickle that asks for something which a file of networks has no need of."""
+    """A pickle that asks for something that a file of networks does not need."""
 
 
 class Record:
-    """An object of another program: the name of its class, its attributes, and what it was made from."""
+    """An object of another program: the name of its class, its attributes, and its constructor's metadata."""
 
     class_name = ""
 
@@ -41,7 +41,7 @@ class Dtype:
     def __init__(self, name: str, *_: Any):
         self.type = np.dtype(name)
         if self.type.kind not in "biuf":
-            raise UnsafePickleError(f"the file holds numpy arrays of type {name!r}; networks are made of numbers")
+            raise UnsafePickleError(f"the file holds numpy arrays of type {name!r}; networks hold plain numbers only")
 
     def __setstate__(self, state: tuple) -> None:
         self.type = self.type.newbyteorder(state[1])
@@ -62,7 +62,7 @@ class Array:
 
 
 class TorchStorage:
-    """The numbers of torch tensors."""
+    """The storage of torch tensors."""
 
     def __init__(self, content: bytes):
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -70,12 +70,12 @@ class TorchStorage:
 
 
 def load_pickle(content: bytes) -> Any:
-    """The objects of a pickle, Record for what other programs define; raises UnsafePickleError for all else."""
+    """The objects of a pickle, with Record for classes of other programs; raises UnsafePickleError for all else."""
     try:
         return _Unpickler(io.BytesIO(content)).load()
     except UnsafePickleError:
         raise
-    except Exception as error:  # a damaged or hostile file can fail anywhere in the machine that reads it
+    except Exception as error:  # a damaged or hostile file can fail anywhere in the unpickler
         raise UnsafePickleError(f"the pickle cannot be read: {error}") from error
 
 
@@ -85,11 +85,11 @@ class _Unpickler(pickle.Unpickler):
         self.made: dict[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for: a class or function made for this file alone, which the file may spoil."""
+        """The replacement of a name: a class or function of its own for each pickle, which may modify it."""
         key = (module, name)
         if key not in ALLOWED:
             raise UnsafePickleError(
-                f"the file asks for {module}.{name}, of which networks have no need; nothing of it was run"
+                f"the file asks for {module}.{name}, which networks do not need; nothing of it was executed"
             )
         if key not in self.made:
             known = ALLOWED[key]
@@ -104,7 +104,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _array(dtype: Dtype, content: bytes, shape: Any, order: Any = "C") -> NDArray[Any]:
     if not isinstance(dtype, Dtype) or not isinstance(content, bytes | bytearray):
-        raise UnsafePickleError("the file holds a numpy array that is not made of plain numbers")
+        raise UnsafePickleError("the file holds a numpy array that does not hold plain numbers")
     return np.frombuffer(content, dtype.type).reshape(shape, order=order)
 
 
@@ -122,7 +122,7 @@ def _from_buffer(content: bytes, dtype: Dtype, shape: tuple, order: str) -> Arra
 
 def _tensor(storage: TorchStorage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     if not isinstance(storage, TorchStorage):
-        raise UnsafePickleError("the file holds a tensor without numbers")
+        raise UnsafePickleError("the file holds a tensor without storage")
     return torch.as_strided(storage.numbers, size, stride, offset).clone()
 
 
@@ -167,4 +167,4 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("dnnlib.util", "EasyDict"): Dict,
     ("dnnlib.tflib.network", "Network"): Record,
 }
-"""Every name that a pickle may ask for, and what it gets."""
+"""Every name that a pickle may ask for, and its replacement."""

@@ -27,6 +27,9 @@ SHARING = ("fid", "kid", "pr", "is")
 BLOCK = 64
 """Images, seeds or path steps per block."""
 
+PIXELS_AT_ONCE = BLOCK * 128 * 128
+"""Pixels per forward pass of the generator, at most; one image is always allowed."""
+
 Result = dict[str, np.ndarray]
 """Arrays of a block under `features/<detector>`, `logits/<detector>`, `distances`, `z`, `w`."""
 
@@ -244,7 +247,7 @@ def as_bytes(images: Tensor, drange: tuple[float, float] = (-1.0, 1.0)) -> Tenso
 
 def images_at_once(resolution: tuple[int, int]) -> int:
     """Images per forward pass of the generator: 64 up to 128x128 pixels, fewer above."""
-    return max(min(BLOCK * 128 * 128 // (resolution[0] * resolution[1]), BLOCK), 1)
+    return max(min(PIXELS_AT_ONCE // (resolution[0] * resolution[1]), BLOCK), 1)
 
 
 def _num_blocks(num: int) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -20,7 +18,6 @@ from stylegan_ray.metrics.blocks import Plan
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.reduction import Value
-from stylegan_ray.storage import Storage
 
 Row = dict[str, Any]
 
@@ -53,15 +50,6 @@ class Comparison:
         """The difference in units of the spread over repeats; None unless both rows have one."""
         spreads = [row["spread"] for row in (self.a, self.b) if row.get("spread")]
         return self.difference / math.hypot(*spreads) if len(spreads) == 2 else None
-
-
-def read_rows(folder: Storage, name: str) -> list[Row]:
-    """The rows of a .jsonl file; a torn last line is left out. Raises FileNotFoundError."""
-    rows = []
-    for line in folder.read(name).decode().splitlines():
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
 
 
 def value_row(

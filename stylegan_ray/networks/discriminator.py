@@ -49,9 +49,7 @@ class DiscriminatorBlock(nn.Module):
         if self.skip is None:
             return self.conv1(self.conv0(x))
         y = self.conv1(self.conv0(x), gain=0.5**0.5)
-        return (
-            self.skip(x, gain=0.5**0.5) + y
-        )  # called last: its gradients come first, as in sums
+        return self.skip(x, gain=0.5**0.5) + y  # called last: its gradients come first, as in sums
 
 
 class DiscriminatorEpilogue(nn.Module):

@@ -90,7 +90,7 @@ class Conv(nn.Module):
         gain *= self.act_gain  # relu and lrelu are homogeneous: the gain may come first
         weight = (self.weight * (self.weight_scale * gain)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
-        pad = self.weight.shape[2] // 2
+        pad = int(self.weight.shape[2]) // 2  # a tracer makes tensors of sizes
         x = conv2d_resample(x, weight, self.taps, self.up, self.down, pad, flip_weight=self.up == 1, bias=bias)
         clamp = _scaled(self.clamp, gain / self.act_gain)
         return bias_act(x, act=self.act, gain=1.0, clamp=clamp, overwrite=True)

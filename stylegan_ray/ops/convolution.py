@@ -101,9 +101,10 @@ def to_memory_format_reference(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_native(x: Tensor) -> bool:
-    """Whether PyTorch's own convolution runs: in compiled code, and on GPUs where no second derivative is needed."""
+    """Whether PyTorch's own convolution runs: in compiled and traced code, and on GPUs without second derivatives."""
     on_gpu = x.device.type != "cpu" or is_forced("as_on_gpus")
-    return torch.compiler.is_compiling() or (on_gpu and not _penalised)
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_recorded or (on_gpu and not _penalised)
 
 
 class _Convolution(torch.autograd.Function):

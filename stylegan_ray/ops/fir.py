@@ -65,7 +65,7 @@ def upfirdn2d(
     `up` and `down` are a number or (x, y), `padding` a number, (x, y) or (x0, x1, y0, y1). True convolution, unless
     `flip_filter`; f None is a single 1. No gradient flows to `f`.
     """
-    compiling = torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
     up_xy, down_xy, pads = _pair(up), _pair(down), four_pads(padding)
     f = _scaled(f, x, gain)
     if f.ndim == 1 and len(f) < LONG and not compiling:

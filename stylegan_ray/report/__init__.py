@@ -1,1 +1,1 @@
-"""What people see of a run: its files, TensorBoard, the console."""
+"""Reports of a run: its files, TensorBoard, the console."""

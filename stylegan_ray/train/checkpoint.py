@@ -1,4 +1,4 @@
-"""Checkpoints: folders of tensors and plain text, complete once COMPLETE with their checksums stands in them."""
+"""Checkpoints: folders of tensors and JSON, complete once COMPLETE with their checksums is written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import yaml
 from torch import Tensor
 
 from stylegan_ray.config import FORMAT_VERSION, RunConfig, validated
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.state import TrainState
 
 log = logging.getLogger(__name__)
-
-FOLDER = "checkpoints"
-COMPLETE = "COMPLETE"
 
 
 class CheckpointError(ValueError):
@@ -30,7 +28,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a TrainState on the CPU that training no longer touches."""
+    """A copy of a TrainState on the CPU, which training does not change."""
 
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
@@ -38,7 +36,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: TrainState, cfg: RunConfig) -> Snapshot:
-        """Copies the state; all the time that a checkpoint takes from the training."""
+        """Copies the state, the only part of writing a checkpoint that training waits for."""
         tensors = state.tensors()
         copies = {
             name: torch.empty_like(value, device="cpu", pin_memory=value.is_cuda) for name, value in tensors.items()
@@ -57,25 +55,21 @@ class Snapshot:
         """The files of the checkpoint, without COMPLETE."""
         contiguous = {name: value.contiguous() for name, value in self.tensors.items()}
         return {
-            "state.safetensors": safetensors.torch.save(contiguous),
-            "state.json": json.dumps(self.counters, indent=1).encode(),
-            "config.yaml": self.config_yaml.encode(),
+            STATE: safetensors.torch.save(contiguous),
+            COUNTERS: json.dumps(self.counters, indent=1).encode(),
+            CONFIG: self.config_yaml.encode(),
         }
 
     def restore(self, state: TrainState) -> None:
-        """Puts the state where the snapshot was taken."""
+        """Restores the state to that of the snapshot."""
         state.load(self.tensors, self.counters)
 
     def is_finite(self) -> bool:
-        """Whether all weights and moments are numbers."""
+        """Whether all weights and moments are finite."""
         return all(bool(value.isfinite().all()) for value in self.tensors.values() if value.is_floating_point())
 
     def config(self) -> RunConfig:
         return validated(yaml.safe_load(self.config_yaml))
-
-
-def checkpoint_name(nimg: int) -> str:
-    return f"ckpt-{nimg:012d}"
 
 
 def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
@@ -94,18 +88,18 @@ def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
 
 
 def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
-    """Whether a complete checkpoint with the same tensors stands there: no reason to have none for a while."""
+    """Whether the folder holds a complete checkpoint of the same tensors, which then is not rewritten."""
     try:
         there = json.loads(folder.read(COMPLETE))["files"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return there.get("state.safetensors") == sums["state.safetensors"]
+    return there.get(STATE) == sums[STATE]
 
 
 def read_checkpoint(folder: Storage) -> Snapshot:
-    """Reads and verifies one checkpoint; raises CheckpointError that names what is wrong with it.
+    """Reads and verifies one checkpoint; raises CheckpointError when it is incomplete or damaged.
 
-    A checkpoint of another format is no damage: that is a ValueError, and an older one is no way out.
+    One of another format is not damaged: it raises ValueError, since older ones cannot be read either.
     """
     try:
         complete = json.loads(folder.read(COMPLETE))
@@ -118,8 +112,8 @@ def read_checkpoint(folder: Storage) -> Snapshot:
             f"run with the version that wrote it"
         )
     contents = {name: _verified(folder, name, expected) for name, expected in files.items()}
-    tensors = safetensors.torch.load(contents["state.safetensors"])
-    return Snapshot(tensors, json.loads(contents["state.json"]), contents["config.yaml"].decode())
+    tensors = safetensors.torch.load(contents[STATE])
+    return Snapshot(tensors, json.loads(contents[COUNTERS]), contents[CONFIG].decode())
 
 
 def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
@@ -135,45 +129,39 @@ def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
     return content
 
 
-def complete_checkpoints(checkpoints: Storage) -> list[str]:
-    """Names of the complete checkpoints, oldest first (their files are not verified)."""
-    names = [name for name in checkpoints.names() if name.startswith("ckpt-")]
-    return [name for name in names if checkpoints.exists(f"{name}/{COMPLETE}")]
-
-
 def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:
-    """The newest checkpoint that is complete and undamaged, None where there is none; names damaged ones in the log.
+    """The newest checkpoint that is complete and undamaged, or None without any; logs damaged ones.
 
-    Raises CheckpointError when there are some and all are damaged: a new beginning is not for a program to decide.
+    Raises CheckpointError when all are damaged: whether to start over is for the user to decide.
     """
     damaged: list[str] = []
     for name in reversed(complete_checkpoints(checkpoints)):
         try:
             snapshot = read_checkpoint(checkpoints.folder(name))
             if not usable(snapshot):
-                raise CheckpointError(f"checkpoint {checkpoints.path(name)} holds weights that are no numbers")
+                raise CheckpointError(f"checkpoint {checkpoints.path(name)} holds NaN or infinite weights")
         except CheckpointError as error:
             damaged.append(name)
-            log.warning("fault: %s; looking at the checkpoint before it", error)
+            log.warning("fault: %s; trying the checkpoint before it", error)
             continue
-        for later in damaged:  # they count no more, not even as checkpoints to keep
+        for later in damaged:  # else they would count as checkpoints to keep
             delete_checkpoint(checkpoints, later)
         return snapshot
     if damaged:
         raise CheckpointError(
-            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); put a good copy of one "
-            f"there, or begin anew with another --run.name"
+            f"all checkpoints in {checkpoints.path()} are damaged ({', '.join(damaged)}); restore a good "
+            f"copy of one, or start a new run with another --run.name"
         )
     return None
 
 
 def delete_checkpoint(checkpoints: Storage, name: str) -> None:
-    """Deletes a checkpoint, COMPLETE first, so that no part of it ever passes for the whole."""
+    """Deletes a checkpoint, COMPLETE first, so that a part of it is never read as complete."""
     checkpoints.delete(f"{name}/{COMPLETE}")
     checkpoints.delete_folder(name)
 
 
 def delete_old_checkpoints(checkpoints: Storage, keep: int) -> None:
-    """Keeps the newest complete checkpoints, and whatever is being written beside them."""
+    """Deletes complete checkpoints but the newest `keep`; incomplete ones, which may be being written, stay."""
     for name in complete_checkpoints(checkpoints)[:-keep]:
         delete_checkpoint(checkpoints, name)

@@ -1,4 +1,4 @@
-"""What a run would be, in words: configuration, networks, schedule, memory. Takes no resources."""
+"""Describes a run before it starts: configuration, networks, schedule, memory. Allocates nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COPIES_IN_TRAINING = {"G": 5, "D": 4}
 
 
 def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
-    """The resolved configuration, layer tables, the schedule's turning points and the memory of the parameters."""
+    """Text with the resolved configuration, layer tables, changes of the schedule, and memory."""
     data = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
@@ -31,7 +31,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
         cfg.to_yaml().rstrip(),
-        f"Data: {data.path}, {data.num_images} pictures of {width}x{height}, {data.num_channels} channels{classes}",
+        f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
         *(_layers(name, network) for name, network in networks.items()),
         _schedule(cfg, math.log2(max(data.resolution))),
         _memory(cfg, networks, shape),
@@ -53,10 +53,10 @@ def _shape(shape: Sequence[int] | None) -> str:
 
 
 def _schedule(cfg: RunConfig, resolution_log2: float) -> str:
-    """The settings at the start, wherever one of them changes its course, and at the end."""
+    """The settings at the start, wherever one of them starts or stops changing, and at the end."""
     head = ("kimg", "lod", "resolution", "minibatch", "minibatch_gpu", "G_lrate", "D_lrate", "tick_kimg", "G_ema keeps")
     rows: list[tuple[str, ...]] = [head]
-    for kimg in _turning_points(cfg, resolution_log2):
+    for kimg in _changes(cfg, resolution_log2):
         now = training_schedule(cfg, round(kimg * 1000), resolution_log2)
         rows.append((f"{kimg:g}", *_settings(now)))
     return format_table(rows)
@@ -67,7 +67,7 @@ def _settings(now: Schedule) -> tuple[str, ...]:
     return (f"{now.lod:.2f}", str(now.resolution), str(now.minibatch_size), str(now.minibatch_gpu), *rates)
 
 
-def _turning_points(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
+def _changes(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
     sched, total = cfg.schedule, cfg.train.total_kimg
     points = {0.0, total, sched.lrate_rampup_kimg}
     if sched.G_smoothing_rampup is not None:
@@ -85,10 +85,10 @@ def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) 
     weights = sum(COPIES_IN_TRAINING[name] * size for name, size in sizes.items())
     checkpoint = 4 * sizes["G"] + 3 * sizes["D"]
     outputs = sum(math.prod(row.output_shape) for network in networks.values() for row in layer_table(network))
-    # Autograd keeps 2.6 to 2.8 times the layers' outputs in a main turn of G (config-f and tiny), less in all others.
+    # Autograd keeps 2.6 to 2.8 times the layers' outputs in G's main phase (config-f and tiny), less in the others.
     activations = 3 * outputs * item * cfg.schedule.minibatch_gpu
     return (
-        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema; about "
+        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema, and about "
         f"{_bytes(activations)} for a micro-batch of {cfg.schedule.minibatch_gpu}.\n"
         f"A checkpoint: {_bytes(checkpoint)}; {cfg.cluster.keep_checkpoints} are kept."
     )

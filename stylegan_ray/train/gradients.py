@@ -46,7 +46,7 @@ class Gradients:
         """Sums gradients and means over the ranks; returns the means over the global minibatch by name.
 
         A plain sum, since shares were applied. It begins after the backward pass: with 10 Gbit/s between two CPU
-        workers all sums take 0.3 % (tiny) to 0.6 % (config-f at 64 pixels) of an iteration, too little to hide.
+        workers all sums take 0.5 % (tiny) or 0.6 % (config-f at 64 pixels) of an iteration, too little to hide.
         """
         distributed.sum_over_ranks(self.flat)
         return {name: view.clone() for name, view in self.means.items()}

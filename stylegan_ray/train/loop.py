@@ -1,4 +1,4 @@
-"""The training loop: a generator that stands still between groups whenever somebody may want to look or save."""
+"""The training loop: a generator that yields between groups, at ticks, when it is interrupted and at the end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from stylegan_ray.train.step import MicroBatches, train_iteration
 
 
 class Diverged(FloatingPointError):  # noqa: N818
-    """Gradients were not finite, and train.on_nonfinite says to go back to where all was well."""
+    """Gradients are not finite, and train.on_nonfinite=rollback."""
 
 
 @dataclass(frozen=True)
 class Pause:
-    """The run stands between two groups; its state may be saved."""
+    """A moment between two groups; the state can be saved."""
 
     stats: dict[str, Any] | None
-    """The tick's row of stats.jsonl, when a tick has just ended."""
+    """The row of stats.jsonl of the tick that has just ended, or None."""
     done: bool
     """Whether total_kimg is reached."""
 
@@ -41,9 +41,10 @@ def training_loop(
     interrupted: Callable[[], bool] = lambda: False,
     watch: StopWatch | None = None,
 ) -> Iterator[Pause]:
-    """Trains from where the state stands to total_kimg; yields at ticks, when `interrupted` says so, and at the end.
+    """Trains from state.cur_nimg to total_kimg; yields at ticks, when `interrupted` returns true, and at the end.
 
-    `minibatches` begins at state.cur_nimg. `interrupted` is asked once per group and must answer alike on all ranks.
+    `minibatches` begins at state.cur_nimg. `interrupted` is called once per group, with the same result on all
+    ranks.
     """
     watch = watch or StopWatch(state.device)
     clock = TickClock(state)
@@ -66,24 +67,24 @@ def training_loop(
 
 
 def check_finite(state: TrainState, cfg: RunConfig) -> None:
-    """Raises Diverged when this group met gradients that are not finite, or FloatingPointError after too many skips."""
+    """Raises Diverged after a gradient that is not finite, or FloatingPointError after too many skipped steps."""
     train = cfg.train
     if train.on_nonfinite == "rollback" and state.nonfinite.item():
         raise Diverged(f"gradients were not finite in the group that ends at {state.cur_nimg / 1000:g} kimg")
     if train.on_nonfinite == "skip" and state.num_nonfinite > train.nonfinite_budget:
         raise FloatingPointError(
-            f"{state.num_nonfinite} steps were skipped because a gradient was not finite, more than "
+            f"{state.num_nonfinite} steps were skipped because gradients were not finite, more than "
             f"train.nonfinite_budget={train.nonfinite_budget}; lower the learning rates"
         )
 
 
 def tick_ended(state: TrainState, group: Group) -> bool:
-    """Whether a tick ends here; the very first one ends with the first group, so that a run shows signs of life."""
+    """Whether a tick ends here; the first one ends with the first group, so that a run soon shows that it works."""
     return state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + group.schedule.tick_kimg * 1000
 
 
 def reset_for_new_lod(state: TrainState, cfg: RunConfig, lod: float) -> None:
-    """Forgets Adam's moments when a resolution begins to fade in or has faded in; notes the lod."""
+    """Resets Adam when a resolution begins to fade in or has faded in; stores the lod."""
     changed = math.floor(lod) != math.floor(state.prev_lod) or math.ceil(lod) != math.ceil(state.prev_lod)
     if cfg.train.reset_opt_for_new_lod and changed and state.iteration:
         for optimizer in state.optimizers.values():
@@ -92,7 +93,7 @@ def reset_for_new_lod(state: TrainState, cfg: RunConfig, lod: float) -> None:
 
 
 class TickClock:
-    """Wall time of ticks, and the row that ends one."""
+    """Wall time of ticks, and the rows of stats.jsonl."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
@@ -101,19 +102,20 @@ class TickClock:
         self.tick_nimg = state.cur_nimg
 
     def resume(self) -> None:
-        """The caller has done what it wanted to do at a pause."""
+        """Counts the time since `pause` as maintenance."""
         now = time.perf_counter()
         self.state.elapsed_sec += now - self.since
         self.maintenance_sec += now - self.paused_at
         self.since = now
 
     def pause(self) -> None:
+        """Ends the training time; maintenance begins."""
         self.paused_at = time.perf_counter()
         self.state.elapsed_sec += self.paused_at - self.since
         self.since = self.paused_at
 
     def end_tick(self, group: Group, watch: StopWatch) -> dict[str, Any]:
-        """The row of stats.jsonl for the tick that ends now; begins the next."""
+        """The row of stats.jsonl of the tick that ends at this pause; begins the next tick."""
         state = self.state
         sec = max(self.paused_at - self.tick_began, 1e-9)
         kimg = (state.cur_nimg - self.tick_nimg) / 1000

@@ -1,4 +1,4 @@
-"""Whether all workers still hold the same state, bit for bit."""
+"""Checks that all workers hold the same state, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COUNTERS = ("cur_nimg", "iteration", "tick", "stream_salt")
 
 
 class ReplicaError(ValueError):
-    """The workers of a run hold different states, so what they train is not one network."""
+    """The workers of a run hold different states, so they do not train one network."""
 
 
 def check_replicas(state: TrainState, address: str) -> None:
-    """Raises ReplicaError on every rank where a tensor or counter differs between them; all ranks call it."""
+    """Raises ReplicaError on every rank when a tensor or counter differs between them; all ranks call it."""
     if distributed.world_size() == 1:
         return
     tensors = state.tensors()
@@ -38,9 +38,9 @@ def check_replicas(state: TrainState, address: str) -> None:
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """64 bits of a tensor's elements and their places, on its device; another value of one element always shows.
+    """A 64-bit hash of a tensor on its device, which differs when one element differs.
 
-    Each element's bits are multiplied by an odd number of its own and added up modulo 2^64.
+    The sum modulo 2^64 of the bits of each element times an odd number of its own.
     """
     words = tensor.detach().contiguous().view(-1).view(WORDS[tensor.element_size()]).long()
     places = torch.arange(len(words), device=words.device)
@@ -48,7 +48,7 @@ def digest(tensor: Tensor) -> Tensor:
 
 
 def odd_ranks(values: Sequence[int]) -> list[int]:
-    """The ranks that do not hold what most hold; all of them where no value has a majority."""
+    """The ranks whose value is not that of the majority; all ranks where there is none."""
     value, count = Counter(values).most_common(1)[0]
     if 2 * count <= len(values):
         return list(range(len(values)))
@@ -58,11 +58,9 @@ def odd_ranks(values: Sequence[int]) -> list[int]:
 def _explained(names: Sequence[str], ranks: Sequence[int], addresses: Sequence[str], nimg: int) -> str:
     who = ", ".join(f"{rank} on {addresses[rank]}" for rank in ranks)
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    odd = (
-        f"not what the others hold on worker {who}" if len(ranks) < len(addresses) else f"not the same on workers {who}"
-    )
+    odd = f"different on worker {who} from the others" if len(ranks) < len(addresses) else f"different on workers {who}"
     return (
-        f"at {nimg / 1000:g} kimg {names[0]}{more} is {odd}: a machine computes or remembers wrongly, or an operation "
-        f"does not repeat (train.deterministic). Take the machine out and give the same command; to be sure, first "
-        f"delete the checkpoints written since the check before this one (train.replica_check_ticks)"
+        f"at {nimg / 1000:g} kimg {names[0]}{more} is {odd}: a machine has faulty hardware, or an operation is not "
+        f"deterministic (train.deterministic). Remove that machine and run the same command again; to be sure, first "
+        f"delete the checkpoints written since the previous check (train.replica_check_ticks)"
     )

@@ -1,4 +1,4 @@
-"""Everything that changes over time, as a pure function of the clock, and the walk of a run through it."""
+"""Everything that changes over time, as a pure function of cur_nimg, and the groups of minibatches of a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stylegan_ray.rng import Place
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings in force at one moment."""
+    """The settings at one value of cur_nimg."""
 
     kimg: float
     lod: float
     resolution: int
-    """Current side (the larger one): full resolution >> floor(lod)."""
+    """The larger side at this lod: full resolution >> floor(lod)."""
     minibatch_size: int
     minibatch_gpu: int
     G_lrate: float
@@ -34,12 +34,12 @@ class Schedule:
 
     @property
     def level(self) -> int:
-        """Which reduction of the pictures the data pipeline serves: 0 full size, 1 half, ..."""
+        """The size of images that the data pipeline serves: 0 full, 1 half, ..."""
         return math.floor(self.lod)
 
 
 def training_schedule(cfg: RunConfig, cur_nimg: int, resolution_log2: float) -> Schedule:
-    """The schedule at a clock value (Karras et al. 2018, section 2 and appendix A for the growing)."""
+    """The schedule at a value of cur_nimg (growing: Karras et al. 2018, section 2 and appendix A)."""
     sched = cfg.schedule
     kimg = cur_nimg / 1000
     lod = _lod(cfg, kimg, resolution_log2)
@@ -77,13 +77,13 @@ def _lod(cfg: RunConfig, kimg: float, resolution_log2: float) -> float:
 
 
 def _levels_between(initial_resolution: int, resolution_log2: float) -> float:
-    """How many times the first resolution is doubled; a whole number in spite of the rounding of logarithms."""
+    """How many times the first resolution is doubled; whole where logarithms are rounded."""
     levels = resolution_log2 - math.log2(initial_resolution)
     return float(round(levels)) if abs(levels - round(levels)) < 1e-9 else levels
 
 
 def check_growing(cfg: RunConfig, resolution: int | Sequence[int]) -> None:
-    """Raises ConfigError when these networks cannot grow as the schedule says."""
+    """Raises ConfigError when the networks cannot grow from schedule.lod_initial_resolution to this resolution."""
     initial = cfg.schedule.lod_initial_resolution
     if initial is None:
         return
@@ -95,13 +95,13 @@ def check_growing(cfg: RunConfig, resolution: int | Sequence[int]) -> None:
         )
     if initial not in sides:
         raise ConfigError(
-            f"schedule.lod_initial_resolution={initial} must be a resolution that training at {sides[-1]} pixels goes "
-            f"through; use {' or '.join(map(str, sides))}, or null for no growing"
+            f"schedule.lod_initial_resolution={initial} must be a resolution of the blocks of networks for {sides[-1]} "
+            f"pixels; use {' or '.join(map(str, sides))}, or null for no growing"
         )
 
 
 def _smoothing_beta(cfg: RunConfig, kimg: float, minibatch_size: int) -> float:
-    """What G_ema keeps of itself per iteration, from its half-life in kimg."""
+    """The share of itself that G_ema keeps in an iteration, from its half-life in kimg."""
     half_life_kimg = cfg.schedule.G_smoothing_kimg
     if cfg.schedule.G_smoothing_rampup is not None:
         half_life_kimg = min(half_life_kimg, kimg * cfg.schedule.G_smoothing_rampup)
@@ -109,7 +109,7 @@ def _smoothing_beta(cfg: RunConfig, kimg: float, minibatch_size: int) -> float:
 
 
 def lazy_ratio(cfg: RunConfig, network: str) -> float:
-    """The factor on the learning rate, and exponent on the betas, that pays for regularisation turns.
+    """The factor on the learning rate, and exponent on the betas, that corrects for regularisation phases.
 
     interval / (interval + 1) (Karras et al. 2020, appendix B); 1 without lazy regularisation.
     """
@@ -121,7 +121,7 @@ def lazy_ratio(cfg: RunConfig, network: str) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """`minibatch_repeats` minibatches under one reading of the schedule; the run can stop only between groups."""
+    """`minibatch_repeats` minibatches with one schedule; a run stops between groups only."""
 
     nimg: int
     schedule: Schedule
@@ -132,17 +132,17 @@ class Group:
         return self.nimg + self.repeats * self.schedule.minibatch_size
 
     def minibatch_nimgs(self) -> list[int]:
-        """cur_nimg at the beginning of each minibatch."""
+        """cur_nimg of each minibatch."""
         return [self.nimg + i * self.schedule.minibatch_size for i in range(self.repeats)]
 
 
 def group_at(cfg: RunConfig, cur_nimg: int, resolution_log2: float) -> Group:
-    """The group that begins at a clock value."""
+    """The group that begins at cur_nimg."""
     return Group(cur_nimg, training_schedule(cfg, cur_nimg, resolution_log2), cfg.schedule.minibatch_repeats)
 
 
 def walk(cfg: RunConfig, cur_nimg: int, resolution_log2: float) -> Iterator[Group]:
-    """The endless line of groups from a clock value on."""
+    """All groups from cur_nimg on, without end."""
     while True:
         group = group_at(cfg, cur_nimg, resolution_log2)
         yield group
@@ -150,6 +150,6 @@ def walk(cfg: RunConfig, cur_nimg: int, resolution_log2: float) -> Iterator[Grou
 
 
 def places_of_rank(nimg: int, schedule: Schedule, rank: int, world_size: int) -> list[Place]:
-    """The micro-batches of a minibatch that a rank computes: number j belongs to rank j mod world_size."""
+    """The places of a rank's micro-batches of the minibatch at nimg: number j belongs to rank j mod world_size."""
     indices = range(rank, schedule.num_micro_batches, world_size)
     return [Place(nimg, index, nimg + index * schedule.minibatch_gpu) for index in indices]

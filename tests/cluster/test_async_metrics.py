@@ -15,17 +15,17 @@ ray = pytest.importorskip("ray")
 
 import torch  # noqa: E402
 
-from stylegan_ray.cluster.async_metrics import Beside, behind_others  # noqa: E402
+from stylegan_ray.cluster.async_metrics import AsyncMetrics, at_idle_priority, pending_requests  # noqa: E402
 from stylegan_ray.cluster.nodes import Node  # noqa: E402
-from stylegan_ray.cluster.pending import FOLDER, pending  # noqa: E402
 from stylegan_ray.cluster.preflight import placement_of_metrics  # noqa: E402
 from stylegan_ray.cluster.resources import Share  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.interop import read_networks  # noqa: E402
 from stylegan_ray.metrics.compute import evaluate  # noqa: E402
-from stylegan_ray.report.snapshots import Recorder  # noqa: E402
+from stylegan_ray.report.snapshots import Snapshots  # noqa: E402
+from stylegan_ray.run_folder import PENDING_METRICS  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
-from stylegan_ray.train.background_writer import Outbox  # noqa: E402
+from stylegan_ray.train.background_writer import BackgroundWriter  # noqa: E402
 from stylegan_ray.train.checkpoint import newest_checkpoint  # noqa: E402
 from stylegan_ray.train.loop import training_loop  # noqa: E402
 
@@ -53,14 +53,14 @@ class Deadly(Pictures):
         return super().read(index)
 
 
-class Line:
-    """Hears what rank 0 says."""
+class Sender:
+    """Remembers what rank 0 sends."""
 
     def __init__(self):
-        self.said, self.posted = [], []
+        self.messages, self.posted = [], []
 
-    def say(self, text):
-        self.said.append(text)
+    def message(self, text):
+        self.messages.append(text)
 
     def post(self, kind, content):
         self.posted.append(content)
@@ -70,39 +70,38 @@ class Training:
     """A run of a toy network with metrics beside it, as a worker runs it."""
 
     def __init__(self, folder, dataset=None, waits=False, **keys):
-        self.folder, self.waits, self.line = folder, waits, Line()
+        self.folder, self.waits, self.sender = folder, waits, Sender()
         self.cfg = toy_config(**{**KEYS, **keys})
         self.run, self.source, self.state = Storage.at(folder), Pictures(), toy_state(self.cfg)
         newest = newest_checkpoint(self.run.folder("checkpoints"))
         if newest:
             newest.restore(self.state)
-        self.outbox = Outbox(self.run, 3, print)
-        self.recorder = Recorder(self.run, self.cfg, self.source, self.state, self.outbox)
-        self.recorder.begin()
-        self.metrics = Beside(self.cfg, dataset or Pictures(), str(folder), torch.device("cpu"), self.line)
+        self.writer = BackgroundWriter(self.run, 3, print)
+        self.snapshots = Snapshots(self.cfg, self.source, self.state, self.writer)
+        self.snapshots.begin()
+        self.metrics = AsyncMetrics(self.cfg, dataset or Pictures(), str(folder), torch.device("cpu"), self.sender)
 
     def train(self, pauses=None):
         """To the end, or for some pauses, after which it falls silent as a killed process does."""
-        self.metrics.begin(self.state, self.recorder)
+        self.metrics.begin(self.state, self.snapshots)
         minibatches = toy_minibatches(self.cfg, self.state.cur_nimg, self.source)
         loop = training_loop(self.state, self.cfg, minibatches, self.source, self._look)
         for number, pause in enumerate(loop, 1):
-            self.recorder.at_pause(pause)
-            self.metrics.at_pause(pause, self.state, self.recorder)
-            self.recorder.save()
-            self.outbox.finish(60)
+            self.snapshots.at_pause(pause)
+            self.metrics.at_pause(pause, self.state, self.snapshots)
+            self.snapshots.save_checkpoint()
+            self.writer.flush(60)
             if number == pauses:
                 return self
-        self.outbox.finish(60)
-        self.recorder.files.close()
+        self.writer.flush(60)
+        self.snapshots.sinks.close()
         return self
 
     def _look(self):
-        while self.waits and (self.metrics.running or self.metrics.written):
+        while self.waits and not self.metrics.is_idle:
             time.sleep(0.05)
-            self.metrics.looked_at = 0
-            self.metrics.look(self.recorder)
-        self.metrics.look(self.recorder)
+            self.metrics.poll(self.snapshots)
+        self.metrics.poll(self.snapshots)
         return False
 
     def rows(self):
@@ -135,8 +134,8 @@ def test_every_row_is_that_of_the_network_of_its_tick(patient):
     torch.set_num_threads(threads)
     best = min(rows, key=lambda row: row["value"])
     assert read_networks(patient.folder / "best-fid100_tiny.safetensors").cur_nimg == round(best["kimg"] * 1000)
-    assert [post["Metrics/fid100_tiny"] for post in patient.line.posted] == [row["value"] for row in rows]
-    assert not pending(patient.run) and not os.listdir(patient.folder / FOLDER)
+    assert [post["Metrics/fid100_tiny"] for post in patient.sender.posted] == [row["value"] for row in rows]
+    assert not pending_requests(patient.run) and not os.listdir(patient.folder / PENDING_METRICS)
 
 
 def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
@@ -145,8 +144,8 @@ def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
     expected = {row["Progress/tick"]: row for row in numbers(patient.rows())}
     found = {row["Progress/tick"]: row for row in numbers(run.rows())}
     assert 3 in found and all(row == expected[tick] for tick, row in found.items())
-    left_out = [text for text in run.line.said if "are left out" in text]
-    assert len(left_out) == 4 - len(found) and not pending(run.run)
+    dropped = [text for text in run.sender.messages if "are dropped" in text]
+    assert len(dropped) == 4 - len(found) and not pending_requests(run.run)
     assert all(torch.equal(value, run.state.tensors()[name]) for name, value in patient.state.tensors().items()), (
         "metrics changed the training"
     )
@@ -169,14 +168,14 @@ def test_a_killed_task_is_started_anew(patient, tmp_path):
 def test_a_task_that_cannot_succeed_does_not_touch_the_training(patient, tmp_path, trouble, reason):
     run = Training(tmp_path, Deadly(tmp_path, **trouble), **{"metrics.ticks": 9}).train()
     assert all(row["value"] is None and reason in row["unavailable"] for row in run.rows())
-    assert run.state.cur_nimg == 112 and any(text.startswith("fault: metrics at") for text in run.line.said)
-    assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending(run.run)
+    assert run.state.cur_nimg == 112 and any(text.startswith("fault: metrics at") for text in run.sender.messages)
+    assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending_requests(run.run)
 
 
 def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patient, tmp_path):
     died = Training(tmp_path).train(pauses=3)
-    died.metrics._give_up()
-    left = {request.tick for request in pending(died.run)}
+    died.metrics.cancel()
+    left = {request.tick for request in pending_requests(died.run)}
     assert left, "nothing was pending"
     again = Training(tmp_path, waits=True)
     assert again.state.tick == 3
@@ -189,9 +188,9 @@ def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patien
 
 def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
     run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
-    run.run.write(f"{FOLDER}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
+    run.run.write(f"{PENDING_METRICS}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
     run.train()
-    assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending(run.run)
+    assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending_requests(run.run)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +217,8 @@ def test_placement_follows_from_what_the_workers_leave_free(keys, share, expecte
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such rank")
-def test_work_behind_others_leaves_the_rank_of_its_process_alone():
-    assert behind_others(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+def test_work_at_idle_priority_leaves_the_rank_of_its_process_alone():
+    assert at_idle_priority(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     with pytest.raises(ValueError, match="invalid literal"):
-        behind_others(lambda: int("no number"))
+        at_idle_priority(lambda: int("no number"))

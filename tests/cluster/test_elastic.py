@@ -16,8 +16,9 @@ from support.plain import train_without_ray
 from support.toy import toy_config, toy_state
 
 from stylegan_ray import distributed
+from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.checkpoint import Snapshot, complete_checkpoints, write_checkpoint
+from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
 from stylegan_ray.train.resume import go_to_newest
 
 

@@ -1,4 +1,4 @@
-"""Blocks in Ray tasks: the same numbers for any number of tasks, and whatever dies."""
+"""Metrics in Ray tasks: the same values for any number of tasks, whichever process dies."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ NAMES = ["fid600_tiny", "kid300_tiny", "is100_tiny", "ppl0.1k_wend_tiny"]
 
 
 class Fatal(Pictures):
-    """Its first reading kills the process that reads; notes who reads."""
+    """Its first read kills the reading process; appends process ids to a file."""
 
     def __init__(self, log):
         super().__init__()
@@ -58,7 +58,7 @@ def rows(network, dataset, run=None, names=NAMES):
 
 @pytest.fixture(scope="module")
 def here(network):
-    """What one thread of this process finds."""
+    """Rows computed by one thread of this process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield rows(network, Pictures())
@@ -70,11 +70,11 @@ def test_any_number_of_tasks_gives_the_same_bits(network, here, num_tasks):
     assert numbers(rows(network, Pictures(), num_tasks)) == numbers(here)
 
 
-def test_a_task_that_is_killed_is_taken_again(network, here, tmp_path):
+def test_a_task_whose_process_is_killed_runs_again(network, here, tmp_path):
     log = tmp_path / "log"
     found = rows(network, Fatal(log), 2)
     assert numbers(found) == numbers(here)
-    assert len(set(log.read_text().split())) == 2, "nobody was killed"
+    assert len(set(log.read_text().split())) == 2, "no process was killed"
 
 
 def test_an_error_comes_out_as_it_was_raised(network):

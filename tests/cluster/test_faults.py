@@ -15,8 +15,20 @@ from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, s
 from support.plain import train_without_ray
 
 from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
-from stylegan_ray.cluster.faults import AskedToEnd, described, is_transient
-from stylegan_ray.cluster.logbook import Logbook
+from stylegan_ray.cluster.faults import (
+    MOST_OF_DEVICES_PER_HOUR,
+    MOST_PER_HOUR,
+    MOST_WITHOUT_PROGRESS,
+    FaultCallback,
+    FaultLog,
+    Terminated,
+    describe,
+    is_transient,
+    too_many,
+)
+from stylegan_ray.distributed import LostPeerError
+from stylegan_ray.run_folder import FAULTS
+from stylegan_ray.storage import Storage
 
 ray = pytest.importorskip("ray")
 
@@ -55,7 +67,7 @@ def test_a_run_with_faults_is_the_run_without_them(pictures, tmp_path):
         if job.process.poll() is None:
             job.kill()
     decoder, worker, storage = faults_in(job.text())
-    assert "continuing at 0." in worker and "from ckpt-" in worker and "the run stood at" in worker
+    assert "continuing at 0." in worker and "from ckpt-" in worker and "the run was at" in worker
     assert "training goes on" in storage and "storage works again" in job.text()
     assert "Traceback" not in job.text()
     log = (run / "log.txt").read_text()
@@ -115,51 +127,107 @@ KILLED = (
 )
 
 
+LOST = LostPeerError("sum_over_ranks", "Connection\nreset")
+
+
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
-        ({0: RuntimeError("[gloo] Connection closed by peer"), 1: Died(KILLED)}, "worker 1 (process 471 on 10.0"),
+        ({0: LOST, 1: Died(KILLED)}, "worker 1 (process 471 on 10.0"),
         ({1: Died("\tip: 10.0.0.2\nThe actor died because its node has died.")}, "worker 1 died with its node 10"),
         ({0: Died("\tpid: 7\n\tip: 10.0.0.2\nthe node running low on memory")}, "because the node ran out of memory"),
-        ({0: RuntimeError("gloo: Connection reset"), 1: OSError(28, "No space")}, "worker 1 failed: OSError: "),
-        ({0: RuntimeError("gloo: Connection\nreset")}, "worker 0 lost the others: gloo: Connection reset"),
-        ({0: AskedToEnd("was asked to end (SIGTERM) after"), 1: RuntimeError("gloo")}, "worker 0 was asked to end"),
+        ({0: LOST, 1: OSError(28, "No space")}, "worker 1 failed: OSError: "),
+        ({0: LOST}, "worker 0 lost the others: "),
+        ({0: RuntimeError("gloo: Connection reset"), 1: LOST}, "worker 0 failed: RuntimeError"),
+        ({0: Terminated("received SIGTERM and ended after"), 1: LOST}, "worker 0 received SIGTERM"),
     ],
 )  # fmt: skip
-def test_causes_are_named_rather_than_echoes(errors, words):
-    assert words in described(errors) and "\n" not in described(errors)
+def test_causes_are_named_rather_than_consequences(errors, words):
+    assert words in describe(errors) and "\n" not in describe(errors)
 
 
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
         (OSError("storage"), True),
-        (RuntimeError("[../gloo/transport] Connection reset by peer"), True),
-        (RuntimeError("CUDA error: uncorrectable ECC error"), True),
+        (LOST, True),
+        (torch.distributed.DistError("store"), True),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error"), True),
         (ray.exceptions.RayActorError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
-        (ValueError("a picture"), False),
+        (ValueError("an image"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("no connection to a peer: a sentence of ours about gloo, nccl and sockets"), False),
+        (RuntimeError("CUDA error: a sentence of our own"), False),
         (FloatingPointError("nan"), False),
     ],
-)
-def test_only_what_may_pass_is_tried_again(error, transient):
+)  # fmt: skip
+def test_the_type_of_an_error_decides_whether_it_may_pass(error, transient):
     assert is_transient(error) == transient
 
 
-def test_a_fault_is_one_line_and_counts_until_there_is_a_new_checkpoint():
-    book = Logbook()
-    assert book.begins(0, "starting a new run", 2) == "starting a new run"
-    book.kimg = 0.2
-    assert book.fault("worker 1 was killed") and not book.fault("worker 1 was killed")
-    line = book.begins(160, "continuing at 0.16 kimg from ckpt-000000000160", 2)
-    assert line.startswith("fault: worker 1 was killed; the run stood at 0.2 kimg; continuing at 0.16 kimg from ckpt-")
-    assert line.endswith("0 s later") and book.num_without_progress == 0
-    for number in (1, 2):
-        book.fault("worker 0 failed")
-        assert book.num_without_progress == number
-        book.begins(160, "continuing at 0.16 kimg", 2)
-    assert book.begins(160, "continuing", 1) == "the group goes from 2 to 1 workers; continuing"
+def test_a_group_that_starts_names_the_faults_before_it(tmp_path):
+    log = FaultLog(Storage.at(tmp_path))
+    assert log.add_start(0, 2, "starting a new run", 0.0) == "starting a new run"
+    log.add_fault("worker 1 was killed")
+    log.add_fault("worker 1 was killed")
+    line = FaultLog(Storage.at(tmp_path)).add_start(160, 2, "continuing at 0.16 kimg from ckpt-000000000160", 0.2)
+    assert line.startswith("fault: worker 1 was killed; the run was at 0.2 kimg; continuing at 0.16 kimg from ckpt-")
+    assert line.endswith("0 s later")
+    assert log.add_start(160, 1, "continuing", 0.2) == "the group goes from 2 to 1 workers; continuing"
+    assert log.add_start(160, 1, "continuing", 0.2) == "continuing"
+
+
+def test_faults_count_in_the_run_folder_until_there_is_a_new_checkpoint(tmp_path):
+    """Each fault is counted by a process of its own, as after the death of any of them."""
+    for _ in range(MOST_WITHOUT_PROGRESS - 1):
+        FaultLog(Storage.at(tmp_path)).add_fault("worker 0 failed")
+        FaultLog(Storage.at(tmp_path)).add_start(160, 2, "continuing", 0.2)
+    log = FaultLog(Storage.at(tmp_path))
+    log.add_start(320, 2, "continuing", 0.4)
+    log.add_fault("worker 0 failed")
+    assert log.end() is None
+    for _ in range(MOST_WITHOUT_PROGRESS - 1):
+        log.add_fault("worker 0 failed")
+    state, reason = log.end()
+    assert state == "failed" and f"{MOST_WITHOUT_PROGRESS} faults in a row" in reason and "same command" in reason
+    log.add_command("the same command")
+    assert log.end() is None and log.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("device", "bound"), [(False, MOST_PER_HOUR), (True, MOST_OF_DEVICES_PER_HOUR)], ids=["any", "device"]
+)
+def test_faults_after_each_new_checkpoint_are_bounded_per_hour(device, bound):
+    def rows(num, sec_between):
+        found = []
+        for number in range(num):
+            found.append({"start": 100 * number, "workers": 1, "time": number * sec_between})
+            found.append({"fault": "an assert", "device": device, "time": number * sec_between})
+        return found, num * sec_between
+
+    assert too_many(*rows(bound - 1, 1)) is None
+    assert f"{bound} " in str(too_many(*rows(bound, 1))) and "an assert" in str(too_many(*rows(bound, 1)))
+    assert too_many(*rows(bound, 3600)) is None
+
+
+def test_a_storage_that_fails_delays_the_rows_of_faults(tmp_path):
+    log = FaultLog(Storage.at(tmp_path / "run"))
+    (tmp_path / "run").touch()  # a file where the folder should be
+    log.add_fault("worker 0 was killed")
+    assert [row["fault"] for row in log.rows()] == ["worker 0 was killed"]
+    (tmp_path / "run").unlink()
+    log.add_fault("worker 1 was killed")
+    rows = [json.loads(line) for line in (tmp_path / "run" / FAULTS).read_text().splitlines()]
+    assert [row["fault"] for row in rows] == ["worker 0 was killed", "worker 1 was killed"]
+
+
+def test_errors_that_ray_repeats_are_one_fault(tmp_path):
+    callback = FaultCallback(FaultLog(Storage.at(tmp_path)))
+    for _ in range(3):
+        callback.after_exception(None, {0: torch.AcceleratorError("CUDA error: assert")})
+    (row,) = callback.log.rows()
+    assert row["device"] and "worker 0" in row["fault"]
 
 
 @pytest.mark.cluster

@@ -23,7 +23,7 @@ def metric_tasks(job):
 def descends(pid, ancestor):
     """Whether a process is a metric task and was started by the ancestor or by what that has started."""
     try:
-        if not Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::measured"):
+        if not Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::metric_task"):
             return False
         while pid not in (0, ancestor):
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

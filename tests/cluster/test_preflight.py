@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import replace
 
 import pytest
@@ -33,7 +31,6 @@ from stylegan_ray.cluster.preflight import (  # noqa: E402
     look_at_shared_memory,
     troubles,
 )
-from stylegan_ray.cluster.process_group import check_reach, choose_interface, named, unreached  # noqa: E402
 from stylegan_ray.cluster.resources import Share, TooSmallError, join, share_of_cluster, share_of_nodes  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.data import open_dataset  # noqa: E402
@@ -205,7 +202,7 @@ def test_a_run_waits_for_nodes_of_a_growing_cluster(monkeypatch):
 
     monkeypatch.setattr(resources.ray, "nodes", lambda: cluster)
     monkeypatch.setattr(resources, "request_resources", grow)
-    monkeypatch.setattr(resources, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(resources, "SEC_BETWEEN_LOOKS", 0.01)
     cfg = config(**{"cluster.num_workers": 8, "cluster.wait_minutes": 1.0})
     assert share_of_cluster(cfg, said.append).gpus == 1
     assert asked == [[{"CPU": 1}] * 8, [{"CPU": 1, "GPU": 1}] * 8, []], "the last one takes the request back"
@@ -219,34 +216,6 @@ def test_a_driver_elsewhere_is_told_to_submit():
     for address in ("http://head:8265", "ray://head:10001"):
         with pytest.raises(ConfigError, match=r"ray job submit --address http://head.*jobs/train\.py"):
             join(address, {})
-
-
-def test_workers_that_cannot_be_reached_are_named():
-    hosts = ["10.0.0.1", "10.0.0.1", "10.0.0.2"]
-    check_reach(hosts, [[], [], []])
-    with pytest.raises(ConnectionError, match=r"worker 2 on 10\.0\.0\.2 cannot be reached from worker 0 .*, worker 1 "):
-        check_reach(hosts, [[2], [2], [0, 1]])
-    assert named([1], []) == "worker 1"
-
-
-def test_doors():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        closed = socket.create_server(("127.0.0.1", 0))
-        shut = closed.getsockname()
-        closed.close()
-        assert unreached([server.getsockname(), shut], timeout_sec=5) == [1]
-
-
-def test_the_interface_reaches_gloo_and_nccl(monkeypatch):
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.setenv(name, "")  # so that it is put back
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
-    assert choose_interface(None) == "127.0.0.1"
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo" and "NCCL_SOCKET_IFNAME" not in os.environ
-    assert choose_interface("lo") == "127.0.0.1" and os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
-    with pytest.raises(ConfigError, match="no network interface nowhere0"):
-        choose_interface("nowhere0")
 
 
 def test_software_names_what_numbers_depend_on():

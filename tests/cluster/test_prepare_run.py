@@ -1,4 +1,4 @@
-"""What the driver refuses before any worker starts."""
+"""What the driver refuses before a worker starts."""
 
 from copy import deepcopy
 
@@ -18,7 +18,7 @@ SMALL = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_
 @pytest.fixture
 def configured(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
-    data = write_folder(tmp_path / "pictures", numbered(4))
+    data = write_folder(tmp_path / "images", numbered(4))
     keys = {f"model.{key}": value for key, value in SMALL.items()}
     keys |= {"data.path": str(data), "run.storage": str(tmp_path / "runs"), "run.name": "run"}
     return lambda preset, **changes: load_config(preset, keys | changes)
@@ -34,7 +34,7 @@ def networks(configured, tmp_path):
     return str(path)
 
 
-def test_growing_that_cannot_be(configured):
+def test_an_impossible_first_resolution_is_refused(configured):
     assert prepare(configured("config-b")).dataset.resolution == (16, 16)
     with pytest.raises(ConfigError, match=r"schedule.lod_initial_resolution=32 .*use 4 or 8 or 16"):
         prepare(configured("config-b", **{"schedule.lod_initial_resolution": 32}))
@@ -42,7 +42,7 @@ def test_growing_that_cannot_be(configured):
         prepare(configured("config-f", **{"schedule.lod_initial_resolution": 8}))
 
 
-def test_other_networks_to_start_from(configured, networks):
+def test_networks_of_another_shape_are_refused(configured, networks):
     prepare(configured("config-f"), networks)
     wider = {"model.fmap_max": 5}
     with pytest.raises(ConfigError, match=r"\(1, 5, 4, 4\) here, \(1, 4, 4, 4\) there"):

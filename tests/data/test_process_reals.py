@@ -1,4 +1,4 @@
-"""The step from stored pictures to those that D sees."""
+"""The step from stored images to those that D sees."""
 
 import torch
 
@@ -28,7 +28,7 @@ def test_whole_levels_are_only_enlarged():
 
 
 def test_blend_reaches_the_next_level():
-    """Just before the next level of detail, a picture is nearly its own means: no jump when growing."""
+    """Just before the next level of detail an image is close to its own means, so growing has no jump."""
     nearly = process_reals(IMAGES, 0.999999, dtype=torch.float64)
     means = torch.nn.functional.avg_pool2d(process_reals(IMAGES, dtype=torch.float64), 2)
     torch.testing.assert_close(nearly, means.repeat_interleave(2, 2).repeat_interleave(2, 3), rtol=0, atol=1e-5)

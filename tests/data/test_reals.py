@@ -1,4 +1,4 @@
-"""Micro-batches of reals: a function of the data and the position, whatever the cut and the process."""
+"""Micro-batches of reals: a function of the data and the position, whatever the micro-batch and the process."""
 
 import multiprocessing
 import pickle
@@ -20,7 +20,7 @@ def ten(tmp_path):
 
 @pytest.fixture
 def with_bad_one(tmp_path):
-    """Ten pictures of which 003.png is cut short."""
+    """Ten images of which 003.png is truncated."""
     files = numbered(10)
     root = write_folder(tmp_path / "ten", files)
     content = (root / "003.png").read_bytes()
@@ -32,7 +32,7 @@ def in_child(source, positions, queue):
     queue.put(source.micro_batch(positions))
 
 
-def test_cut_into_micro_batches_does_not_matter(ten):
+def test_images_do_not_depend_on_the_micro_batch(ten):
     source = RealsSource(opened(ten, cond=True), seed=1, mirror_augment=True)
     images, labels = source.micro_batch(np.arange(24))
     for start in range(0, 24, 3):
@@ -41,7 +41,7 @@ def test_cut_into_micro_batches_does_not_matter(ten):
         np.testing.assert_array_equal(part[1], labels[start : start + 3])
 
 
-def test_labels_belong_to_their_pictures(ten):
+def test_labels_belong_to_their_images(ten):
     data = opened(ten, cond=True)
     source = RealsSource(data, seed=1)
     images, labels = source.micro_batch(np.arange(10))
@@ -49,7 +49,7 @@ def test_labels_belong_to_their_pictures(ten):
     assert [whole[image.tobytes()] for image in images] == labels.argmax(1).tolist()
 
 
-def test_half_of_the_pictures_are_flipped(ten):
+def test_half_of_the_images_are_flipped(ten):
     data = opened(ten)
     plain, flipped = RealsSource(data, seed=1), RealsSource(data, seed=1, mirror_augment=True)
     positions = np.arange(200)
@@ -61,28 +61,28 @@ def test_half_of_the_pictures_are_flipped(ten):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 50])
-def test_threads_share_the_pictures(ten, threads):
+def test_threads_share_the_images(ten, threads):
     one, several = (RealsSource(opened(ten, cond=True), 1, mirror_augment=True, threads=n) for n in (1, threads))
     for num in (0, 1, 7, 24):
         for expected, got in zip(one.micro_batch(np.arange(num)), several.micro_batch(np.arange(num)), strict=True):
             np.testing.assert_array_equal(got, expected)
 
 
-def test_of_several_errors_the_first_position_s_is_raised(tmp_path):
+def test_of_several_errors_that_of_the_first_position_is_raised(tmp_path):
     folder = write_folder(tmp_path / "bad", numbered(10))
     data = opened(folder)
     for name in list(numbered(10))[4:]:
-        (folder / name).write_bytes(b"no picture")
-    said = []
+        (folder / name).write_bytes(b"no image")
+    errors = []
     for threads in (1, 3):
         with pytest.raises(BadImage) as caught:
             RealsSource(data, seed=4, threads=threads).micro_batch(np.arange(10))
-        said.append(str(caught.value))
-    assert said[0] == said[1]
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_other_processes_see_the_same(ten, method):
+def test_other_processes_read_the_same(ten, method):
     source = RealsSource(opened(ten, cond=True), seed=1, mirror_augment=True, threads=2)
     here = source.micro_batch(np.arange(5))  # opens the zip before the fork
     context = multiprocessing.get_context(method)
@@ -100,7 +100,7 @@ def test_pickles_small(tmp_path):
     assert len(pickle.dumps(RealsSource(data, 0))) < 300 * 40 + 3000
 
 
-def test_skip_shows_the_next_good_one_of_the_pass(tmp_path, with_bad_one):
+def test_skip_uses_the_next_good_image_of_the_pass(tmp_path, with_bad_one):
     whole = opened(write_folder(tmp_path / "whole", numbered(10)))
     damaged = opened(with_bad_one, on_bad_image="skip")
     expected = RealsSource(whole, seed=4)
@@ -122,11 +122,11 @@ def test_error_names_position_file_and_reason(with_bad_one):
     assert str(again) == str(caught.value)
 
 
-def test_nothing_but_bad_pictures_ends(tmp_path):
+def test_a_data_set_of_bad_images_is_an_error(tmp_path):
     source = RealsSource(opened(write_folder(tmp_path / "few", numbered(3))), seed=0, on_bad_image="skip")
     for name in numbered(3):
-        (tmp_path / "few" / name).write_bytes(b"no picture")
-    with pytest.raises(DataError, match="no picture of it can be decoded"):
+        (tmp_path / "few" / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"data.path=.*no image.*--check"):
         source.micro_batch(np.array([0]))
 
 

@@ -1,4 +1,4 @@
-"""What D sees of real pictures: value range, mirror, blend between levels of detail, enlargement."""
+"""Real images as D sees them: value range, mirror, blend between levels of detail, upscaling."""
 
 import numpy as np
 import pytest

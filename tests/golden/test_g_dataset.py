@@ -22,7 +22,7 @@ def folder(golden_path):
     return golden_path.with_name(golden_path.stem.removesuffix("_decoded"))
 
 
-def all_pictures(data, level=0):
+def all_images(data, level=0):
     return np.stack([data.read(i, level) for i in range(data.num_images)])
 
 
@@ -32,7 +32,7 @@ def test_every_level_and_all_labels(golden, folder):
     assert (list(data.shape()), data.label_size) == (meta["shape"], meta["label_size"])
     compared = set()
     for lod in range(meta["resolution_log2"] - 1):
-        images = all_pictures(data, lod)
+        images = all_images(data, lod)
         for key, wanted in arrays.items():
             if key == f"out:images_lod{lod}" or key.startswith(f"out:images_lod{lod}_first"):
                 np.testing.assert_array_equal(images[: len(wanted)], wanted)
@@ -54,18 +54,18 @@ def test_first_columns_of_the_labels(golden, folder):
 
 
 def test_written_again_byte_for_byte(golden, folder):
-    """From the source pictures where they are given, else from the largest level as it was read."""
+    """From the source images where the golden file has them, else from the largest level as read."""
     meta, arrays = golden
-    images = all_pictures(open_dataset(DataConfig(path=str(folder))))
+    images = all_images(open_dataset(DataConfig(path=str(folder))))
     if "order" in meta:
         order = tfrecord_wire.export_order(len(images))
         assert order.tolist() == meta["order"]
         images = arrays["in:images"][order] if "in:images" in arrays else images
     levels = zip(*(tfrecord_wire.image_levels(image) for image in images), strict=True)
     written = {}
-    for pictures in levels:
-        name = tfrecord_wire.file_name(folder.name, pictures[0].shape[-1])
-        written[name] = tfrecord_wire.framed([tfrecord_wire.encode_example(picture) for picture in pictures])
+    for images_of_level in levels:
+        name = tfrecord_wire.file_name(folder.name, images_of_level[0].shape[-1])
+        written[name] = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in images_of_level])
     if "in:labels" in arrays:
         name, content = tfrecord_wire.label_file(folder.name, arrays["in:labels"][order])
         written[name] = content

@@ -28,12 +28,12 @@ def content(path):
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def prepared(*words):
+def prepare(*words):
     assert cli.run(cli.prepare_data, [*map(str, words), "--workers", "0"]) == 0
 
 
-def test_from_the_source_pictures(golden, folder, tmp_path):
-    """The pictures in the order in which the original got them, as PNG files with labels in dataset.json."""
+def test_from_the_source_images(golden, folder, tmp_path):
+    """The images in the order in which the original read them, as PNG files with labels in dataset.json."""
     meta, arrays = golden
     data = open_dataset(DataConfig(path=str(folder), cond=meta["label_size"] > 0))
     written = np.stack([data.read(i) for i in range(data.num_images)])
@@ -49,10 +49,10 @@ def test_from_the_source_pictures(golden, folder, tmp_path):
     named = [[f"{i:04d}.png", label.tolist()] for i, label in enumerate(labels)]
     (tmp_path / "source/dataset.json").write_text(json.dumps({"labels": named if data.label_size else None}))
     dest = tmp_path / folder.name
-    prepared(tmp_path / "source", dest, "--shuffle" if "order" in meta else "--no-shuffle")
+    prepare(tmp_path / "source", dest, "--shuffle" if "order" in meta else "--no-shuffle")
     assert content(dest) == content(folder)
 
 
-def test_again_from_itself(golden, folder, tmp_path):
-    prepared(folder, tmp_path / folder.name, "--no-shuffle")
+def test_from_the_written_data_set(golden, folder, tmp_path):
+    prepare(folder, tmp_path / folder.name, "--no-shuffle")
     assert content(tmp_path / folder.name) == content(folder)

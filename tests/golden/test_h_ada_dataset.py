@@ -1,4 +1,4 @@
-"""StyleGAN2-ADA's data set archives: pictures, labels and subsets as its reader returns them."""
+"""StyleGAN2-ADA's data set archives: images, labels and subsets as its reader returns them."""
 
 import hashlib
 import zipfile
@@ -23,7 +23,7 @@ def opened(golden_path, file_name, **keys):
     return open_dataset(DataConfig(path=str(golden_path.parent / file_name), **keys))
 
 
-def test_pictures_and_labels(golden, golden_path):
+def test_images_and_labels(golden, golden_path):
     meta, arrays = golden
     assert meta["datasets"]
     for name, expected in meta["datasets"].items():
@@ -52,7 +52,7 @@ def test_subset_is_the_original_choice(golden, golden_path):
 
 
 def test_scaling_is_that_of_the_original_tool(golden, tmp_path):
-    """`data.resize` does to source pictures what the original tool did when it wrote them into the archives."""
+    """`data.resize` scales source images as the original tool did when it wrote the archives."""
     meta, arrays = golden
     sources = arrays["in:source_images_hwc"]
     for i, image in enumerate(sources):
@@ -70,7 +70,7 @@ def test_scaling_is_that_of_the_original_tool(golden, tmp_path):
 
 
 def test_archives_are_written_as_the_original_tool_wrote_them(golden, golden_path, tmp_path):
-    """Every entry the same bytes; only the dates of entries are fixed here."""
+    """Every entry has the same bytes; only its date is fixed here."""
     meta, _ = golden
     for name in meta["datasets"]:
         source, dest = golden_path.parent / f"{name}.zip", tmp_path / f"{name}.zip"

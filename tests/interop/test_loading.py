@@ -1,4 +1,4 @@
-"""load_network finds networks in files, checkpoints and run folders."""
+"""Networks are found in files, checkpoints and run folders."""
 
 import json
 import os
@@ -8,7 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import load_network, read_networks, save_network
+from stylegan_ray.interop.loading import load, locate
 
 
 @pytest.fixture
@@ -45,21 +47,66 @@ def test_a_file_by_absolute_and_relative_path(run, same, monkeypatch):
     same(load_network(os.path.join("..", folder.name, path.name))["G"], G)
 
 
-def test_a_run_gives_its_final_networks_else_its_newest_checkpoint_else_its_newest_snapshot(run, made):
+def test_a_run_gives_its_newest_networks_however_it_is_asked(run, made, monkeypatch):
     folder, parts = run
-    assert read_networks(folder).cur_nimg == 2000
+    cfg, *networks = parts
+    (folder / "config.yaml").write_text(cfg.to_yaml())
+    monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(folder.parent))
+
+    def newest():
+        """cur_nimg by folder and by name, on the command line and in Python."""
+        (nimg,) = {read_networks(folder).cur_nimg, read_networks(f"{folder}/").cur_nimg, load("run").cur_nimg}
+        return nimg
+
+    assert newest() == 2000
     write_checkpoint(folder / "checkpoints/ckpt-000000003000", *parts, nimg=3000)
     write_checkpoint(folder / "checkpoints/ckpt-000000004000", *parts, nimg=4000, complete=False)
-    assert read_networks(folder).cur_nimg == 3000
-    cfg, *networks = parts
+    assert newest() == 3000
     (folder / "network-final.safetensors").write_bytes(save_network(*networks, cfg, 5000))
-    assert read_networks(f"{folder}/").cur_nimg == 5000
-    assert read_networks(folder / "checkpoints/ckpt-000000003000").cur_nimg == 3000
+    assert newest() == 5000
+    (folder / "network-snapshot-000006.safetensors").write_bytes(save_network(*networks, cfg, 6000))
+    assert newest() == 6000, "a continued run is newer than its former end"
+    write_checkpoint(folder / "checkpoints/ckpt-000000006000", *parts, nimg=6000)
+    assert locate(str(folder)).endswith("network-snapshot-000006.safetensors"), "of equals the smaller file"
+    assert load(str(folder / "network-final.safetensors")).cur_nimg == 5000
+    assert load(str(folder / "checkpoints/ckpt-000000003000")).cur_nimg == 3000
+
+
+def test_an_incomplete_checkpoint_is_refused(run):
+    folder, parts = run
+    checkpoint = folder / "checkpoints/ckpt-000000004000"
+    write_checkpoint(checkpoint, *parts, nimg=4000, complete=False)
+    for read, error in ((load, ConfigError), (load_network, ValueError)):
+        with pytest.raises(error, match=r"ckpt-000000004000.*not complete.*run itself"):
+            read(str(checkpoint))
+
+
+def test_mistakes_on_the_command_line_name_a_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(tmp_path))
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"my-run.*first checkpoint"):
+        load("my-run")
+    with pytest.raises(ConfigError, match="did you mean 'my-run'"):
+        load("my-rum")
+    with pytest.raises(ConfigError, match=r"gone\.safetensors"):
+        load(str(tmp_path / "gone.safetensors"))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(ConfigError, match=r"bad\.safetensors"):
+        load(str(tmp_path / "bad.safetensors"))
+
+
+def test_the_configuration_comes_with_the_networks(run):
+    folder, (cfg, G, *_) = run
+    networks = read_networks(folder)
+    assert networks.config == cfg
+    z, labels = torch.zeros(1, G.z_dim), torch.zeros(1, G.label_size)
+    assert networks.G_ema(z, labels).shape == (1, G.num_channels, *G.resolution)
 
 
 @pytest.mark.parametrize("family", ["stylegan2", "revised", "stylegan1"])
 @pytest.mark.parametrize(("resolution", "channels", "labels"), [((16, 12), 3, 2), (16, 1, 0)])
-def test_a_checkpoint_needs_no_word_about_its_pictures(tmp_path, made, same, family, resolution, channels, labels):
+def test_a_checkpoint_knows_the_shape_of_its_networks(tmp_path, made, same, family, resolution, channels, labels):
     parts = made(resolution, channels, labels, **{"model.family": family})
     write_checkpoint(tmp_path / "ckpt", *parts, nimg=7)
     loaded = read_networks(tmp_path / "ckpt")
@@ -67,7 +114,7 @@ def test_a_checkpoint_needs_no_word_about_its_pictures(tmp_path, made, same, fam
     assert loaded.G.resolution == parts[1].resolution
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_errors_name_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
         load_network(tmp_path / "nothing.safetensors")
     with pytest.raises(FileNotFoundError, match="no_such_run"):
@@ -80,7 +127,7 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"other\.pkl: the pickle holds no networks"):
         load_network(tmp_path / "other.pkl")
     (tmp_path / "hollow.pkl").write_bytes(b"\x80\x02" + b"cdnnlib.tflib.network\nNetwork\n)\x81}b" * 3 + b"\x87.")
-    with pytest.raises(ValueError, match=r"hollow\.pkl: the networks in the pickle are not whole"):
+    with pytest.raises(ValueError, match=r"hollow\.pkl: the networks in the pickle are incomplete"):
         load_network(tmp_path / "hollow.pkl")
     (tmp_path / "text.pkl").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pkl: neither"):

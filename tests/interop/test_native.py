@@ -66,7 +66,7 @@ def test_a_discriminator_of_other_settings(made, same):
 def test_files_that_are_not_whole_say_so(made):
     cfg, G, D, G_ema = made()
     content = save_network(G, D, G_ema, cfg, 0)
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="safetensors file"):
         networks_from_bytes(content[:-100])
     with pytest.raises(ValueError, match="metadata lacks config, resolution, num_channels, label_size"):
         networks_from_bytes(safetensors.torch.save({"a": torch.ones(1)}))

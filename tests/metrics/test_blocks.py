@@ -1,9 +1,10 @@
-"""What one task computes."""
+"""Blocks: the work of one task."""
 
 import numpy as np
 import pytest
 import torch
 
+from stylegan_ray.metrics import blocks
 from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, images_at_once, read_reals
 from stylegan_ray.metrics.names import parse_metrics
 
@@ -21,7 +22,7 @@ def worker(painted, data, colour_detector):
     return make
 
 
-def test_every_real_picture_is_read_once(data, pictures):
+def test_every_real_is_read_once(data, pictures):
     read = torch.cat([read_reals(data, block, mirror=False) for block in range(2)])
     assert read.shape == (100, 3, 16, 16)
     assert {p.tobytes() for p in read.numpy()} == {p.transpose(2, 0, 1).tobytes() for p in pictures}
@@ -41,7 +42,7 @@ def test_mirrored_reals_come_beside_the_plain_ones(data):
     assert len(both) == 200
 
 
-def test_bad_pictures_are_left_out(data):
+def test_bad_images_are_left_out(data):
     data.bad[int(data.rows[7])] = "torn"
     assert sum(len(read_reals(data, block, mirror=False)) for block in range(2)) == 99
 
@@ -58,9 +59,9 @@ def test_a_block_depends_on_its_number_and_seed_only(worker):
     assert not np.allclose(worker(seed=1).run(task)["features/tiny"], block)
 
 
-def test_smaller_batches_of_large_pictures_hold_the_same_pictures(worker, monkeypatch):
+def test_features_do_not_depend_on_the_batch_size(worker, monkeypatch):
     whole = worker().run(Task("fake", "", 0))["features/tiny"]
-    monkeypatch.setattr("stylegan_ray.metrics.blocks.images_at_once", lambda resolution: 10)
+    monkeypatch.setattr(blocks, "PIXELS_AT_ONCE", 10 * 16 * 16)
     np.testing.assert_allclose(worker().run(Task("fake", "", 0))["features/tiny"], whole, rtol=1e-5)
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from stylegan_ray.metrics.plot import disagreements, draw, page, write_plots
-from stylegan_ray.metrics.rows import MUST_AGREE, read_rows
+from stylegan_ray.metrics.rows import MUST_AGREE
+from stylegan_ray.run_folder import read_jsonl
 from stylegan_ray.storage import Storage
 
 
@@ -99,7 +100,7 @@ def test_files_are_self_contained(tmp_path):
     run = Storage.at(tmp_path)
     lines = "".join(json.dumps(row) + "\n" for row in rows_of([9, 7, 5]))
     run.write("metrics.jsonl", (lines + '{"metric": "fid').encode())
-    rows = read_rows(run, "metrics.jsonl")
+    rows = read_jsonl(run, "metrics.jsonl")
     assert len(rows) == 3
     png, html = write_plots({"a<b": rows}, run)
     assert (png, html) == (str(tmp_path / "metrics.png"), str(tmp_path / "metrics.html"))

@@ -40,7 +40,7 @@ def test_the_last_row_of_each_metric_counts():
     assert comparisons["fid5k_tiny"].difference == 1.0
 
 
-def test_a_difference_is_told_in_spreads():
+def test_a_difference_is_in_units_of_spreads():
     a = summary_rows([[row(value=v)] for v in (9.0, 10.0, 11.0)])
     b = summary_rows([[row(value=v)] for v in (13.0, 14.0, 15.0)])
     (comparison,) = compare(a, b)

@@ -14,7 +14,7 @@ PRESETS = ("config-a", "config-b", "config-c", "config-d")
 
 
 def growing_config(preset: str, **overrides: Any) -> RunConfig:
-    """48 pictures at lod 1 in minibatches of 12, a fade over 64 in minibatches of 8, and as many at lod 0."""
+    """48 images at lod 1 in minibatches of 12, a fade over 64 in minibatches of 8, and as many at lod 0."""
     keys = {
         "schedule.minibatch_size_dict": {4: 12}, "schedule.minibatch_gpu_dict": {4: 4},
         "schedule.lod_initial_resolution": 4, "schedule.lod_training_kimg": 0.04,

@@ -1,4 +1,4 @@
-"""Training toy runs alone, on several workers, and comparing what comes out."""
+"""Training toy runs alone and on several workers, and comparing the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WALL_CLOCK = ("Timing/", "Resources/")
 
 
 def run(cfg, state, pauses=None, source=None):
-    """Trains to the end or for a number of pauses; returns the rows without times."""
+    """Trains to the end or for a number of pauses; returns the rows of ticks without times."""
     source, rows = source or ToySet(), []
     loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg, source), source)
     for number, pause in enumerate(loop, 1):

@@ -1,4 +1,4 @@
-"""A toy data set as metrics, recorder and tasks want it, and networks to measure."""
+"""A toy data set for metrics, reports and tasks, and networks to measure."""
 
 from __future__ import annotations
 

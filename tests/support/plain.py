@@ -1,4 +1,4 @@
-"""The run that a job should have made: the loop in plain processes, without Ray, to which nothing happens."""
+"""The run that a job is compared with: the loop in plain processes, without Ray and without faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stylegan_ray.train.state import TrainState
 
 
 def minibatches(cfg, source, rank, world_size):
-    """This rank's minibatches without Ray."""
+    """This rank's minibatches, decoded in this process."""
     for group in walk(cfg, 0, 3.0):
         for nimg in group.minibatch_nimgs():
             micro_batches = []
@@ -29,7 +29,7 @@ def minibatches(cfg, source, rank, world_size):
 
 
 def train_without_ray(rank, world_size, run, out):
-    """One process of a run that nothing happens to."""
+    """One process of an undisturbed run."""
     store = dist.FileStore(f"{out}.store", world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     cfg = load_config(os.path.join(run, "config.yaml"))

@@ -1,4 +1,4 @@
-"""Draws that were recorded elsewhere, for comparing iterations with the original programs."""
+"""Recorded draws, for comparing iterations with the original programs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from stylegan_ray.rng import Place
 
 
 class RecordedDraws:
-    """Hands out recorded numbers: `recorded[purpose]` holds one array per micro-batch of the iteration.
+    """Returns recorded numbers: `recorded[purpose]` holds one array per micro-batch of the iteration.
 
-    Purposes: the phase names for latents, `<phase>/mixed` for second latents, `<phase>/labels`, `<phase>/cutoff`
+    Purposes: those of losses for latents, `<purpose>/mixed` for second latents, `<purpose>/labels`, `<purpose>/cutoff`
     (absent: no mixing) and `pl_noise`. Noise inputs are the networks' fixed ones.
     """
 
@@ -43,5 +43,5 @@ class RecordedDraws:
 
     def _tensor(self, purpose: str, place: Place, shape: tuple[int, ...]) -> Tensor:
         value = torch.from_numpy(np.array(self.recorded[purpose][place.micro_batch]))
-        assert tuple(value.shape) == shape, f"recorded {purpose} is {tuple(value.shape)}, the phase asks for {shape}"
+        assert tuple(value.shape) == shape, f"recorded {purpose} is {tuple(value.shape)}, the loss draws {shape}"
         return value

@@ -1,101 +1,117 @@
-"""Files reach the storage in order, whatever it does in between, and the training never waits for it."""
+"""Files reach the storage in order, whenever it fails in between, and training never waits for it."""
 
 import threading
 
 import pytest
 
+from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.background_writer import Outbox
-from stylegan_ray.train.checkpoint import FOLDER, Snapshot, complete_checkpoints
+from stylegan_ray.train.background_writer import BackgroundWriter
+from stylegan_ray.train.checkpoint import Snapshot
 
 
-class Faulty(Storage):
-    """A storage that fails while it is told to; notes what it was asked to write."""
+class FullDisk(Storage):
+    """A storage that refuses to write while `is_full` is set."""
 
-    broken = threading.Event()
-    asked: list[str]
+    is_full = threading.Event()
 
     def write(self, name, content):
-        if self.broken.is_set():
+        if self.is_full.is_set():
             raise OSError(28, "No space left on device")
         super().write(name, content)
 
     def folder(self, name):
-        return Faulty(self.filesystem, self.path(name))
+        return FullDisk(self.filesystem, self.path(name))
 
 
 @pytest.fixture
 def storage(tmp_path):
-    Faulty.broken.clear()
+    FullDisk.is_full.clear()
     here = Storage.at(tmp_path)
-    yield Faulty(here.filesystem, here.root)
-    Faulty.broken.clear()
+    yield FullDisk(here.filesystem, here.root)
+    FullDisk.is_full.clear()
 
 
 def snapshot(nimg):
     return Snapshot({}, {"cur_nimg": nimg}, "")
 
 
-def outbox(storage, said, keep=3):
-    return Outbox(storage, keep, said.append, pauses_sec=(0.01,))
+def writer_to(storage, messages, keep=3):
+    return BackgroundWriter(storage, keep, messages.append, pauses_sec=(0.01,))
 
 
-def test_files_come_in_order_and_checkpoints_after_what_they_rest_on(storage):
-    order, box = [], outbox(storage, [])
-    box.file("a", b"1")
-    box.checkpoint(snapshot(16), before=lambda: order.append(storage.read("a")))
-    assert box.finish(10)
-    assert order == [b"1"] and box.newest == "ckpt-000000000016"
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000016"]
+def test_jobs_run_in_order_and_a_checkpoint_after_what_comes_before_it(storage):
+    order, writer = [], writer_to(storage, [])
+    writer.write("a", b"1")
+    writer.write_checkpoint(snapshot(16), before=lambda: order.append(storage.read("a")))
+    writer.submit("b", lambda: order.append(complete_checkpoints(storage.folder(CHECKPOINTS))))
+    assert writer.flush(10)
+    assert order == [b"1", ["ckpt-000000000016"]] and writer.newest_checkpoint == "ckpt-000000000016"
 
 
-def test_old_checkpoints_go(storage):
-    box = outbox(storage, [], keep=2)
+def test_a_checkpoint_waits_until_what_comes_before_it_succeeds(storage):
+    """As run files: a checkpoint must not know of a tick that they lack."""
+    attempts, messages = [], []
+
+    def sync():
+        attempts.append(complete_checkpoints(storage.folder(CHECKPOINTS)))
+        if len(attempts) < 3:
+            raise OSError(5, "Input/output error")
+
+    writer = writer_to(storage, messages)
+    writer.write_checkpoint(snapshot(16), before=sync)
+    assert writer.flush(10)
+    assert attempts == [[], [], []] and writer.newest_checkpoint == "ckpt-000000000016"
+    assert "Input/output error" in messages[0] and len(messages) == 2
+
+
+def test_old_checkpoints_are_deleted(storage):
+    writer = writer_to(storage, [], keep=2)
     for nimg in (1, 2, 3):
-        box.checkpoint(snapshot(nimg))
-        assert box.finish(10)
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000002", "ckpt-000000000003"]
+        writer.write_checkpoint(snapshot(nimg))
+        assert writer.flush(10)
+    assert complete_checkpoints(storage.folder(CHECKPOINTS)) == ["ckpt-000000000002", "ckpt-000000000003"]
 
 
-def test_a_full_storage_is_said_once_and_costs_no_more_than_old_checkpoints(storage):
+def test_a_full_storage_is_reported_once_and_costs_only_old_checkpoints(storage):
     """Checkpoint 1 is there when the disk fills up; 2 is tried, 3 waits in vain for 4, and all files arrive."""
-    said: list[str] = []
-    box = outbox(storage, said)
-    box.checkpoint(snapshot(1))
-    assert box.finish(10)
-    Faulty.broken.set()
-    box.checkpoint(snapshot(2))
-    assert not box.finish(0.1)
-    box.file("picture", b"p")
-    box.checkpoint(snapshot(3))
-    box.checkpoint(snapshot(4))
-    assert not box.finish(0.1)
-    Faulty.broken.clear()
-    assert box.finish(10)
-    assert complete_checkpoints(storage.folder(FOLDER)) == ["ckpt-000000000001", "ckpt-000000000004"]
-    assert storage.read("picture") == b"p"
-    trouble, works = said
-    assert trouble.startswith("fault: storage does not take ckpt-000000000002") and "No space left" in trouble
-    assert "would continue from ckpt-000000000001" in trouble and "\n" not in trouble
-    assert works.startswith("storage works again") and "2 checkpoints were left out" in works
+    messages: list[str] = []
+    writer = writer_to(storage, messages)
+    writer.write_checkpoint(snapshot(1))
+    assert writer.flush(10)
+    FullDisk.is_full.set()
+    writer.write_checkpoint(snapshot(2))
+    assert not writer.flush(0.1)
+    writer.write("image", b"i")
+    writer.write_checkpoint(snapshot(3))
+    writer.write_checkpoint(snapshot(4))
+    assert not writer.flush(0.1)
+    FullDisk.is_full.clear()
+    assert writer.flush(10)
+    assert complete_checkpoints(storage.folder(CHECKPOINTS)) == ["ckpt-000000000001", "ckpt-000000000004"]
+    assert storage.read("image") == b"i"
+    failure, recovery = messages
+    assert failure.startswith("fault: ") and "ckpt-000000000002" in failure and "No space left" in failure
+    assert "continue from ckpt-000000000001" in failure and "\n" not in failure
+    assert "works again" in recovery and "2 checkpoints" in recovery
 
 
 def test_an_error_that_is_not_the_storages_reaches_the_training(storage):
-    box = outbox(storage, [])
-    box.checkpoint(snapshot(1), before=lambda: {}["missing"])
+    writer = writer_to(storage, [])
+    writer.write_checkpoint(snapshot(1), before=lambda: {}["missing"])
     with pytest.raises(KeyError):
-        box.finish(10)
+        writer.flush(10)
 
 
-def test_what_waits_is_bounded(storage, monkeypatch):
-    monkeypatch.setattr("stylegan_ray.train.background_writer.MOST_BYTES", 10)
-    said: list[str] = []
-    box = outbox(storage, said)
-    Faulty.broken.set()
-    box.file("first", b"12345678")
-    assert not box.finish(0.1)
-    box.file("second", b"12345678")
-    box.file("third", b"12345678")
-    Faulty.broken.clear()
-    assert box.finish(10)
-    assert storage.names() == ["first", "third"] and any("second is given up" in text for text in said)
+def test_the_bytes_that_wait_are_bounded(storage, monkeypatch):
+    monkeypatch.setattr("stylegan_ray.train.background_writer.MAX_BYTES", 10)
+    messages: list[str] = []
+    writer = writer_to(storage, messages)
+    FullDisk.is_full.set()
+    writer.write("first", b"12345678")
+    assert not writer.flush(0.1)
+    writer.write("second", b"12345678")
+    writer.write("third", b"12345678")
+    FullDisk.is_full.clear()
+    assert writer.flush(10)
+    assert storage.names() == ["first", "third"] and any("second" in text for text in messages)

@@ -1,4 +1,4 @@
-"""Progressive growing in the training: what is computed, Adam's fresh starts, and the laws through a transition."""
+"""Progressive growing in training: what is computed, when Adam is reset, and the laws through a transition."""
 
 import pytest
 import torch
@@ -44,12 +44,12 @@ def test_only_layers_in_use_are_computed_and_trained(preset):
             counter.flops, nimg = 0, state.cur_nimg
             used.clear()
     assert trained[1] is False and trained[0] is True
-    assert per_image[1] < 0.45 * per_image[0], "the first resolution costs as much as the last one"
+    assert per_image[1] < 0.45 * per_image[0], "the first resolution costs less than half of the last one"
     assert all(value.isfinite().all() for value in state.tensors().values())
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_adam_begins_anew_where_a_resolution_comes_in_or_is_there(reset):
+def test_adam_is_reset_where_a_resolution_begins_to_fade_in_or_has_faded_in(reset):
     cfg = growing_config("config-b", **{"train.reset_opt_for_new_lod": reset})
     state = toy_state(cfg)
     steps = [(lod, state.optimizers["D"].num_steps) for lod in groups(cfg, state)]
@@ -82,7 +82,7 @@ def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
     ("preset", "nimg"), [("config-d", 48), *((preset, 80) for preset in PRESETS)], ids=lambda value: str(value)
 )
 def test_a_run_resumed_across_a_transition_equals_the_undisturbed_one(preset, nimg, tmp_path):
-    """Killed before the fade, which begins at 48, or in it."""
+    """Stopped before the fade, which begins at 48, or in it."""
     cfg = growing_config(preset, **{"schedule.tick_kimg": 0.001})
     straight, first, resumed = toy_state(cfg), toy_state(cfg), toy_state(cfg)
     rows = run(cfg, straight)
@@ -96,7 +96,7 @@ def test_a_run_resumed_across_a_transition_equals_the_undisturbed_one(preset, ni
     assert straight.counters() | {"elapsed_sec": 0} == resumed.counters() | {"elapsed_sec": 0}
 
 
-def test_non_square_pictures_grow_too():
+def test_non_square_images_grow_too():
     keys = {"schedule.lod_initial_resolution": 6, "schedule.minibatch_size_dict": {6: 12}}
     cfg = growing_config("config-b", **keys, **{"schedule.minibatch_gpu_dict": {6: 4}})
     state = toy_state(cfg, (12, 8))

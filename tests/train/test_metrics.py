@@ -16,10 +16,10 @@ from stylegan_ray.interop import read_networks
 from stylegan_ray.metrics.blocks import BlockWorker
 from stylegan_ray.metrics.compute import evaluate
 from stylegan_ray.metrics.reals_cache import RealsCache
-from stylegan_ray.report.snapshots import Recorder
+from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage
 from stylegan_ray.train import metrics
-from stylegan_ray.train.background_writer import Outbox
+from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.checkpoint import newest_checkpoint
 from stylegan_ray.train.loop import training_loop
 from stylegan_ray.train.metrics import GroupMetrics, check_metrics, is_due, metric_specs, plan_of, tick_to_catch_up
@@ -38,24 +38,24 @@ def trained(cfg, folder, pauses=None, metrics=True):
     newest = newest_checkpoint(run.folder("checkpoints"))
     if newest:
         newest.restore(state)
-    outbox, group = Outbox(run, 3, print), group_of(cfg) if metrics else None
-    recorder = Recorder(run, cfg, source, state, outbox)
-    recorder.begin()
+    writer, group = BackgroundWriter(run, 3, print), group_of(cfg) if metrics else None
+    snapshots = Snapshots(cfg, source, state, writer)
+    snapshots.begin()
     missing = tick_to_catch_up(state, cfg)
-    if group and missing is not None and not recorder.has_metrics(missing):
-        recorder.metrics(group.rows(state, missing))
+    if group and missing is not None and not snapshots.has_metrics(missing):
+        snapshots.add_metrics(group.rows(state, missing))
     loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg, source), source)
     for number, pause in enumerate(loop, 1):
-        recorder.at_pause(pause)
+        snapshots.at_pause(pause)
         tick = pause.stats["Progress/tick"]
         if group and is_due(cfg, tick, pause.done):
-            recorder.metrics(group.rows(state, tick))
+            snapshots.add_metrics(group.rows(state, tick))
         if tick % 2 == 0 or pause.done:
-            recorder.save()
+            snapshots.save_checkpoint()
         if number == pauses:
             break
-    outbox.finish(60)
-    recorder.files.close()
+    writer.flush(60)
+    snapshots.sinks.close()
     return state
 
 

@@ -1,4 +1,4 @@
-"""Replicas that drift apart are found, named, and stop the run; equal ones pass."""
+"""Replicas that differ are found and named and stop the run; equal ones pass."""
 
 import json
 import os
@@ -40,8 +40,8 @@ def test_odd_ranks():
     assert odd_ranks([1, 2, 3]) == [0, 1, 2]
 
 
-def poked(state, what: str) -> str:
-    """What the check says on this rank after one value has changed on rank 1, and has been put back."""
+def changed(state, what: str) -> str:
+    """The error of the check on this rank while one value is changed on rank 1, or nothing."""
     values = {
         "weight": lambda: state.D.b8.conv0.weight.data.view(-1)[3:4],
         "moment": lambda: state.optimizers["G"].tensors()["exp_avg_sq.mapping.dense0.weight"].view(-1)[:1],
@@ -63,7 +63,7 @@ def poked(state, what: str) -> str:
 
 
 def worker(rank, folder):
-    """Three replicas train, are poked, and then one of them does not answer any more."""
+    """Three replicas train, differ in one value after another, and then one of them does not answer."""
     torch.set_num_threads(1)
     stores = [dist.FileStore(os.path.join(folder, name), 3) for name in ("store", "end")]
     dist.init_process_group("gloo", store=stores[0], rank=rank, world_size=3)
@@ -72,24 +72,24 @@ def worker(rank, folder):
     cfg = toy_config(**{"train.total_kimg": 0.064})
     state = toy_state(cfg)
     run(cfg, state, pauses=2)
-    said = {}
+    found = {}
     check_replicas(state, addresses[rank])
     for what in ("weight", "moment", "counter"):
-        said[what] = poked(state, what)
+        found[what] = changed(state, what)
     dist.barrier()
     dist.distributed_c10d._get_default_store().delete_key("first_sum/2")
     if rank != 2:
         with pytest.raises(ConnectionError) as caught:
             distributed.first_sum("cpu", addresses, timeout_sec=1)
-        said["late"] = str(caught.value)
-    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+        found["late"] = str(caught.value)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
     stores[1].set(str(rank), b"")
     stores[1].wait([str(other) for other in range(3)])
     os._exit(0)  # a sum that hangs ends with its process
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
+def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
     mp.spawn(worker, (str(folder),), nprocs=3)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
@@ -99,11 +99,11 @@ def said(tmp_path_factory):
     ("what", "name"),
     [("weight", "D.b8.conv0.weight"), ("moment", "G_opt.exp_avg_sq.mapping.dense0.weight"), ("counter", "iteration")],
 )
-def test_a_poked_rank_is_named_on_all_ranks(said, what, name):
-    assert len({rank[what] for rank in said}) == 1
-    assert said[0][what].startswith(f"at 0.048 kimg {name} is not what the others hold on worker 1 on 10.0.0.1: ")
+def test_a_rank_that_differs_is_named_on_all_ranks(found, what, name):
+    assert len({rank[what] for rank in found}) == 1
+    assert found[0][what].startswith(f"at 0.048 kimg {name} is different on worker 1 on 10.0.0.1 ")
 
 
-def test_the_first_sum_names_who_does_not_answer(said):
+def test_the_first_sum_names_a_worker_that_does_not_answer(found):
     for rank in (0, 1):
-        assert said[rank]["late"].startswith("no answer from worker 2 on 10.0.0.2 after 1 s")
+        assert found[rank]["late"].startswith("no answer from worker 2 on 10.0.0.2 after 1 s")

@@ -1,4 +1,4 @@
-"""Starting a run from the networks of another one."""
+"""Starting a run from the networks of another run."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def check(cfg, source):
 
 
 @pytest.mark.parametrize("kind", ["network file", "checkpoint"])
-def test_the_networks_are_copied_whole(other, kind):
+def test_all_tensors_of_the_networks_are_copied(other, kind):
     theirs, file, checkpoint = other
     source = file if kind == "network file" else checkpoint
     cfg = toy_config(**{"run.seed": 5})
@@ -48,7 +48,7 @@ def test_the_networks_are_copied_whole(other, kind):
     assert (state.cur_nimg, state.iteration, state.tick, state.elapsed_sec) == (theirs.cur_nimg, 0, 0, 0)
 
 
-def test_clock_and_time_start_where_the_keys_say(other):
+def test_cur_nimg_and_time_start_where_the_keys_say(other):
     cfg = toy_config(**{"train.resume_kimg": 0.1, "train.resume_time": 3600, "train.total_kimg": 0.132})
     state = toy_state(cfg)
     start_from(state, cfg, other[1])
@@ -72,10 +72,10 @@ def test_other_networks_are_refused_with_the_differences(other):
         assert "G.synthesis.b4.constant: (1, 5, 4, 4) here, (1, 6, 4, 4) there" in text or "more" in text
         assert "G.mapping.dense2.weight: (6, 6) here, absent there" in text
         assert "train.resume_with_new_nets=true" in text
-    assert all(torch.equal(value, before[name]) for name, value in tensors(state, "G").items()), "copied all the same"
+    assert all(torch.equal(value, before[name]) for name, value in tensors(state, "G").items()), "nothing was copied"
 
 
-def test_with_new_nets_what_matches_is_copied_and_the_rest_is_told(other):
+def test_with_new_nets_what_matches_is_copied_and_the_rest_is_listed(other):
     theirs = other[0]
     cfg = toy_config(**{"run.seed": 5, "model.mapping_layers": 3, "model.D_architecture": "orig"})
     cfg = cfg.with_overrides({"train.resume_with_new_nets": True})

@@ -17,7 +17,8 @@ from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.progress import shown
 from stylegan_ray.cluster.tune.report import Axis, Report, Shown, write_report
 from stylegan_ray.config import RunConfig
-from stylegan_ray.report.sinks import EventFile
+from stylegan_ray.report.tensorboard import EventFile
+from stylegan_ray.run_folder import images_of
 from stylegan_ray.storage import Storage
 
 
@@ -108,7 +109,7 @@ def last_picture(sweep: Storage, trial: Trial) -> bytes | None:
     """The newest picture grid of a trial."""
     for folder in trial.folders:
         run = sweep.folder(f"trials/{folder}")
-        grids = [name for name in run.names() if name.startswith("fakes") and name[5:6].isdigit()]
+        grids = images_of(run)
         if grids:
             return run.read(max(grids))
     return None

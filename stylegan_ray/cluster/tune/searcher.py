@@ -13,18 +13,15 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from stylegan_ray.cluster.launch import RUN_FILE
 from stylegan_ray.cluster.ray_private import free_workers
 from stylegan_ray.cluster.tune.journal import Trial
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.scheduler import Judge
 from stylegan_ray.cluster.tune.trial import FAILED, INTERRUPTED
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE, STOP, complete_checkpoints
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.checkpoint import (
-    FOLDER,
     CheckpointError,
-    complete_checkpoints,
     delete_checkpoint,
     read_checkpoint,
     write_checkpoint,
@@ -191,11 +188,11 @@ def copy_state(trials: Storage, donor: Trial, trial: Trial, generation: int) -> 
     """
     folder = f"trial-{trial.number:03d}-g{generation}"
     trials.delete_folder(folder)  # left over from a driver that died while copying
-    source = trials.folder(f"{donor.name}/{FOLDER}")
+    source = trials.folder(f"{donor.name}/{CHECKPOINTS}")
     for name in reversed(complete_checkpoints(source)):
         with suppress(CheckpointError, OSError):
             snapshot = read_checkpoint(source.folder(name))
-            write_checkpoint(snapshot, trials.folder(f"{folder}/{FOLDER}"))
+            write_checkpoint(snapshot, trials.folder(f"{folder}/{CHECKPOINTS}"))
             return name, snapshot.counters["cur_nimg"] / 1000
     return None
 
@@ -211,8 +208,8 @@ def has_ended(run: Storage) -> bool:
 def free(run: Storage) -> None:
     """Deletes the states and networks of a run; its numbers, words and pictures stay."""
     with suppress(OSError):
-        for name in run.names(FOLDER):
-            delete_checkpoint(run.folder(FOLDER), name)
+        for name in run.names(CHECKPOINTS):
+            delete_checkpoint(run.folder(CHECKPOINTS), name)
         for name in run.names():
             if name.endswith(".safetensors"):
                 run.delete(name)

@@ -19,8 +19,8 @@ from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.run_folder import CHECKPOINTS, checkpoint_nimg, complete_checkpoints
 from stylegan_ray.storage import Storage, join_address, one_line
-from stylegan_ray.train.checkpoint import FOLDER, complete_checkpoints
 
 FINISHED, DIVERGED, FAILED, INTERRUPTED = "finished", "diverged", "failed", "interrupted"
 NEWS = ("fault:", "warning:", "storage")
@@ -102,7 +102,7 @@ def reports_of(run: Storage, order: TrialOrder, fitting: Fitting | None) -> Iter
     fitting.start()
     while (report := fitting.next_report()) is not None:
         if order.waits_for_checkpoints and "kimg" in report:
-            wait_for_checkpoint(run.folder(FOLDER), report["kimg"])
+            wait_for_checkpoint(run.folder(CHECKPOINTS), report["kimg"])
         yield report
     state, why = fitting.ending
     yield {"done": True, "ended": state, "why": why}
@@ -218,6 +218,6 @@ def wait_for_checkpoint(checkpoints: Storage, kimg: float) -> None:
     deadline = time.monotonic() + MOST_SECONDS_FOR_CHECKPOINT
     while time.monotonic() < deadline:
         names = complete_checkpoints(checkpoints)
-        if names and int(names[-1].removeprefix("ckpt-")) >= round(1000 * kimg):
+        if names and (checkpoint_nimg(names[-1]) or 0) >= round(1000 * kimg):
             return
         time.sleep(0.2)

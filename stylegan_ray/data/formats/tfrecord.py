@@ -25,8 +25,8 @@ from stylegan_ray.data.formats.tfrecord_wire import (
     bad_payloads,
     encode_example,
     file_name,
-    framed,
-    frames,
+    find_frames,
+    frame_records,
     image_levels,
     masked_crc32c,
     parse_example,
@@ -60,7 +60,7 @@ class TFRecordWriting(WritableFormat):
 
     def encode(self, images: np.ndarray) -> list[bytes]:
         """Records of images uint8 [N,C,H,W], one piece per level."""
-        return [framed([encode_example(image) for image in level]) for level in image_levels(images)]
+        return [frame_records([encode_example(image) for image in level]) for level in image_levels(images)]
 
     def image_bytes(self, shape: tuple[int, int, int]) -> int:
         return sum(level.nbytes + RECORD_OVERHEAD for level in image_levels(np.zeros(shape, dtype=np.uint8)))
@@ -201,11 +201,11 @@ def _read_records(files: Files, info: FileInfo, check: bool, index: FileIndex) -
             file.seek(at)
             piece = file.read(PIECE_BYTES)
             try:
-                some_frames, used = frames(piece, at, info.size, info.name)
+                some_frames, used = find_frames(piece, at, info.size, info.name)
                 if not used:  # one record larger than a piece
                     file.seek(at)
                     piece = file.read(record_bytes(piece))
-                    some_frames, used = frames(piece, at, info.size, info.name)
+                    some_frames, used = find_frames(piece, at, info.size, info.name)
                 _add(index, piece, at, some_frames, check)
             except ValueError as error:
                 raise DataError(f"data.path={files.root}: {error}; copy the file again from its origin") from error

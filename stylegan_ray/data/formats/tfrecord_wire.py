@@ -42,7 +42,7 @@ class Example(NamedTuple):
     data_size: int
 
 
-def frames(piece: bytes, file_offset: int, file_size: int, file_name: str) -> tuple[list[Frame], int]:
+def find_frames(piece: bytes, file_offset: int, file_size: int, file_name: str) -> tuple[list[Frame], int]:
     """The complete records in a piece of a file, and how many bytes they take.
 
     Raises ValueError where a length does not match its CRC, or the file ends inside a record.
@@ -112,7 +112,7 @@ def encode_example(pixels: np.ndarray) -> bytes:
     return _field(1, b"".join(_field(1, _field(1, key) + _field(2, value)) for key, value in features))
 
 
-def framed(payloads: Sequence[bytes]) -> bytes:
+def frame_records(payloads: Sequence[bytes]) -> bytes:
     """Records with these payloads, one after the other."""
     return b"".join(
         part

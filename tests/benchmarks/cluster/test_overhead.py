@@ -20,7 +20,7 @@ def row(kimg: float, total_sec: float, sec: float, wait: float) -> dict:
     }
 
 
-def test_rates_are_taken_between_ends_of_ticks_after_the_first_two():
+def test_rates_are_measured_between_ends_of_ticks_after_the_first_two():
     rows = [row(0.1, 9.0, 9.0, 0.9), row(1.1, 29.0, 20.0, 0.5), row(2.1, 39.0, 10.0, 0.1), row(4.1, 69.0, 30.0, 0.02)]
     assert images_per_sec(rows) == pytest.approx(3000 / 40)
     assert data_wait_share(rows) == pytest.approx((1.0 + 0.6) / 40)
@@ -30,11 +30,11 @@ def test_rates_are_taken_between_ends_of_ticks_after_the_first_two():
 
 
 def test_bars():
-    figures = {"img_s_job": 91.0, "img_s_bare": 100.0, "data_wait_share": 0.03, "data_wait_share_small_set": 0.031}
+    figures = {"img_s_job": 89.0, "img_s_bare": 100.0, "data_wait_share": 0.03, "data_wait_share_small_set": 0.031}
     assert [bar["holds"] for bar in bars_of({**figures, "first_step_sec": 12.0})] == [False, True, False, True]
 
 
-def test_a_run_that_fails_gives_its_last_words(tmp_path):
+def test_a_run_that_fails_shows_its_last_lines(tmp_path):
     run = Process([sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"], {}, tmp_path / "log.txt")
     with pytest.raises(RuntimeError, match=r"(?s)status 3.*the reason"):
         run.sec_until(lambda: False)

@@ -1,4 +1,4 @@
-"""The stream benchmark measures what it says."""
+"""Benchmark `stream`: its figures, bars and clocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_figures_and_bars(tmp_path):
     assert len(names) == 4 and names[0].startswith("png16: stream over bare Pillow loop")
 
 
-def test_bars_ask_more_of_large_pictures():
+def test_bars_are_higher_for_large_images():
     def bars_with(resolution, img_s):
         figures = {
             "resolution": {"x": resolution},
@@ -44,4 +44,4 @@ def test_cpu_clock_counts_this_process():
     end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
-    assert clock.used()["here"] >= 0.15 and clock.used()["executor"] == 0
+    assert clock.used()["here"] >= 0.15

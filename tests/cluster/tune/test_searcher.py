@@ -29,8 +29,10 @@ from stylegan_ray.cluster.tune.scheduler import Judge, Rules
 from stylegan_ray.cluster.tune.searcher import Beats, Course, Deals, Ends, Verdicts, copy_state, free
 from stylegan_ray.cluster.tune.trial import earlier_rows, reports_of
 from stylegan_ray.config import ConfigError, differences, load_config
+from stylegan_ray.run_folder import CHECKPOINTS as FOLDER
+from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.checkpoint import FOLDER, Snapshot, complete_checkpoints, newest_checkpoint, write_checkpoint
+from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
 
 PLAN = sweep_options(["--train.total_kimg", "4", "--samples", "4"])
 RULES = Rules(4, 4, grace_kimg=1, reduction=2, perturb_kimg=1)

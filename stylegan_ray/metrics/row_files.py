@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, read_rows
-from stylegan_ray.run_folder import find_run, is_run
+from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare
+from stylegan_ray.run_folder import CHECKPOINTS, EVALUATIONS, METRICS, NETWORK_ENDINGS, find_run, is_run, read_jsonl
 from stylegan_ray.storage import Storage, join_address, split_address
-
-CHECKPOINTS = "checkpoints"
-TRAINED, EVALUATED = "metrics.jsonl", "evaluations.jsonl"
-"""Rows computed in training, and rows of the evaluate command."""
 
 
 def absolute(address: str) -> str:
@@ -22,24 +16,14 @@ def absolute(address: str) -> str:
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
-def place_of_rows(network: str) -> str:
+def rows_file(network: str) -> str:
     """The file for rows of a network file or checkpoint: in the folder of its run, else beside it."""
     folder, _ = split_address(network)
     outer, name = split_address(folder)
-    return join_address(outer if name == CHECKPOINTS else folder, EVALUATED)
+    return join_address(outer if name == CHECKPOINTS else folder, EVALUATIONS)
 
 
-def add_rows(file: str, rows: Sequence[Row]) -> None:
-    """Adds rows to a file; object stores cannot append, so it is written anew."""
-    folder, name = split_address(file)
-    storage = Storage.at(folder)
-    before = b""
-    with suppress(FileNotFoundError):
-        before = storage.read(name)
-    storage.write(name, before + b"".join(f"{json.dumps(row)}\n".encode() for row in rows))
-
-
-def rows_of(what: str) -> list[Row]:
+def load_rows(what: str) -> list[Row]:
     """Rows of a run (from training, then from the evaluate command), of a network, or of a .jsonl file.
 
     Raises ConfigError for a missing run or file.
@@ -48,20 +32,20 @@ def rows_of(what: str) -> list[Row]:
     if name.endswith(".jsonl"):
         return _read(absolute(what))
     address = absolute(what)
-    if name.endswith((".safetensors", ".pkl")) or _is_checkpoint(address):
-        return [row for row in _read(place_of_rows(address)) if row.get("checkpoint") == address]
+    if name.endswith(NETWORK_ENDINGS) or _is_checkpoint(address):
+        return [row for row in _read(rows_file(address)) if row.get("checkpoint") == address]
     run = find_run(what)
     rows: list[Row] = []
-    for name in (TRAINED, EVALUATED):
+    for name in (METRICS, EVALUATIONS):
         with suppress(FileNotFoundError):
-            rows += read_rows(Storage.at(run), name)
+            rows += read_jsonl(Storage.at(run), name)
     return rows
 
 
-def compared(a: str, b: str) -> list[Comparison]:
+def compare_stored(a: str, b: str) -> list[Comparison]:
     """Pairs of the last rows of every metric of A and B; raises ConfigError if they are not comparable."""
     try:
-        return compare(rows_of(a), rows_of(b))
+        return compare(load_rows(a), load_rows(b))
     except IncomparableRows as error:
         raise ConfigError(str(error)) from None
 
@@ -73,6 +57,6 @@ def _is_checkpoint(address: str) -> bool:
 def _read(file: str) -> list[Row]:
     folder, name = split_address(file)
     try:
-        return read_rows(Storage.at(folder), name)
+        return read_jsonl(Storage.at(folder), name)
     except FileNotFoundError:
         raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some") from None

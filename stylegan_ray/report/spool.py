@@ -1,0 +1,40 @@
+"""Growing files of a run: in its folder on a disk, in a local folder that `sync` uploads for an object store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from stylegan_ray.storage import Storage
+
+
+class Spool:
+    """A local folder whose files grow. Object stores cannot append, so they get whole files at every `sync`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.is_copy = not storage.is_local
+        self.folder = Path(tempfile.mkdtemp(prefix="stylegan_ray-") if self.is_copy else storage.root)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._uploaded: dict[str, tuple[int, int]] = {}
+
+    def fetch(self, name: str) -> None:
+        """Copies a stored file to the local folder, where it goes on growing."""
+        if self.is_copy:
+            (self.folder / name).write_bytes(self.storage.read(name))
+
+    def sync(self) -> None:
+        """Uploads the files that have grown since the last call; raises OSError when the storage fails."""
+        if not self.is_copy:
+            return
+        for path in sorted(self.folder.iterdir()):
+            stat = path.stat()
+            if self._uploaded.get(path.name) != (stat.st_size, stat.st_mtime_ns):
+                self.storage.write(path.name, path.read_bytes())
+                self._uploaded[path.name] = (stat.st_size, stat.st_mtime_ns)
+
+    def delete(self) -> None:
+        """Deletes the local copy."""
+        if self.is_copy:
+            shutil.rmtree(self.folder, ignore_errors=True)

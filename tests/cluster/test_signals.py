@@ -1,0 +1,63 @@
+"""Signals of the driver and of its workers."""
+
+import os
+import signal
+import time
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+import torch  # noqa: E402
+
+from stylegan_ray.cluster import signals  # noqa: E402
+from stylegan_ray.cluster.signals import GO_ON, LOG, SAVE, STOP_RUN, Signals, stop_on_signals  # noqa: E402
+from stylegan_ray.config import load_config  # noqa: E402
+from stylegan_ray.run_folder import STOP  # noqa: E402
+from stylegan_ray.storage import Storage  # noqa: E402
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_for_a_stop_and_the_second_ends_at_once(number):
+    said, before = [], signal.getsignal(number)
+    with stop_on_signals(said.append) as stop_requested:
+        assert not stop_requested()
+        os.kill(os.getpid(), number)
+        assert stop_requested() and stop_requested() and len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+class Quiet:
+    has_messages = False
+
+    def message(self, text):
+        raise AssertionError(text)
+
+
+def signals_of(folder, sender=None, **keys):
+    return Signals(load_config("tiny", keys), Storage.at(folder), sender or Quiet(), torch.device("cpu"))
+
+
+def test_a_stop_file_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "LOCAL_STOP_SEC", 0.0)
+    found = signals_of(tmp_path)
+    assert not found.interrupted() and found.reason == GO_ON and not found.ends
+    (tmp_path / STOP).touch()
+    assert found.interrupted() and found.reason == STOP_RUN and found.ends
+
+
+def test_a_checkpoint_is_due_by_the_clock(tmp_path):
+    found = signals_of(tmp_path, **{"train.checkpoint_minutes": 1})
+    assert not found.interrupted()
+    found.saved_at = time.monotonic() - 61
+    assert found.interrupted() and found.reason == SAVE and not found.ends
+
+
+def test_messages_are_logged_between_groups_without_a_pause(tmp_path):
+    class Loud(Quiet):
+        has_messages = True
+
+    found = signals_of(tmp_path, Loud())
+    assert not found.interrupted() and found.reason == LOG

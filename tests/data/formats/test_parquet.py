@@ -1,0 +1,77 @@
+"""Parquet data sets."""
+
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.data_sets import chw, encoded, noise_picture, opened
+
+from stylegan_ray.data import DataError
+from stylegan_ray.data.formats import parquet
+from stylegan_ray.data.reals import RealsSource
+
+
+def write_parquet(path, images, labels=None, names=None, group=4, plain=False):
+    """Writes encoded images as Hugging Face data sets store them."""
+    path.parent.mkdir(exist_ok=True)
+    content = [encoded(image) for image in images]
+    column = pa.array(content) if plain else pa.array([{"bytes": c, "path": f"{i}.png"} for i, c in enumerate(content)])
+    columns = {"id": pa.array(range(len(images))), "image": column}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+    table = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_parquet_shards(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)  # groups are read again and again
+    images = [noise_picture(i) for i in range(17)]
+    write_parquet(tmp_path / "d" / "0.parquet", images[:10], [i % 2 for i in range(10)], ["a", "b"], plain=plain)
+    write_parquet(tmp_path / "d" / "1.parquet", images[10:], [1] * 7, ["a", "b"], plain=plain)
+    data = opened(tmp_path / "d", cond=True, shuffle="blocks")
+    assert data.num_images == 17 and data.name(12) == "1.parquet#2" and data.block_rows == 4
+    assert data.class_names == ("a", "b")
+    for copy in (data, pickle.loads(pickle.dumps(data))):
+        np.testing.assert_array_equal([copy.read(i) for i in range(17)], [chw(image) for image in images])
+    assert data.labels(np.arange(17)).argmax(1).tolist() == [0, 1] * 5 + [1] * 7
+    assert opened(f"file://{tmp_path}/d").fingerprint == opened(tmp_path / "d").fingerprint
+
+
+def test_parquet_blocks_are_row_groups(tmp_path):
+    data = opened(write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(40)]), shuffle="blocks")
+    indices = RealsSource(data, 0, shuffle="blocks").indices(np.arange(40))
+    assert sorted(indices) == list(range(40)) and data.block_rows == 4
+
+
+def test_parquet_by_full_shuffle_warns(tmp_path, caplog):
+    opened(write_parquet(tmp_path / "d.parquet", [noise_picture(0)]))
+    assert "data.shuffle=full" in caplog.text and "data.shuffle=blocks" in caplog.text
+
+
+def test_parquet_refusals(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no PAR1")
+    with pytest.raises(DataError, match=r"data.path=.*not a whole Parquet file"):
+        opened(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="no column of encoded images, only a, b"):
+        opened(tmp_path / "y.parquet")
+    path = write_parquet(tmp_path / "z.parquet", [noise_picture(0)])
+    with pytest.raises(DataError, match="column `label`"):
+        opened(path, cond=True)
+    pq.write_table(
+        pa.table({"image": [{"bytes": None, "path": "a.png"}, {"bytes": b"", "path": ""}]}), tmp_path / "n.parquet"
+    )
+    with pytest.raises(DataError, match=r"2 of 2 .*is a path or empty"):
+        opened(tmp_path / "n.parquet")
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
+    (tmp_path / "w").mkdir()
+    with pytest.raises(DataError, match=r"row group 0 of w.parquet takes"):
+        opened(write_parquet(tmp_path / "w" / "w.parquet", [noise_picture(0)]))

@@ -1,0 +1,74 @@
+"""Tar data sets."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
+
+from stylegan_ray.data import DataError
+
+
+def write_tar(path, files, mode="w"):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            content = content if isinstance(content, bytes) else encoded(content)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def samples(first, num):
+    """WebDataset samples: an image, its class and another file each."""
+    files = {}
+    for i in range(first, first + num):
+        files |= {f"s{i:03d}.png": noise_picture(i), f"s{i:03d}.cls": str(i % 4).encode(), f"s{i:03d}.txt": b"words"}
+    return files
+
+
+def test_tar_shards(tmp_path):
+    write_tar(tmp_path / "d" / "b.tar", samples(5, 5))
+    write_tar(tmp_path / "d" / "a.tar", samples(0, 5))
+    data = opened(tmp_path / "d", cond=True)
+    assert data.num_images == 10 and data.name(7) == "b.tar/s007.png"
+    for copy in (data, pickle.loads(pickle.dumps(data))):
+        np.testing.assert_array_equal([copy.read(i) for i in range(10)], [chw(noise_picture(i)) for i in range(10)])
+    assert data.labels(np.arange(10)).argmax(1).tolist() == [i % 4 for i in range(10)]
+    assert opened(f"file://{tmp_path}/d").fingerprint == opened(tmp_path / "d").fingerprint
+
+
+def test_one_tar_with_folders_as_classes(tmp_path):
+    files = {"./dog/1.jpg": encoded(noise_picture(1), "JPEG"), "./cat/1.jpg": encoded(noise_picture(0), "JPEG")}
+    data = opened(write_tar(tmp_path / "d.tar", files), cond=True)
+    assert data.class_names == ("cat", "dog") and data.name(0) == "dog/1.jpg"
+    np.testing.assert_array_equal(data.labels(np.arange(2)), [[0, 1], [1, 0]])
+
+
+def test_tar_labels_missing(tmp_path):
+    files = samples(0, 3)
+    del files["s001.cls"]
+    path = write_tar(tmp_path / "d.tar", files)
+    with pytest.raises(DataError, match=r"no \.cls file for 's001.png'"):
+        opened(path, cond=True)
+    path = write_tar(tmp_path / "e.tar", numbered(2))
+    with pytest.raises(DataError, match=r"hold no \.cls files"):
+        opened(path, cond=True)
+
+
+def test_damaged_tars(tmp_path):
+    path = write_tar(tmp_path / "d.tar", samples(0, 3))
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"1 of 1 images|cannot be read as an uncompressed tar"):
+        opened(path)
+    with pytest.raises(DataError, match="uncompressed tar"):
+        opened(write_tar(tmp_path / "z.tar", samples(0, 3), "w:gz"))
+
+
+def test_a_folder_of_images_may_hold_other_files(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(3))
+    write_tar(root / "backup.tar", samples(0, 3))
+    assert opened(root).name(0) == "000.png"

@@ -1,0 +1,159 @@
+"""TFRecord data sets: checks of framing and checksums, levels, labels, and conversion to other shapes."""
+
+import pickle
+
+import numpy as np
+import pytest
+from support.data_sets import opened
+
+from stylegan_ray.data import BadImage, DataError
+from stylegan_ray.data.formats import tfrecord, tfrecord_wire
+from stylegan_ray.data.pyramid import downscale
+
+
+def random_images(num, shape=(3, 16, 16)):
+    return np.random.default_rng(0).integers(0, 256, (num, *shape), dtype=np.uint8)
+
+
+def write_set(root, images, labels=None, name="set"):
+    """Writes images [N,C,H,W] at all levels and returns the folder."""
+    root.mkdir(exist_ok=True)
+    for level in zip(*map(tfrecord_wire.image_levels, images), strict=True):
+        file = root / tfrecord_wire.file_name(name, max(level[0].shape[1:]))
+        file.write_bytes(tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in level]))
+    if labels is not None:
+        file, content = tfrecord_wire.label_file(name, np.asarray(labels))
+        (root / file).write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 32, 24), (3, 12, 16)])
+def test_round_trip_at_every_level(tmp_path, shape):
+    images = random_images(9, shape)
+    data = pickle.loads(pickle.dumps(opened(write_set(tmp_path / "d", images))))
+    assert data.shape() == shape and data.num_images == 9 and data.name(3).endswith("#3")
+    for level in range(3):
+        np.testing.assert_array_equal([data.read(i, level) for i in range(9)], downscale(images, level))
+
+
+def test_training_below_the_full_size(tmp_path):
+    images = random_images(4, (3, 32, 32))
+    root = write_set(tmp_path / "d", images)
+    data = opened(root, resolution=8)
+    assert data.shape() == (3, 8, 8)
+    np.testing.assert_array_equal(data.read(2), downscale(images[2], 2))
+    np.testing.assert_array_equal(data.read(2, 1), downscale(images[2], 3))
+    with pytest.raises(DataError, match=r"data.resolution=24x24, but"):
+        opened(root, resolution=24)
+    assert opened(root, resolution=24, resize="lanczos").read(0).shape == (3, 24, 24)
+    grey = opened(root, channels=1)
+    assert grey.read(0).shape == (1, 32, 32) and grey.read(0, 2).shape == (1, 8, 8)
+
+
+def test_levels_without_a_file_are_downscaled_from_the_next_larger(tmp_path):
+    images = random_images(4, (3, 32, 32))
+    root = write_set(tmp_path / "d", images)
+    for name in ("set-r02.tfrecords", "set-r03.tfrecords"):
+        (root / name).unlink()
+    data = opened(root)
+    np.testing.assert_array_equal(data.read(1, 2), downscale(downscale(images[1], 1), 1))
+
+
+def test_labels(tmp_path):
+    labels = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    root = write_set(tmp_path / "d", random_images(5), labels)
+    assert opened(root).label_size == 0
+    np.testing.assert_array_equal(opened(root, cond=True).labels(np.arange(5)), labels[:5])
+    np.testing.assert_array_equal(opened(root, cond=True, max_label_size=2).labels(np.array([4])), labels[4:5, :2])
+    for content, words in [(labels[:3], "3 rows for 5"), (labels[None], "one row per image")]:
+        (root / "set-rxx.labels").write_bytes(tfrecord_wire.label_file("set", content)[1])
+        with pytest.raises(DataError, match=words):
+            opened(root, cond=True)
+    (root / "set-rxx.labels").unlink()
+    with pytest.raises(DataError, match=r"no \.labels file"):
+        opened(root, cond=True)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 100, 800])
+def test_truncated_files_are_named_with_the_offset(tmp_path, cut):
+    root = write_set(tmp_path / "d", random_images(5))
+    file = root / "set-r04.tfrecords"
+    content = file.read_bytes()
+    file.write_bytes(content[:-cut])
+    last = len(content) // 5 * 4
+    with pytest.raises(DataError, match=rf"set-r04.tfrecords is truncated: the record at byte {last} needs"):
+        opened(root)
+    file.write_bytes(content[: last + 7])
+    with pytest.raises(DataError, match=rf"truncated: the record at byte {last} needs"):
+        opened(root)
+
+
+def test_whole_records_missing_at_the_end(tmp_path):
+    root = write_set(tmp_path / "d", random_images(5))
+    file = root / "set-r03.tfrecords"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 5 * 4])
+    with pytest.raises(DataError, match=r"set-r03.tfrecords holds 4 images .* set-r04.tfrecords 5"):
+        opened(root)
+
+
+def damage(file, offset):
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_length(tmp_path):
+    root = write_set(tmp_path / "d", random_images(5))
+    file = root / "set-r04.tfrecords"
+    second = file.stat().st_size // 5
+    damage(file, second)
+    with pytest.raises(DataError, match=rf"set-r04.tfrecords is damaged at byte {second}"):
+        opened(root)
+
+
+@pytest.mark.parametrize("where", [20, 500])
+def test_damaged_payload(tmp_path, where):
+    root = write_set(tmp_path / "d", random_images(5))
+    file = root / "set-r04.tfrecords"
+    second = file.stat().st_size // 5
+    damage(file, second + where)
+    with pytest.raises(DataError, match=r"1 of 5 images .*'set-r04.tfrecords#1' .*CRC"):
+        opened(root)
+    data = opened(root, on_bad_image="skip")
+    assert [data.is_bad(i) for i in range(5)] == [False, True, False, False, False]
+
+
+def test_payloads_of_huge_sets_are_checked_when_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecord, "CHECK_BYTES", 0)
+    images = random_images(5)
+    root = write_set(tmp_path / "d", images)
+    damage(root / "set-r04.tfrecords", (root / "set-r04.tfrecords").stat().st_size // 5 + 500)
+    data = opened(root)
+    np.testing.assert_array_equal(data.read(0), images[0])
+    with pytest.raises(BadImage, match=r"set-r04.tfrecords#1.*CRC"):
+        data.read(1)
+
+
+def test_records_larger_than_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecord, "PIECE_BYTES", 1000)
+    images = random_images(7, (3, 32, 32))
+    data = opened(write_set(tmp_path / "d", images))
+    np.testing.assert_array_equal([data.read(i) for i in range(7)], images)
+
+
+def test_shapes_that_differ(tmp_path):
+    root = write_set(tmp_path / "d", random_images(2))
+    payloads = [tfrecord_wire.encode_example(random_images(1, shape)[0]) for shape in [(3, 16, 16), (3, 8, 8)]]
+    (root / "set-r04.tfrecords").write_bytes(tfrecord_wire.frame_records(payloads))
+    with pytest.raises(DataError, match=r"is of shape \(3, 8, 8\), not \(3, 16, 16\)"):
+        opened(root)
+
+
+def test_a_second_opening_reads_no_record(tmp_path):
+    root, calls = write_set(tmp_path / "d", random_images(5), np.eye(5)), []
+    first = opened(root, progress=lambda *call: calls.append(call))
+    assert calls[-1][2].startswith("checking TFRecords")
+    calls.clear()
+    assert opened(root, progress=lambda *call: calls.append(call)).fingerprint == first.fingerprint
+    assert not calls

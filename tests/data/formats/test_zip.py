@@ -1,0 +1,55 @@
+"""Zip data sets."""
+
+import io
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder, write_zip
+
+from stylegan_ray.data import DataError
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_and_a_folder_are_read_alike(tmp_path, compression):
+    from_zip = opened(write_zip(tmp_path / "d.zip", numbered(5), compression))
+    from_folder = opened(write_folder(tmp_path / "d", numbered(5)))
+    for i in range(5):
+        np.testing.assert_array_equal(from_zip.read(i), from_folder.read(i))
+
+
+def test_damaged_zip(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(3))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a whole zip"):
+        opened(path)
+    damaged = bytearray(whole)
+    damaged[300] ^= 255  # inside the first image
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"1 of 3 images .*'000.png'.*CRC"):
+        opened(path)
+
+
+def test_a_zip_of_another_compression_is_refused(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(1), zipfile.ZIP_LZMA)
+    with pytest.raises(DataError, match=r"'000.png' .*without compression"):
+        opened(path)
+
+
+def test_extra_fields_of_a_local_header_are_skipped(tmp_path):
+    """The local header of an entry may be longer than the one in the directory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("0.png")
+        info.extra = struct.pack("<HH", 0x9999, 200) + bytes(200)
+        archive.writestr(info, encoded(noise_picture(5)))
+    (tmp_path / "d.zip").write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(opened(tmp_path / "d.zip").read(0), chw(noise_picture(5)))
+
+
+def test_a_folder_of_zips_suggests_a_zip(tmp_path):
+    write_folder(tmp_path / "d", {"ffhq.zip": b"", "notes.txt": b""})
+    with pytest.raises(DataError, match=r"holds no images.*'ffhq.zip'"):
+        opened(tmp_path / "d")
