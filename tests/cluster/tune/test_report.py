@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stylegan_ray.metrics.drawing import Line, Picture, Text
 
 from stylegan_ray.cluster.tune.report import DPI, WIDTH, Axis, Curve, Report, draw, importances, summary, write_report
 from stylegan_ray.images.grid import png
