@@ -42,7 +42,6 @@ from stylegan_ray.train.metrics import is_due, metric_specs, plan_of, provenance
 from stylegan_ray.train.state import TrainState
 
 Result = TypeVar("Result")
-"""In the run's folder: networks that wait for their metrics."""
 MAX_RETRIES = 3
 POLL_SEC = 0.25
 MOST_SEC_TO_FINISH = 1800.0

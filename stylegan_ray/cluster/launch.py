@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -53,7 +53,7 @@ from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
 
 RAY_DEFAULTS = {
-    # How often Ray Train polls its workers; the one report of a run waits for a poll.
+    # How often Ray Train polls its workers: how soon it notices their end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     # A worker that does not answer for so long counts as dead.
@@ -158,11 +158,7 @@ def fit_once(run: Run, share: Share, channel: Any, faults: FaultLog) -> Outcome:
 
 
 def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folder: str) -> TorchTrainer:
-    """Workers, storage and failure policy as the configuration says.
-
-    Ray Train keeps its own list of checkpoints in a folder of this attempt, since resuming looks at the checkpoints
-    themselves: a list would be stale after a crash or with a new version of Ray.
-    """
+    """Workers, failure policy and a folder for Ray Train's own files, of which a run that continues needs none."""
     cfg = run.cfg
     assert run.clearance is not None
     worker = WorkerConfig(
@@ -182,8 +178,6 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
         run_config=RayRunConfig(
             name=cfg.run.name,
             storage_path=ray_folder,
-            # We keep and delete checkpoints ourselves: Ray Train deletes by path, and fails when a path is gone.
-            checkpoint_config=CheckpointConfig(num_to_keep=None),
             failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
             callbacks=[FaultCallback(faults)],
             logging_config=LoggingConfig(log_level="ERROR"),

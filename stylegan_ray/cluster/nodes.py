@@ -1,4 +1,4 @@
-"""What the nodes of a cluster have: code, storage, data, memory, network; asked by tasks pinned to them."""
+"""What the nodes of a cluster have: code, storage, data, memory, network; found out by tasks pinned to them."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.storage import Storage, one_line
 
 MARKER = ".driver"
-"""A file in the run's folder while its driver lives, so that nodes can tell whether they see the same folder."""
+"""A file in the run's folder during the preflight, by which nodes find out whether they see the same folder."""
 PACKAGES = ("ray", "torch", "numpy", "pillow", "pyarrow")
 SHARED_MEMORY = "/dev/shm"
-MOST_TRIES_FOR_A_PICTURE = 20
+MOST_IMAGE_TRIES = 20
 
 
 @dataclass(frozen=True)
 class Node:
-    """A living node, as Ray knows it."""
+    """A node that is alive, as Ray knows it."""
 
     id: str
     address: str
     resources: dict[str, float]
 
     def workers(self, cpus: float, gpus: int) -> int:
-        """How many workers fit."""
+        """Number of workers that fit."""
         by_cpu = int(self.resources.get("CPU", 0) // cpus)
         return min(by_cpu, int(self.resources.get("GPU", 0) // gpus)) if gpus else by_cpu
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a node is asked about."""
+    """What is looked for on a node."""
 
     run_address: str
     data: DataConfig
-    picture: int | None
-    """A picture of the data set to read; None where none can be read."""
+    image: int | None
+    """An image of the data set to read; None where none can be read."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a node has; what it does not have is told in words that begin with `no `."""
+    """What a node has; text that begins with `no ` says what it lacks."""
 
     software: dict[str, str]
     marker: str
     write: str
-    picture: str
+    image: str
     shared_memory: int | None
     """Bytes of /dev/shm; None where there is none."""
     interfaces: dict[str, str]
@@ -80,7 +80,7 @@ def this_node() -> str:
 
 
 def findings_on(nodes: Sequence[Node], probe: Probe, dataset: Dataset, timeout_sec: float) -> dict[str, Findings | str]:
-    """What each node answers, by its id; words where it does not. The tasks ask for no CPU, so full nodes run them."""
+    """The findings of each node by its id; text where it has none. The tasks ask for no CPU, so full nodes run them."""
     inputs = ray.put((probe, dataset))
     tasks = {node.id: _task_on(node.id).remote(inputs) for node in nodes}
     ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=timeout_sec)
@@ -89,10 +89,10 @@ def findings_on(nodes: Sequence[Node], probe: Probe, dataset: Dataset, timeout_s
 
 def _task_on(node_id: str) -> Any:
     pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(num_cpus=0, max_retries=2)(_found).options(scheduling_strategy=pinned)
+    return ray.remote(num_cpus=0, max_retries=2)(_findings).options(scheduling_strategy=pinned)
 
 
-def _found(inputs: tuple[Probe, Dataset]) -> Findings:
+def _findings(inputs: tuple[Probe, Dataset]) -> Findings:
     return findings(*inputs)
 
 
@@ -105,24 +105,24 @@ def _answer(task: ray.ObjectRef, timeout_sec: float) -> Findings | str:
     except RayTaskError as error:
         return f"cannot run this package: {one_line(error.cause or error)}"
     except RayError as error:
-        return f"cannot be asked: {one_line(error)}"
+        return f"cannot run tasks: {one_line(error)}"
 
 
 def findings(probe: Probe, dataset: Dataset) -> Findings:
-    """What this node has."""
+    """The findings of this node."""
     storage = Storage.at(probe.run_address)
     return Findings(
         software=software(),
         marker=read_marker(storage),
-        write=tried_to_write(storage),
-        picture=picture_read(probe, dataset),
+        write=try_to_write(storage),
+        image=read_image(probe, dataset),
         shared_memory=shared_memory(),
         interfaces=interfaces(),
     )
 
 
 def software() -> dict[str, str]:
-    """Versions of what the numbers of a run may depend on, and a checksum of this package's own files."""
+    """Versions of what the results of a run may depend on, and a checksum of the files of this package."""
     versions = {name: version_of(name) for name in PACKAGES}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions, "stylegan_ray": code_checksum()}
 
@@ -145,7 +145,7 @@ def code_checksum() -> str:
 
 
 def read_marker(storage: Storage) -> str:
-    """What stands in the driver's marker."""
+    """The content of the driver's marker."""
     try:
         return storage.read(MARKER).decode()
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def read_marker(storage: Storage) -> str:
         return f"no way to read there: {one_line(error)}"
 
 
-def tried_to_write(storage: Storage) -> str:
+def try_to_write(storage: Storage) -> str:
     """ "yes" when this node can write into the run's folder."""
     name = f"{MARKER}-{platform.node()}-{os.getpid()}"
     try:
@@ -165,21 +165,21 @@ def tried_to_write(storage: Storage) -> str:
     return "yes"
 
 
-def picture_read(probe: Probe, dataset: Dataset) -> str:
-    """A checksum of the pixels of the picture asked for, as this node reads them."""
-    if probe.picture is None:
+def read_image(probe: Probe, dataset: Dataset) -> str:
+    """A checksum of the pixels of the probe's image, as this node reads them."""
+    if probe.image is None:
         return ""
     try:
         if probe.data.path in (None, openmoji.NAME):
-            openmoji.prepare(probe.data)  # each node draws its own
-        return hashlib.sha256(dataset.read(probe.picture).tobytes()).hexdigest()
+            openmoji.prepare(probe.data)  # each node renders its own
+        return hashlib.sha256(dataset.read(probe.image).tobytes()).hexdigest()
     except (OSError, ValueError) as error:
         return f"no way to read it: {one_line(error)}"
 
 
-def readable_picture(dataset: Dataset) -> int | None:
-    """The first picture that can be read here."""
-    for index in range(min(dataset.num_images, MOST_TRIES_FOR_A_PICTURE)):
+def readable_image(dataset: Dataset) -> int | None:
+    """The first image that can be read on this node."""
+    for index in range(min(dataset.num_images, MOST_IMAGE_TRIES)):
         with suppress(BadImage):
             dataset.read(index)
             return index

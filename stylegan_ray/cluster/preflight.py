@@ -1,7 +1,7 @@
-"""What is checked before a worker starts: that every node has the same code, data, storage and room for the stream.
+"""What is checked before a worker starts: that every node has the same code, data and storage, and enough memory.
 
-A free CPU for the stream of real pictures need not be checked: its tasks ask for none (see reals.py). Whether the
-workers reach each other is checked when they have started, and each time again (see group.py).
+The stream of reals needs no free CPU: its tasks ask for none (see reals.py). Whether the workers reach each other is
+checked each time that they start (see process_group.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stylegan_ray.cluster.nodes import (
     alive_nodes,
     findings,
     findings_on,
-    readable_picture,
+    readable_image,
     this_node,
 )
 from stylegan_ray.cluster.resources import Say, Share, workers_range
@@ -29,65 +29,63 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.storage import Storage
 
 TIMEOUT_SEC = 180.0
-"""How long a node may take to start a process, unpack the job's files and answer."""
+"""How long a node may take to start a process, unpack the files of the job and answer."""
 
 
 @dataclass(frozen=True)
 class Clearance:
-    """What the driver's node has, so every other one must have it too; and the nodes where that has been seen."""
+    """What the driver's node has, which every other one must have too, and the nodes that have been checked."""
 
     cfg: RunConfig
     probe: Probe
     expected: Findings
     nodes: frozenset[str]
     placement: str = "inline"
-    """Where metrics are taken."""
+    """Where metrics are computed: inline or async."""
 
     def check_here(self, dataset: Dataset) -> None:
-        """For a worker: checks this node if it was not there when the driver looked; raises ConfigError."""
+        """Checks the node of a worker if it has joined after the preflight; raises ConfigError."""
         if this_node() not in self.nodes:
             (node,) = (node for node in alive_nodes() if node.id == this_node())
-            refuse(troubles(node, findings(self.probe, dataset), self))
+            refuse(problems(node, findings(self.probe, dataset), self))
 
 
 @contextmanager
 def checked_nodes(cfg: RunConfig, dataset: Dataset, address: str, share: Share, say: Say) -> Iterator[Clearance]:
-    """Checks all nodes, and raises ConfigError with a line for everything that is wrong; workers may start inside."""
+    """Checks all nodes; raises ConfigError with a line for everything that is wrong. Workers start inside."""
     storage, token = Storage.at(address), uuid.uuid4().hex
     storage.write(MARKER, token.encode())
     try:
         nodes = alive_nodes()
-        probe = Probe(address, cfg.data, readable_picture(dataset))
+        probe = Probe(address, cfg.data, readable_image(dataset))
         placement = placement_of_metrics(cfg, share, nodes, say)
         known = frozenset(node.id for node in nodes)
         clearance = Clearance(cfg, probe, findings(probe, dataset), known, placement)
         found: dict[str, Findings | str] = {this_node(): clearance.expected}
         if len(nodes) > 1:
             found |= findings_on(nodes[1:], probe, dataset, TIMEOUT_SEC)
-        refuse([text for node in nodes for text in troubles(node, found[node.id], clearance)])
+        refuse([text for node in nodes for text in problems(node, found[node.id], clearance)])
         check_memory(cfg, dataset, share, nodes, say)
         for node in nodes:
-            look_at_shared_memory(node, found[node.id], say)
+            check_shared_memory(node, found[node.id], say)
         yield clearance
     finally:
         with suppress(OSError):
             storage.delete(MARKER)
 
 
-def refuse(troubles: Sequence[str]) -> None:
-    """Raises ConfigError when there are any."""
-    if troubles:
-        raise ConfigError("\n".join(troubles))
+def refuse(problems: Sequence[str]) -> None:
+    """Raises ConfigError when there are problems."""
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
-def troubles(node: Node, found: Findings | str, clearance: Clearance) -> list[str]:
-    """What is wrong with a node, in words."""
+def problems(node: Node, found: Findings | str, clearance: Clearance) -> list[str]:
+    """What is wrong with a node, one line each."""
     where, expected, run = f"node {node.address}", clearance.expected, clearance.cfg.run
     if isinstance(found, str):
-        return [
-            f"{where} {found}; `ray status` and the logs on that node say more. Start Ray anew there, or take it out"
-        ]
-    said = [
+        return [f"{where} {found}; see `ray status` and the logs on that node. Restart Ray there, or remove the node"]
+    lines = [
         f"{where} has {name} {found.software.get(name)} where the driver has {version}: every node needs the same; "
         f"submit with `ray job submit --working-dir .`, or install the same on {node.address}"
         for name, version in expected.software.items()
@@ -96,17 +94,17 @@ def troubles(node: Node, found: Findings | str, clearance: Clearance) -> list[st
     shared = "put it where every node sees the same: a network file system, or an s3:// or gs:// address"
     if found.marker != expected.marker:
         what = found.marker if found.marker.startswith("no ") else "another folder of the same name there"
-        said.append(f"run.storage={run.storage}: {where} does not see the run's folder ({what}); {shared}")
+        lines.append(f"run.storage={run.storage}: {where} does not see the run's folder ({what}); {shared}")
     elif found.write != "yes":
-        said.append(f"run.storage={run.storage}: {where} cannot keep the run ({found.write}); give it the rights to")
-    if found.picture != expected.picture:
-        what = found.picture if found.picture.startswith("no ") else "a picture has other pixels there"
-        said.append(f"data.path={clearance.cfg.data.path}: {where} does not see the data ({what}); {shared}")
-    return said + missing_interfaces(where, found, clearance.cfg.cluster.interface)
+        lines.append(f"run.storage={run.storage}: {where} cannot keep the run ({found.write}); give it the rights to")
+    if found.image != expected.image:
+        what = found.image if found.image.startswith("no ") else "an image has other pixels there"
+        lines.append(f"data.path={clearance.cfg.data.path}: {where} does not see the data ({what}); {shared}")
+    return lines + missing_interfaces(where, found, clearance.cfg.cluster.interface)
 
 
 def missing_interfaces(where: str, found: Findings, interface: str | None) -> list[str]:
-    """Whether a node lacks the network interface that is asked for."""
+    """A line when a node lacks the network interface of cluster.interface."""
     missing = [name for name in (interface or "").split(",") if name and name not in found.interfaces]
     if not missing:
         return []
@@ -118,7 +116,7 @@ def missing_interfaces(where: str, found: Findings, interface: str | None) -> li
 
 
 def check_memory(cfg: RunConfig, dataset: Dataset, share: Share, nodes: Sequence[Node], say: Say) -> None:
-    """Compares what is decoded ahead with the object stores of the nodes that workers fit on."""
+    """Compares the images decoded ahead with the object store of each node that workers fit on."""
     group = group_bytes(cfg, dataset)
     for node in nodes:
         workers = min(node.workers(share.cpus, share.gpus), workers_range(cfg)[1])
@@ -127,13 +125,13 @@ def check_memory(cfg: RunConfig, dataset: Dataset, share: Share, nodes: Sequence
 
 
 def placement_of_metrics(cfg: RunConfig, share: Share, nodes: Sequence[Node], say: Say) -> str:
-    """Where metrics are taken: on a device that the workers leave free (async), or by them (inline)."""
+    """Where metrics are computed: on a device that the workers leave free (async), or by the workers (inline)."""
     wanted, most = cfg.metrics.placement, workers_range(cfg)[1]
     if wanted == "inline" or not cfg.metrics.names:
         return "inline"
     kind, used = ("GPU", most * share.gpus) if share.gpus else ("CPU", most * share.cpus)
     if sum(node.resources.get(kind, 0) for node in nodes) - used >= 1:
-        say(f"Metrics are taken beside the training: a {kind} is free")
+        say(f"Metrics are computed beside the training: a {kind} is free")
         return "async"
     if wanted == "async":
         raise ConfigError(
@@ -144,32 +142,32 @@ def placement_of_metrics(cfg: RunConfig, share: Share, nodes: Sequence[Node], sa
 
 
 def group_bytes(cfg: RunConfig, dataset: Dataset) -> int:
-    """Decoded pictures of one group of minibatches, the unit in which the stream reads ahead."""
+    """Bytes of the decoded images of one group of minibatches, the unit in which the stream reads ahead."""
     schedule = cfg.schedule
     size = schedule.minibatch_size_dict.get(max(dataset.resolution), schedule.minibatch_size)
     return size * schedule.minibatch_repeats * math.prod(dataset.shape())
 
 
 def check_object_store(cfg: RunConfig, node: Node, group: int, say: Say) -> None:
-    """Compares what is decoded ahead on a node with the room for it."""
+    """Compares the images decoded ahead on a node with its object store."""
     store, ahead = node.resources.get("object_store_memory", 0), cfg.cluster.read_ahead
     way_out = "start Ray there with a larger --object-store-memory (and /dev/shm), or use a smaller"
     if group > store:
         raise ConfigError(
-            f"schedule.minibatch_repeats={cfg.schedule.minibatch_repeats}: the pictures of one group of minibatches "
+            f"schedule.minibatch_repeats={cfg.schedule.minibatch_repeats}: the images of one group of minibatches "
             f"take {mib(group)} on node {node.address}, and its object store has {mib(store)}; {way_out} "
             f"schedule.minibatch_repeats or schedule.minibatch_size"
         )
     if group * (ahead + 1) > store:
         say(
             f"warning: cluster.read_ahead={ahead} takes {mib(group * ahead)} on node {node.address}, and its object "
-            f"store has {mib(store)}, so pictures will be written to disk and read again; {way_out} "
+            f"store has {mib(store)}, so images will be written to disk and read again; {way_out} "
             f"cluster.read_ahead"
         )
 
 
-def look_at_shared_memory(node: Node, found: Findings | str, say: Say) -> None:
-    """Warns where the object store lies on disk, as it does in containers with their default of 64 MiB."""
+def check_shared_memory(node: Node, found: Findings | str, say: Say) -> None:
+    """Warns where the object store is on disk, as in containers with their default /dev/shm of 64 MiB."""
     assert isinstance(found, Findings)
     shm, store = found.shared_memory, node.resources.get("object_store_memory", 0)
     if shm is not None and shm < store:

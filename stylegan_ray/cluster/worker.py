@@ -1,4 +1,9 @@
-"""One training worker: build, resume, loop, report."""
+"""One training worker: build, resume, loop.
+
+Nothing is reported to Ray Train: a report waits until the controller polls, and Ray keeps only checkpoints of its own
+folder. Ticks and metrics travel by the channel, checkpoints are written to the run's folder, and the return value says
+how the run ended.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
 
 from stylegan_ray import distributed
 from stylegan_ray.cluster.channel import GROUP, TICK, ChannelHandler, Sender
@@ -178,7 +182,6 @@ class Worker:
                     raise Terminated(describe_leaving(state))
                 if signals.ends:
                     break
-        self._report(state)
         self._log_messages(snapshots)
         if snapshots is not None:
             snapshots.sinks.close()
@@ -237,19 +240,6 @@ class Worker:
     def _checkpoint_is_due(self, pause: Pause) -> bool:
         every = self.cfg.train.checkpoint_ticks
         return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
-
-    def _report(self, state: TrainState) -> None:
-        """Reports the end of the run to Ray Train, with its checkpoint. A collective call.
-
-        Once a run, because a report waits until the controller looks: ticks and metrics use the channel.
-        """
-        checkpoint = None
-        if self.writer and self.writer.newest_checkpoint:
-            checkpoint = Checkpoint(
-                self.storage.path(f"{CHECKPOINTS}/{self.writer.newest_checkpoint}"), self.storage.filesystem
-            )
-        metrics = {"Progress/kimg": state.cur_nimg / 1000}
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
 def replica_check_is_due(pause: Pause, cfg: RunConfig) -> bool:

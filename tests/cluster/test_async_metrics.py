@@ -1,4 +1,4 @@
-"""Metrics beside a training that goes on: what is taken, what is left out, and what a death leaves behind."""
+"""Metrics beside the training: what is computed, what is dropped, and what a killed process leaves behind."""
 
 import json
 import os
@@ -36,7 +36,7 @@ KEYS = {"metrics.names": ("fid100_tiny",), "metrics.ticks": 1, "train.grid_size"
 
 
 class Deadly(Pictures):
-    """Kills as many processes that read it as it is told to; or fails."""
+    """A data set that kills the first `deaths` processes that read it, or raises an error."""
 
     def __init__(self, folder, deaths=0, error=None):
         super().__init__()
@@ -67,7 +67,7 @@ class Sender:
 
 
 class Training:
-    """A run of a toy network with metrics beside it, as a worker runs it."""
+    """The training of a toy network with metrics beside it, as a worker runs it."""
 
     def __init__(self, folder, dataset=None, waits=False, **keys):
         self.folder, self.waits, self.sender = folder, waits, Sender()
@@ -82,7 +82,7 @@ class Training:
         self.metrics = AsyncMetrics(self.cfg, dataset or Pictures(), str(folder), torch.device("cpu"), self.sender)
 
     def train(self, pauses=None):
-        """To the end, or for some pauses, after which it falls silent as a killed process does."""
+        """Trains to the end, or for some pauses and then stops as a killed process does."""
         self.metrics.begin(self.state, self.snapshots)
         minibatches = toy_minibatches(self.cfg, self.state.cur_nimg, self.source)
         loop = training_loop(self.state, self.cfg, minibatches, self.source, self._look)
@@ -110,7 +110,7 @@ class Training:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """No test finds features of another's pictures."""
+    """No test finds the cached features of another."""
     monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
 
 
@@ -139,7 +139,7 @@ def test_every_row_is_that_of_the_network_of_its_tick(patient):
 
 
 def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
-    """A run that does not wait: what is left out is said, and every row is one of those of a patient run."""
+    """A run that does not wait: it says what it drops, and each of its rows is one of a run that waits."""
     run = Training(tmp_path).train()
     expected = {row["Progress/tick"]: row for row in numbers(patient.rows())}
     found = {row["Progress/tick"]: row for row in numbers(run.rows())}
@@ -152,7 +152,7 @@ def test_the_newest_request_wins_and_the_end_has_its_row(patient, tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_killed_task_is_started_anew(patient, tmp_path):
+def test_a_killed_task_runs_again(patient, tmp_path):
     run = Training(tmp_path, Deadly(tmp_path, deaths=2), **{"metrics.ticks": 9}).train()
     assert (tmp_path / "dead").read_text() == "xx"
     assert {row["Progress/tick"]: row["value"] for row in run.rows()}[3] == patient.rows()[-1]["value"]
@@ -172,7 +172,7 @@ def test_a_task_that_cannot_succeed_does_not_touch_the_training(patient, tmp_pat
     assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending_requests(run.run)
 
 
-def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patient, tmp_path):
+def test_what_was_pending_when_everything_died_is_computed_after_the_restart(patient, tmp_path):
     died = Training(tmp_path).train(pauses=3)
     died.metrics.cancel()
     left = {request.tick for request in pending_requests(died.run)}
@@ -186,7 +186,7 @@ def test_what_was_pending_when_everything_died_is_taken_after_the_restart(patien
     assert all(row == expected[row["Progress/tick"]] for row in numbers(again.rows()))
 
 
-def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
+def test_a_request_of_a_tick_that_comes_again_is_deleted(patient, tmp_path):
     run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
     run.run.write(f"{PENDING_METRICS}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
     run.train()
@@ -206,7 +206,7 @@ def test_a_request_of_a_tick_that_comes_again_is_forgotten(patient, tmp_path):
         ({"metrics.names": ()}, Share(1, 1.0, 0, 1), "inline"),
     ],
 )
-def test_placement_follows_from_what_the_workers_leave_free(keys, share, expected):
+def test_metrics_are_placed_on_what_the_workers_leave_free(keys, share, expected):
     cfg = load_config("tiny", {"cluster.num_workers": 1, "metrics.names": ("fid100_tiny",), **keys})
     nodes = [Node("a", "1.2.3.4", {"CPU": 2.0, "GPU": 2.0})]
     assert placement_of_metrics(cfg, share, nodes, print) == expected
@@ -216,8 +216,8 @@ def test_placement_follows_from_what_the_workers_leave_free(keys, share, expecte
             placement_of_metrics(wanted, share, nodes, print)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such rank")
-def test_work_at_idle_priority_leaves_the_rank_of_its_process_alone():
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such policy")
+def test_idle_priority_is_that_of_a_thread_and_not_of_the_process():
     assert at_idle_priority(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     with pytest.raises(ValueError, match="invalid literal"):

@@ -1,4 +1,4 @@
-"""A job with metrics on the other core, whose metric task is killed while it trains."""
+"""A job with metrics on the other core, whose metric task is killed during the training."""
 
 import json
 import os
@@ -16,7 +16,7 @@ METRICS = ["--metrics.names", "fid2k_tiny", "--metrics.ticks", "2", "--metrics.p
 
 
 def metric_tasks(job):
-    """Process ids of the Ray tasks that measure the run of a job."""
+    """Process ids of the Ray tasks that compute metrics for a job."""
     return {int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if descends(int(pid), job.process.pid)}
 
 

@@ -1,4 +1,4 @@
-"""The preflight: what it finds out about a node, what it refuses and how it says so."""
+"""The preflight: what it finds out about a node, what it refuses, and the messages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from stylegan_ray.cluster.nodes import (  # noqa: E402
     findings_on,
     interface_address,
     interfaces,
-    readable_picture,
+    readable_image,
     software,
 )
 from stylegan_ray.cluster.preflight import (  # noqa: E402
     Clearance,
     check_memory,
+    check_shared_memory,
     checked_nodes,
-    look_at_shared_memory,
-    troubles,
+    problems,
 )
 from stylegan_ray.cluster.resources import Share, TooSmallError, join, share_of_cluster, share_of_nodes  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
@@ -53,10 +53,10 @@ def config(**keys):
 
 def said_of(found: Findings | str, **keys) -> str:
     clearance = Clearance(config(**keys), Probe("/shared/run", config().data, 0), GOOD, frozenset())
-    return "\n".join(troubles(NODE, found, clearance))
+    return "\n".join(problems(NODE, found, clearance))
 
 
-def test_a_node_with_all_the_same_is_no_trouble():
+def test_a_node_like_the_driver_has_no_problems():
     assert said_of(GOOD) == ""
     assert said_of(GOOD, **{"cluster.interface": "eth0"}) == ""
 
@@ -72,17 +72,17 @@ def test_a_node_with_all_the_same_is_no_trouble():
         ({"marker": "no file of the driver there"}, ["run.storage=/shared: node 10.0.0.2", "no file", "network file"]),
         ({"marker": "another token"}, ["another folder of the same name", "s3://"]),
         ({"write": "no way to write there: read-only"}, ["run.storage=/shared", "read-only", "rights"]),
-        ({"picture": "no way to read it: missing"}, ["data.path=/pictures", "missing", "every node sees the same"]),
-        ({"picture": "another sha"}, ["data.path=/pictures", "other pixels"]),
+        ({"image": "no way to read it: missing"}, ["data.path=/pictures", "missing", "every node sees the same"]),
+        ({"image": "another sha"}, ["data.path=/pictures", "other pixels"]),
     ],
 )
-def test_every_difference_is_told_with_key_node_and_way_out(change, words):
+def test_every_difference_names_key_node_and_way_out(change, words):
     said = said_of(replace(GOOD, **change))
     assert said.count("\n") == 0
     assert all(word in said for word in words), said
 
 
-def test_a_silent_node_and_a_missing_interface_are_told():
+def test_a_silent_node_and_a_missing_interface_are_named():
     assert "node 10.0.0.2 did not answer within 180 s" in said_of("did not answer within 180 s")
     said = said_of(GOOD, **{"cluster.interface": "ib0"})
     assert "cluster.interface=ib0: node 10.0.0.2 has no ib0, but eth0 (10.0.0.2)" in said
@@ -97,9 +97,9 @@ def test_interface_keys_are_checked():
 def test_findings_of_this_machine(dataset, tmp_path):
     storage = Storage.at(tmp_path)
     storage.write(MARKER, b"token")
-    probe = Probe(str(tmp_path), config(**{"data.path": dataset.path}).data, readable_picture(dataset))
+    probe = Probe(str(tmp_path), config(**{"data.path": dataset.path}).data, readable_image(dataset))
     found = findings(probe, dataset)
-    assert found.marker == "token" and found.write == "yes" and len(found.picture) == 64
+    assert found.marker == "token" and found.write == "yes" and len(found.image) == 64
     assert found.software["ray"] == ray.__version__ and found.software["stylegan_ray"] == code_checksum()
     assert storage.names() == [MARKER], "what was written to try is gone"
     assert interface_address("lo") == "127.0.0.1" and interfaces()["lo"] == "127.0.0.1"
@@ -111,7 +111,7 @@ def test_a_missing_picture_is_found(dataset, tmp_path):
     moved = open_dataset(load_config("config-f", {"data.path": str(write_pictures(tmp_path / "in"))}).data)
     (tmp_path / "in").rename(tmp_path / "out")
     found = findings(Probe(str(tmp_path), config(**{"data.path": "in"}).data, 0), moved)
-    assert found.picture.startswith("no way to read it: ")
+    assert found.image.startswith("no way to read it: ")
 
 
 def test_code_checksum_sees_a_changed_file(monkeypatch, tmp_path):
@@ -125,7 +125,7 @@ def test_code_checksum_sees_a_changed_file(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_nodes_are_asked_by_tasks_pinned_to_them(dataset, tmp_path):
+def test_tasks_pinned_to_nodes_find_out_about_them(dataset, tmp_path):
     storage = Storage.at(tmp_path)
     storage.write(MARKER, b"token")
     probe = Probe(str(tmp_path), config(**{"data.path": dataset.path}).data, 0)
@@ -133,11 +133,11 @@ def test_nodes_are_asked_by_tasks_pinned_to_them(dataset, tmp_path):
     gone = Node("a" * 56, "10.9.9.9", {})
     found = findings_on([here, gone], probe, dataset, timeout_sec=60)
     assert found[here.id] == findings(probe, dataset)
-    assert str(found[gone.id]).startswith("cannot be asked: ")
+    assert str(found[gone.id]).startswith("cannot run tasks: ")
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_is_cleared_and_its_workers_know_where(dataset, tmp_path):
+def test_workers_check_nodes_that_joined_after_the_preflight(dataset, tmp_path):
     cfg = config(**{"run.storage": str(tmp_path), "data.path": dataset.path})
     address = str(tmp_path / "run")
     with checked_nodes(cfg, dataset, address, TWO_ON_CPU, print) as clearance:
@@ -168,11 +168,11 @@ def test_memory_for_the_stream(dataset):
     check_memory(cfg, dataset, TWO_ON_CPU, [Node("id", "head", {"CPU": 0, "object_store_memory": 1})], said.append)
 
 
-def test_an_object_store_on_disk_is_told():
+def test_an_object_store_on_disk_is_a_warning():
     said: list[str] = []
-    look_at_shared_memory(NODE, GOOD, said.append)
+    check_shared_memory(NODE, GOOD, said.append)
     assert said == []
-    look_at_shared_memory(NODE, replace(GOOD, shared_memory=64 << 20), said.append)
+    check_shared_memory(NODE, replace(GOOD, shared_memory=64 << 20), said.append)
     assert "64 MiB" in said[0] and "shm-size" in said[0] and "10.0.0.2" in said[0]
 
 
