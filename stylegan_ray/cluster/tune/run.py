@@ -17,8 +17,7 @@ from typing import Any
 
 import yaml
 
-from stylegan_ray.cluster.launch import check_writable as check_storage
-from stylegan_ray.cluster.launch import command_line, complete_config, default_name, use_ray_defaults
+from stylegan_ray.cluster.launch import check_writable, command_line, complete_config, default_name, use_ray_defaults
 from stylegan_ray.cluster.nodes import Node, alive_nodes
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import (
@@ -104,7 +103,7 @@ def open_sweep(plan: Plan) -> Sweep:
     cfg = cfg.with_overrides({"run.name": name})
     assert cfg.run.storage is not None
     sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
-    check_storage(sweep.storage)
+    check_writable(sweep.address)
     check_continues(sweep)
     return sweep
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest
+from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unknown_key
 from stylegan_ray.rng import stream, stream_key
 
 Values = dict[str, Any]
@@ -221,7 +221,7 @@ class Space:
 
 def _check_key(key: Any) -> None:
     if key not in known_keys():
-        raise ConfigError(f"unknown key {key!r}{nearest(str(key), known_keys())}")
+        raise unknown_key(str(key))
     for refused, why in REFUSED.items():
         if key.startswith(refused):
             raise ConfigError(f"{key} cannot be searched: {why}")
