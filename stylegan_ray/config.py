@@ -353,7 +353,7 @@ DELETED_KEYS: Mapping[str, DeletedKey] = {
     "train.cuda_graphs": DeletedKey(False, "leave it out: use train.compile=true alone"),
     "train.D_reals_first": DeletedKey(None, "leave it out: D scores reals and fakes in one pass"),
 }
-"""Dropped from a saved configuration where they have their former default; refused everywhere else."""
+"""Dropped from a saved configuration where they have their former default or may differ on resume; else refused."""
 
 
 class RunConfig(Section):
@@ -433,7 +433,10 @@ def unknown_key(key: str, deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> C
 
 
 def _without_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey]) -> Mapping[str, Any]:
-    """A saved configuration without deleted keys; raises ConfigError where one has another value than its default."""
+    """A saved configuration without deleted keys; raises ConfigError where one has another value than its default.
+
+    Keys that may differ on resume are dropped whatever their value.
+    """
     tree = {section: dict(values) if isinstance(values, Mapping) else values for section, values in tree.items()}
     for key, gone in deleted.items():
         section, name = key.split(".")
@@ -441,7 +444,7 @@ def _without_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey])
         if not isinstance(values, dict) or name not in values:
             continue
         value = values.pop(name)
-        if value != gone.default:
+        if value != gone.default and not may_differ_on_resume(key):
             raise ConfigError(
                 f"{key}={value!r}: this key was deleted, and this version only reads a saved configuration that has "
                 f"its former default, {gone.default!r}; {gone.instead}, or use the version that saved it"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-import uuid
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,6 +37,10 @@ Chunk = tuple[MinibatchPlan, ...]
 
 MAX_RETRIES = 10
 """How often a task may lose its process; an image that crashes the decoder ends the run after that."""
+
+
+POLL_SEC = 0.02
+"""How often a task that waits for its turn looks."""
 
 
 class Source(Protocol):
@@ -88,12 +94,83 @@ def _cell(array: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), 1, buffers)
 
 
-class DecodeDatasource(Datasource):
-    """Chunks of a source, decoded by one task; the source is stored once, in the object store."""
+class Task(NamedTuple):
+    """Consecutive chunks of a stream, decoded by one task."""
 
-    def __init__(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
-        self.source, self.chunks = source, chunks
-        self.starts = Path(tempfile.gettempdir(), f"stylegan_ray-decode-{uuid.uuid4().hex}")
+    number: int
+    """How many chunks of the stream come before."""
+    chunks: Sequence[Chunk]
+
+
+class Pace:
+    """What a stream and its tasks tell each other, by files on their node that grow by a byte per event.
+
+    Ray Data bounds read-ahead by bytes and its executor spins while blocks wait for a slow consumer, so tasks wait
+    instead. Ray starts a read task anew whenever its process dies, without limit and without telling it, so tasks count
+    their starts. On another node, where tasks run while this one is being taken away, they do neither.
+    """
+
+    def __init__(self, chunks_ahead: int) -> None:
+        self.chunks_ahead, self.node_id = chunks_ahead, ray.get_runtime_context().get_node_id()
+        self.folder = Path(tempfile.mkdtemp(prefix="stylegan_ray-stream-"))
+        self._append("taken", 0)
+
+    def take(self) -> None:
+        """The consumer takes the next chunk."""
+        self._append("taken")
+
+    def close(self) -> None:
+        """Ends the stream: tasks stop before their next chunk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_for_turn(self, number: int) -> bool:
+        """Waits until a chunk may be decoded, by its number in the stream; False: the stream is closed."""
+        while self._is_here():
+            try:
+                if number < (self.folder / "taken").stat().st_size + self.chunks_ahead:
+                    return True
+            except FileNotFoundError:
+                return False
+            time.sleep(POLL_SEC)
+        return True
+
+    def count_start(self, task: Task) -> int:
+        """How often a task has started, this time included."""
+        with suppress(FileNotFoundError):
+            if self._is_here():
+                return self._append(f"started-{task.number}")
+        return 1
+
+    def note_position(self, task: Task, position: int) -> None:
+        """The task decodes from a sample position on: where its process dies, if it does."""
+        if self._is_here():
+            with suppress(FileNotFoundError):
+                (self.folder / f"position-{task.number}").write_text(str(position))
+
+    def last_position(self, task: Task) -> int:
+        """Where the process of a task has died."""
+        path = self.folder / f"position-{task.number}"
+        return int(path.read_text()) if path.exists() else first_position(task.chunks[0])
+
+    def end_task(self, task: Task) -> None:
+        """The task is done."""
+        for name in ("started", "position"):
+            (self.folder / f"{name}-{task.number}").unlink(missing_ok=True)
+
+    def _append(self, name: str, count: int = 1) -> int:
+        with (self.folder / name).open("ab") as file:
+            file.write(b"." * count)
+            return file.tell()
+
+    def _is_here(self) -> bool:
+        return ray.get_runtime_context().get_node_id() == self.node_id
+
+
+class DecodeDatasource(Datasource):
+    """Chunks of a source, several per task; the source is stored once, in the object store."""
+
+    def __init__(self, source: ray.ObjectRef, tasks: Sequence[Task], pace: Pace) -> None:
+        self.source, self.tasks, self.pace = source, tasks, pace
 
     def get_name(self) -> str:
         return "Reals"
@@ -102,33 +179,28 @@ class DecodeDatasource(Datasource):
         return None
 
     def get_read_tasks(self, parallelism: int, *_args: object, **_options: object) -> list[ReadTask]:
-        """The one task, whatever the parallelism."""
+        """The tasks as planned, whatever the parallelism."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(decode, self.source, self.chunks, self.starts, MAX_RETRIES), unknown)]
+        return [ReadTask(partial(decode, self.source, task, self.pace, MAX_RETRIES), unknown) for task in self.tasks]
 
 
-def decode(source: ray.ObjectRef, chunks: Sequence[Chunk], starts: Path, max_retries: int) -> Iterator[pa.Table]:
-    """Yields a block for each chunk.
-
-    Ray starts a read task anew whenever its process dies, without limit, and does not tell it. So each start appends a
-    byte to a file of this node, which is deleted when the task ends otherwise.
-    """
-    with starts.open("ab") as file:
-        file.write(b".")
-    attempt = starts.stat().st_size
-    try:
-        if attempt > 1 + max_retries:
-            raise RuntimeError(
-                f"real images could not be decoded from sample position {first_position(chunks[0])} on: {attempt - 1} "
-                f"processes died there; an image may crash the decoder (data.path), or memory may be short (a smaller "
-                f"cluster.read_ahead needs less)"
-            )
-        opened = _opened(source)
-        for chunk in chunks:
-            images, labels = opened.micro_batch(positions_of(chunk), chunk[0][0].level)
-            yield to_block(Decoded(first_position(chunk), attempt, images, labels))
-    finally:
-        starts.unlink(missing_ok=True)
+def decode(source: ray.ObjectRef, task: Task, pace: Pace, max_retries: int) -> Iterator[pa.Table]:
+    """Yields a block for each chunk, when its turn comes."""
+    attempt = pace.count_start(task)
+    if attempt > 1 + max_retries:
+        raise RuntimeError(
+            f"real images could not be decoded from sample position {pace.last_position(task)} on: {attempt - 1} "
+            f"processes died; an image there may crash the decoder (data.path), or memory may be short (a smaller "
+            f"cluster.read_ahead needs less)"
+        )
+    opened = _opened(source)
+    for number, chunk in enumerate(task.chunks, task.number):
+        if not pace.wait_for_turn(number):
+            return
+        pace.note_position(task, first_position(chunk))
+        images, labels = opened.micro_batch(positions_of(chunk), chunk[0][0].level)
+        yield to_block(Decoded(first_position(chunk), attempt, images, labels))
+    pace.end_task(task)
 
 
 @lru_cache(maxsize=4)

@@ -18,10 +18,10 @@ from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Results, Runner, check_reals, evaluate, run_serially, weights_of
 from stylegan_ray.metrics.detectors import Weights
-from stylegan_ray.metrics.found import absolute, place_of_rows
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
+from stylegan_ray.metrics.row_files import absolute, rows_file
 from stylegan_ray.metrics.rows import Row
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import append_jsonl, refuse_relative
@@ -50,7 +50,7 @@ def compute_metrics(options: EvaluateOptions) -> int:
                 cache=RealsCache.of_user(), progress=progress, run=run,
                 provenance={"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address},
             )  # fmt: skip
-    place = absolute(options.out) if options.out else place_of_rows(address)
+    place = absolute(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
     append_jsonl(Storage.at(folder), name, rows)
     print("\n".join([*format_rows(rows), f"Rows  {place}"]))

@@ -203,7 +203,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     complete, dataset = complete_config(cfg, resume_from)
     assert complete.run.name is not None and complete.run.storage is not None
     run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name), resume_from)
-    check_writable(run.storage)
+    check_writable(run.address)
     check_continues(run)
     if resume_from is not None and not run.cur_nimg:
         check_start(complete, dataset.resolution, dataset.num_channels, dataset.label_size, resume_from)
@@ -238,14 +238,15 @@ def default_name(cfg: RunConfig) -> str:
     return f"{cfg.run.preset}-{data}-{cfg.digest()}"
 
 
-def check_writable(storage: Storage) -> None:
-    """Raises ConfigError when the run's folder cannot be written."""
+def check_writable(address: str) -> None:
+    """Raises ConfigError when the run's folder at this address cannot be written."""
     try:
+        storage = Storage.at(address)
         storage.write(WRITABLE, b"")
-        storage.filesystem.delete_file(storage.path(WRITABLE))
-    except OSError as error:
+        storage.delete(WRITABLE)
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"run.storage: {storage.path()} cannot be written: {error}; give another with --run.storage, or set "
+            f"run.storage: {address} cannot be written: {error}; give another with --run.storage, or set "
             f"STYLEGAN_RAY_STORAGE"
         ) from error
 

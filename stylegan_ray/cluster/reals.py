@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import queue
@@ -23,7 +24,9 @@ from stylegan_ray.cluster.decode_tasks import (
     Decoded,
     DecodeDatasource,
     MicroBatchPlan,
+    Pace,
     Source,
+    Task,
     first_position,
     from_block,
 )
@@ -38,8 +41,12 @@ MicroBatches = list[tuple[Tensor, Tensor]]
 
 MAX_BYTES_PER_CHUNK = 32 << 20
 """Larger groups are decoded minibatch by minibatch; JPEG of 256 px in 2, 8, 32 MiB: 1256, 1370, 1434 images/s."""
+MAX_CHUNKS_PER_TASK, MAX_BYTES_PER_TASK = 64, 64 << 20
+"""What is decoded again, at most, when the process of a task dies."""
+FIRST_CHUNKS, MAX_CHUNKS, MAX_TASKS = 64, 4096, 256
+"""Length of executions: a short one is planned quickly; each leaves some memory behind in Ray, 1 MB in all."""
 CLOSE_SEC = 5.0
-"""How long close() waits for the executions that run; none decodes more than what is read ahead."""
+"""How long close() waits for the tasks that run."""
 
 
 def stream_of_reals(
@@ -49,7 +56,7 @@ def stream_of_reals(
     image_bytes = math.prod(source.dataset.shape())
     groups = groups_of_rank(cfg, cur_nimg, resolution_log2, rank, world_size)
     chunks = (chunk for group in groups for chunk in split_if_large(group, image_bytes))
-    return RealsStream(source, chunks, cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats)
+    return RealsStream(source, chunks, image_bytes, cfg.cluster.read_ahead * cfg.schedule.minibatch_repeats)
 
 
 def groups_of_rank(
@@ -80,14 +87,17 @@ def decoded_bytes(chunk: Chunk, image_bytes: int) -> int:
 class RealsStream(Iterator[MicroBatches]):
     """Minibatches of an endless line of chunks; close() it, or use it as a context manager, to stop decoding.
 
-    The line is cut into executions of Ray Data that end by themselves: Ray Data bounds what it reads ahead by bytes
-    and spins while a consumer is slow, but an execution whose blocks all fit in does neither. The next one begins when
-    few blocks of the last one are left, so that at most `minibatches_ahead` are decoded ahead (two chunks, if that is
-    more). Tasks reserve no CPU: they run beside workers that hold all CPUs.
+    The line is cut into finite executions of Ray Data, since statistics of every block are kept while one runs; the
+    next one begins when few chunks of the last one are left. Tasks run one after the other and reserve no CPU: they run
+    beside workers that hold all CPUs. They wait for their turn (see Pace), so that at most `minibatches_ahead` are
+    decoded ahead, or two chunks, if that is more.
     """
 
-    def __init__(self, source: Source, chunks: Iterator[Chunk], minibatches_ahead: int = 16) -> None:
-        self.chunks, self.minibatches_ahead = iter(chunks), minibatches_ahead
+    def __init__(self, source: Source, chunks: Iterator[Chunk], image_bytes: int, minibatches_ahead: int = 16) -> None:
+        first = next(chunks)
+        self.chunks, self.image_bytes = itertools.chain([first], chunks), image_bytes
+        self.pace = Pace(max(math.ceil(minibatches_ahead / len(first)), 2))
+        self._num_chunks, self._execution_chunks = 0, FIRST_CHUNKS
         self._source = ray.put(source)
         self._executions: deque[Execution] = deque()
         self._minibatches: Iterator[MicroBatches] = iter(())
@@ -119,6 +129,7 @@ class RealsStream(Iterator[MicroBatches]):
 
     def _stop(self) -> None:
         self.chunks, self._minibatches = iter(()), iter(())
+        self.pace.close()
         while self._executions:
             self._executions.pop().is_closed = True
 
@@ -133,35 +144,39 @@ class RealsStream(Iterator[MicroBatches]):
         except Exception as error:
             self._stop()
             raise cause_of(error) from None
-        if len(self._executions) == 1 and len(self._executions[0].chunks) <= self._margin(chunk):
+        self.pace.take()
+        if len(self._executions) == 1 and len(self._executions[0].chunks) <= self.pace.chunks_ahead:
             self._begin_execution()
         return minibatches_of(chunk, decoded.images, decoded.labels)
 
     def _begin_execution(self) -> None:
+        tasks = self._next_tasks()
+        if tasks:
+            self._executions.append(Execution(self._source, tasks, self.pace))
+
+    def _next_tasks(self) -> list[Task]:
+        """The next stretch of the line, cut into tasks."""
         first = next(self.chunks, None)
-        if first is not None:
-            num_chunks = self._chunks_ahead(first) - self._margin(first)
-            chunks = [first, *islice(self.chunks, num_chunks - 1)]
-            self._executions.append(Execution(self._source, chunks))
-
-    def _chunks_ahead(self, chunk: Chunk) -> int:
-        return max(math.ceil(self.minibatches_ahead / len(chunk)), 2)
-
-    def _margin(self, chunk: Chunk) -> int:
-        """How many chunks are still to come when the next execution begins, which takes some 0.1 s."""
-        return max(self._chunks_ahead(chunk) // 4, 1)
+        if first is None:
+            return []
+        fitting = MAX_BYTES_PER_TASK // decoded_bytes(first, self.image_bytes)
+        per_task = min(max(fitting, 1), MAX_CHUNKS_PER_TASK)
+        chunks = [first, *islice(self.chunks, min(self._execution_chunks, per_task * MAX_TASKS) - 1)]
+        self._execution_chunks = min(2 * self._execution_chunks, MAX_CHUNKS)
+        begin, self._num_chunks = self._num_chunks, self._num_chunks + len(chunks)
+        return [Task(begin + i, chunks[i : i + per_task]) for i in range(0, len(chunks), per_task)]
 
 
 class Execution:
-    """A finite execution of Ray Data: one task decodes some chunks; a thread receives them, however slow we are."""
+    """A finite execution of Ray Data: its tasks decode chunks, and a thread of this process receives them."""
 
-    def __init__(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
-        self.chunks = deque(chunks)
+    def __init__(self, source: ray.ObjectRef, tasks: Sequence[Task], pace: Pace) -> None:
+        self.chunks = deque(chunk for task in tasks for chunk in task.chunks)
         """What has not been handed over yet."""
         self.is_closed = False
         self._blocks: queue.SimpleQueue[Decoded | Exception] = queue.SimpleQueue()
         self._attempt = 1
-        self.thread = threading.Thread(target=self._receive, args=(source, list(chunks)), daemon=True, name="reals")
+        self.thread = threading.Thread(target=self._receive, args=(source, tasks, pace), daemon=True, name="reals")
         self.thread.start()
 
     def next_chunk(self) -> Decoded:
@@ -176,9 +191,9 @@ class Execution:
         self._attempt = decoded.attempt
         return decoded
 
-    def _receive(self, source: ray.ObjectRef, chunks: Sequence[Chunk]) -> None:
+    def _receive(self, source: ray.ObjectRef, tasks: Sequence[Task], pace: Pace) -> None:
         try:
-            for bundle in dataset_of(source, chunks).iter_internal_ref_bundles():
+            for bundle in dataset_of(source, tasks, pace).iter_internal_ref_bundles():
                 refs: Any = bundle.block_refs
                 for block in ray.get(refs):
                     if not self.is_closed:
@@ -188,18 +203,20 @@ class Execution:
             self._blocks.put(error)  # after the last chunk, nobody reads it
 
 
-def dataset_of(source: ray.ObjectRef, chunks: Sequence[Chunk]) -> ray.data.Dataset:
+def dataset_of(source: ray.ObjectRef, tasks: Sequence[Task], pace: Pace) -> ray.data.Dataset:
     """A data set of Ray Data that decodes chunks on this node, one block each, in order and quietly."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the caller; a pause is no reason to warn
     dataset = ray.data.read_datasource(
-        DecodeDatasource(source, chunks),
-        override_num_blocks=1,
+        DecodeDatasource(source, tasks, pace),
+        override_num_blocks=len(tasks),
+        concurrency=1,
         num_cpus=0,
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
         # A node that is about to be taken away runs no new tasks, while its workers go on.
         fallback_strategy=[{"label_selector": {}}],
     )
     context = dataset.context
+    context.execution_options.preserve_order = True
     context.target_max_block_size = 1  # a row, which is a chunk, becomes a block as soon as it is yielded
     context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = context.print_on_execution_start = False

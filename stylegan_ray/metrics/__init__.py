@@ -1,6 +1,6 @@
-"""Quality metrics: arithmetic on features, detectors that make them, and an engine that generates and measures.
+"""Quality metrics: arithmetic on features, detectors that compute features, and the evaluation of a generator.
 
-Only the arithmetic is imported here; engine and detectors are in `compute` and `detectors`.
+This package imports the arithmetic only; evaluation and detectors are in `compute` and `detectors`.
 """
 
 from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance

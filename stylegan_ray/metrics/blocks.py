@@ -1,6 +1,6 @@
-"""What one task of a measurement computes: features of 64 real or generated pictures, or 64 path steps.
+"""One task of an evaluation: features of 64 reals or fakes, or distances of 64 path steps.
 
-A block is a function of the plan, the networks and its number alone, whoever computes it and in whatever order.
+A block is a function of the plan, the networks and its number alone, in any process and in any order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from stylegan_ray.metrics.path_length import as_seen, path_distances, path_ends
 from stylegan_ray.metrics.statistics import Dialect
 
 SHARING = ("fid", "kid", "pr", "is")
-"""Kinds of metrics that look at the same generated pictures."""
+"""Kinds of metrics that share generated images."""
 
 BLOCK = 64
-"""Pictures, seeds or path steps of a block."""
+"""Images, seeds or path steps per block."""
+
+PIXELS_AT_ONCE = BLOCK * 128 * 128
+"""Pixels per forward pass of the generator, at most; one image is always allowed."""
 
 Result = dict[str, np.ndarray]
 """Arrays of a block under `features/<detector>`, `logits/<detector>`, `distances`, `z`, `w`."""
@@ -33,23 +36,23 @@ Result = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a measurement's numbers besides networks, data and detectors."""
+    """The settings that decide the values of metrics, besides networks, data and detectors."""
 
     specs: tuple[MetricSpec, ...]
     seed: int = 0
     psi: float = 1.0
-    """Truncation; 1 is off."""
+    """Truncation psi; 1 is off."""
     cutoff: int | None = None
-    """Truncate only layers below; null: all."""
+    """Truncate layers below this one only; None: all."""
     noise: Literal["random", "const"] = "random"
     """Noise inputs of the generator."""
     mirror: bool = False
-    """Take every real picture and its mirror image (for training with mirror_augment)."""
+    """Use every real image and its mirror image (for training with mirror_augment)."""
     dialect: Dialect = "original"
     lod: float = 0.0
-    """Level of detail at which a growing generator stands."""
+    """Level of detail of a growing generator."""
     drange: tuple[float, float] = (-1.0, 1.0)
-    """Value range of generated pictures."""
+    """Value range of generated images."""
 
 
 @dataclass(frozen=True, order=True)
@@ -58,12 +61,15 @@ class Task:
 
     kind: Literal["real", "fake", "path", "attributes"]
     of: str
-    """Detector of a real task, metric of a path or attributes task; empty for fake ones, which all metrics share."""
+    """Detector of a real task, metric of a path or attributes task; empty for fake tasks, which all metrics share."""
     block: int
 
 
 class BlockWorker:
-    """Computes blocks. Holds the networks on one device."""
+    """Computes blocks with networks on one device.
+
+    Raises ValueError for a conditional generator without a data set, whose labels it needs.
+    """
 
     def __init__(
         self,
@@ -91,18 +97,18 @@ class BlockWorker:
 
     def _reals(self, task: Task) -> Result:
         assert self.dataset is not None
-        pictures = read_reals(self.dataset, task.block, self.plan.mirror)
-        return {f"features/{task.of}": _array(self.detectors[task.of](pictures.to(self.device))[0])}
+        images = read_reals(self.dataset, task.block, self.plan.mirror)
+        return {f"features/{task.of}": _array(self.detectors[task.of](images.to(self.device))[0])}
 
     def _fakes(self, task: Task) -> Result:
-        ws = self._mapped(self._latents("z", task.block, BLOCK), self._labels(task.block))
-        images = self._synthesised(self._truncated(ws), self._noise("noise", task.block, BLOCK))
+        ws = self._map(self._latents("z", task.block, BLOCK), self._labels(task.block))
+        images = self._synthesise(self._truncate(ws), self._noise("noise", task.block, BLOCK))
         batches = [as_bytes(part, self.plan.drange) for part in images]
         results: Result = {}
         for name in dict.fromkeys(spec.detector for spec in self.plan.specs if spec.kind in SHARING):
-            answers = [self.detectors[name](images) for images in batches]
-            results[f"features/{name}"] = _array(torch.cat([features for features, _ in answers]))
-            logits = [part for _, part in answers if part is not None]
+            outputs = [self.detectors[name](images) for images in batches]
+            results[f"features/{name}"] = _array(torch.cat([features for features, _ in outputs]))
+            logits = [part for _, part in outputs if part is not None]
             if logits:
                 results[f"logits/{name}"] = _array(torch.cat(logits))
         return results
@@ -113,10 +119,10 @@ class BlockWorker:
         z0, z1 = self._latents("path/z", task.block, 2 * BLOCK).chunk(2)
         t = torch.from_numpy(self._stream("path/t", task.block).random(BLOCK, dtype=np.float32)).to(z0)
         labels = self._labels(task.block).repeat(2, 1)
-        ends = path_ends(lambda z: self._mapped(z, labels), z0, z1, t, spec.path)
-        ends = [self._truncated(w) for w in ends]
+        ends = path_ends(lambda z: self._map(z, labels), z0, z1, t, spec.path)
+        ends = [self._truncate(w) for w in ends]
         noise = self._noise("path/noise", task.block, 1)  # the same for all steps, so only w moves
-        images = (self._synthesised(w, noise) for w in ends)
+        images = (self._synthesise(w, noise) for w in ends)
         distances = []
         for pair in zip(*images, strict=True):
             seen = as_seen(torch.cat(pair), spec.path.crop, self.plan.drange).float()
@@ -127,8 +133,8 @@ class BlockWorker:
     def _attributes(self, task: Task) -> Result:
         detector = self.detectors[self.specs[task.of].detector]
         z = self._latents("attributes/z", task.block, BLOCK)
-        w = self._mapped(z, self._labels(task.block))
-        images = self._synthesised(self._truncated(w), self._noise("attributes/noise", task.block, BLOCK))
+        w = self._map(z, self._labels(task.block))
+        images = self._synthesise(self._truncate(w), self._noise("attributes/noise", task.block, BLOCK))
         logits = [detector(as_bytes(part, self.plan.drange))[0].float() for part in images]
         return {"z": _array(z), "w": _array(w), "logits": _array(torch.cat(logits))}
 
@@ -138,7 +144,7 @@ class BlockWorker:
         return torch.from_numpy(z).to(self.device, next(self.G.parameters()).dtype)
 
     def _labels(self, block: int) -> Tensor:
-        """Labels [64,L] of random pictures of the data set."""
+        """Labels [64,L] of random images of the data set."""
         assert self.G is not None
         like = next(self.G.parameters())
         if not self.G.label_size:
@@ -148,7 +154,7 @@ class BlockWorker:
         return torch.from_numpy(self.dataset.labels(indices)).to(like)
 
     def _noise(self, purpose: str, block: int, num: int) -> list[Tensor] | str:
-        """Noise inputs for the block, drawn where the generator stands."""
+        """Noise inputs of the block, drawn on the device of the generator."""
         assert self.G is not None
         if self.plan.noise == "const":
             return "const"
@@ -157,12 +163,12 @@ class BlockWorker:
         shapes = self.G.synthesis.noise_shapes(num, self.plan.lod)
         return [torch.randn(shape, generator=generator, device=self.device, dtype=like.dtype) for shape in shapes]
 
-    def _mapped(self, z: Tensor, labels: Tensor) -> Tensor:
+    def _map(self, z: Tensor, labels: Tensor) -> Tensor:
         assert self.G is not None
         return self.G.mapping(z, labels)
 
-    def _truncated(self, w: Tensor) -> Tensor:
-        """ws [N,num_ws,w]."""
+    def _truncate(self, w: Tensor) -> Tensor:
+        """Truncated ws [N,num_ws,w]."""
         assert self.G is not None
         ws = w[:, None].expand(-1, self.G.synthesis.num_ws, -1)
         if self.plan.psi == 1:
@@ -172,10 +178,10 @@ class BlockWorker:
         )
         return torch.where(near[:, None], torch.lerp(self.G.w_avg.to(w).expand_as(ws), ws, self.plan.psi), ws)
 
-    def _synthesised(self, ws: Tensor, noise: list[Tensor] | str) -> Iterator[Tensor]:
-        """Pictures of the block, in batches whose size follows from the resolution alone."""
+    def _synthesise(self, ws: Tensor, noise: list[Tensor] | str) -> Iterator[Tensor]:
+        """Images of the block, in batches whose size depends on the resolution alone."""
         assert self.G is not None
-        size = pictures_at_once(self.G.resolution)
+        size = images_at_once(self.G.resolution)
         for begin in range(0, len(ws), size):
             part = slice(begin, begin + size)
             yield self.G.synthesis(ws[part], noise=_part(noise, part, len(ws[part])), lod=self.plan.lod)
@@ -186,7 +192,7 @@ class BlockWorker:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products in full float32 and repeatable, whatever the process around has chosen."""
+    """Deterministic products in full float32, whatever the settings of the process."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -197,13 +203,13 @@ def full_precision() -> Iterator[None]:
 
 
 def num_reals(spec: MetricSpec, dataset: Dataset, mirror: bool) -> int:
-    """Real pictures that a metric looks at: as many as it asks for, or all."""
+    """Number of reals that a metric uses: as many as it asks for, or all."""
     total = dataset.num_images * (2 if mirror else 1)
     return total if spec.num_real is None else min(spec.num_real, total)
 
 
 def tasks_of(plan: Plan, num_reals: Mapping[str, int]) -> list[Task]:
-    """All blocks of a plan; `num_reals` says how many real pictures each detector must still look at."""
+    """All blocks of a plan; `num_reals` is the number of reals that each detector has yet to see."""
     tasks = [Task("real", name, block) for name, num in num_reals.items() for block in range(_num_blocks(num))]
     shared = [spec.num_gen for spec in plan.specs if spec.kind in SHARING]
     tasks += [Task("fake", "", block) for block in range(_num_blocks(max(shared, default=0)))]
@@ -215,32 +221,33 @@ def tasks_of(plan: Plan, num_reals: Mapping[str, int]) -> list[Task]:
 
 
 def read_reals(dataset: Dataset, block: int, mirror: bool) -> Tensor:
-    """The pictures uint8 [N,C,H,W] at 64 places of a fixed random order of the data set (less at its end).
+    """Images uint8 [N,C,H,W] at 64 places of a fixed random order of the data set (fewer at its end).
 
-    The order is the same for every run and seed, so the first 5000 pictures of a data set are always the same.
+    The order is the same for every run and seed, so the first 5000 images of a data set are always the same.
+    Images that cannot be decoded are left out.
     """
     total = dataset.num_images * (2 if mirror else 1)
     places = np.arange(block * BLOCK, min((block + 1) * BLOCK, total))
     chosen = rng.permuted(places, total, rng.stream_key(0, 0, "metric/reals"))
-    pictures = []
+    images = []
     for row in chosen.tolist():
-        with suppress(BadImage):  # the row says how many there were
-            picture = torch.from_numpy(dataset.read(row % dataset.num_images))
-            pictures.append(picture.flip(2 if row >= dataset.num_images else ()))
-    if not pictures:
+        with suppress(BadImage):  # num_real of the metric's row counts the others
+            image = torch.from_numpy(dataset.read(row % dataset.num_images))
+            images.append(image.flip(2 if row >= dataset.num_images else ()))
+    if not images:
         return torch.zeros((0, dataset.num_channels, *dataset.resolution), dtype=torch.uint8)
-    return torch.stack(pictures)
+    return torch.stack(images)
 
 
 def as_bytes(images: Tensor, drange: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """Pictures in drange as bytes: a half is added and the fraction cut off, as the original does for metrics."""
+    """Images in drange as uint8, by adding a half and truncating, as the original does for metrics."""
     scale = 255 / (drange[1] - drange[0])
     return (images * scale + (0.5 - drange[0] * scale)).clamp(0, 255).to(torch.uint8)
 
 
-def pictures_at_once(resolution: tuple[int, int]) -> int:
-    """Pictures per forward of the generator: 64 up to 128 x 128, fewer above."""
-    return max(min(BLOCK * 128 * 128 // (resolution[0] * resolution[1]), BLOCK), 1)
+def images_at_once(resolution: tuple[int, int]) -> int:
+    """Images per forward pass of the generator: 64 up to 128x128 pixels, fewer above."""
+    return max(min(PIXELS_AT_ONCE // (resolution[0] * resolution[1]), BLOCK), 1)
 
 
 def _num_blocks(num: int) -> int:

@@ -1,4 +1,4 @@
-"""Commands on metrics that have been taken, and on the weights that they need."""
+"""Commands that compare and plot stored metrics, and fetch weights of detectors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_folder
 from stylegan_ray.metrics.detectors import prefetch as fetch
-from stylegan_ray.metrics.found import absolute, compared, rows_of
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
+from stylegan_ray.metrics.row_files import absolute, compare_stored, load_rows
 from stylegan_ray.run_folder import find_run
 from stylegan_ray.storage import Storage, split_address
 from stylegan_ray.table import format_table
@@ -17,7 +17,7 @@ from stylegan_ray.table import format_table
 def compare(options: CompareOptions) -> int:
     """Prints A, B and their difference for every metric that both have."""
     rows = [("metric", "A", "B", "B - A", "in spreads")]
-    for pair in compared(options.a, options.b):
+    for pair in compare_stored(options.a, options.b):
         spreads = "" if pair.in_spreads is None else f"{pair.in_spreads:+.1f}"
         values = (f"{pair.a['value']:.6g}", f"{pair.b['value']:.6g}", f"{pair.difference:+.4g}")
         rows.append((pair.metric, *values, spreads))
@@ -32,7 +32,7 @@ def plot(options: PlotOptions) -> int:
     found = [find_run(run) for run in options.runs]
     names = [split_address(address)[1] for address in found]
     labels = names if len(set(names)) == len(names) else found
-    runs = {label: rows_of(address) for label, address in zip(labels, found, strict=True)}
+    runs = {label: load_rows(address) for label, address in zip(labels, found, strict=True)}
     from stylegan_ray.metrics.plot import write_plots  # matplotlib takes a second to import
 
     try:

@@ -1,4 +1,4 @@
-"""Measures a generator in one process: several metrics, one pass of generation, rows with their provenance."""
+"""Evaluates a generator in one process: several metrics from one pass of generation, rows with their provenance."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from stylegan_ray.metrics.reduction import Collected, Reduction
 from stylegan_ray.metrics.rows import Row, summary_rows, unavailable_row, value_row
 
 Progress = Callable[[int, int, str], None]
-"""Told (blocks done, blocks in all, what was done)."""
+"""Called with (blocks done, blocks in total, kind of the last block)."""
 
 Results = Generator[tuple[Task, Result], None, None]
 
 Runner = Callable[[BlockWorker, Sequence[Task]], Results]
-"""Computes blocks, in any order; another than the serial one may compute them elsewhere. Closed when given up."""
+"""Computes blocks in any order, here or elsewhere; closed when the evaluation ends early."""
 
 Available = tuple[Mapping[str, Detector], Mapping[str, str]]
-"""Detectors by name, and for those that are not available the reason and the command that would make them so."""
+"""Detectors by name; and for unavailable ones the reason, with the command that fetches them."""
 
 
 def run_serially(worker: BlockWorker, tasks: Sequence[Task]) -> Results:
-    """Computes one block after the other, here."""
+    """Computes one block after the other in this process."""
     for task in tasks:
         yield task, worker.run(task)
 
@@ -50,15 +50,16 @@ def evaluate(
     progress: Progress | None = None,
     run: Runner = run_serially,
 ) -> list[Row]:
-    """Rows of the metrics of these names for a generator; with repeats, a row per seed and then their mean and spread.
+    """Rows of the named metrics for a generator; with `repeat` > 1 a row per seed, then their mean and spread.
 
-    A metric whose detector is not available makes a row that says so. `plan` gives the settings, its metrics are
-    replaced by `names`; `available` gives the detectors, null: those whose weights are where `prefetch` puts them.
+    A metric whose detector is unavailable has a row with the reason. `plan` has the settings, `names` replace its
+    metrics; `available` has the detectors, None: those whose weights are stored where `prefetch` writes them. Raises
+    ConfigError for unknown names and ValueError for missing or too few reals.
     """
     specs = parse_metrics(list(names))
     detectors, missing = available or available_detectors(specs)
-    told = provenance or {}
-    unavailable = [unavailable_row(spec, missing[spec.detector], told) for spec in specs if spec.detector in missing]
+    origin = provenance or {}
+    unavailable = [unavailable_row(spec, missing[spec.detector], origin) for spec in specs if spec.detector in missing]
     usable = tuple(spec for spec in specs if spec.detector in detectors)
     check_reals(usable, dataset)
     plan = replace(plan or Plan(()), specs=usable)
@@ -69,13 +70,13 @@ def evaluate(
         this = replace(plan, seed=plan.seed + number)
         values = measure(BlockWorker(this, G, dataset, detectors, device), cache, progress, run)
         seconds = time.monotonic() - started
-        repeats.append([value_row(v, this, detectors[v.spec.detector], dataset, told, seconds) for v in values])
+        repeats.append([value_row(v, this, detectors[v.spec.detector], dataset, origin, seconds) for v in values])
     rows = [row for some in repeats for row in some]
     return rows + (summary_rows(repeats) if repeat > 1 else []) + unavailable
 
 
 def measure(worker: BlockWorker, cache: RealsCache, progress: Progress | None = None, run: Runner = run_serially):
-    """The values of the worker's plan; features of real pictures come from the cache or go there."""
+    """The values of the worker's plan; features of reals are read from the cache or stored there."""
     plan, dataset = worker.plan, worker.dataset
     counts = {s.name: num_reals(s, dataset, plan.mirror) for s in plan.specs if s.needs_reals and dataset is not None}
     known = known_reals(worker, counts, cache)
@@ -93,14 +94,14 @@ def measure(worker: BlockWorker, cache: RealsCache, progress: Progress | None = 
 
 
 def known_reals(worker: BlockWorker, counts: Mapping[str, int], cache: RealsCache) -> dict[tuple[str, int], Collected]:
-    """What the cache holds of the features that the plan needs, by (array, count)."""
+    """Features of the plan that the cache has, by (array, count)."""
     wanted = Reduction(worker.plan, counts).new_reals
     found = {key: cache.get(_cache_name(worker, key), c.keeps_rows, c.makes_stats) for key, c in wanted.items()}
     return {key: collected for key, collected in found.items() if collected is not None}
 
 
 def available_detectors(specs: Sequence[MetricSpec], address: str | None = None) -> Available:
-    """The detectors that metrics need, and for those not available the command that would make them so."""
+    """The detectors that metrics need; and for unavailable ones the reason, with the command that fetches them."""
     detectors, missing = {}, {}
     for name in dict.fromkeys(spec.detector for spec in specs):
         try:
@@ -111,7 +112,7 @@ def available_detectors(specs: Sequence[MetricSpec], address: str | None = None)
 
 
 def weights_of(specs: Sequence[MetricSpec], address: str | None = None) -> tuple[dict[str, Weights], dict[str, str]]:
-    """The weights of the detectors that metrics need, and for those not available what would make them so."""
+    """The weights of the detectors that metrics need; and for unavailable ones the reason, as `available_detectors`."""
     weights, missing = {}, {}
     for name in dict.fromkeys(spec.detector for spec in specs):
         try:
@@ -124,16 +125,14 @@ def weights_of(specs: Sequence[MetricSpec], address: str | None = None) -> tuple
 
 
 def check_reals(specs: Sequence[MetricSpec], dataset: Dataset | None) -> None:
-    """Raises ValueError when metrics need real pictures and there are none, or too few."""
+    """Raises ValueError when metrics need reals and there are none, or too few."""
     needing = [spec for spec in specs if spec.needs_reals]
     if needing and dataset is None:
-        raise ValueError(f"{needing[0].name} compares with real pictures; give DATA")
+        raise ValueError(f"{needing[0].name} compares with reals; give DATA")
     for spec in needing:
         least = spec.nhood_size + 1 if spec.kind == "pr" else 2
         if dataset is not None and dataset.num_images < least:
-            raise ValueError(
-                f"{spec.name} needs at least {least} real pictures; {dataset.path} has {dataset.num_images}"
-            )
+            raise ValueError(f"{spec.name} needs at least {least} reals; {dataset.path} has {dataset.num_images}")
 
 
 def _cache_name(worker: BlockWorker, key: tuple[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Ways in which generated pictures fall short of real ones; the tiny detector learns to see them."""
+"""Degradations of images, which the tiny detector learns to see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Degradation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""(pictures [N,3,H,W] in 0..1, strengths [N] in 0..1, generator) -> pictures; strength 0 leaves a picture as it is."""
+"""(images [N,3,H,W] in 0..1, strengths [N] in 0..1, generator) -> images; strength 0 is the identity."""
 
 
 def blur(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
@@ -34,7 +34,7 @@ def noise(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tens
 
 
 def clouds(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth random colours laid over the picture, as an untrained generator makes them."""
+    """Smooth random colours blended with the image, like those of an untrained generator."""
     num, channels, height, width = images.shape
     side = int(torch.randint(2, 9, (), generator=generator))
     field = F.interpolate(_randn((num, channels, side, side), generator), (height, width), mode="bicubic")
@@ -59,12 +59,12 @@ def warp(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tenso
 
 
 def mix(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Another picture shining through, half and half at strength 1."""
+    """A blend with another image, half and half at strength 1."""
     return torch.lerp(images, _others(images, generator), 0.5 * _wide(strengths))
 
 
 def patchwork(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares replaced by those of another picture, every second one at strength 1."""
+    """Squares replaced by those of another image, every second one at strength 1."""
     num, _, height, width = images.shape
     cells = int(torch.randint(2, 5, (), generator=generator))
     chosen = (torch.rand((num, 1, cells, cells), generator=generator) < 0.5 * _wide(strengths)).float()
@@ -73,7 +73,7 @@ def patchwork(images: Tensor, strengths: Tensor, generator: torch.Generator) -> 
 
 
 def recolour(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Colours turned by a random matrix and shifted."""
+    """Colours transformed by a random matrix and shifted."""
     num = len(images)
     matrix = torch.eye(3) + 0.5 * _wide(strengths)[..., 0] * _randn((num, 3, 3), generator)
     shift = 0.2 * strengths[:, None, None, None] * _randn((num, 3, 1, 1), generator)
@@ -81,13 +81,13 @@ def recolour(images: Tensor, strengths: Tensor, generator: torch.Generator) -> T
 
 
 def fade(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast lost towards a random grey."""
+    """Contrast reduced towards a random grey."""
     grey = torch.rand((len(images), 1, 1, 1), generator=generator)
     return torch.lerp(images, grey.expand_as(images), 0.8 * _wide(strengths))
 
 
 def grid(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """A regular pattern of period 2 to 8 pixels, as strided convolutions leave it."""
+    """A regular pattern of period 2 to 8 pixels, like artefacts of strided convolutions."""
     num, _, height, width = images.shape
     period = 2 ** int(torch.randint(1, 4, (), generator=generator))
     tile = _randn((num, 3, period, period), generator)
@@ -96,7 +96,7 @@ def grid(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tenso
 
 
 def erase(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """A part of the picture missing: a half-plane painted in the colour of the corner."""
+    """A missing part of the image: a half-plane in the colour of the corner."""
     num, _, height, width = images.shape
     angle = 2 * math.pi * torch.rand((num, 1, 1), generator=generator)
     rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
@@ -108,11 +108,11 @@ def erase(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tens
 KINDS: dict[str, Degradation] = {
     kind.__name__: kind for kind in (warp, patchwork, mix, erase, recolour, fade, clouds, pixelate, blur, grid, noise)
 }
-"""All degradations, in the order in which several are applied."""
+"""All degradations, in the order of application."""
 
 
 def degrade(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures [N,3,H,W] in 0..1 with every kind applied at its column of the strengths [N,K]."""
+    """Images [N,3,H,W] in 0..1 with every kind applied at its column of strengths [N,K]."""
     for column, kind in enumerate(KINDS.values()):
         chosen = strengths[:, column].nonzero()[:, 0]
         if len(chosen):
@@ -121,8 +121,8 @@ def degrade(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Te
 
 
 def random_strengths(num: int, generator: torch.Generator) -> Tensor:
-    """Strengths [N,K]: a third of the rows without any, the others with one kind or, less often, two."""
-    strengths = torch.rand((num, len(KINDS)), generator=generator).square()  # weak ones are the harder lesson
+    """Strengths [N,K] with no kind, one kind (twice as often) or two kinds per row."""
+    strengths = torch.rand((num, len(KINDS)), generator=generator).square()  # weak degradations are harder to learn
     order = torch.rand((num, len(KINDS)), generator=generator).argsort(dim=1)
     most = torch.tensor([0, 1, 1, 2])[torch.randint(4, (num, 1), generator=generator)]
     return strengths * (order < most)
@@ -133,7 +133,7 @@ def _wide(strengths: Tensor) -> Tensor:
 
 
 def _others(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Another picture for each: its place in a random order, one further."""
+    """Another image for each: the one before it in a random order."""
     order = torch.randperm(len(images), generator=generator)
     others = torch.empty_like(order)
     others[order] = order.roll(1)

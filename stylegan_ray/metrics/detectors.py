@@ -1,4 +1,4 @@
-"""Detectors: networks that turn pictures into features. Where their weights come from, and what to do without them."""
+"""Detectors: networks that compute features of images, and where their weights come from."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
 from stylegan_ray.storage import Storage, join_address, split_address
 
-PICTURES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on who asks
+IMAGES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on the caller
 
 
-class DetectorUnavailable(Exception):  # noqa: N818 (it names a state of affairs)
-    """A detector's weights are missing or wrong; the message says which command makes it available."""
+class DetectorUnavailable(Exception):  # noqa: N818 (it names a state)
+    """A detector's weights are missing or wrong; the message names the command that fetches them."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A network ready for use. Called with pictures [N,1 or 3,H,W] in 0..255, bytes or floats."""
+    """A network ready for use. Call it with images [N,1 or 3,H,W] in 0..255, uint8 or float."""
 
     name: str
-    """What stands in every row, so that no number is taken for another detector's."""
+    """Name in rows of metrics, so that values of different detectors are not confused."""
     sha256: str
     """Checksum of its weights."""
     resize: str
-    """How pictures are scaled to its input."""
+    """How images are resized to its input."""
     module: nn.Module
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [N,F] and class logits [N,K], or None where it has none."""
-        parts = [self.module(part.expand(-1, 3, -1, -1)) for part in images.split(PICTURES_AT_ONCE)]
+        """Features [N,F], and class logits [N,K] or None."""
+        parts = [self.module(part.expand(-1, 3, -1, -1)) for part in images.split(IMAGES_AT_ONCE)]
         features, logits = zip(*parts, strict=True)
         return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
@@ -53,28 +53,28 @@ class Detector:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights, by the name under which it is kept."""
+    """A file of weights and the name under which it is stored."""
 
     name: str
     url: str
     sha256: str = ""
-    """How its checksum begins; empty where the publisher names none."""
+    """Start of its checksum; empty if the publisher has none."""
 
     def check(self, content: bytes) -> None:
-        """Raises DetectorUnavailable when the content is another file's."""
+        """Raises DetectorUnavailable for other content."""
         _check_sum(self.name, content, self.sha256)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a detector is made."""
+    """How a detector is built."""
 
     name: str
     files: tuple[WeightFile, ...]
     resize: str
     build: Callable[[Sequence[bytes]], nn.Module]
     script_call: tuple[str, ...] = ()
-    """Keywords that NVIDIA's TorchScript file of this network wants for features."""
+    """Keywords with which NVIDIA's TorchScript file of this network returns features."""
 
 
 def _inception(files: Sequence[bytes]) -> nn.Module:
@@ -82,7 +82,7 @@ def _inception(files: Sequence[bytes]) -> nn.Module:
 
 
 def _vgg16(files: Sequence[bytes]) -> nn.Module:
-    # torchvision's file has a last layer of classes, which nobody needs here.
+    # torchvision's file has a last layer of classes, which features do not need.
     return _filled(VGG16(), {k: v for k, v in _state(files[0]).items() if not k.startswith("classifier.6.")})
 
 
@@ -109,26 +109,26 @@ RECIPES = {
         Recipe("lpips", (_VGG16_FILE, _LPIPS_FILE), "none", _lpips, ("return_lpips",)),
     )
 }
-"""Detectors whose weights must be fetched once. The tiny one ships; others come as a TorchScript file."""
+"""Detectors whose weights are fetched once. The tiny one is packaged; others are TorchScript files."""
 
 TINY, DINOV2, CELEBA = "tiny", "dinov2", "celeba"
 KNOWN = (TINY, *RECIPES, DINOV2, CELEBA)
 URLS = ("http://", "https://", "file://")
-"""How addresses begin that are fetched whenever they are read."""
+"""Starts of addresses that are fetched at every read."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A detector before it is built: the contents of its files. One process reads them, others are sent them."""
+    """The contents of a detector's files, which one process reads and others receive."""
 
     name: str
     contents: tuple[bytes, ...]
     path: str
-    """Where they are from."""
+    """Their address."""
 
     def build(self) -> Detector:
-        """The detector; raises DetectorUnavailable when the contents are not its weights."""
-        with torch.random.fork_rng(devices=[]):  # new layers draw weights, which nobody shall notice
+        """The detector; raises DetectorUnavailable for contents that are not its weights."""
+        with torch.random.fork_rng(devices=[]):  # new layers draw weights; the caller's random state is kept
             if self.name == TINY:
                 module = load_tiny_detector(self.contents[0])
                 return Detector("tiny-openmoji", self.sha256, "box-or-bilinear-64", module)
@@ -140,22 +140,21 @@ class Weights:
 
 
 def detector_folder() -> str:
-    """Where weights are kept: $STYLEGAN_RAY_DETECTORS (a folder, s3:// or gs:// address) or a cache of the user."""
+    """The address of weights: $STYLEGAN_RAY_DETECTORS (a folder, s3:// or gs:// address) or a cache of the user."""
     return os.environ.get("STYLEGAN_RAY_DETECTORS") or str(cache_folder() / "detectors")
 
 
 def load_detector(name: str, address: str | None = None, trust_script: bool = False) -> Detector:
-    """The detector of a name, built of what `read_weights` reads; raises DetectorUnavailable."""
+    """The detector of a name, built from the result of `read_weights`; raises DetectorUnavailable."""
     return read_weights(name, address, trust_script).build()
 
 
 def read_weights(name: str, address: str | None = None, trust_script: bool = False) -> Weights:
     """The weights of the detector of a name, verified; raises DetectorUnavailable.
 
-    `address` is a folder of weights or one file, perhaps with #sha256=... behind it, on a disk, in object storage or
-    at a URL; null: `detector_folder()`. Nothing is fetched unless the address is a URL. Files of weights are read
-    without executing anything. A TorchScript file runs its own graph, so it must come with the checksum of a file that
-    you trust, or with `trust_script`.
+    `address` is a folder of weights or one file, optionally followed by #sha256=..., on a disk, in object storage or
+    at a URL; None: `detector_folder()`. Only URLs are fetched. Reading files of weights executes nothing. A TorchScript
+    file executes its own graph, so it needs the checksum of a file that you trust, or `trust_script`.
     """
     if name == TINY:
         return Weights(TINY, (shipped_weights(),), FILE)
@@ -170,9 +169,9 @@ def read_weights(name: str, address: str | None = None, trust_script: bool = Fal
 def prefetch(
     names: Sequence[str], address: str | None = None, progress: Callable[[str, int, int], None] | None = None
 ) -> list[str]:
-    """Fetches what the detectors of these names need into a folder, unless it is there; returns the paths.
+    """Fetches the files of the named detectors to a folder, unless they are stored there; returns the paths.
 
-    `progress` is told (file, bytes so far, bytes in all). Raises DetectorUnavailable when a download fails.
+    `progress` is called with (file, bytes so far, bytes in total). Raises DetectorUnavailable for a failed download.
     """
     folder = Storage.at(address or detector_folder())
     files = dict.fromkeys(file for name in names if name != TINY for file in _files_of(name))
@@ -191,12 +190,12 @@ def _files_of(name: str) -> Sequence[WeightFile]:
 
 
 def _without_recipe(name: str) -> str:
-    gives = {DINOV2: "features [N,F]", CELEBA: "logits [N,A] of attributes"}.get(name)
-    if gives is None:
+    outputs = {DINOV2: "features [N,F]", CELEBA: "logits [N,A] of attributes"}.get(name)
+    if outputs is None:
         return f"unknown detector {name!r}{nearest(name, KNOWN)} Detectors: {', '.join(KNOWN)}"
     return (
-        f"detector {name!r} has no weights of its own here: export one as TorchScript (pictures [N,3,H,W] in 0..255 "
-        f"to {gives}) and pass --metrics.detector FILE.pt#sha256=<its checksum>"
+        f"detector {name!r} has no weights to fetch: export one as TorchScript (images [N,3,H,W] in 0..255 "
+        f"to {outputs}) and pass --metrics.detector FILE.pt#sha256=<its checksum>"
     )
 
 
@@ -204,8 +203,8 @@ def _files(recipe: Recipe, path: str, expected: str) -> tuple[bytes, ...]:
     single = split_address(path)[1].endswith((".pth", ".safetensors"))
     if single and len(recipe.files) > 1:
         raise DetectorUnavailable(
-            f"detector {recipe.name!r} is made of {' and '.join(f.name for f in recipe.files)}, but "
-            f"metrics.detector={path} is one file; put them into a folder with: {_prefetch_command(recipe.name, None)}"
+            f"detector {recipe.name!r} needs {' and '.join(f.name for f in recipe.files)}, but "
+            f"metrics.detector={path} is one file; fetch them to a folder with: {_prefetch_command(recipe.name, None)}"
         )
     contents = []
     for file in recipe.files:
@@ -238,7 +237,7 @@ def _script(name: str, path: str, expected: str, trust_script: bool) -> bytes:
         raise DetectorUnavailable(f"detector {name!r}: metrics.detector={path} does not exist; give the path of a file")
     if not expected and not trust_script:
         raise DetectorUnavailable(
-            f"detector {name!r}: {path} is a program that this process would run. If you trust it, say so with its "
+            f"detector {name!r}: {path} is a program that this process would execute. If you trust it, give its "
             f"checksum: --metrics.detector {path}#sha256={_sha256(content)}"
         )
     _check_sum(path, content, expected)
@@ -259,7 +258,7 @@ def _scripted(weights: Weights) -> Detector:
 
 
 class Scripted(nn.Module):
-    """A TorchScript network as a detector."""
+    """A TorchScript network as a detector module."""
 
     def __init__(self, script: nn.Module, keywords: Sequence[str]) -> None:
         super().__init__()
@@ -272,7 +271,7 @@ class Scripted(nn.Module):
         features = self.script(images, **self.keywords)
         if isinstance(features, tuple):
             return features[0], features[1]
-        # NVIDIA's Inception gives class probabilities when it is not asked for features.
+        # NVIDIA's Inception returns class probabilities unless it is asked for features.
         return features, None if self.scores is None else self.script(images, **self.scores)
 
 
@@ -287,7 +286,7 @@ def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _read(path: str) -> bytes | None:
-    """The content of a file, None where there is none; raises DetectorUnavailable when it cannot be had."""
+    """The content of a file, None for a missing one; raises DetectorUnavailable if it cannot be read."""
     folder, name = split_address(path)
     if path.startswith(URLS):
         return _downloaded(WeightFile(name, path), None)

@@ -20,15 +20,15 @@ def frechet_distance(real: Array | FeatureStats, fake: Array | FeatureStats, dia
     if a.mean().shape != b.mean().shape:
         raise ValueError(f"real features have {len(a.mean())} columns and fake ones {len(b.mean())}; use one detector")
     cov_a, cov_b = a.cov(dialect), b.cov(dialect)
-    # trace sqrt(A B) is the sum of singular values of sqrt(A) sqrt(B). Unlike eigenvalues of A B it loses no digits
-    # in directions of little variance, so equal sets give 0 and not a small number of either sign.
+    # trace sqrt(A B) is the sum of singular values of sqrt(A) sqrt(B). Unlike eigenvalues of A B these lose no digits
+    # in directions of little variance: equal sets give 0 instead of a small number of either sign.
     cross = np.linalg.svd(_root(cov_a) @ _root(cov_b), compute_uv=False).sum()
     distance = np.square(a.mean() - b.mean()).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross
     return max(float(distance), 0.0)
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance; directions below rounding error count as empty."""
+    """The symmetric square root of a covariance; eigenvalues below rounding error count as 0."""
     values, vectors = np.linalg.eigh(cov)
     noise = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return (vectors * np.sqrt(np.where(values > noise, values, 0.0))) @ vectors.T
@@ -51,7 +51,7 @@ def kernel_distance(
         raise ValueError(f"real features have {y.shape[1]} columns and fake ones {x.shape[1]}; use one detector")
     size = min(len(x), len(y), subset_size)
     if size < 2:
-        raise ValueError(f"the kernel distance needs at least 2 pictures on each side; there are {len(y)} and {len(x)}")
+        raise ValueError(f"the kernel distance needs at least 2 images on each side; there are {len(y)} and {len(x)}")
     pairs = _drawn_pairs(len(x), len(y), num_subsets, size, seed) if subsets is None else _given_pairs(subsets)
     return float(np.mean([_squared_mmd(x[i], y[j]) for i, j in pairs]))
 
@@ -64,7 +64,7 @@ def _drawn_pairs(num_x: int, num_y: int, num_subsets: int, size: int, seed: int)
 
 def _given_pairs(subsets: Sequence[Array] | np.ndarray) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     if not len(subsets) or len(subsets) % 2:
-        raise ValueError(f"subsets must be index lists in pairs (fake, real, fake, real, ...), but {len(subsets)} came")
+        raise ValueError(f"subsets must be index lists in pairs (fake, real, fake, real, ...), not {len(subsets)}")
     rows = [np.asarray(subset) for subset in subsets]
     if len({len(row) for row in rows}) > 1:
         raise ValueError("subsets must all have the same number of indices")
@@ -75,18 +75,18 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     size, num_features = x.shape
     within = (x @ x.T / num_features + 1) ** 3 + (y @ y.T / num_features + 1) ** 3
     across = (x @ y.T / num_features + 1) ** 3
-    # A picture is not compared with itself, hence without the diagonal.
+    # The estimate is unbiased without the diagonal, which compares an image with itself.
     return float(((within.sum() - np.trace(within)) / (size - 1) - 2 * across.sum() / size) / size)
 
 
 def inception_score(probs: Array, num_splits: int = 10) -> tuple[float, float]:
     """Mean and standard deviation over splits of exp(mean KL(p(y|x) || p(y))) (Salimans et al. 2016).
 
-    Rows are class probabilities [N,K]; rows that do not sum to 1 are taken as logits.
+    Rows are class probabilities [N,K]; rows that do not sum to 1 are logits.
     """
     rows = as_numpy(probs, "probabilities").astype(np.float64)
     if len(rows) < num_splits:
-        raise ValueError(f"num_splits={num_splits} needs at least as many pictures, but there are {len(rows)}")
+        raise ValueError(f"num_splits={num_splits} needs at least as many images, but there are {len(rows)}")
     if (rows < 0).any() or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
         rows = _softmax(rows)
     bounds = [i * len(rows) // num_splits for i in range(num_splits + 1)]

@@ -1,4 +1,4 @@
-"""The Inception network of December 2015, whose features the Fréchet inception distance is defined on."""
+"""The Inception network of December 2015, whose features define the Fréchet inception distance."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Parallel chains of convolutions whose outputs are put side by side (Szegedy et al. 2016, fig. 5 to 7).
+    """Parallel chains of convolutions whose outputs are concatenated (Szegedy et al. 2016, fig. 5 to 7).
 
-    A chain is a list of (maps, kernel); convolutions are called chain_1, chain_2, ... or chain if there is one. Two
-    kernels in the last step make two convolutions of the same input, called a and b. A reducing block halves the size.
+    A chain is a list of (maps, kernel); convolutions are named chain_1, chain_2, ..., a single one chain. Two kernels
+    in the last step are two convolutions of the same input, named a and b. A reducing block halves the size.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Mixed(nn.Module):
     def _pooled(self, x: Tensor) -> Tensor:
         if self.reduces:
             return F.max_pool2d(x, 3, stride=2)
-        # The 2015 graph does not count the padding in its means, and takes a maximum in its last block.
+        # The 2015 graph does not count padding in its means, and pools by maximum in its last block.
         y = F.max_pool2d(x, 3, 1, 1) if self.pool == "max" else F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         return self.branch_pool(y)
 
@@ -104,7 +104,7 @@ def _wide(inputs: int, pool: str) -> Mixed:
 
 
 class InceptionV3(nn.Module):
-    """Features [N,2048] and logits without bias [N,1008] of pictures in 0..255; named as torchvision names it."""
+    """Features [N,2048] and logits without bias [N,1008] of images in 0..255; torchvision's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,11 +130,11 @@ class InceptionV3(nn.Module):
         for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"):
             x = getattr(self, f"Mixed_{name}")(x)
         features = x.mean(dim=(2, 3))
-        return features, features @ self.fc.weight.T  # the inception score is taken without the bias
+        return features, features @ self.fc.weight.T  # the inception score uses logits without bias
 
 
 def resized_like_tensorflow(images: Tensor, size: int) -> Tensor:
-    """Pictures [N,C,size,size], bilinear as in TensorFlow 1: corners not aligned and no shift by half a pixel."""
+    """Images [N,C,size,size], bilinear as in TensorFlow 1: corners not aligned and no shift by half a pixel."""
     if images.shape[2:] == (size, size):
         return images
     return _resized(_resized(images, size, dim=2), size, dim=3)

@@ -1,4 +1,4 @@
-"""Improved precision and recall: how much of one set lies inside the neighbourhoods of the other."""
+"""Improved precision and recall: how much of one set is inside the neighbourhoods of the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stylegan_ray.metrics.statistics import Array, Dialect, as_numpy
 
-CHUNK = 1024  # rows of a distance matrix held at a time: 1024 x 50000 floats are 200 MB
+CHUNK = 1024  # rows of a distance matrix in memory: 1024 x 50000 floats are 200 MB
 
 
 def precision_recall(
@@ -20,7 +20,7 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Improved precision and recall with k-nearest-neighbour balls (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    Distances are rounded to half precision, and squared in the original only, so rounding decides a few pictures.
+    Distances are rounded to half precision, and squared in the original only, so rounding decides a few images.
     """
     reals, fakes = Manifold(real, [nhood_size], dialect), Manifold(fake, [nhood_size], dialect)
     precision, recall = reals.probe(fake).inside.mean(axis=0), fakes.probe(real).inside.mean(axis=0)
@@ -29,7 +29,7 @@ def precision_recall(
 
 @dataclass(frozen=True)
 class Probe:
-    """What a manifold says of N pictures."""
+    """Positions of N images relative to a manifold."""
 
     inside: np.ndarray
     """bool [N,K]: inside the ball of any reference, for each neighbourhood size."""
@@ -51,14 +51,14 @@ class Manifold:
     ) -> None:
         self.dialect: Dialect = dialect
         points = torch.from_numpy(as_numpy(features).astype(np.float32))
-        # Squared norms must stay in the range of half precision; a power of two changes no rounding.
+        # Squared norms must stay in the range of half precision; scaling by a power of two changes no rounding.
         most = float(points.square().sum(dim=1).max())
         self._scale = 2.0 ** -max(math.ceil(math.log2(max(most, 1e-30) / 4096) / 2), 0)
         self._points = _rounded(points * self._scale)
         largest = max(nhood_sizes)
         if largest >= len(self._points):
             raise ValueError(
-                f"nhood_size={largest} needs more than {largest} pictures, but there are {len(self._points)}"
+                f"nhood_size={largest} needs more than {largest} images, but there are {len(self._points)}"
             )
         # Element 0 of a sorted row is the point itself.
         rows = [
@@ -70,10 +70,10 @@ class Manifold:
             self.radii = torch.where(self.radii > torch.from_numpy(limit), 0.0, self.radii)
 
     def probe(self, features: Array) -> Probe:
-        """Where pictures with these features stand."""
+        """The positions of images with these features."""
         points = _rounded(torch.from_numpy(as_numpy(features).astype(np.float32)) * self._scale)
-        answers = [self._probe_part(part) for part in points.split(CHUNK)]
-        inside, realism, nearest = (torch.cat(column).numpy() for column in zip(*answers, strict=True))
+        parts = [self._probe_part(part) for part in points.split(CHUNK)]
+        inside, realism, nearest = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
         return Probe(inside, realism, nearest)
 
     def _parts(self) -> Sequence[Tensor]:
@@ -87,7 +87,7 @@ class Manifold:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Rounded to half precision but held in float32, so that products are computed alike on every device."""
+    """x rounded to half precision but stored as float32, so that products are equal on every device."""
     return x.half().float()
 
 

@@ -17,16 +17,16 @@ EXAMPLES = (
     "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "ppl2_wend", "ls",
     "fid5k_tiny", "fid5k_full_tiny", "kid5k_tiny", "is5k_tiny", "pr5k3_tiny", "ppl_wend_tiny", "fid50k_dinov2",
 )  # fmt: skip
-"""Spellings shown when a name is not understood; counts may be any, e.g. fid500 or fid2.5k."""
+"""Names listed when a name is unknown; any count is possible, e.g. fid500 or fid2.5k."""
 
 DETECTORS = {"fid": "inception", "kid": "inception", "is": "inception", "pr": "vgg16", "ppl": "lpips", "ls": "celeba"}
 """Detector of each kind, as in the original."""
 
 HIGHER_IS_BETTER = ("is", "pr")
-"""Kinds of metrics that should rise; all others should fall."""
+"""Kinds of metrics whose larger values are better; of all others smaller ones are."""
 
 SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2"}
-"""Detectors that a suffix asks for."""
+"""Detectors by suffix."""
 
 _SETS = re.compile(r"(?P<kind>fid|kid)(?P<count>\d+(\.\d+)?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2))?")
 _IS = re.compile(r"is(?P<count>\d+(\.\d+)?k?)(_(?P<suffix>tiny))?")
@@ -41,38 +41,38 @@ _LS = re.compile(r"ls(?P<count>\d+(\.\d+)?k?)?")
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What a metric's name asks for."""
+    """A parsed metric name."""
 
     name: str
     kind: Kind
     detector: str
-    """Name of the detector it looks through."""
+    """Name of the detector."""
     num_gen: int
-    """Generated pictures; steps for path lengths."""
+    """Generated images; for path lengths, steps."""
     num_real: int | None = None
-    """Real pictures, at most; null: all there are."""
+    """Reals, at most; None: all."""
     needs_reals: bool = True
     nhood_size: int = 3
-    """pr: neighbours that make the radius of a ball."""
+    """pr: the radius of a ball is the distance to this neighbour."""
     num_splits: int = 10
-    """is: splits of the pictures."""
+    """is: number of splits."""
     num_subsets: int = 100
-    """kid: subsets."""
+    """kid: number of subsets."""
     subset_size: int = 1000
-    """kid: pictures of a subset, at most."""
+    """kid: images per subset, at most."""
     path: PathSettings | None = None
-    """ppl: where steps are taken."""
+    """ppl: kind of path."""
     keep: float = 0.5
-    """ls: share of the pictures that the classifier is surest of."""
+    """ls: share of images, those with the most certain classifications."""
 
     @property
     def needs_features(self) -> bool:
-        """Whether single features are needed, not only their mean and covariance."""
+        """Whether the metric needs features of single images, not only their mean and covariance."""
         return self.kind in ("kid", "pr", "is")
 
 
 def parse_metric(name: str) -> MetricSpec:
-    """The metric of a name; raises ConfigError with the nearest name when it is not understood."""
+    """The metric of a name; raises ConfigError with the nearest name for an unknown one."""
     for pattern, make in (
         (_SETS, _set_distance),
         (_IS, _inception_score),
@@ -84,7 +84,7 @@ def parse_metric(name: str) -> MetricSpec:
         if match:
             spec = make(name, match.groupdict())
             if spec.num_gen < 2:
-                raise ConfigError(f"metric {name!r} asks for {spec.num_gen} pictures; at least 2 are needed")
+                raise ConfigError(f"metric {name!r} asks for {spec.num_gen} images; at least 2 are needed")
             return spec
     hint = nearest(name, EXAMPLES)
     raise ConfigError(f"unknown metric {name!r}{hint} Metrics: {', '.join(EXAMPLES)} (with any count)")
@@ -96,7 +96,7 @@ def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a metric's value (its name as rows have it) beats another one."""
+    """Whether a value of a metric (its name as in rows) is better than another one."""
     return value > than if metric.startswith(HIGHER_IS_BETTER) else value < than
 
 
@@ -104,7 +104,7 @@ def with_num_images(name: str, num_images: int) -> str:
     """The name of the same metric with another count: fid50k with 500 is fid500 (`metrics.num_images`)."""
     kind = parse_metric(name).kind
     match = next(match for pattern in (_SETS, _IS, _PR, _PPL, _LS) if (match := pattern.fullmatch(name)))
-    # Between count and neighbourhood, or before an underscore, only the form with k is unambiguous.
+    # Before a neighbourhood size or an underscore only the form with k is unambiguous.
     plain = num_images % 1000 and kind not in ("pr", "ppl")
     count = str(num_images) if plain else f"{Decimal(num_images) / 1000:f}k"
     begin, end = match.span("count")

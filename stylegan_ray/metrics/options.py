@@ -1,4 +1,4 @@
-"""What can be asked of the command that takes and compares metrics."""
+"""Options of the evaluate command and of its sub-commands."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPO
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Takes metrics of a trained network, in tasks on all CPUs or GPUs of a Ray cluster.
+    """Computes metrics of a trained network, in tasks on all CPUs or GPUs of a Ray cluster.
 
-    Names that end in _tiny look through the small detector that ships with the package; the others need weights.
-    The numbers do not depend on how many tasks there are. Rows with everything that one must know to compare them go
-    to evaluations.jsonl in the run's folder, or beside a network file that belongs to no run. Further commands, each
-    with --help: compare A B, plot RUN ..., prefetch DETECTOR ....
+    Metrics that end in _tiny use the small packaged detector; the others need weights. Values do not depend on the
+    number of tasks. Rows with everything needed to compare them are added to evaluations.jsonl in the run's folder,
+    or beside a network file that belongs to no run. Further commands, each with --help: compare A B, plot RUN ...,
+    prefetch DETECTOR ....
     """
 
     checkpoint: Checkpoint
     """A run (its folder or name), one of its checkpoints, or a network file (.safetensors, .pkl)."""
     data: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]", help_behavior_hint="")] = None
-    """Real pictures to compare with; otherwise those that the network was trained on."""
+    """Reals to compare with; default: the training data of the network."""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Which, with any count: fid50k, kid50k_full, is50k, pr50k3, ppl_wend, ls, fid5k_tiny, ...; otherwise the run's."""
+    """Metrics with any count: fid50k, kid50k_full, is50k, pr50k3, ppl_wend, ls, fid5k_tiny, ...; default: the run's."""
     repeat: int = 1
-    """Take them with so many seeds, and their mean and spread."""
+    """Number of seeds; with several, also mean and spread."""
     seed: int = 0
-    """Seed of the latents and noise; repeats take the next ones."""
+    """Seed of latents and noise; repeats use the following ones."""
     trunc: float = 1.0
-    """Truncation psi; 1: none."""
+    """Truncation psi; 1: off."""
     noise_mode: Literal["random", "const"] = "random"
-    """Noise inputs: others for each picture, or those of the training."""
+    """Noise inputs: random for each image, or the constants stored in the network."""
     dialect: Literal["original", "ada"] = "original"
     """Arithmetic of the TensorFlow original, or of StyleGAN2-ADA."""
     detector: Detector = None
-    """Weights of the detectors: a folder, a file or a URL, perhaps with #sha256=... behind it."""
+    """Weights of the detectors: a folder, a file or a URL, optionally followed by #sha256=..."""
     num_tasks: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: as many as CPUs or GPUs)")] = None
-    """Parallel tasks of one thread or one GPU each; 0: compute here, without Ray."""
+    """Parallel tasks of one thread or one GPU each; 0: compute in this process, without Ray."""
     address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """Ray cluster to join; otherwise the one this job runs in, or a new local one."""
+    """Ray cluster to join; default: that of this job, or a new local one."""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl", help_behavior_hint="")] = None
-    """Where to add the rows instead."""
+    """Another file for the rows."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compares the last rows of every metric of A and B; refuses where they were not taken alike, and says why."""
+    """Compares the last rows of every metric of A and B; rows with other settings are an error that names them."""
 
     a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
-    """A run, a network that was evaluated, or a .jsonl file of rows."""
+    """A run, an evaluated network, or a .jsonl file of rows."""
     b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Another one."""
 
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draws every metric over thousands of images and over time, as PNG and as HTML."""
+    """Plots every metric over kimg and over time, as PNG and HTML."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Runs, by folder or name."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Where to write metrics.png and metrics.html; otherwise the first run's folder."""
+    """Folder for metrics.png and metrics.html; default: that of the first run."""
 
 
 @dataclass(frozen=True)
 class PrefetchOptions:
-    """Fetches the weights of detectors, once for all nodes that see the folder."""
+    """Fetches the weights of detectors, once for all nodes that share the folder."""
 
     detectors: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DETECTOR ...")]
     """inception (fid, kid, is), vgg16 (pr), lpips (ppl)."""
     detector: Detector = None
-    """The folder to fetch into; otherwise $STYLEGAN_RAY_DETECTORS or a cache of the user."""
+    """The folder to fetch to; default: $STYLEGAN_RAY_DETECTORS or a cache of the user."""

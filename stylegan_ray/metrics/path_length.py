@@ -1,4 +1,4 @@
-"""Perceptual path length: how much the picture changes along a short step between two latents."""
+"""Perceptual path length: how much the image changes along a short step between two latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Sampling = Literal["full", "end"]
 def perceptual_path_length(distances: Array, other: Array | None = None, epsilon: float = 1e-4) -> float:
     """Mean distance without the outermost percentiles (Karras et al. 2019, sec. 4.1).
 
-    Takes distances [N], or features [N,F] of both ends of the steps, whose squared differences over epsilon^2 they are.
+    The arguments are distances [N], or features [N,F] of both ends of the steps: distances are then their squared
+    differences over epsilon^2.
     """
     values = np.asarray(distances, dtype=np.float64)
     if other is not None:
@@ -31,7 +32,7 @@ def perceptual_path_length(distances: Array, other: Array | None = None, epsilon
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """Points at t on the great circles from a to b, all of unit length (Shoemake 1985)."""
+    """Points at t on great circles from a to b, normalised to unit length (Shoemake 1985)."""
     a, b = (x / x.norm(dim=-1, keepdim=True) for x in (a, b))
     cosine = (a * b).sum(dim=-1, keepdim=True)
     across = b - cosine * a
@@ -69,7 +70,7 @@ def path_ends(
 
 
 def as_seen(images: Tensor, crop: bool, drange: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
-    """Generated pictures [N,C,H,W] as the perceptual network sees them: cropped to the face, at most 256 px, 0..255.
+    """Generated images [N,C,H,W] as the perceptual network expects them: cropped to the face, at most 256 px, 0..255.
 
     The crop is the original's for aligned faces: rows 3/8 to 7/8, columns 2/8 to 6/8.
     """

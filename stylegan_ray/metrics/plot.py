@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ DPI = 160
 LOG_RATIO = 10
 """Ratio of the largest to the smallest value from which the axis of values is logarithmic."""
 TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.titlelocation": "left",
     "axes.titleweight": "bold", "axes.titlesize": 11, "axes.labelcolor": "#444444", "axes.labelsize": 9.5,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "xtick.color": "#666666",

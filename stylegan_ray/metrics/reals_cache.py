@@ -1,4 +1,4 @@
-"""Features of real pictures, kept so that they are computed once for a data set and a detector."""
+"""Cache of features of reals, which are computed once for each data set and detector."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stylegan_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 VERSION = 1
-"""Raised when the choice or order of real pictures changes."""
+"""Increases when the choice or order of reals changes."""
 
 
 class RealsCache:
-    """Collected features by name, in memory and, where a folder is given, in storage."""
+    """Collected features by name, in memory and, with a folder, in storage."""
 
     def __init__(self, folder: Storage | None = None) -> None:
         self.folder = folder
@@ -30,11 +30,11 @@ class RealsCache:
 
     @classmethod
     def of_user(cls) -> RealsCache:
-        """The cache that the commands of a user share."""
+        """The cache that all commands of a user share."""
         return cls(Storage.at(user_folder()))
 
     def get(self, name: str, rows: bool, stats: bool) -> Collected | None:
-        """What is kept under the name, if it has what is needed."""
+        """The features of a name, None if there are none or they lack needed rows or statistics."""
         found = self._memory.get(name) or self._read(name)
         if found is None or (rows and not found.keeps_rows) or (stats and not found.makes_stats):
             return None
@@ -42,14 +42,14 @@ class RealsCache:
         return found
 
     def put(self, name: str, collected: Collected) -> None:
-        """Keeps collected features; a folder that cannot be written is only warned of."""
+        """Stores collected features; a folder that cannot be written causes a warning."""
         self._memory[name] = collected
         if self.folder is None:
             return
         try:
             self.folder.write(f"{name}.safetensors", save_arrays(_arrays(collected)))
         except OSError as error:
-            log.warning("features of real pictures are not kept: %s cannot be written (%s)", self.folder.root, error)
+            log.warning("features of reals are not cached: %s cannot be written (%s)", self.folder.root, error)
 
     def _read(self, name: str) -> Collected | None:
         if self.folder is None:
@@ -59,17 +59,17 @@ class RealsCache:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError) as error:
-            log.warning("features of real pictures in %s/%s cannot be read (%s)", self.folder.root, name, error)
+            log.warning("features of reals in %s/%s cannot be read (%s)", self.folder.root, name, error)
             return None
 
 
 def user_folder() -> str:
-    """Where the features are that the commands of a user share: beside that of prepared data."""
+    """The folder of features that all commands of a user share, beside prepared data."""
     return str(cache_folder() / "reals")
 
 
 def reals_name(dataset: Dataset, detector: Detector, count: int, mirror: bool) -> str:
-    """The name of features: by data set, detector with its weights and scaling, and count."""
+    """The name of features: data set, detector with its weights and scaling, count."""
     parts = [
         dataset.fingerprint[:16],
         detector.name,

@@ -1,4 +1,4 @@
-"""From blocks to numbers. Blocks are taken in their order, so the bits do not depend on who computed them, or when."""
+"""From blocks to values. Blocks are added in order, so the bits do not depend on where and when they are computed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stylegan_ray.metrics.statistics import FeatureStats
 
 
 class Collected:
-    """The first so many rows of something: one by one, as statistics in float64, or both."""
+    """The first `count` rows of an array: as rows, as statistics in float64, or both."""
 
     def __init__(self, count: int, keeps_rows: bool, makes_stats: bool) -> None:
         self.count, self.keeps_rows, self.makes_stats, self.num = count, keeps_rows, makes_stats, 0
@@ -26,7 +26,7 @@ class Collected:
         self._parts: list[np.ndarray] = []
 
     def add(self, rows: np.ndarray) -> None:
-        """Takes further rows, as long as some are wanted."""
+        """Adds rows until there are `count`."""
         rows = rows[: self.count - self.num]
         self.num += len(rows)
         if self.keeps_rows:
@@ -41,7 +41,7 @@ class Collected:
 
     @classmethod
     def restored(cls, num: int, rows: np.ndarray | None, stats: FeatureStats | None) -> Collected:
-        """What was collected before and kept."""
+        """Rows or statistics that were collected before."""
         collected = cls(num, rows is not None, stats is not None)
         collected.num, collected.stats = num, stats
         collected._parts = [] if rows is None else [rows]
@@ -49,29 +49,29 @@ class Collected:
 
 
 class InOrder:
-    """Hands blocks on in their order; those that come early wait."""
+    """Passes blocks on in order; early ones wait."""
 
-    def __init__(self, take: Callable[[Result], None]) -> None:
-        self._take, self._next = take, 0
+    def __init__(self, add: Callable[[Result], None]) -> None:
+        self._add, self._next = add, 0
         self._waiting: dict[int, Result] = {}
 
     def add(self, block: int, result: Result) -> None:
         self._waiting[block] = result
         while self._next in self._waiting:
-            self._take(self._waiting.pop(self._next))
+            self._add(self._waiting.pop(self._next))
             self._next += 1
 
     def is_waiting(self) -> bool:
-        """Whether a block is missing before others."""
+        """Whether blocks wait for a missing one."""
         return bool(self._waiting)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number that a metric gave."""
+    """A value of a metric."""
 
     metric: str
-    """Name of the metric, with a suffix where it gives two numbers."""
+    """Name of the metric, with a suffix if it has two values."""
     spec: MetricSpec
     value: float
     num_gen: int
@@ -85,7 +85,7 @@ class Reduction:
     def __init__(
         self, plan: Plan, real_counts: Mapping[str, int], known_reals: Mapping[tuple[str, int], Collected] | None = None
     ) -> None:
-        """`real_counts`: real pictures per metric; `known_reals`: what is there already, by (array, count)."""
+        """`real_counts`: reals per metric; `known_reals`: features computed before, by (array, count)."""
         self.plan, self.real_counts = plan, real_counts
         needs_reals = [spec for spec in plan.specs if spec.needs_reals]
         self.known_reals = dict(known_reals or {})
@@ -100,13 +100,13 @@ class Reduction:
         self._orders: dict[tuple[str, str], InOrder] = {}
 
     def add(self, task: Task, result: Result) -> None:
-        """Takes a block; in any order, each once."""
-        takers = {"real": self._take_reals, "fake": self._take_fakes}
-        order = InOrder(takers.get(task.kind, partial(self._take_own, task.of)))
+        """Adds a block; in any order, each once."""
+        adders = {"real": self._add_reals, "fake": self._add_fakes}
+        order = InOrder(adders.get(task.kind, partial(self._add_own, task.of)))
         self._orders.setdefault((task.kind, task.of), order).add(task.block, result)
 
     def missing_reals(self) -> dict[str, int]:
-        """How many real pictures each detector must still look at."""
+        """Number of reals that each detector has yet to see."""
         most: dict[str, int] = {}
         for array, count in self.new_reals:
             detector = array.partition("/")[2]
@@ -114,22 +114,22 @@ class Reduction:
         return most
 
     def values(self) -> list[Value]:
-        """The numbers, once every block is there."""
+        """The values, once every block has been added."""
         generated = [*self.fakes.values(), *(c for arrays in self.own.values() for c in arrays.values())]
         assert all(c.num == c.count for c in generated) and not any(o.is_waiting() for o in self._orders.values())
         compute = {"fid": self._fid, "kid": self._kid, "is": self._is, "pr": self._pr, "ppl": self._ppl, "ls": self._ls}
         return [value for spec in self.plan.specs for value in compute[spec.kind](spec)]
 
-    def _take_reals(self, result: Result) -> None:
+    def _add_reals(self, result: Result) -> None:
         for (array, _), collected in self.new_reals.items():
             if array in result:
                 collected.add(result[array])
 
-    def _take_fakes(self, result: Result) -> None:
+    def _add_fakes(self, result: Result) -> None:
         for (array, _), collected in self.fakes.items():
             collected.add(result[array])
 
-    def _take_own(self, metric: str, result: Result) -> None:
+    def _add_own(self, metric: str, result: Result) -> None:
         for name, array in result.items():
             count = next(spec.num_gen for spec in self.plan.specs if spec.name == metric)
             self.own[metric].setdefault(name, Collected(count, keeps_rows=True, makes_stats=False)).add(array)
@@ -182,12 +182,12 @@ class Reduction:
 
 
 def _array_of(spec: MetricSpec) -> str:
-    """The array of a block that a metric looks at."""
+    """The array of a block that a metric uses."""
     return f"{'logits' if spec.kind == 'is' else 'features'}/{spec.detector}"
 
 
 def _collectors(specs: Sequence[MetricSpec], count: Callable[[MetricSpec], int]) -> dict[tuple[str, int], Collected]:
-    """A collector for each (array, count); metrics that look at the same share it."""
+    """A collector for each (array, count), shared by all metrics that use it."""
     keys = dict.fromkeys((_array_of(spec), count(spec)) for spec in specs)
     users = {key: [spec for spec in specs if (_array_of(spec), count(spec)) == key] for key in keys}
     return {

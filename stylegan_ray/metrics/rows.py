@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl: a number with all that one must know to compare it, and the comparison."""
+"""Rows of metrics: values with everything that decides whether they are comparable; and their comparison."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MUST_AGREE = (
     "metric", "num_gen", "num_real", "detector", "detector_sha256", "resize", "data", "mirror", "dialect",
     "psi", "cutoff", "noise",
 )  # fmt: skip
-"""Keys in which rows must agree to be comparable. The seed may differ: that is what the spread is about."""
+"""Keys in which comparable rows agree. Seeds may differ: the spread is the variation over seeds."""
 
 
-class UnlikeRows(ValueError):  # noqa: N818 (it names what was found, and the command says no)
-    """Rows that must not be compared; the message says in what they differ."""
+class IncomparableRows(ValueError):  # noqa: N818 (it names a state)
+    """Rows that are not comparable; the message names the keys that differ."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def in_spreads(self) -> float | None:
-        """The difference in units of the spread over repeats, where both rows have one."""
+        """The difference in units of the spread over repeats; None unless both rows have one."""
         spreads = [row["spread"] for row in (self.a, self.b) if row.get("spread")]
         return self.difference / math.hypot(*spreads) if len(spreads) == 2 else None
 
@@ -55,24 +55,24 @@ class Comparison:
 def value_row(
     value: Value, plan: Plan, detector: Detector, dataset: Dataset | None, provenance: Mapping[str, Any], seconds: float
 ) -> Row:
-    """The row of a number; `provenance` says where the networks come from (kimg, checkpoint, total_sec, ...)."""
+    """The row of a value; `provenance` describes the networks (kimg, checkpoint, total_sec, ...)."""
     return {
         "metric": value.metric, "value": value.value, "spread": value.spread,
         "num_gen": value.num_gen, "num_real": value.num_real, "seed": plan.seed,
         "detector": detector.name, "detector_sha256": detector.sha256, "resize": detector.resize,
         "data": getattr(dataset, "fingerprint", None), "data_path": getattr(dataset, "path", None),
         "mirror": plan.mirror, "dialect": plan.dialect, "psi": plan.psi, "cutoff": plan.cutoff, "noise": plan.noise,
-        **_circumstances(provenance, seconds),
+        **_environment(provenance, seconds),
     }  # fmt: skip
 
 
 def unavailable_row(spec: MetricSpec, reason: str, provenance: Mapping[str, Any]) -> Row:
-    """The row of a metric that could not be taken: no value, and the command that would make it available."""
-    return {"metric": spec.name, "value": None, "unavailable": reason, **_circumstances(provenance, 0.0)}
+    """The row of a metric that cannot be computed: no value, and the reason with a way out."""
+    return {"metric": spec.name, "value": None, "unavailable": reason, **_environment(provenance, 0.0)}
 
 
 def summary_rows(repeats: Sequence[Sequence[Row]]) -> list[Row]:
-    """One row per metric over repeats with different seeds: mean, and standard deviation of a single repeat."""
+    """One row per metric over repeats with different seeds: mean, and standard deviation of one repeat."""
     summaries = []
     for rows in zip(*repeats, strict=True):
         values = [row["value"] for row in rows]
@@ -90,12 +90,12 @@ def summary_rows(repeats: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
-    """The last row of each metric on both sides, side by side; raises UnlikeRows when any must not be compared."""
+    """Pairs of the last rows of each metric in A and B; raises IncomparableRows if any pair is not comparable."""
     last_a, last_b = _last(rows_a), _last(rows_b)
     shared = [metric for metric in last_a if metric in last_b]
     if not shared:
         sides = [", ".join(last) or "none" for last in (last_a, last_b)]
-        raise UnlikeRows(f"no metric on both sides: A has {sides[0]}; B has {sides[1]}")
+        raise IncomparableRows(f"A and B have no metric in common: A has {sides[0]}; B has {sides[1]}")
     unlike = [
         f"{metric}: {key} is {last_a[metric].get(key)} in A and {last_b[metric].get(key)} in B"
         for metric in shared
@@ -103,16 +103,16 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
         if last_a[metric].get(key) != last_b[metric].get(key)
     ]
     if unlike:
-        raise UnlikeRows("these rows must not be compared:\n" + "\n".join(unlike))
+        raise IncomparableRows("these rows are not comparable:\n" + "\n".join(unlike))
     return [Comparison(metric, last_a[metric], last_b[metric]) for metric in shared]
 
 
 def _last(rows: Iterable[Row]) -> dict[str, Row]:
-    """The last row of each metric that has a value; a summary over repeats stands for them."""
+    """The last row with a value of each metric: after repeats, their summary."""
     return {row["metric"]: row for row in rows if row.get("value") is not None}
 
 
-def _circumstances(provenance: Mapping[str, Any], seconds: float) -> Row:
+def _environment(provenance: Mapping[str, Any], seconds: float) -> Row:
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     versions = {
         "stylegan_ray": metadata.version("stylegan-ray"),

@@ -1,4 +1,4 @@
-"""Linear separability: how well a plane in latent space predicts an attribute of the pictures."""
+"""Linear separability: how well a plane in latent space predicts an attribute of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def entropy(joint: Array) -> float:
 
 
 def conditional_entropy(joint: Array) -> float:
-    """H(Y|X) in bits of a table [X,Y]: what remains to be known of the column when the row is known."""
+    """H(Y|X) in bits of a table [X,Y]: the uncertainty of the column given the row."""
     return max(entropy(joint) - entropy(np.asarray(joint, dtype=np.float64).sum(axis=1)), 0.0)
 
 
@@ -30,7 +30,7 @@ def mutual_information(joint: Array) -> float:
 def linear_separability(latents: Array, logits: Array, keep: float = 0.5) -> float:
     """2 to the sum over attributes of H(class | side of the plane) (Karras et al. 2019, sec. 4.2).
 
-    `latents` [N,L] and the classifiers' logits [N,A], positive for "has it"; the least certain pictures are left out.
+    `latents` [N,L] and the classifiers' logits [N,A], positive with the attribute; uncertain images are left out.
     """
     points = as_numpy(latents, "latents").astype(np.float64)
     columns = as_numpy(logits, "logits").astype(np.float64).T
@@ -54,7 +54,7 @@ class Plane:
         self.normal, self.offset = normal, offset
 
     def sides(self, points: np.ndarray) -> np.ndarray:
-        """Whether each point [N,L] lies on the positive side."""
+        """Whether each point [N,L] is on the positive side."""
         return points @ self.normal + self.offset > 0
 
 
@@ -78,7 +78,7 @@ def separating_plane(points: np.ndarray, classes: Sequence[bool] | np.ndarray, c
 
 
 def _damping(inputs: np.ndarray, signs: np.ndarray, weights: np.ndarray, step: np.ndarray, cost: float) -> float:
-    """The largest halving of the Newton step that does not raise the objective."""
+    """The largest power of 1/2 with which the Newton step does not increase the objective."""
 
     def objective(w: np.ndarray) -> float:
         return w @ w / 2 + cost * np.square(np.maximum(1 - signs * (inputs @ w), 0)).sum()

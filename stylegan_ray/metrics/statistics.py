@@ -17,14 +17,14 @@ def as_numpy(array: Array, name: str = "features") -> np.ndarray:
     """The array as numpy [N,F]; raises ValueError on another number of dimensions or on values that are not finite."""
     values = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
     if values.ndim != 2:
-        raise ValueError(f"{name} must be an array [N,F], one row per picture, but its shape is {list(values.shape)}")
+        raise ValueError(f"{name} must be an array [N,F], one row per image, but its shape is {list(values.shape)}")
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} hold values that are not finite; look for them in the pictures or the detector")
+        raise ValueError(f"{name} hold values that are not finite; check the images and the detector")
     return values
 
 
 class FeatureStats:
-    """Number, mean [F] and scatter [F,F] of features. The same batches in the same order give the same bits."""
+    """Number, mean [F] and scatter [F,F] of features; equal batches in equal order give equal bits."""
 
     def __init__(self, num_features: int) -> None:
         self.num = 0
@@ -48,7 +48,7 @@ class FeatureStats:
             self._add(len(rows), mean, centered.T @ centered)
 
     def merge(self, other: FeatureStats) -> None:
-        """Adds everything the other has seen."""
+        """Adds the rows of other statistics."""
         if other.num:
             self._add(other.num, other._mean, other._scatter)
 
@@ -60,16 +60,16 @@ class FeatureStats:
         """Covariance [F,F]: divided by N-1 as in the original, or by N as in StyleGAN2-ADA."""
         degrees = self.num - 1 if dialect == "original" else self.num
         if degrees < 1:
-            raise ValueError(f"a covariance needs at least 2 pictures, but there are {self.num}")
+            raise ValueError(f"a covariance needs at least 2 images, but there are {self.num}")
         return self._scatter / degrees
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything as arrays, to be stored."""
+        """The statistics as arrays, for storage."""
         return {"num": np.array(self.num), "mean": self._mean, "scatter": self._scatter}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> FeatureStats:
-        """The statistics that `arrays` gave."""
+        """Statistics from the result of `arrays`."""
         stats = cls(len(arrays["mean"]))
         stats.num, stats._mean, stats._scatter = int(arrays["num"]), arrays["mean"], arrays["scatter"]
         return stats

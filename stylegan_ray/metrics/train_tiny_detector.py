@@ -1,7 +1,7 @@
 """Trains the shipped detector on OpenMoji: `python -m stylegan_ray.metrics.train_tiny_detector`.
 
-It learns the class of a picture, its colours on a coarse grid, and which degradations it went through and how
-strongly. So its features see both what a picture shows and what is wrong with it. About 8 minutes on one CPU core.
+It learns the class of an image, its colours on a coarse grid, and the kind and strength of degradations, so that its
+features represent both content and quality. Training takes about 8 minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from stylegan_ray.metrics.tiny_detector import (
 THUMBNAIL = 6
 LOSSES = ("class", "strength", "thumbnail")
 LOSS_WEIGHTS = (0.7, 30.0, 1.5)
-VARIANCE = 100.0  # total variance of the features of the training pictures: gives the distances a readable scale
+VARIANCE = 100.0  # total variance of the features of training images, for a readable scale of distances
 
 
 class Student(nn.Module):
-    """The detector while it learns, with the heads that are thrown away."""
+    """The detector in training, with heads that are discarded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Student(nn.Module):
 
 
 def folded(learnt: TinyDetector) -> TinyDetector:
-    """A detector without batch normalisation that computes the same."""
+    """An equal detector without batch normalisation."""
     detector = TinyDetector()
     detector.load_state_dict(learnt.state_dict(), strict=False)
     fused = (fuse_conv_bn_eval(*pair) for pair in zip(learnt.eval().convs, learnt.norms, strict=True))  # type: ignore[arg-type]
@@ -59,14 +59,14 @@ def folded(learnt: TinyDetector) -> TinyDetector:
     return detector.eval().requires_grad_(False)
 
 
-def lessons(
+def degraded_batches(
     images: Tensor, labels: Tensor, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Batches (inputs, labels, strengths, thumbnails) of degraded pictures."""
+    """Batches (inputs, labels, strengths, thumbnails) of degraded images."""
     for _ in range(num_steps):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
         clean = images[chosen].float().div(255)
-        if torch.rand((), generator=generator) < 0.5:  # pictures of smaller sets are scaled up to the input size
+        if torch.rand((), generator=generator) < 0.5:  # as data sets of lower resolution are upsampled
             size = int(torch.randint(24, 56, (), generator=generator))
             clean = F.interpolate(clean, (size, size), mode="bilinear", antialias=True)
         mirrored = torch.rand(batch_size, generator=generator) < 0.5
@@ -76,7 +76,7 @@ def lessons(
         yield inputs, labels[chosen], strengths, F.adaptive_avg_pool2d(inputs, THUMBNAIL).flatten(1)
 
 
-def lesson_losses(
+def losses_of(
     student: Student, rarity: Tensor, inputs: Tensor, labels: Tensor, strengths: Tensor, thumbnails: Tensor
 ) -> Tensor:
     """The three losses [3] of a batch."""
@@ -89,7 +89,7 @@ def lesson_losses(
 
 
 def train(images: Tensor, labels: Tensor, num_steps: int, batch_size: int, seed: int) -> TinyDetector:
-    """The detector that has learnt from pictures uint8 [N,3,64,64] of classes [N]."""
+    """A detector trained on images uint8 [N,3,64,64] of classes [N]."""
     torch.manual_seed(seed)
     student = Student().train()
     optimizer = torch.optim.AdamW(student.parameters(), weight_decay=1e-2)
@@ -99,29 +99,24 @@ def train(images: Tensor, labels: Tensor, num_steps: int, batch_size: int, seed:
     rarity = (frequency.float().mean() / frequency).sqrt()
     start, means = time.monotonic(), torch.zeros(3)
     for step, (inputs, classes, strengths, thumbnails) in enumerate(
-        lessons(images, labels, batch_size, num_steps, generator)
+        degraded_batches(images, labels, batch_size, num_steps, generator)
     ):
-        guesses = student(inputs)
-        losses = torch.stack([
-            F.cross_entropy(guesses[0], classes, weight=rarity, label_smoothing=0.1),
-            F.mse_loss(guesses[1], strengths.sqrt()),
-            F.mse_loss(guesses[2], thumbnails),
-        ])  # fmt: skip
+        losses = losses_of(student, rarity, inputs, classes, strengths, thumbnails)
         optimizer.zero_grad()
         (losses * torch.tensor(LOSS_WEIGHTS)).sum().backward()
         optimizer.step()
         schedule.step()
         means = means.lerp(losses.detach(), 0.02 if step else 1.0)
         if step % 100 == 99:
-            told = ", ".join(
+            means_by_name = ", ".join(
                 f"{name} {value:.3f}" for name, value in zip(("class", "strength", "thumbnail"), means, strict=True)
             )
-            print(f"step {step + 1}/{num_steps}: {told}, {time.monotonic() - start:.0f} s", flush=True)
+            print(f"step {step + 1}/{num_steps}: {means_by_name}, {time.monotonic() - start:.0f} s", flush=True)
     return scaled(folded(student.detector), images)
 
 
 def scaled(detector: TinyDetector, images: Tensor) -> TinyDetector:
-    """The detector with features of mean 0 and total variance 100 on these pictures, and the same logits."""
+    """The detector with features of mean 0 and total variance VARIANCE on these images, and equal logits."""
     features = torch.cat([detector(part)[0] for part in images.split(64)])
     mean, factor = features.mean(dim=0), (VARIANCE / features.var(dim=0).sum()).sqrt()
     detector.classes.bias.data.add_(detector.classes.weight @ mean)
@@ -133,13 +128,13 @@ def scaled(detector: TinyDetector, images: Tensor) -> TinyDetector:
 
 
 def accuracy(detector: TinyDetector, images: Tensor, labels: Tensor) -> float:
-    """Share of pictures whose class the detector names."""
+    """Share of images whose class is predicted."""
     guesses = torch.cat([detector(part)[1].argmax(dim=1) for part in images.split(64)])
     return float((guesses == labels).float().mean())
 
 
 def openmoji() -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N,3,64,64] and classes [N] of the built-in set."""
+    """Images uint8 [N,3,64,64] and classes [N] of the built-in data set."""
     from stylegan_ray.config import DataConfig
     from stylegan_ray.data import open_dataset
 
@@ -160,11 +155,11 @@ def main() -> None:
     held_out = torch.arange(len(images)) % 10 == 0
     detector = train(images[~held_out], labels[~held_out], args.steps, args.batch_size, args.seed)
     state = {name: tensor.half().contiguous() for name, tensor in detector.state_dict().items()}
-    content = save_safetensors(state, metadata={"trained_on": f"{len(images)} pictures of OpenMoji"})
+    content = save_safetensors(state, metadata={"trained_on": f"{len(images)} images of OpenMoji"})
     args.output.write_bytes(content)
     share = accuracy(load_tiny_detector(content), images[held_out], labels[held_out])
     print(f"{args.output}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
-    print(f"names the class of {share:.0%} of {int(held_out.sum())} held-out pictures")
+    print(f"predicts the class of {share:.0%} of {int(held_out.sum())} held-out images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""VGG16: features of precision and recall, and with LPIPS weights those of path lengths."""
+"""VGG16: features for precision and recall, and with LPIPS weights for path lengths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stylegan_ray.metrics.inception_v3 import resized_like_tensorflow
 
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 def vgg_layers() -> nn.Sequential:
@@ -24,7 +24,7 @@ def vgg_layers() -> nn.Sequential:
 
 
 class VGG16(nn.Module):
-    """Configuration D of Simonyan and Zisserman 2015 up to its second dense layer; named as torchvision names it."""
+    """Configuration D of Simonyan and Zisserman 2015 up to its second dense layer; tensors have torchvision's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class VGG16(nn.Module):
         self.classifier = nn.Sequential(*dense)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        """Activations [N,4096] of the second dense layer for pictures in 0..255."""
+        """Activations [N,4096] of the second dense layer for images in 0..255."""
         x = self.features(_normalized(resized_like_tensorflow(images.float(), 224)))
         return self.classifier(x.flatten(1)), None
 
@@ -47,7 +47,7 @@ class PerceptualVGG16(nn.Module):
         self.weights = nn.ParameterList(torch.ones(block[-1]) for block in WIDTHS)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        """Features [N,F] of pictures in 0..255 as they are; F depends on their size."""
+        """Features [N,F] of images in 0..255, without resizing; F depends on their size."""
         x, parts = _normalized(images.float()), []
         for layer in self.layers:
             if isinstance(layer, nn.MaxPool2d):
@@ -62,7 +62,7 @@ class PerceptualVGG16(nn.Module):
 
 
 def perceptual_from(backbone: dict[str, Tensor], heads: dict[str, Tensor]) -> PerceptualVGG16:
-    """LPIPS of torchvision's VGG16 weights and the linear weights of its authors (lin0.model.1.weight, ...)."""
+    """LPIPS from torchvision's VGG16 weights and its authors' linear weights (lin0.model.1.weight, ...)."""
     network = PerceptualVGG16()
     network.layers.load_state_dict({k.removeprefix("features."): v for k, v in backbone.items() if k[0] == "f"})
     for block, weights in enumerate(network.weights):

@@ -21,6 +21,8 @@ from stylegan_ray.cluster import decode_tasks, reals  # noqa: E402
 from stylegan_ray.cluster.decode_tasks import (  # noqa: E402
     DecodeDatasource,
     MicroBatchPlan,
+    Pace,
+    Task,
     decode,
     from_block,
     positions_of,
@@ -66,7 +68,7 @@ def line(start=0, count=2, micro_batches=2, minibatches=2):
 
 
 def stream(source, *, chunks_ahead=4, start=0):
-    return reals.RealsStream(source, line(start), 2 * chunks_ahead)
+    return reals.RealsStream(source, line(start), 16, 2 * chunks_ahead)
 
 
 def positions(micro_batches) -> list[int]:
@@ -108,12 +110,22 @@ def fault_lines(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("fault: ")]
 
 
+@pytest.fixture
+def short_executions(monkeypatch):
+    """Executions of 5 chunks and more in tasks of 3 or fewer, so that a test passes many seams."""
+    monkeypatch.setattr(reals, "MAX_CHUNKS_PER_TASK", 3)
+    monkeypatch.setattr(reals, "FIRST_CHUNKS", 5)
+    monkeypatch.setattr(reals, "MAX_CHUNKS", 7)
+
+
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.usefixtures("ray_local")
-def test_block_holds_images_and_labels(level, tmp_path):
+def test_block_holds_images_and_labels(level):
     chunk = ((MicroBatchPlan(5, 2, level), MicroBatchPlan(9, 2, level)), (MicroBatchPlan(20, 3, level),))
-    ((start, attempt, images, labels),) = map(from_block, decode(ray.put(Numbers()), [chunk], tmp_path / "starts", 3))
-    assert (start, attempt) == (5, 1) and not (tmp_path / "starts").exists()
+    pace = Pace(chunks_ahead=2)
+    ((start, attempt, images, labels),) = map(from_block, decode(ray.put(Numbers()), Task(0, [chunk]), pace, 3))
+    pace.close()
+    assert (start, attempt) == (5, 1)
     assert positions_of(chunk).tolist() == [5, 6, 9, 10, 20, 21, 22]
     assert images.shape == (7, 1, 4 >> level, 4 >> level) and labels[:, 0].tolist() == [5, 6, 9, 10, 20, 21, 22]
     first, second = reals.minibatches_of(chunk, images, labels)
@@ -144,7 +156,7 @@ def test_large_groups_are_decoded_minibatch_by_minibatch():
     assert reals.split_if_large(reduced, 3 << 19) == [reduced]
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "short_executions")
 @pytest.mark.parametrize("chunks_ahead", [1, 3, 9])
 def test_streams_are_exact_and_in_order(chunks_ahead):
     with stream(Numbers(), chunks_ahead=chunks_ahead) as one, stream(Numbers(), start=1000) as two:
@@ -164,7 +176,7 @@ def test_stream_runs_where_workers_hold_all_cpus():
     ray.kill(worker)
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_local", "short_executions")
 def test_stream_of_a_configuration_equals_its_source_over_many_passes(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(7):
@@ -191,7 +203,7 @@ def test_decoding_stops_and_sleeps_while_nobody_reads(tmp_path):
     log = tmp_path / "decoded"
     with stream(Numbers(log), chunks_ahead=8) as reals_stream:
         pids = {decoder(next(reals_stream)) for _ in range(16)}  # eight chunks
-        wait_until(lambda: len(decoded(log)) >= 8 + 2)
+        wait_until(lambda: len(decoded(log)) >= 8 + 8)
         time.sleep(0.5)
         num_decoded = len(decoded(log))
         threads = [f"/proc/self/task/{thread.native_id}/stat" for thread in stream_threads()]
@@ -253,8 +265,9 @@ def test_image_that_crashes_the_decoder_ends_the_stream(monkeypatch):
 def test_source_is_not_pickled_into_tasks():
     big = Numbers()
     big.names = [f"image {i}" for i in range(100_000)]
-    chunks = list(itertools.islice(line(), 64))
-    (task,) = DecodeDatasource(ray.put(big), chunks).get_read_tasks(1)
+    chunks, pace = list(itertools.islice(line(), 64)), Pace(chunks_ahead=2)
+    pace.close()
+    (task,) = DecodeDatasource(ray.put(big), [Task(0, chunks)], pace).get_read_tasks(1)
     read = task.read_fn
     assert len(pickle.dumps(read.args[1:])) < 10_000 and isinstance(read.args[0], ray.ObjectRef)
 

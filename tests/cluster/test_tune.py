@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from support.jobs import Job, small_model
 
+from stylegan_ray.cluster.tune.trials import Trial, read_trials
+from stylegan_ray.storage import Storage
+
 pytestmark = pytest.mark.cluster
 SPACE = """
 loss.r1_gamma: {loguniform: [0.1, 100]}
@@ -26,7 +29,7 @@ COMMON = [
 
 
 class Sweep:
-    """A storage with one sweep in it."""
+    """A storage with one sweep."""
 
     def __init__(self, folder: Path, *options: str, space: str = SPACE) -> None:
         self.folder, self.options, self.num_jobs = folder, options, 0
@@ -44,11 +47,11 @@ class Sweep:
         assert job.wait(420) == status, job.text()
         return job.text()
 
-    def events(self, kind: str | None = None) -> list[dict]:
-        path = self.path / "journal.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        events = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        return [event for event in events if kind in (None, event["event"])]
+    def trials(self) -> dict[int, Trial]:
+        return read_trials(Storage.at(self.path / "trials"), "Loss/scores/real")
+
+    def num_rows(self) -> int:
+        return sum(len(trial.rows) for trial in self.trials().values())
 
     def rows(self) -> list[dict]:
         """trials.csv without wall times."""
@@ -69,25 +72,20 @@ def test_one_at_a_time_a_killed_asha_sweep_equals_the_whole_one(pictures, tmp_pa
     killed = Sweep(tmp_path / "killed", *ASHA, "--concurrent", "1")
     for least in (4, 9):
         job = killed.start(pictures)
-        job.wait_for(lambda least=least: len(killed.events("result")) >= least)
+        job.wait_for(lambda least=least: killed.num_rows() >= least)
         job.kill()
     killed.run(pictures)
     assert killed.rows() == whole.rows()
-    keys = ("trial", "kimg", "value", "decision")
-    told = [[{key: event.get(key) for key in keys} for event in sweep.events("result")] for sweep in (killed, whole)]
-    assert told[0] == told[1]
 
 
-def test_with_two_at_once_no_decision_is_lost_and_disk_and_places_are_freed(pictures, tmp_path):
+def test_with_two_at_once_no_end_is_lost_and_disk_and_places_are_freed(pictures, tmp_path):
     sweep = Sweep(tmp_path, *ASHA, "--concurrent", "2")
     job = sweep.start(pictures)
-    job.wait_for(lambda: any(event["decision"] == "STOP" for event in sweep.events("result")))
+    job.wait_for(lambda: any(trial.state == "stopped" for trial in sweep.trials().values()))
     job.kill()
-    before = (sweep.path / "journal.jsonl").read_bytes().rpartition(b"\n")[0]
+    before = {n: trial.record for n, trial in sweep.trials().items() if trial.state != "open"}
     log = sweep.run(pictures)
-    assert (sweep.path / "journal.jsonl").read_bytes().startswith(before)
-    results = [(event["trial"], event["kimg"]) for event in sweep.events("result")]
-    assert len(results) == len(set(results))
+    assert {n: sweep.trials()[n].record for n in before} == before
     for row in sweep.rows():
         kept = os.listdir(sweep.path / "trials" / row["folder"] / "checkpoints")
         assert bool(kept) == (row["state"] == "finished"), row
@@ -102,16 +100,16 @@ def test_with_two_at_once_no_decision_is_lost_and_disk_and_places_are_freed(pict
 
 
 @pytest.mark.parametrize("victim", ["RayTrainWorker", "ResourceTrainable"])
-def test_a_killed_process_is_no_matter_and_a_diverged_trial_is_bad(pictures, tmp_path, victim):
-    """Trial 0 loses its worker, or what leads it, and goes on; no network survives trial 1's learning rate."""
+def test_a_trial_outlives_a_killed_process_and_a_diverged_trial_is_ranked_last(pictures, tmp_path, victim):
+    """Trial 0 loses a worker, or its actor, and continues; no network survives trial 1's learning rate."""
     space = "schedule.D_lrate: {grid: [0.002, 1.0e+30]}\nschedule.G_lrate: 0.002"
     options = ["--scheduler", "fifo", "--concurrent", "1", "--train.nonfinite_budget", "2"]
     calm, sweep = (Sweep(tmp_path / name, *options, space=space) for name in ("calm", "hurt"))
     job = sweep.start(pictures)
-    job.wait_for(lambda: len(sweep.events("result")) >= 2)
+    job.wait_for(lambda: sweep.num_rows() >= 2)
     os.kill(pid_of(victim, job.process.pid), signal.SIGKILL)
     assert job.wait(420) == 0, job.text()
-    assert victim != "RayTrainWorker" or "fault:" in job.text(), "the person at the sweep hears of it"
+    assert victim != "RayTrainWorker" or "fault:" in job.text(), "the console of the sweep shows it"
     rows = sweep.rows()
     assert [row["state"] for row in rows] == ["finished", "diverged"] and rows[1]["why"]
     calm.run(pictures)
@@ -144,37 +142,35 @@ def _is_below(pid: int, ancestor: int) -> bool:
     return False
 
 
-def test_a_population_goes_on_from_an_exact_copy_of_the_better_state(pictures, tmp_path):
+def test_a_population_continues_from_an_exact_copy_of_the_better_state(pictures, tmp_path):
     options = ["--scheduler", "pbt", "--samples", "4", "--concurrent", "2", "--perturb-kimg", "0.1"]
     sweep = Sweep(tmp_path, *options, "--cluster.keep_checkpoints", "1")
     job = sweep.start(pictures)
-    job.wait_for(lambda: sweep.events("exploit"))
-    exploit = sweep.events("exploit")[0]
+    job.wait_for(lambda: any(trial.record.copies for trial in sweep.trials().values()), 240)
+    record = next(trial.record for trial in sweep.trials().values() if trial.record.copies)
     job.kill()
-    copied = sweep.path / "trials" / f"trial-{exploit['trial']:03d}-g1" / "checkpoints" / exploit["checkpoint"]
-    assert (copied / "COMPLETE").exists()
-    sums = json.loads((copied / "COMPLETE").read_text())["files"]["state.safetensors"]
-    donor = sweep.path / "trials" / exploit["from"] / "checkpoints" / exploit["checkpoint"] / "COMPLETE"
-    if donor.exists():  # else the donor has gone on and deleted it, which the copy does not mind
-        assert json.loads(donor.read_text())["files"]["state.safetensors"] == sums
+    (copy,) = record.copies
+    copied = sweep.path / "trials" / record.name / "checkpoints" / copy.checkpoint / "COMPLETE"
+    if copied.exists():  # else the run has gone on and deleted it
+        assert json.loads(copied.read_text())["files"]["state.safetensors"]["sha256"] == copy.sha256
     sweep.run(pictures)
-    assert sweep.events("exploit")[0] == exploit
-    log = (sweep.path / "trials" / f"trial-{exploit['trial']:03d}-g1" / "log.txt").read_text()
-    assert f"continuing at {exploit['kimg']:g} kimg from {exploit['checkpoint']}" in log
+    assert sweep.trials()[record.number].record.copies[0] == copy
+    log = (sweep.path / "trials" / record.name / "log.txt").read_text()
+    assert f"continuing at {copy.kimg:g} kimg from {copy.checkpoint}" in log
     rows = sweep.rows()
     assert len(rows) == 4 and all(row["state"] == "finished" for row in rows)
-    assert int(rows[exploit["trial"]]["generation"]) >= 1
+    assert int(rows[record.number]["generation"]) >= 1
 
 
-def test_asked_to_stop_the_trials_save_and_the_same_command_goes_on(pictures, tmp_path):
+def test_asked_to_stop_the_trials_save_and_the_same_command_continues(pictures, tmp_path):
     sweep = Sweep(tmp_path, *ASHA, "--concurrent", "2")
     job = sweep.start(pictures)
-    job.wait_for(lambda: len(sweep.events("result")) >= 2)
+    job.wait_for(lambda: sweep.num_rows() >= 2)
     os.kill(driver_pid(job.process.pid), signal.SIGINT)
     assert job.wait(120) == 130, job.text()
-    assert "the same command goes on" in job.text()
-    assert not sweep.events("end") or len(sweep.events("end")) < 5
-    assert "goes on at" in sweep.run(pictures) and len(sweep.rows()) == 5
+    assert "the same command continues" in job.text()
+    assert any(trial.state == "open" for trial in sweep.trials().values()) or len(sweep.trials()) < 5
+    assert "continues at" in sweep.run(pictures) and len(sweep.rows()) == 5
 
 
 def driver_pid(ancestor: int) -> int:
@@ -187,7 +183,7 @@ def driver_pid(ancestor: int) -> int:
     raise AssertionError("the command is gone")
 
 
-def test_a_sweep_takes_a_metric_from_all_workers_of_a_trial(pictures, tmp_path):
+def test_a_sweep_computes_a_metric_on_all_workers_of_a_trial(pictures, tmp_path):
     options = ["--samples", "2", "--scheduler", "fifo", "--concurrent", "1", "--cluster.num_workers", "2"]
     sweep = Sweep(tmp_path, *options, "--objective", "fid20_tiny", "--every", "2", "--train.total_kimg", "0.2")
     sweep.run(pictures)

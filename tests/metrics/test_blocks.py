@@ -1,10 +1,11 @@
-"""What one task computes."""
+"""Blocks: the work of one task."""
 
 import numpy as np
 import pytest
 import torch
 
-from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, pictures_at_once, read_reals
+from stylegan_ray.metrics import blocks
+from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, images_at_once, read_reals
 from stylegan_ray.metrics.names import parse_metrics
 
 
@@ -21,7 +22,7 @@ def worker(painted, data, colour_detector):
     return make
 
 
-def test_every_real_picture_is_read_once(data, pictures):
+def test_every_real_is_read_once(data, pictures):
     read = torch.cat([read_reals(data, block, mirror=False) for block in range(2)])
     assert read.shape == (100, 3, 16, 16)
     assert {p.tobytes() for p in read.numpy()} == {p.transpose(2, 0, 1).tobytes() for p in pictures}
@@ -41,7 +42,7 @@ def test_mirrored_reals_come_beside_the_plain_ones(data):
     assert len(both) == 200
 
 
-def test_bad_pictures_are_left_out(data):
+def test_bad_images_are_left_out(data):
     data.bad[int(data.rows[7])] = "torn"
     assert sum(len(read_reals(data, block, mirror=False)) for block in range(2)) == 99
 
@@ -58,15 +59,15 @@ def test_a_block_depends_on_its_number_and_seed_only(worker):
     assert not np.allclose(worker(seed=1).run(task)["features/tiny"], block)
 
 
-def test_smaller_batches_of_large_pictures_hold_the_same_pictures(worker, monkeypatch):
+def test_features_do_not_depend_on_the_batch_size(worker, monkeypatch):
     whole = worker().run(Task("fake", "", 0))["features/tiny"]
-    monkeypatch.setattr("stylegan_ray.metrics.blocks.pictures_at_once", lambda resolution: 10)
+    monkeypatch.setattr(blocks, "PIXELS_AT_ONCE", 10 * 16 * 16)
     np.testing.assert_allclose(worker().run(Task("fake", "", 0))["features/tiny"], whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("resolution", "num"), [((32, 32), 64), ((128, 128), 64), ((256, 256), 16), ((2048, 2048), 1)])
 def test_batches_shrink_with_resolution(resolution, num):
-    assert pictures_at_once(resolution) == num
+    assert images_at_once(resolution) == num
 
 
 def test_labels_are_those_of_the_data(worker, painted):

@@ -1,4 +1,4 @@
-"""The command that takes metrics and its sub-commands, in this process."""
+"""The evaluate command and its sub-commands, in this process."""
 
 import json
 
@@ -16,7 +16,7 @@ PICTURE_SIZE = 8
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with pictures beside it and two networks in it; returns the folder."""
+    """A run folder with two networks, and images beside it; returns the folder."""
     from PIL import Image
 
     source, folder = Pictures(), tmp_path / "runs" / "run"
@@ -33,7 +33,7 @@ def run(tmp_path):
     return folder
 
 
-def told(capsys, *words):
+def evaluated(capsys, *words):
     """Exit status of the evaluate command, and what it printed."""
     status = cli.run(cli.evaluate, [str(word) for word in words])
     out, err = capsys.readouterr()
@@ -44,44 +44,44 @@ def rows_in(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_rows_of_a_run_and_of_its_networks_meet_in_one_file(run, capsys):
+def test_rows_of_a_run_and_of_its_networks_are_in_one_file(run, capsys):
     first = run / "network-snapshot-000002.safetensors"
     names = ["--metrics", "fid100_tiny", "is64_tiny", "--num-tasks", "0"]
-    for what, blocks in ((first, "fake 3 / 3"), (run, "fake 2 / 2")):  # features of reals are taken once
-        status, text = told(capsys, what, *names)
+    for what, blocks in ((first, "fake 3 / 3"), (run, "fake 2 / 2")):  # features of reals are computed once
+        status, text = evaluated(capsys, what, *names)
         assert status == 0 and "100 generated, 12 real, tiny-openmoji" in text and blocks in text
     rows = rows_in(run / "evaluations.jsonl")
     assert [(row["metric"], row["kimg"]) for row in rows] == [
         ("fid100_tiny", 2), ("is64_tiny", 2), ("fid100_tiny", 4), ("is64_tiny", 4),
     ]  # fmt: skip
     assert rows[0]["checkpoint"] == str(first) and rows[2]["checkpoint"].endswith("network-final.safetensors")
-    status, text = told(capsys, "compare", first, run)
+    status, text = evaluated(capsys, "compare", first, run)
     assert status == 0 and f"{rows[2]['value'] - rows[0]['value']:+.4g}" in text
-    status, text = told(capsys, "plot", run)
+    status, text = evaluated(capsys, "plot", run)
     assert status == 0 and (run / "metrics.png").exists() and (run / "metrics.html").exists()
 
 
 def test_unlike_rows_are_refused_with_the_reason(run, capsys, tmp_path):
     other = tmp_path / "other.jsonl"
-    assert told(capsys, run, "--metrics", "fid100_tiny", "--num-tasks", "0")[0] == 0
+    assert evaluated(capsys, run, "--metrics", "fid100_tiny", "--num-tasks", "0")[0] == 0
     words = ["--metrics", "fid100_tiny", "--num-tasks", "0", "--trunc", "0.5", "--out", other]
-    assert told(capsys, run, *words)[0] == 0
-    status, text = told(capsys, "compare", run, other)
+    assert evaluated(capsys, run, *words)[0] == 0
+    status, text = evaluated(capsys, "compare", run, other)
     assert status == 2 and "fid100_tiny: psi is 1.0 in A and 0.5 in B" in text
 
 
-def test_repeats_are_told_by_mean_and_spread(run, capsys):
-    status, text = told(capsys, run, "--metrics", "fid64_tiny", "--num-tasks", "0", "--repeat", "3")
+def test_repeats_are_printed_as_mean_and_spread(run, capsys):
+    status, text = evaluated(capsys, run, "--metrics", "fid64_tiny", "--num-tasks", "0", "--repeat", "3")
     rows = rows_in(run / "evaluations.jsonl")
     assert status == 0 and len(rows) == 4 and f"{rows[3]['value']:.6g} +- {rows[3]['spread']:.2g}" in text
     assert text.count("fid64_tiny ") == 1 and "3 x 64 generated" in text
 
 
-def test_without_weights_the_others_are_taken_and_the_status_is_1(run, capsys):
-    status, text = told(capsys, run, "--metrics", "fid50k", "fid64_tiny", "--num-tasks", "0")
+def test_without_weights_the_other_metrics_are_computed_and_the_status_is_1(run, capsys):
+    status, text = evaluated(capsys, run, "--metrics", "fid50k", "fid64_tiny", "--num-tasks", "0")
     assert status == 1 and "fid50k                   unavailable" in text and "prefetch inception" in text
     assert [row["value"] is None for row in rows_in(run / "evaluations.jsonl")] == [False, True]
-    status, text = told(capsys, run, "--metrics", "fid50k", "--num-tasks", "0")
+    status, text = evaluated(capsys, run, "--metrics", "fid50k", "--num-tasks", "0")
     assert status == 1
 
 
@@ -92,16 +92,16 @@ def test_without_weights_the_others_are_taken_and_the_status_is_1(run, capsys):
         (["RUN"], "--metrics"),
         (["RUN", "--metrics", "fid5k_tyni"], "did you mean 'fid5k_tiny'"),
         (["RUN", "MISSING", "--metrics", "fid64_tiny", "--num-tasks", "0"], "missing"),
-        (["compare", "RUN", "RUN"], "no metric on both sides"),
+        (["compare", "RUN", "RUN"], "no metric in common"),
         (["compare", "RUN", "RUN/network-final.safetensors"], "there are no rows of metrics in"),
         (["plot"], "at least one RUN"),
         (["plot", "RUN"], "nothing to plot"),
         (["prefetch", "inceptoin"], "did you mean 'inception'"),
     ],
 )
-def test_wrong_usage_is_told_with_status_2(run, capsys, words, expected):
+def test_wrong_usage_has_status_2(run, capsys, words, expected):
     words = [word.replace("RUN", str(run)).replace("MISSING", str(run / "missing")) for word in words]
-    status, text = told(capsys, *words)
+    status, text = evaluated(capsys, *words)
     assert status == 2 and expected in text
 
 
@@ -111,8 +111,8 @@ def test_what_cannot_be_fetched_has_status_1(run, capsys, monkeypatch, tmp_path)
 
     file = WeightFile("toy.pth", (tmp_path / "toy.pth").as_uri())
     monkeypatch.setitem(detectors.RECIPES, "vgg16", Recipe("vgg16", (file,), "none", lambda files: None))
-    status, text = told(capsys, "prefetch", "vgg16", "--metrics.detector", tmp_path / "shared")
+    status, text = evaluated(capsys, "prefetch", "vgg16", "--metrics.detector", tmp_path / "shared")
     assert status == 1 and "cannot be fetched" in text
     (tmp_path / "toy.pth").write_bytes(b"weights")
-    status, text = told(capsys, "prefetch", "vgg16", "--metrics.detector", tmp_path / "shared")
+    status, text = evaluated(capsys, "prefetch", "vgg16", "--metrics.detector", tmp_path / "shared")
     assert status == 0 and (tmp_path / "shared" / "toy.pth").read_bytes() == b"weights"

@@ -47,7 +47,7 @@ def weights():
 
 @pytest.fixture
 def recipe(monkeypatch, tmp_path, weights):
-    """A detector `toy` of one small file, which stands ready to be fetched."""
+    """A detector `toy` of one small file, which is ready to be fetched."""
     source = tmp_path / "source.pth"
     source.write_bytes(weights)
     file = WeightFile("toy.pth", source.as_uri(), sha256(weights)[:8])
@@ -86,9 +86,9 @@ def test_fetched_weights_are_found(recipe, cache_folder):
 
 
 def test_weights_are_fetched_once(recipe, tmp_path):
-    told = []
-    prefetch(["toy"], str(tmp_path / "shared"), progress=lambda *now: told.append(now))
-    assert told[-1][0] == "toy.pth" and told[-1][1] == recipe.stat().st_size
+    calls = []
+    prefetch(["toy"], str(tmp_path / "shared"), progress=lambda *now: calls.append(now))
+    assert calls[-1][0] == "toy.pth" and calls[-1][1] == recipe.stat().st_size
     recipe.unlink()
     prefetch(["toy"], str(tmp_path / "shared"))
     assert load_detector("toy", str(tmp_path / "shared")).name == "toy"
@@ -124,7 +124,7 @@ def test_one_file_may_be_named_with_its_checksum(recipe, weights):
         load_detector("toy", f"{recipe}#sha256=0123")
 
 
-def test_weights_may_lie_at_a_url(recipe, weights, tmp_path):
+def test_weights_may_be_at_a_url(recipe, weights, tmp_path):
     (tmp_path / "toy.pth").write_bytes(weights)
     for address in (recipe.as_uri(), f"{recipe.as_uri()}#sha256={sha256(weights)}", tmp_path.as_uri()):
         assert load_detector("toy", address).sha256 == sha256(weights)
@@ -161,8 +161,8 @@ def test_weights_of_another_network_are_refused(recipe):
         load_detector("toy", str(recipe))
 
 
-def test_a_detector_of_two_files_wants_a_folder(recipe):
-    with pytest.raises(DetectorUnavailable, match=r"is made of vgg16-397923af.pth and weights-vgg16-lpips.pth"):
+def test_a_detector_of_two_files_needs_a_folder(recipe):
+    with pytest.raises(DetectorUnavailable, match=r"vgg16-397923af.pth and weights-vgg16-lpips.pth.*prefetch lpips"):
         load_detector("lpips", str(recipe))
 
 
@@ -225,6 +225,6 @@ def test_a_script_without_keywords_gives_features(tmp_path):
         load_detector("dinov2", str(path), trust_script=True)
 
 
-def test_grey_pictures_are_shown_in_three_channels(recipe):
+def test_grey_images_have_three_equal_channels(recipe):
     grey = load_detector("toy", str(recipe))(IMAGES[:, :1])[0]
     torch.testing.assert_close(grey / torch.tensor([1.0, 2.0, 3.0]), grey[:, :1].expand(-1, 3))

@@ -1,4 +1,4 @@
-"""Measuring a growing generator of non-square pictures."""
+"""Evaluation of a growing generator of non-square images."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from stylegan_ray.metrics.names import parse_metrics
 from stylegan_ray.networks import build_generator
 
 
-def test_features_and_paths_of_non_square_pictures_at_a_lod(data, colour_detector):
+def test_features_and_paths_of_non_square_images_at_a_lod(data, colour_detector):
     keys = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_max": 4}
     cfg = load_config("config-b", {f"model.{key}": value for key, value in keys.items()})
     torch.manual_seed(0)

@@ -48,6 +48,6 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
     np.testing.assert_array_equal(whole.realism, parts.realism)
 
 
-def test_too_few_pictures_are_refused():
-    with pytest.raises(ValueError, match="nhood_size=3 needs more than 3 pictures"):
+def test_too_few_images_are_refused():
+    with pytest.raises(ValueError, match=r"nhood_size=3.*3 images"):
         precision_recall(normal(3), normal(10))

@@ -25,7 +25,7 @@ from stylegan_ray.metrics.names import EXAMPLES, parse_metric, parse_metrics, wi
         ("fid50k_dinov2", "fid", 50000, 50000, "dinov2"),
     ],
 )
-def test_a_name_says_what_is_measured(name, kind, num_gen, num_real, detector):
+def test_names_are_parsed(name, kind, num_gen, num_real, detector):
     spec = parse_metric(name)
     assert (spec.name, spec.kind, spec.num_gen, spec.num_real, spec.detector) == (
         name,

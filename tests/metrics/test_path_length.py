@@ -18,7 +18,7 @@ def test_features_of_both_ends_give_distances():
     assert perceptual_path_length(a, b, epsilon=0.1) == pytest.approx(3 * 1e-4 / 0.01)
 
 
-def test_only_lists_of_distances_are_taken():
+def test_other_shapes_of_distances_are_refused():
     with pytest.raises(ValueError, match=r"\[4, 2\]"):
         perceptual_path_length(np.zeros((4, 2)))
 
@@ -43,7 +43,7 @@ def test_end_sampling_starts_at_the_first_latent(space):
 @pytest.mark.parametrize(
     ("size", "crop", "seen"), [(16, True, 8), (16, False, 16), (1024, False, 256), (1024, True, 256)]
 )
-def test_pictures_are_cropped_and_shrunk(size, crop, seen):
+def test_images_are_cropped_and_shrunk(size, crop, seen):
     images = torch.linspace(-1, 1, size)[None, None, :, None].expand(1, 1, size, size)
     result = as_seen(images, crop)
     assert result.shape == (1, 1, seen, seen)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stylegan_ray.metrics.rows import MUST_AGREE, UnlikeRows, compare, summary_rows
+from stylegan_ray.metrics.rows import MUST_AGREE, IncomparableRows, compare, summary_rows
 
 
 def row(metric="fid5k_tiny", value=10.0, **changes):
@@ -17,20 +17,20 @@ def test_like_rows_are_compared():
 
 @pytest.mark.parametrize("key", [key for key in MUST_AGREE if key != "metric"])
 def test_unlike_rows_are_refused_and_it_says_why(key):
-    with pytest.raises(UnlikeRows, match=f"fid5k_tiny: {key} is same in A and other in B"):
+    with pytest.raises(IncomparableRows, match=f"fid5k_tiny: {key} is same in A and other in B"):
         compare([row()], [row(**{key: "other"})])
 
 
 def test_every_difference_is_named():
-    with pytest.raises(UnlikeRows) as error:
+    with pytest.raises(IncomparableRows) as error:
         compare([row(), row("kid5k_tiny")], [row(data="other"), row("kid5k_tiny", num_gen=3)])
     assert "fid5k_tiny: data" in str(error.value) and "kid5k_tiny: num_gen" in str(error.value)
 
 
 def test_nothing_in_common_is_refused():
-    with pytest.raises(UnlikeRows, match="A has fid5k_tiny; B has kid5k_tiny"):
+    with pytest.raises(IncomparableRows, match="A has fid5k_tiny; B has kid5k_tiny"):
         compare([row()], [row("kid5k_tiny")])
-    with pytest.raises(UnlikeRows, match="B has none"):
+    with pytest.raises(IncomparableRows, match="B has none"):
         compare([row()], [row(value=None, unavailable="fetch it")])
 
 
@@ -40,7 +40,7 @@ def test_the_last_row_of_each_metric_counts():
     assert comparisons["fid5k_tiny"].difference == 1.0
 
 
-def test_a_difference_is_told_in_spreads():
+def test_a_difference_is_in_units_of_spreads():
     a = summary_rows([[row(value=v)] for v in (9.0, 10.0, 11.0)])
     b = summary_rows([[row(value=v)] for v in (13.0, 14.0, 15.0)])
     (comparison,) = compare(a, b)

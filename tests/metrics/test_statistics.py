@@ -61,5 +61,5 @@ def test_wrong_features_are_refused(features):
     features[3, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         FeatureStats.of(features)
-    with pytest.raises(ValueError, match="at least 2 pictures"):
+    with pytest.raises(ValueError, match="at least 2"):
         FeatureStats.of(np.ones((1, 3))).cov()

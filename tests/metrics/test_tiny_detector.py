@@ -1,4 +1,4 @@
-"""The shipped detector: what it must see, and that nothing else changes its features."""
+"""The packaged detector: differences that it detects, and invariances of its features."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def emoji():
-    """Half of the built-in pictures uint8 [N,3,64,64] in a random order, with their groups [N]."""
+    """Half of the built-in images uint8 [N,3,64,64] in a random order, with their groups [N]."""
     codes = openmoji.codes(openmoji._package())
     numbers = np.array(group_numbers(codes))
     plain = [i for i, code in enumerate(codes) if openmoji.SKIN_TONES.isdisjoint(code.split("-"))]
@@ -38,7 +38,7 @@ def halves(emoji):
 
 @pytest.fixture(scope="module")
 def distance(detector, halves):
-    """The Fréchet distance of pictures to one half of the emoji."""
+    """The Fréchet distance of images to one half of the emoji."""
     reference = detector(halves[0])[0]
     return lambda images: frechet_distance(reference, detector(images)[0])
 
@@ -55,7 +55,7 @@ def degraded(images, kind, strength):
 
 
 @pytest.mark.parametrize(("kind", "times"), [("blur", (1.5, 20)), ("noise", (3, 15)), ("warp", (2, 6))])
-def test_degraded_pictures_are_far_from_real_ones(distance, baseline, halves, kind, times):
+def test_degraded_images_are_far_from_real_ones(distance, baseline, halves, kind, times):
     weak, strong = (distance(degraded(halves[1], kind, strength)) for strength in (0.2, 0.6))
     assert weak > times[0] * baseline and strong > times[1] * baseline and strong > 2 * weak
 
@@ -69,7 +69,7 @@ def test_a_collapsed_set_is_far_from_the_real_one(distance, baseline, halves):
 def test_a_set_without_a_class_is_further_than_chance(distance, baseline, halves, group):
     _, images, groups = halves
     left = images[torch.from_numpy(groups != GROUPS.index(group))]
-    # The smaller set alone must not explain it: as many pictures of all classes are at the chance distance.
+    # The smaller set alone must not explain it: as many images of all classes are at the chance distance.
     assert distance(left) > 1.25 * max(baseline, distance(images[: len(left)]))
 
 
@@ -93,12 +93,12 @@ def test_features_do_not_depend_on_the_batch(detector, emoji, size):
 
 
 def test_any_resolution_sees_much_the_same(detector, emoji, distance, baseline):
-    """Pictures drawn larger are as good as those of 64 pixels."""
+    """Images of other resolutions are as close as those of 64 pixels."""
     large = torch.nn.functional.interpolate(emoji[0][1::2].float(), (128, 128), mode="nearest").to(torch.uint8)
     assert distance(large) < 1.1 * baseline + 0.1
 
 
-def test_bytes_and_floats_and_grey_pictures_are_taken(detector, emoji):
+def test_bytes_and_floats_and_grey_images_are_accepted(detector, emoji):
     images = emoji[0][:8]
     torch.testing.assert_close(detector(images.float())[0], detector(images)[0])
     grey = images.float().mean(dim=1, keepdim=True)
@@ -127,7 +127,7 @@ def test_strength_zero_changes_nothing_and_more_changes_more(kind):
     assert changes[0] < 1e-6 and changes[0] < changes[1] < changes[2]
 
 
-def test_only_chosen_pictures_are_degraded():
+def test_only_chosen_images_are_degraded():
     generator = torch.Generator().manual_seed(0)
     strengths = random_strengths(200, generator)
     x = torch.rand(200, 3, 16, 16, generator=generator)
@@ -136,7 +136,7 @@ def test_only_chosen_pictures_are_degraded():
     assert 30 < untouched.sum() < 80 and not changed[untouched].any()
 
 
-def test_folding_and_scaling_keep_what_was_learnt():
+def test_folding_and_scaling_keep_the_predictions():
     torch.manual_seed(0)
     student = Student()
     x = torch.rand(16, 3, 64, 64) * 2 - 1

@@ -1,4 +1,4 @@
-"""The words of the tune command: what to search, how, and the configuration that all trials share."""
+"""Options of the tune command: what to search, how, and the configuration that all trials share."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ DEFAULT_SAMPLES = 16
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Searches learning rates, regularisation intervals, gamma or anything else: tune [SPACE.yaml] [PRESET] [DATA] ....
+    """Searches learning rates, regularisation intervals, gamma or other keys: tune [SPACE.yaml] [PRESET] [DATA] ....
 
     Takes every --section.key of the train command for what all trials share; --run.name is the sweep's folder. The same
     command again continues.
     """
 
     samples: int | None = None
-    """Trials in all; null: the whole grid where there is only a grid, else 16."""
+    """Number of trials; null: the whole grid where there is only a grid, else 16."""
     scheduler: Literal["asha", "pbt", "fifo"] = "asha"
-    """Stop the worse trials early; let them take better ones' states and move on from there; or let all run."""
+    """Stop the worse trials early, let them copy better ones' states and change their values, or run all to the end."""
     search: Literal["random", "optuna"] = "random"
-    """Values by chance and grid, or by Optuna from what earlier trials reached (extra [tune])."""
+    """Random values and grids, or Optuna, which learns from earlier trials (extra [tune])."""
     objective: str = "fid500_tiny"
-    """What counts: a metric, or any scalar of a tick such as Loss/scores/real."""
+    """What to optimise: a metric, or any scalar of a tick such as Loss/scores/real."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Whether less or more of it is better; auto: as the metric wants, min for scalars."""
+    """Whether to minimise or maximise it; auto: the metric's direction, min for scalars."""
     every: int = 1
-    """Ticks between two looks at the objective, where it is a metric, and between picture grids."""
+    """Ticks between two values of the objective, where it is a metric, and between image grids."""
     concurrent: int | None = None
     """Trials at once; null: as many as fit."""
     grace_kimg: float | None = None
-    """asha: no trial is stopped before it; null: train.total_kimg / reduction^2."""
+    """asha: no trial is stopped before this kimg; null: train.total_kimg / reduction^2."""
     reduction: float = 3.0
-    """asha: one of so many goes on from each rung."""
+    """asha: one in this many continues from each rung."""
     perturb_kimg: float | None = None
-    """pbt: kimg between two looks at who is behind; null: train.total_kimg / 4."""
+    """pbt: kimg between two comparisons with the population; null: train.total_kimg / 4."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep as it was asked for; nothing is opened yet."""
+    """A sweep as the command line describes it; nothing is opened yet."""
 
     options: SweepOptions
     given: RunConfig
-    """The configuration as it was asked for."""
+    """The configuration as given."""
     cfg: RunConfig
-    """The same with what the comparison of trials needs."""
+    """The same with the keys that comparing trials needs."""
     space: Space
     num_samples: int = field(default=DEFAULT_SAMPLES)
 
@@ -65,19 +65,19 @@ class Plan:
 
     @property
     def objective(self) -> str:
-        """The scalar that trials report."""
+        """The key that trials report."""
         return f"Metrics/{self.metric}" if self.metric else self.options.objective
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether trials should make the objective large."""
+        """Whether the objective is maximised."""
         if self.options.mode != "auto":
             return self.options.mode == "max"
         return self.metric is not None and self.metric.startswith(HIGHER_IS_BETTER)
 
 
 def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
-    """Reads the command's words; raises ConfigError, or exits with help or a usage error."""
+    """Parses the command line; raises ConfigError, or exits with help or a usage error."""
     options, words = tyro.cli(SweepOptions, args=list(argv), prog=prog, return_unknown_args=True, use_underscores=False)
     path = words.pop(0) if words and words[0].endswith((".yaml", ".yml")) else None
     given = train_options(words, prog)
@@ -94,7 +94,7 @@ def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
 
 
 def check_numbers(options: SweepOptions) -> None:
-    """Raises ConfigError for numbers that make no sense."""
+    """Raises ConfigError for numbers out of bounds."""
     least = {"samples": 1, "every": 1, "concurrent": 1, "grace_kimg": 1e-6, "reduction": 1.01, "perturb_kimg": 1e-6}
     for name, bound in least.items():
         value = getattr(options, name)
@@ -103,7 +103,7 @@ def check_numbers(options: SweepOptions) -> None:
 
 
 def with_objective(cfg: RunConfig, options: SweepOptions) -> RunConfig:
-    """The configuration of the trials: takes the objective, and pictures to look at, as often as was asked for."""
+    """The configuration of the trials: computes the objective, and image grids, as often as the options say."""
     changes = {
         "train.image_snapshot_ticks": options.every,
         "train.network_snapshot_ticks": None,

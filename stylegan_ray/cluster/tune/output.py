@@ -1,113 +1,115 @@
-"""What a sweep leaves: trials.csv, best.yaml, the report, and hyper-parameters for TensorBoard."""
+"""The outputs of a sweep: trials.csv, best.yaml, the report, and hyper-parameters for TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import summary
 
-from stylegan_ray.cluster.tune.journal import Ledger, Trial
 from stylegan_ray.cluster.tune.options import Plan
-from stylegan_ray.cluster.tune.progress import shown
-from stylegan_ray.cluster.tune.report import Axis, Report, Shown, write_report
+from stylegan_ray.cluster.tune.progress import format_value
+from stylegan_ray.cluster.tune.report import Axis, Curve, Report, write_report
+from stylegan_ray.cluster.tune.trials import Trial, rank
 from stylegan_ray.config import RunConfig
 from stylegan_ray.report.tensorboard import EventFile
 from stylegan_ray.run_folder import images_of
 from stylegan_ray.storage import Storage
 
 
-def write_outputs(sweep: Storage, plan: Plan, cfg: RunConfig, ledger: Ledger) -> dict[str, str]:
-    """Writes all of them, as far as there is something to tell; returns what is where, in words for a person."""
-    sweep.write("trials.csv", trials_csv(plan, ledger).encode())
-    found = {"Trials": sweep.path("trials.csv")}
-    ranked = ledger.ranked(plan.higher_is_better)
+def write_outputs(sweep: Storage, plan: Plan, cfg: RunConfig, trials: Mapping[int, Trial]) -> dict[str, str]:
+    """Writes all of them, as far as there are values; returns what is stored where, for the console."""
+    ordered = [trials[number] for number in sorted(trials)]
+    sweep.write("trials.csv", trials_csv(plan, ordered).encode())
+    written = {"Trials": sweep.path("trials.csv")}
+    ranked = rank(ordered, plan.higher_is_better)
     if not ranked:
-        return found
+        return written
     best = ranked[0]
     sweep.write("best.yaml", best_yaml(plan, cfg, best).encode())
-    write_report(report_of(sweep, plan, ledger, ranked), sweep, "report")
-    write_hparams(sweep, plan, ledger)
-    said = f"trial {best.number}, {plan.objective} {shown(best.value)} at {best.kimg:g} kimg"
-    return {"Best": said, **found, "Report": sweep.path("report.html"), "Picture": sweep.path("report.png")}
+    write_report(report_of(sweep, plan, ordered, ranked), sweep, "report")
+    write_hparams(sweep, plan, ordered)
+    text = f"trial {best.number}, {plan.objective} {format_value(best.value)} at {best.kimg:g} kimg"
+    return {"Best": text, **written, "Report": sweep.path("report.html"), "Image": sweep.path("report.png")}
 
 
-def trials_csv(plan: Plan, ledger: Ledger) -> str:
-    """A row per trial: how it ended, what it reached, and its values."""
+def trials_csv(plan: Plan, trials: Sequence[Trial]) -> str:
+    """A row per trial: how it ended, its last objective, and its values."""
     text = io.StringIO()
     writer = csv.writer(text)
     keys = list(dict.fromkeys([*plan.space.keys, *plan.space.fixed]))
     writer.writerow(["trial", "state", "kimg", plan.objective, "seconds", "generation", *keys, "why", "folder"])
-    for trial in ledger.trials.values():
+    for trial in trials:
+        record = trial.record
         sec = trial.rows[-1].sec if trial.rows else ""
         values = [trial.values.get(key, "") for key in keys]
         value = "" if trial.value is None else trial.value
         writer.writerow(
-            [trial.number, trial.state, trial.kimg, value, sec, trial.generation, *values, trial.why, trial.name]
+            [trial.number, trial.state, trial.kimg, value, sec, record.generation, *values, record.why, record.name]
         )
     return text.getvalue()
 
 
 def best_yaml(plan: Plan, cfg: RunConfig, best: Trial) -> str:
     """The configuration of the best trial as a preset for the train command."""
+    reached = f"{plan.objective} {format_value(best.value)} at {best.kimg:g} kimg"
     head = (
-        f"# Trial {best.number} of sweep {cfg.run.name}: {plan.objective} {shown(best.value)} at {best.kimg:g} kimg.\n"
+        f"# Trial {best.number} of sweep {cfg.run.name}: {reached}.\n"
         f"# Train it, longer if you like: stylegan-ray train best.yaml --train.total_kimg {10 * best.kimg:g}\n"
     )
-    if best.exploits:
-        head += "# Population based training changed these values on the way; they are its last ones.\n"
+    if best.record.copies:
+        head += "# Population based training changed these values during the run; they are its last ones.\n"
     return head + plan.given.with_overrides({**best.values, "run.name": None, "data.path": cfg.data.path}).to_yaml()
 
 
-def report_of(sweep: Storage, plan: Plan, ledger: Ledger, ranked: Sequence[Trial]) -> Report:
-    """What the report draws."""
+def report_of(sweep: Storage, plan: Plan, trials: Sequence[Trial], ranked: Sequence[Trial]) -> Report:
+    """What the report shows."""
     axes = tuple(
-        Axis(parameter.key, parameter.place, shown(_least(parameter)), shown(_most(parameter)), parameter.is_ordered)
-        for parameter in plan.space.parameters
+        Axis(p.key, p.fraction, format_value(_lowest(p)), format_value(_highest(p)), p.is_ordered)
+        for p in plan.space.parameters
     )
-    trials = tuple(
-        Shown(
+    curves = tuple(
+        Curve(
             f"trial {trial.number}",
             trial.state,
             tuple((row.kimg, row.value) for row in trial.rows),
             trial.values,
-            tuple((event["kimg"], event["from"]) for event in trial.exploits),
+            starts=tuple(i for i, row in enumerate(trial.rows) if i and row.generation != trial.rows[i - 1].generation),
         )
-        for trial in ledger.trials.values()
+        for trial in trials
     )
-    order = tuple(list(ledger.trials).index(trial.number) for trial in ranked)
-    with_picture = [(trial, picture) for trial in ranked if (picture := last_picture(sweep, trial))]
-    pictures = tuple(
-        (f"{label}: trial {trial.number}, {shown(trial.value)} at {trial.kimg:g} kimg", picture)
-        for label, (trial, picture) in zip(("best", "worst"), (with_picture[:1] + with_picture[1:][-1:]), strict=False)
+    with_grid = [(trial, grid) for trial in ranked if (grid := last_grid(sweep, trial))]
+    grids = tuple(
+        (f"{label}: trial {trial.number}, {format_value(trial.value)} at {trial.kimg:g} kimg", grid)
+        for label, (trial, grid) in zip(("best", "worst"), (with_grid[:1] + with_grid[1:][-1:]), strict=False)
     )
     return Report(
         title=plan.objective.removeprefix("Metrics/"),
-        subtitle=f"{len(ledger.trials)} trials, {plan.options.scheduler}, {plan.options.search} search",
+        subtitle=f"{len(trials)} trials, {plan.options.scheduler}, {plan.options.search} search",
         higher_is_better=plan.higher_is_better,
         axes=axes,
-        trials=trials,
-        order=order,
-        pictures=pictures,
+        trials=curves,
+        order=tuple(trials.index(trial) for trial in ranked),
+        grids=grids,
     )
 
 
-def _least(parameter: Any) -> Any:
+def _lowest(parameter: Any) -> Any:
     return parameter.values[0] if parameter.is_range or not parameter.is_ordered else min(parameter.values)
 
 
-def _most(parameter: Any) -> Any:
+def _highest(parameter: Any) -> Any:
     return parameter.values[-1] if parameter.is_range or not parameter.is_ordered else max(parameter.values)
 
 
-def last_picture(sweep: Storage, trial: Trial) -> bytes | None:
-    """The newest picture grid of a trial."""
-    for folder in trial.folders:
+def last_grid(sweep: Storage, trial: Trial) -> bytes | None:
+    """The newest image grid of a trial, as a PNG file."""
+    for folder in trial.record.runs:
         run = sweep.folder(f"trials/{folder}")
         grids = images_of(run)
         if grids:
@@ -115,11 +117,11 @@ def last_picture(sweep: Storage, trial: Trial) -> bytes | None:
     return None
 
 
-def write_hparams(sweep: Storage, plan: Plan, ledger: Ledger) -> None:
-    """A TensorBoard run per trial with its values and the objective (plugin HPARAMS), written anew."""
+def write_hparams(sweep: Storage, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Writes a TensorBoard run per trial with its values and the objective (plugin HPARAMS), in place of older ones."""
     for name in sweep.names("tensorboard"):
         sweep.delete_folder(f"tensorboard/{name}")
-    for trial in ledger.trials.values():
+    for trial in trials:
         with tempfile.TemporaryDirectory() as folder:
             events = EventFile(Path(folder), 0)
             plain = {

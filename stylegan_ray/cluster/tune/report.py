@@ -1,4 +1,4 @@
-"""The report of a sweep: the objective over kimg, parallel coordinates, importance, pictures of best and worst."""
+"""The report of a sweep: objective over kimg, importance of parameters, parallel coordinates, image grids."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from stylegan_ray.metrics.drawing import Box, Dot, Line, Picture, Point, Shape, Text, to_png, to_svg
-from stylegan_ray.metrics.plot import log_ticks, nice_ticks
 from stylegan_ray.storage import Storage
 
-WIDTH = 1120
-CURVES = (64.0, 96.0, 600.0, 250.0)
-"""Left, top, width and height of the axes of the curves."""
-BARS = (900.0, 96.0, 170.0, 250.0)
-COORDINATES = (90.0, 470.0, 940.0, 200.0)
-PICTURES_TOP = 750.0
-GOOD, MIDDLE, BAD = (11, 91, 181), (158, 190, 214), (217, 102, 31)
-GREY, INK = "#888888", "#111111"
+WIDTH = 12.0
+"""Inches; the PNG has DPI pixels to each."""
+DPI = 160
+CHARTS, GRIDS = (3.9, 3.1), 0.55
+"""Inches: height of curves and coordinates, and of the caption above the image grids."""
+RANKS = LinearSegmentedColormap.from_list("ranks", ["#0b5bb5", "#9ebed6", "#d9661f"])
+"""Blue is the best trial, orange the worst."""
+GREY, LIGHT = "#777777", "#e6e6e6"
 FEWEST_FOR_IMPORTANCE = 4
+MOST_BARS = 9
+STATES = {
+    "finished": "finished", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
+    "open": "unfinished",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,15 +43,19 @@ class Axis:
     """A parameter."""
 
     key: str
-    place: Callable[[Any], float]
-    """Where a value stands between 0 and 1."""
-    least: str
-    most: str
+    fraction: Callable[[Any], float]
+    """The position of a value in [0, 1]."""
+    lowest: str
+    highest: str
     is_ordered: bool
+
+    @property
+    def name(self) -> str:
+        return self.key.partition(".")[2]
 
 
 @dataclass(frozen=True)
-class Shown:
+class Curve:
     """A trial."""
 
     name: str
@@ -48,44 +63,138 @@ class Shown:
     rows: Sequence[tuple[float, float]]
     """kimg and objective."""
     values: Mapping[str, Any]
-    copies: Sequence[tuple[float, str]] = ()
-    """Where it went on from another trial's state: kimg there, and whose."""
+    starts: Sequence[int] = ()
+    """Rows that are the first after a copy of another trial's state."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the report tells."""
+    """All that the report shows."""
 
     title: str
     subtitle: str
     higher_is_better: bool
     axes: Sequence[Axis]
-    trials: Sequence[Shown]
+    trials: Sequence[Curve]
     order: Sequence[int]
-    """Places in `trials` of those with a value, the best first."""
-    pictures: Sequence[tuple[str, bytes]] = ()
+    """Indices into `trials` of those with a value, the best first."""
+    grids: Sequence[tuple[str, bytes]] = ()
     """Captions and PNG files."""
+
+    def colour(self, index: int) -> str:
+        """The colour of a trial by its rank."""
+        return to_hex(RANKS(self.order.index(index) / max(len(self.order) - 1, 1)))
 
 
 def write_report(report: Report, folder: Storage, name: str) -> None:
     """Writes NAME.png and NAME.html."""
-    shapes, height = drawing(report)
-    folder.write(f"{name}.png", to_png(shapes, WIDTH, height))
-    folder.write(f"{name}.html", page(report, to_svg(shapes, WIDTH, height)).encode())
+    figure = draw(report)
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png", dpi=DPI)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg")
+    folder.write(f"{name}.png", png.getvalue())
+    folder.write(f"{name}.html", html_page(report, svg.getvalue()).encode())
 
 
-def drawing(report: Report) -> tuple[list[Shape], int]:
-    """Shapes and height of the picture."""
-    pictures, height = _pictures(report)
-    shapes: list[Shape] = [Box((0, 0), (WIDTH, height), "#ffffff")]
-    shapes.append(Text((28, 36), f"{report.title}: {report.subtitle}", 19, INK, bold=True))
-    shapes.append(Text((28, 58), _verdict(report), 13, "#555555"))
-    shapes += _curves(report) + _bars(report) + _coordinates(report) + pictures
-    return shapes, height
+def draw(report: Report) -> Figure:
+    """The figure; nothing of matplotlib's global state is used or changed."""
+    heights = [*CHARTS, *([GRIDS + _grid_height(report)] if report.grids else [])]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 1.5), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{report.title}: {report.subtitle}\n{summary(report)}", x=0.01, ha="left", fontsize=12)
+    rows = GridSpec(len(heights), 1, figure, height_ratios=heights, hspace=0.06)
+    charts = rows[0].subgridspec(1, 2, width_ratios=[7, 3], wspace=0.05)
+    draw_curves(figure.add_subplot(charts[0]), report)
+    draw_importances(figure.add_subplot(charts[1]), report)
+    draw_coordinates(figure.add_subplot(rows[1]), report)
+    if report.grids:
+        cells = rows[2].subgridspec(1, 2, wspace=0.02)
+        for column, (caption, png) in enumerate(report.grids):
+            axes = figure.add_subplot(cells[column])
+            axes.imshow(np.asarray(Image.open(io.BytesIO(png))), cmap="gray", interpolation="nearest", resample=False)
+            axes.set_title(caption, loc="left", fontsize=10)
+            axes.axis("off")
+    return figure
+
+
+def _grid_height(report: Report) -> float:
+    """Inches of an image grid that is half as wide as the report."""
+    sizes = [Image.open(io.BytesIO(png)).size for _, png in report.grids]
+    return max(WIDTH / 2 * height / width for width, height in sizes)
+
+
+def summary(report: Report) -> str:
+    """How the trials ended, and the best of them, in one line."""
+    counts = {state: sum(trial.state == state for trial in report.trials) for state in STATES}
+    text = ", ".join(f"{num} {STATES[state]}" for state, num in counts.items() if num)
+    if not report.order:
+        return text
+    best = report.trials[report.order[0]]
+    return f"{text}; best: {best.name} with {best.rows[-1][1]:.4g} at {best.rows[-1][0]:g} kimg"
+
+
+def draw_curves(axes: Axes, report: Report) -> None:
+    """The objective over kimg, one line per trial; a copy of another trial's state begins a new piece."""
+    values = [value for trial in report.trials for _, value in trial.rows]
+    if values and min(values) > 0 and max(values) / min(values) > 10:
+        axes.set_yscale("log")
+    for index in reversed(report.order):  # the best is drawn last, on top
+        trial, colour, is_best = report.trials[index], report.colour(index), index == report.order[0]
+        bounds = [0, *trial.starts, len(trial.rows)]
+        for first, last in pairwise(bounds):
+            axes.plot(*zip(*trial.rows[first:last], strict=True), color=colour, linewidth=2.4 if is_best else 1.2)
+        axes.plot(*trial.rows[-1], "o", color=colour, markersize=6 if is_best else 4)
+    _label_ends(axes, report)
+    axes.set_title(f"{report.title} over thousands of images", loc="left", fontsize=10)
+    axes.set_xlabel("kimg", color=GREY)
+    _plain(axes)
+    axes.grid(axis="y", color=LIGHT)
+
+
+def _label_ends(axes: Axes, report: Report) -> None:
+    """Numbers of the trials that reached the end, at the right edge, moved apart where they would overlap."""
+    if not report.order:
+        return
+    axes.margins(x=0.02, y=0.08)
+    axes.autoscale_view()
+    axes.set_xlim(left=0)
+    longest = max(report.trials[index].rows[-1][0] for index in report.order)
+    ends = [index for index in report.order if report.trials[index].rows[-1][0] >= 0.97 * longest]
+    to_fraction = axes.transScale + axes.transLimits
+    spots = sorted((float(to_fraction.transform(report.trials[index].rows[-1])[1]), index) for index in ends)
+    lowest = -math.inf
+    for fraction, index in spots:
+        lowest = max(fraction, lowest + 0.05)
+        trial = report.trials[index]
+        axes.annotate(
+            f"{trial.name.removeprefix('trial ')}: {trial.rows[-1][1]:.4g}",
+            (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=report.colour(index),
+            fontweight="bold" if index == report.order[0] else "normal",
+        )  # fmt: skip
+
+
+def draw_importances(axes: Axes, report: Report) -> None:
+    """Bars of how much each parameter explains alone."""
+    found = importances(report)[:MOST_BARS]
+    axes.set_title("rank explained by one parameter alone", loc="left", fontsize=10)
+    _plain(axes)
+    if not found:
+        axes.axis("off")
+        axes.text(0, 0.9, f"shown from {FEWEST_FOR_IMPORTANCE} trials on", color=GREY, transform=axes.transAxes)
+        return
+    names = [key.partition(".")[2] for key, _ in found]
+    bars = axes.barh(range(len(found)), [100 * share for _, share in found], height=0.6, color=to_hex(RANKS(0.0)))
+    axes.bar_label(bars, fmt="%.0f%%", padding=3, fontsize=8, color=GREY)
+    axes.set_yticks(range(len(found)), names)
+    axes.set_ylim(max(len(found), 5) - 0.4, -0.6)
+    axes.set_xlim(0, 110)
+    axes.set_xticks([])
+    axes.set_xlabel("of the rank's variance, by a parabola, adjusted;\nfew trials tell little", fontsize=8, color=GREY)
 
 
 def importances(report: Report) -> list[tuple[str, float]]:
-    """How much of the objective's rank each parameter explains alone, the most first; 0 is nothing, 1 all.
+    """How much of the objective's rank each parameter explains alone, in [0, 1], the largest first.
 
     The share of variance of a parabola in the parameter (of one mean per member where members have no order), less
     what chance would give (adjusted R squared), at the largest kimg that all trials reached.
@@ -99,32 +208,72 @@ def importances(report: Report) -> list[tuple[str, float]]:
     found = []
     for axis in report.axes:
         have = [i for i, trial in enumerate(reached) if axis.key in trial.values]
-        places = np.array([axis.place(reached[i].values[axis.key]) for i in have])
-        found.append((axis.key, _explained(places, ranks[have], axis.is_ordered)))
+        fractions = np.array([axis.fraction(reached[i].values[axis.key]) for i in have])
+        found.append((axis.key, _explained(fractions, ranks[have], axis.is_ordered)))
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def _explained(places: np.ndarray, ranks: np.ndarray, is_ordered: bool) -> float:
-    """Adjusted R squared [0, 1] of ranks over places."""
-    members = np.unique(places)
+def _explained(fractions: np.ndarray, ranks: np.ndarray, is_ordered: bool) -> float:
+    """Adjusted R squared, at least 0, of ranks over positions."""
+    members = np.unique(fractions)
     if len(members) < 2 or np.ptp(ranks) == 0:
         return 0.0
     if is_ordered:
-        columns = np.stack([np.ones_like(places), places, places**2], axis=1)[:, : min(len(members), 3)]
+        columns = np.stack([np.ones_like(fractions), fractions, fractions**2], axis=1)[:, : min(len(members), 3)]
     else:
-        columns = (places[:, None] == members[None, :]).astype(np.float64)
+        columns = (fractions[:, None] == members[None, :]).astype(np.float64)
     free = len(ranks) - columns.shape[1]
     if free < 1:
         return 0.0
     fit = columns @ np.linalg.lstsq(columns, ranks, rcond=None)[0]
-    left, whole = np.square(ranks - fit).sum() / free, np.square(ranks - ranks.mean()).sum() / (len(ranks) - 1)
-    return float(max(1 - left / whole, 0.0))
+    residual, total = np.square(ranks - fit).sum() / free, np.square(ranks - ranks.mean()).sum() / (len(ranks) - 1)
+    return float(max(1 - residual / total, 0.0))
 
 
-def page(report: Report, svg: str) -> str:
-    """The page: the picture and a table of all trials, the best first."""
+def draw_coordinates(axes: Axes, report: Report) -> None:
+    """Parallel coordinates: the values of each trial, and its objective on the last axis, the better the higher."""
+    axes.set_title("values of each trial and its objective (up is better)", loc="left", fontsize=10, pad=26)
+    axes.axis("off")
+    scored = [report.trials[index].rows[-1][1] for index in report.order]
+    if not scored:
+        return
+    worst, best = (min(scored), max(scored)) if report.higher_is_better else (max(scored), min(scored))
+    last = len(report.axes)
+    labels = [(axis.name, axis.lowest, axis.highest) for axis in report.axes]
+    for x, (name, low, high) in enumerate([*labels, (report.title, f"{worst:.4g}", f"{best:.4g}")]):
+        axes.plot([x, x], [0, 1], color="#bbbbbb", linewidth=1)
+        axes.text(x, 1.14, name, ha="center", fontsize=9, fontweight="bold", color="#333333")
+        axes.text(x, 1.04, high, ha="center", fontsize=8, color=GREY)
+        axes.text(x, -0.04, low, ha="center", va="top", fontsize=8, color=GREY)
+    for index in reversed(report.order):
+        trial, is_best = report.trials[index], index == report.order[0]
+        points = [
+            (float(x), axis.fraction(trial.values[axis.key]))
+            for x, axis in enumerate(report.axes)
+            if axis.key in trial.values
+        ]
+        points.append((float(last), (trial.rows[-1][1] - worst) / (best - worst) if best != worst else 0.5))
+        style: dict[str, Any] = (
+            {"linewidth": 2.6, "markersize": 6} if is_best else {"linewidth": 1.2, "markersize": 3.5}
+        )
+        axes.plot(*zip(*points, strict=True), "-o", color=report.colour(index), clip_on=False, **style)
+    axes.set_xlim(-0.3, last + 0.3)
+    axes.set_ylim(-0.12, 1.2)
+
+
+def _plain(axes: Axes) -> None:
+    """Axes without frames."""
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    axes.tick_params(colors="#555555", labelsize=8, length=0)
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+
+
+def html_page(report: Report, svg: str) -> str:
+    """The page: the figure, and a table of all trials, the best first."""
     keys = [axis.key for axis in report.axes]
-    head = "".join(f"<th>{escape(word)}</th>" for word in ("trial", "state", "kimg", report.title, *keys))
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in ("trial", "state", "kimg", report.title, *keys))
     others = [i for i in range(len(report.trials)) if i not in report.order]
     rows = "".join(_table_row(report.trials[i], keys) for i in [*report.order, *others])
     return (
@@ -134,186 +283,11 @@ def page(report: Report, svg: str) -> str:
         "svg{max-width:100%;height:auto}table{border-collapse:collapse}"
         "td,th{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
         "td:first-child,th:first-child{text-align:left}"
-        f"</style></head><body>\n{svg}\n<table><tr>{head}</tr>{rows}</table>\n</body></html>\n"
+        f"</style></head><body>\n{svg[svg.index('<svg') :]}\n<table><tr>{head}</tr>{rows}</table>\n</body></html>\n"
     )
 
 
-def _table_row(trial: Shown, keys: Sequence[str]) -> str:
+def _table_row(trial: Curve, keys: Sequence[str]) -> str:
     kimg, value = (f"{number:.5g}" for number in trial.rows[-1]) if trial.rows else ("", "")
     cells = (trial.name, trial.state, kimg, value, *(trial.values.get(key, "") for key in keys))
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
-
-
-def _verdict(report: Report) -> str:
-    counts = {state: sum(trial.state == state for trial in report.trials) for state in _STATES}
-    said = ", ".join(f"{num} {_STATES[state]}" for state, num in counts.items() if num)
-    if not report.order:
-        return said
-    best = report.trials[report.order[0]]
-    return f"{said}. The best is {best.name} with {best.rows[-1][1]:.4g} at {best.rows[-1][0]:g} kimg."
-
-
-_STATES = {
-    "finished": "went the whole way", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
-    "open": "unfinished",
-}  # fmt: skip
-
-
-def _colours(report: Report) -> dict[int, str]:
-    """A colour for each trial by its rank: blue is good, orange bad, grey has no value."""
-    last = max(len(report.order) - 1, 1)
-    return {place: _blend(rank / last) for rank, place in enumerate(report.order)}
-
-
-def _blend(share: float) -> str:
-    low, high, along = (GOOD, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, BAD, 2 * share - 1)
-    return "#" + "".join(f"{round(a + (b - a) * along):02x}" for a, b in zip(low, high, strict=True))
-
-
-def _curves(report: Report) -> list[Shape]:
-    left, top, width, height = CURVES
-    rows = [row for trial in report.trials for row in trial.rows]
-    if not rows:
-        return []
-    values = [value for _, value in rows]
-    is_log = min(values) > 0 and max(values) / min(values) > 10
-    margin = 0.06 * (max(values) - min(values)) or 1.0
-    low, high = (min(values) / 1.15, max(values) * 1.15) if is_log else (min(values) - margin, max(values) + margin)
-    longest = max(kimg for kimg, _ in rows) or 1.0
-
-    def place(kimg: float, value: float) -> Point:
-        up = math.log(value / low) / math.log(high / low) if is_log else (value - low) / (high - low)
-        return left + width * kimg / longest, top + height * (1 - up)
-
-    shapes: list[Shape] = []
-    for tick in log_ticks(low, high) if is_log else nice_ticks(low, high):
-        y = place(0, tick)[1]
-        shapes += [
-            Line([(left, y), (left + width, y)], "#e6e6e6"),
-            Text((left - 8, y + 4), f"{tick:g}", 11, GREY, "end"),
-        ]
-    for tick in nice_ticks(0, longest):
-        x = place(tick, low)[0]
-        shapes += [Line([(x, top + height), (x, top + height + 4)], GREY)]
-        shapes += [Text((x, top + height + 18), f"{tick:g}", 11, GREY, "middle")]
-    shapes += [
-        Line([(left, top + height), (left + width, top + height)], GREY),
-        Text((left, top - 10), f"{report.title}{' (log scale)' if is_log else ''}", 13, INK, bold=True),
-        Text((left + width / 2, top + height + 36), "thousands of images", 12, GREY, "middle"),
-    ]
-    for place_in_order in _worst_first(report):
-        shapes += _curve(report, place_in_order, place)
-    return shapes + _labels(report, place)
-
-
-def _worst_first(report: Report) -> list[int]:
-    """Places of trials in the order of drawing: the best comes last, on top."""
-    return list(reversed(report.order))
-
-
-def _curve(report: Report, index: int, place: Callable[[float, float], Point]) -> list[Shape]:
-    trial, colour, is_best = report.trials[index], _colours(report)[index], index == report.order[0]
-    parts: list[list[Point]] = [[]]
-    for before, row in zip([(-1.0, 0.0), *trial.rows], trial.rows, strict=False):
-        if row[0] <= before[0]:
-            parts.append([])  # it went back to another trial's state
-        parts[-1].append(place(*row))
-    shapes: list[Shape] = [Line(part, colour, 2.6 if is_best else 1.4) for part in parts if len(part) > 1]
-    end = place(*trial.rows[-1])
-    title = f"{trial.name}, {trial.state}: {trial.rows[-1][1]:.4g} at {trial.rows[-1][0]:g} kimg"
-    shapes.append(Dot(end, 4.2 if is_best else 3.0, colour, title))
-    return shapes
-
-
-def _labels(report: Report, place: Callable[[float, float], Point]) -> list[Shape]:
-    """Numbers of the trials that went furthest, beside their ends, moved apart where they would meet."""
-    longest = max(trial.rows[-1][0] for trial in report.trials if trial.rows)
-    ends = [index for index in report.order if report.trials[index].rows[-1][0] >= 0.97 * longest]
-    spots = sorted((place(*report.trials[index].rows[-1])[1], index) for index in ends)
-    shapes: list[Shape] = []
-    colours, lowest = _colours(report), -math.inf
-    for y, index in spots:
-        lowest = max(y, lowest + 12)
-        trial = report.trials[index]
-        words = f"{trial.name.removeprefix('trial ')}:  {trial.rows[-1][1]:.4g}"
-        x = CURVES[0] + CURVES[2] + 10
-        shapes.append(Text((x, lowest + 4), words, 11, colours[index], bold=index == report.order[0]))
-    return shapes
-
-
-def _bars(report: Report) -> list[Shape]:
-    left, top, width, _ = BARS
-    shapes: list[Shape] = [Text((left - 120, top - 10), "explained by one parameter alone", 13, INK, bold=True)]
-    found = importances(report)
-    if not found:
-        few = f"fewer than {FEWEST_FOR_IMPORTANCE} trials tell nothing"
-        return [*shapes, Text((left - 120, top + 20), few, 12, GREY)]
-    for number, (key, share) in enumerate(found[:9]):
-        y = top + 14 + 26 * number
-        shapes += [
-            Text((left - 8, y + 11), key.partition(".")[2], 12, "#333333", "end"),
-            Box((left, y), (max(width * share, 1.5), 14), _blend(0.0) if share > 0 else "#cccccc"),
-            Text((left + width * share + 6, y + 11), f"{100 * share:.0f}%", 11, GREY),
-        ]
-    note = top + 30 + 26 * min(len(found), 9)
-    shapes += [
-        Text((left - 120, note + 8), "of the rank's variance, by a parabola, adjusted;", 11, GREY),
-        Text((left - 120, note + 23), "few trials tell little", 11, GREY),
-    ]
-    return shapes
-
-
-def _coordinates(report: Report) -> list[Shape]:
-    left, top, width, height = COORDINATES
-    scored = [report.trials[index].rows[-1][1] for index in report.order]
-    if not scored:
-        return []
-    columns = len(report.axes)
-    across = [left + width * number / columns for number in range(columns + 1)]
-    worst, best = (min(scored), max(scored)) if report.higher_is_better else (max(scored), min(scored))
-    shapes: list[Shape] = [
-        Text((28, top - 50), "values of each trial, and what it reached (up is better)", 13, INK, bold=True)
-    ]
-    for x, axis in zip(across, report.axes, strict=False):
-        shapes += _axis(x, axis.key.partition(".")[2], axis.least, axis.most)
-    shapes += _axis(across[-1], report.title, f"{worst:.4g}", f"{best:.4g}")
-    colours = _colours(report)
-    for index in _worst_first(report):
-        trial = report.trials[index]
-        points = [
-            (x, top + height * (1 - axis.place(trial.values[axis.key])))
-            for x, axis in zip(across, report.axes, strict=False)
-            if axis.key in trial.values
-        ]
-        good = (trial.rows[-1][1] - worst) / (best - worst) if best != worst else 0.5
-        points.append((across[-1], top + height * (1 - good)))
-        is_best = index == report.order[0]
-        shapes.append(Line(points, colours[index], 3.0 if is_best else 1.5))
-        shapes += [Dot(point, 4.0 if is_best else 2.4, colours[index], trial.name) for point in points]
-    return shapes
-
-
-def _axis(x: float, name: str, least: str, most: str) -> list[Shape]:
-    _, top, _, height = COORDINATES
-    return [
-        Line([(x, top), (x, top + height)], "#bbbbbb", 1.0),
-        Text((x, top - 20), name, 12, "#333333", "middle", bold=True),
-        Text((x, top - 6), most, 11, GREY, "middle"),
-        Text((x, top + height + 16), least, 11, GREY, "middle"),
-    ]
-
-
-def _pictures(report: Report) -> tuple[list[Shape], int]:
-    """The grids side by side, each as wide as half the report, and the height of the whole."""
-    if not report.pictures:
-        return [], round(PICTURES_TOP - 20)
-    shapes: list[Shape] = []
-    room, bottom = (WIDTH - 3 * 28) / 2, 0.0
-    for number, (caption, png) in enumerate(report.pictures):
-        with Image.open(io.BytesIO(png)) as picture:
-            width, height = picture.size
-        corner = (28 + number * (room + 28), PICTURES_TOP)
-        size = (room, room * height / width)
-        shapes += [Text((corner[0], corner[1] - 10), caption, 13, INK, bold=True), Picture(corner, size, png)]
-        bottom = max(bottom, corner[1] + size[1])
-    return shapes, round(bottom + 28)

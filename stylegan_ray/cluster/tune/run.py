@@ -1,4 +1,4 @@
-"""From a plan to a finished sweep: data, storage, cluster, Ray Tune over whole training runs, and what comes out."""
+"""From a plan to a finished sweep: data, storage, cluster, Ray Tune over whole training runs, and the outputs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import logging
 import math
 import os
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import yaml
 
-from stylegan_ray.cluster.launch import asked_to_stop, completed, default_name, spoken_command, use_ray_defaults
-from stylegan_ray.cluster.launch import check_writable as check_storage
+from stylegan_ray.cluster.launch import check_writable, command_line, complete_config, default_name, use_ray_defaults
 from stylegan_ray.cluster.nodes import Node, alive_nodes
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import (
@@ -28,25 +27,28 @@ from stylegan_ray.cluster.resources import (
     share_of_cluster,
     workers_range,
 )
-from stylegan_ray.cluster.tune.journal import Journal
+from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
+from stylegan_ray.cluster.tune.trials import PINNED, Trial, free, read_trials
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, join_address
 
-FILE, TRIALS = "sweep.yaml", "trials"
+FILE, TRIALS, EXPERIMENT = "sweep.yaml", "trials", "tune"
+"""In a sweep's folder: what it searches, the folder of its trials, and Ray Tune's own folder."""
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a message of a trial is a report without the objective
     "RAY_AIR_NEW_OUTPUT": "0",  # the old one can be silent
-    # Its own state is not what a sweep is continued from.
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    # What Tune has not stored when its process is killed is decided again.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
 }
 MOST_CRASHES = 10
-"""Deaths of a trial's actor that it survives; what its workers do to each other is settled in the run."""
+"""Deaths of a trial's actor that it survives; failures of its workers are handled inside the run."""
 
 
 @dataclass
@@ -63,68 +65,51 @@ class Sweep:
     def storage(self) -> Storage:
         return Storage.at(self.address)
 
-    @property
-    def trials(self) -> str:
-        return join_address(self.address, TRIALS)
-
-    @property
-    def rules(self) -> Any:
-        """How trials are chosen and judged."""
-        from stylegan_ray.cluster.tune.scheduler import Rules
-
-        options, total = self.plan.options, self.cfg.train.total_kimg
-        return Rules(
-            num_samples=self.plan.num_samples,
-            total_kimg=total,
-            scheduler=options.scheduler,
-            search=options.search,
-            higher_is_better=self.plan.higher_is_better,
-            seed=self.cfg.run.seed,
-            grace_kimg=options.grace_kimg or total / options.reduction**2,
-            reduction=options.reduction,
-            perturb_kimg=options.perturb_kimg or total / 4,
-        )
+    def open_numbers(self, trials: Mapping[int, Trial]) -> list[int]:
+        """Trials that have not ended, and those that have not begun."""
+        return [n for n in range(self.plan.num_samples) if n not in trials or trials[n].state == "open"]
 
 
 def tune(plan: Plan) -> int:
     """Runs a sweep, or continues it; returns the exit status."""
     use_ray_defaults()
-    os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
-    sweep = opened(plan)
-    from stylegan_ray.cluster.ray_private import mute_raylets
-    from stylegan_ray.cluster.tune.scheduler import Judge
-    from stylegan_ray.cluster.tune.searcher import copy_state
-
-    trials = Storage.at(sweep.trials)
-    judge = Judge(sweep.rules, plan.space, Journal(sweep.storage), partial(copy_state, trials))
-    view = SweepView(judge.ledger, plan.objective, plan.num_samples, plan.higher_is_better)
-    if not judge.num_left:
+    use_tune_defaults()
+    sweep = open_sweep(plan)
+    import_journal(sweep.storage, sweep.storage.folder(TRIALS))
+    trials = read_trials(sweep.storage.folder(TRIALS), plan.objective)
+    view = SweepView(trials, plan.objective, plan.num_samples, plan.higher_is_better)
+    if not sweep.open_numbers(trials):
         view.message(f"Sweep {sweep.address} is finished; more --samples continue it.")
-        view.message(closing_words(sweep, write_outputs(sweep.storage, plan, sweep.cfg, judge.ledger)))
+        view.message(closing_message(sweep, write_outputs(sweep.storage, plan, sweep.cfg, trials)))
         return 0
     with joined(sweep.cfg, view.message, plan.options.concurrent or 1):
-        mute_raylets()
-        share, at_once = places(sweep.cfg, plan.options.concurrent, judge.num_left, view.message)
+        num_left = len(sweep.open_numbers(trials))
+        share, at_once = places(sweep.cfg, plan.options.concurrent, num_left, view.message)
         with checked_nodes(sweep.cfg, sweep.dataset, sweep.address, share, view.message) as clearance:
             write_beginnings(sweep)
             view.message(f"Sweep {sweep.address}")
-            return run_trials(sweep, judge, share, at_once, clearance, view)
+            return run_trials(sweep, trainable_of(sweep, share, clearance), at_once, view)
 
 
-def opened(plan: Plan) -> Sweep:
-    """The sweep with its data and storage; raises ConfigError where it may not begin or go on."""
-    cfg, dataset = completed(plan.cfg)
+def use_tune_defaults() -> None:
+    """Sets the variables that Ray Tune reads, where nobody has set them."""
+    os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
+
+
+def open_sweep(plan: Plan) -> Sweep:
+    """The sweep with its data and storage; raises ConfigError where it cannot begin or continue."""
+    cfg, dataset = complete_config(plan.cfg)
     name = plan.cfg.run.name or f"sweep-{default_name(cfg).rpartition('-')[0]}-{digest(plan, cfg)}"
     cfg = cfg.with_overrides({"run.name": name})
     assert cfg.run.storage is not None
     sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
-    check_storage(sweep.storage)
+    check_writable(sweep.address)
     check_continues(sweep)
     return sweep
 
 
 def description(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
-    """All that decides what a sweep finds."""
+    """Everything that decides what a sweep finds."""
     free = ("samples", "concurrent")
     return {
         "space": [dataclasses.asdict(parameter) for parameter in plan.space.parameters],
@@ -135,7 +120,7 @@ def description(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
 
 
 def digest(plan: Plan, cfg: RunConfig) -> str:
-    """8 hex digits of what a sweep may not change when it is continued."""
+    """8 hex digits of what must not change when a sweep is continued."""
     text = json.dumps([description(plan, cfg), cfg.digest()], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -153,24 +138,25 @@ def check_continues(sweep: Sweep) -> None:
     if changed:
         lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
         raise ConfigError(
-            f"sweep {sweep.address} was begun otherwise:\n{lines}\n"
+            f"sweep {sweep.address} began with other options:\n{lines}\n"
             f"give the old values, or another --run.name for a new sweep"
         )
 
 
 def write_beginnings(sweep: Sweep) -> None:
-    """sweep.yaml: what the sweep searches, how, and the configuration that its trials share."""
-    told = {
-        "command": spoken_command(),
+    """Writes sweep.yaml: what the sweep searches, how, and the configuration that its trials share."""
+    sweep.storage.delete(STOP)
+    stored = {
+        "command": command_line(),
         "sweep": json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)),
         "fingerprint": sweep.dataset.fingerprint,
         "config": sweep.cfg.model_dump(mode="json"),
     }
-    sweep.storage.write(FILE, yaml.safe_dump(told, sort_keys=False).encode())
+    sweep.storage.write(FILE, yaml.safe_dump(stored, sort_keys=False).encode())
 
 
 def places(cfg: RunConfig, wanted: int | None, num_left: int, say: Any) -> tuple[Share, int]:
-    """Each worker's share and how many trials run at once; says how many fit and why."""
+    """Each worker's share and how many trials run at once; prints how many fit and why."""
     share_of_cluster(cfg, say)  # waits for nodes, and refuses what could never run
     share, fit, why = fitting(cfg, alive_nodes(), wanted)
     at_once = min(fit, wanted or fit, num_left)
@@ -180,7 +166,7 @@ def places(cfg: RunConfig, wanted: int | None, num_left: int, say: Any) -> tuple
 
 
 def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[Share, int, str]:
-    """Each worker's share, how many trials fit, and why; where nothing is said, a worker on CPUs gets one of them."""
+    """Each worker's share, how many trials fit, and why; by default a worker on CPUs gets one of them."""
     least, most = workers_range(cfg)
     gpus = gpus_of_worker(cfg, [node.resources for node in nodes])
     hosts = [node.resources for node in nodes if node.resources.get("GPU" if gpus else "CPU", 0) >= 1]
@@ -205,75 +191,159 @@ def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[
     return share, slots // most, why
 
 
-def run_trials(sweep: Sweep, judge: Any, share: Share, at_once: int, clearance: Clearance, view: SweepView) -> int:
-    """Ray Tune over the trials; returns the exit status."""
-    from stylegan_ray.cluster.tune.searcher import Course
+def run_trials(sweep: Sweep, trainable: Any, at_once: int, view: SweepView) -> int:
+    """Ray Tune over the trials; returns the exit status. Called in the main thread of a process connected to Ray."""
+    from stylegan_ray.cluster.tune.callback import free_disk, session
 
-    course = Course(judge, Storage.at(sweep.trials), at_once, view)
-    course.free_all()
-    with asked_to_stop(course.ask_to_stop, view.message) as interrupted:
-        fit_tuner(sweep, course, order_of(sweep, share, clearance))
-    course.free_all()
+    running = session(sweep.storage, view, sweep.plan.objective)
+    folder = sweep.storage.folder(TRIALS)
+    for trial in running.known.values():
+        free_disk(folder, trial.record)
+    with handlers_restored():
+        for tuner in tuners(sweep, trainable, at_once, running.known, view):
+            tuner.fit()
+            if running.was_stopped:
+                break
     view.close()
-    if course.refusal is not None:
-        raise ConfigError(course.refusal)
-    paths = write_outputs(sweep.storage, sweep.plan, sweep.cfg, judge.ledger)
-    view.message(closing_words(sweep, paths, is_whole=not judge.ledger.open and not course.is_stopping))
-    return 130 if interrupted() else 0
+    with suppress(OSError):
+        sweep.storage.delete(STOP)
+    for trial in running.known.values():
+        free_disk(folder, trial.record)
+        if not sweep.open_numbers(running.known):
+            for name in trial.record.runs:
+                free(folder.folder(name), [PINNED])
+    paths = write_outputs(sweep.storage, sweep.plan, sweep.cfg, running.known)
+    view.message(closing_message(sweep, paths, is_whole=not sweep.open_numbers(running.known)))
+    return 130 if running.was_stopped else 0
 
 
-def order_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
-    """What every trial is told."""
-    from stylegan_ray.cluster.tune.trial import TrialOrder
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Puts the handlers of SIGINT and SIGTERM back at the end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    return TrialOrder(
+
+def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
+    """Tune's trainable with what every trial gets."""
+    from ray import tune
+
+    from stylegan_ray.cluster.tune.trial import TrialRun, TrialSpec
+
+    spec = TrialSpec(
         cfg=sweep.cfg.model_dump(mode="json"),
         dataset=sweep.dataset,
-        trials=sweep.trials,
+        sweep=sweep.address,
+        trials=join_address(sweep.address, TRIALS),
         share=share,
         clearance=replace(clearance, cfg=sweep.cfg),
         objective=sweep.plan.objective,
-        command=spoken_command(),
+        command=command_line(),
         waits_for_checkpoints=sweep.plan.options.scheduler == "pbt",
+    )
+    return tune.with_parameters(TrialRun, spec=spec)
+
+
+def tuners(sweep: Sweep, trainable: Any, at_once: int, known: Mapping[int, Trial], view: SweepView) -> Iterator[Any]:
+    """Tune's experiment of the last command, restored; then a new one for trials that it does not have.
+
+    There are such trials in a new sweep, with more --samples, and where the last command was killed while Tune's state
+    was written. A trial's own record and checkpoints count in each case.
+    """
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Actors of trials need no CPU: they are placed on this node, as many as run at once, and watch over their workers.
+    node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
+    slot = tune.PlacementGroupFactory([{node: math.floor(10000 / at_once) / 10000}])
+    trainable = tune.with_resources(trainable, slot)
+    experiments = [name for name in sweep.storage.names() if re.fullmatch(rf"{EXPERIMENT}(-\d+)?", name)]
+    experiments.sort(key=lambda name: int(name.partition("-")[2] or 1))
+    if experiments:
+        folder = sweep.storage.folder(experiments[-1])
+        if can_restore(folder):
+            yield tune.Tuner.restore(
+                folder.path(), trainable, resume_unfinished=True, storage_filesystem=folder.filesystem
+            )
+        else:
+            view.message("warning: Ray Tune's state was not stored whole; its trials continue from their own records")
+    if sweep.open_numbers(known):
+        name = f"{EXPERIMENT}-{len(experiments) + 1}" if experiments else EXPERIMENT
+        yield new_tuner(sweep, trainable, known, name)
+
+
+def can_restore(experiment: Storage) -> bool:
+    """Whether Tune's files in the folder of an experiment are whole: it writes them in place."""
+    from ray import cloudpickle
+    from ray.tune import Tuner
+
+    if not Tuner.can_restore(experiment.path(), storage_filesystem=experiment.filesystem):
+        return False
+    states = [name for name in experiment.names() if name.startswith("experiment_state")]
+    pickles = [name for name in experiment.names() if name.endswith((".json", ".pkl")) and name not in states]
+    try:
+        for name in states:
+            json.loads(experiment.read(name))
+        for name in pickles:  # a searcher's state is one, whatever its ending says
+            cloudpickle.loads(experiment.read(name))
+    except Exception:  # unpickling raises anything
+        return False
+    return bool(states)
+
+
+def new_tuner(sweep: Sweep, trainable: Any, known: Mapping[int, Trial], name: str) -> Any:
+    """A Tuner over the trials of the sweep; those that have ended report their rows again where that teaches."""
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    from stylegan_ray.cluster.tune.callback import SweepCallback
+    from stylegan_ray.cluster.tune.scheduler import scheduler_of
+    from stylegan_ray.cluster.tune.searcher import optuna_search, param_space
+
+    plan, options = sweep.plan, sweep.plan.options
+    is_optuna = options.search == "optuna"
+    learns = options.scheduler == "asha"
+    numbers = range(plan.num_samples) if learns else sweep.open_numbers(known)
+    return tune.Tuner(
+        trainable,
+        param_space=None if is_optuna else param_space(plan, list(numbers)),
+        tune_config=tune.TuneConfig(
+            search_alg=optuna_search(plan, [known[n] for n in sorted(known)]) if is_optuna else None,
+            scheduler=scheduler_of(plan, sweep.cfg.train.total_kimg),
+            num_samples=plan.num_samples if is_optuna else 1,
+            reuse_actors=True,
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=sweep.storage.path(),
+            storage_filesystem=sweep.storage.filesystem,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run saves itself
+            callbacks=[
+                SweepCallback(plan.objective, plan.num_samples, plan.higher_is_better),
+                JsonLoggerCallback(),
+            ],
+        ),
     )
 
 
-def fit_tuner(sweep: Sweep, course: Any, order: Any) -> None:
-    """Lets Ray Tune run the trials. Their actors need no CPU: they stand on this node and watch over their workers."""
-    from ray import tune
+def trial_name(trial: Any) -> str:
+    """The name of one of Tune's trials, and of its folder."""
+    from stylegan_ray.cluster.tune.trials import run_name
 
-    from stylegan_ray.cluster.tune.searcher import Beats, Deals, Ends, Verdicts
-    from stylegan_ray.cluster.tune.trial import TrialRun
-
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    name_of_node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
-    here = tune.PlacementGroupFactory([{name_of_node: 0.001}])
-    with tempfile.TemporaryDirectory(prefix="sweep-", ignore_cleanup_errors=True) as folder:
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialRun, order=order), here),
-            tune_config=tune.TuneConfig(
-                search_alg=Deals(course),
-                scheduler=Verdicts(course),
-                reuse_actors=True,
-                num_samples=course.judge.num_left,
-                trial_name_creator=lambda trial: f"trial-{trial.config['number']:03d}",
-                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:03d}-{trial.trial_id}",
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=folder,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run saves itself
-                callbacks=[Beats(course)],
-                stop=Ends(course),
-            ),
-        ).fit()
+    return run_name(trial.config["number"])
 
 
-def closing_words(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = True) -> str:
-    """The last words of a sweep: what won, and what to do with it."""
-    lines = ["Done." if is_whole else "Stopped; the same command goes on."]
+def closing_message(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = True) -> str:
+    """What a sweep prints at its end: the best trial, and where everything is stored."""
+    lines = ["Done." if is_whole else "Stopped; the same command continues."]
     lines += [f"  {label:12s} {text}" for label, text in paths.items()]
     if "Best" in paths:
         lines.append(f"  {'Train it':12s} stylegan-ray train {join_address(sweep.address, 'best.yaml')}")

@@ -1,4 +1,4 @@
-"""What a sweep searches: dotted keys with ranges or choices from a YAML file, drawn, checked and moved about."""
+"""Search spaces: dotted keys with ranges or lists from a YAML file; sampling, perturbing and checking them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest
+from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unknown_key
 from stylegan_ray.rng import stream, stream_key
 
 Values = dict[str, Any]
@@ -24,33 +24,33 @@ train.G_reg_interval: {choice: [1, 2, 4, 8, 16]}
 train.D_reg_interval: {choice: [4, 8, 16, 32]}
 loss.r1_gamma: {loguniform: [0.1, 100]}
 """
-"""Learning rates, lazy intervals and gamma: what users of StyleGAN ask about first."""
+"""Learning rates, lazy intervals and gamma: what users of StyleGAN tune first."""
 REFUSED = {
-    "run.": "the sweep names, places and seeds its trials itself",
-    "cluster.": "every trial gets the same share of the cluster",
-    "metrics.": "trials are compared by one metric, taken one way",
-    "train.total_kimg": "it is the time that the scheduler counts in; give it on the command line",
+    "run.": "the sweep names, stores and seeds its trials itself",
+    "cluster.": "every trial gets the same resources",
+    "metrics.": "trials are compared by one metric, computed in one way",
+    "train.total_kimg": "the scheduler counts time in it; give it on the command line",
 }
 SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "subset", "alpha", "crop", "resize")
-"""Keys of `data` that decide which data set is opened, and trials share one."""
+"""Keys of `data` that decide which data set is opened; all trials share one."""
 MOVABLE = ("loss.", "schedule.G_lrate", "schedule.D_lrate", "train.G_reg_interval", "train.D_reg_interval", "augment.")
-"""What may change while a TrainState goes on: not the networks, the stream or the minibatch."""
+"""Keys that may change while a TrainState continues: not the networks, the data order or the minibatch."""
 MOST_CORNERS = 1024
 RESAMPLE, UP, DOWN = 0.25, 1.2, 0.8
-"""How often population based training draws a parameter anew, and by what it moves it otherwise."""
+"""Probability that population based training samples a parameter again, and the factors of a perturbation."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key that is searched."""
+    """One key to search."""
 
     key: str
     kind: str
     values: tuple[Any, ...]
-    """Least and greatest value of a range; the members of a list."""
+    """Lowest and highest value of a range; the members of a list."""
     is_whole: bool = False
     condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Searched only where these keys have one of these values."""
+    """Active only where each of these keys has one of these values."""
 
     @property
     def is_range(self) -> bool:
@@ -58,28 +58,24 @@ class Parameter:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether its values are numbers."""
+        """Whether its values are numbers, so that they have an order."""
         return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Whether the values of the keys before this one ask for it."""
+        """Whether its condition holds, given the values of the keys before it."""
         return all(values.get(key, _ABSENT) in allowed for key, allowed in self.condition.items())
 
-    def draw(self, rng: np.random.Generator) -> Any:
-        """A value by chance."""
+    def sample(self, rng: np.random.Generator) -> Any:
+        """A random value."""
         if not self.is_range:
             return self.values[int(rng.integers(len(self.values)))]
-        return self.at(float(rng.random()))
-
-    def at(self, place: float) -> Any:
-        """The value at a place between 0 (least) and 1 (greatest) of a range, in four digits."""
-        low, high = self.values
+        (low, high), fraction = self.values, float(rng.random())
         if self.kind == "loguniform":
-            return self.clipped(low * (high / low) ** place)
-        return self.clipped(low + (high - low) * place)
+            return self.clip(low * (high / low) ** fraction)
+        return self.clip(low + (high - low) * fraction)
 
-    def place(self, value: Any) -> float:
-        """Where a value stands between 0 and 1; members of a list stand at equal distances."""
+    def fraction(self, value: Any) -> float:
+        """The position of a value in [0, 1] between lowest and highest; members of a list have equal distances."""
         if not self.is_range:
             ordered = sorted(self.values) if self.is_ordered else list(self.values)
             return ordered.index(value) / max(len(ordered) - 1, 1)
@@ -88,21 +84,21 @@ class Parameter:
             return math.log(value / low) / math.log(high / low)
         return (value - low) / (high - low)
 
-    def clipped(self, value: float) -> int | float:
-        """A value inside the range, rounded to what is worth writing down."""
+    def clip(self, value: float) -> int | float:
+        """The value rounded to four digits, or to a whole number, and clipped to the range."""
         low, high = self.values
         rounded = round(value) if self.is_whole else float(f"{value:.4g}")
         return min(max(rounded, low), high)
 
-    def moved(self, value: Any, rng: np.random.Generator) -> Any:
-        """A neighbour of a value, or now and then any value (Jaderberg et al. 2017, perturb and resample)."""
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:
+        """A neighbour of a value, or with probability RESAMPLE any value (Jaderberg et al. 2017, explore)."""
         resample, up = rng.random() < RESAMPLE, rng.random() < 0.5
         if resample:
-            return self.draw(rng)
+            return self.sample(rng)
         if self.is_range:
-            moved = self.clipped(value * (UP if up else DOWN))
-            step = (1 if up else -1) if self.is_whole and moved == value else 0
-            return self.clipped(moved + step)
+            near = self.clip(value * (UP if up else DOWN))
+            step = (1 if up else -1) if self.is_whole and near == value else 0
+            return self.clip(near + step)
         ordered = sorted(self.values) if self.is_ordered else list(self.values)
         return ordered[min(max(ordered.index(value) + (1 if up else -1), 0), len(ordered) - 1)]
 
@@ -112,7 +108,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Space:
-    """All parameters, those that conditions speak of before those that have them, and values that all trials share."""
+    """The parameters, each after those that its condition names, and the values that all trials share."""
 
     parameters: tuple[Parameter, ...]
     fixed: Values
@@ -121,20 +117,20 @@ class Space:
     def read(cls, path: str | None, base: RunConfig) -> Space:
         """The space of a YAML file, or the default one; raises ConfigError."""
         if path is None:
-            return cls.parsed(DEFAULT_SPACE, "the default space", base)
+            return cls.parse(DEFAULT_SPACE, "the default space", base)
         try:
             text = Path(path).read_text()
         except OSError as error:
             raise ConfigError(f"space file {path} cannot be read: {error.strerror}") from error
-        return cls.parsed(text, path, base)
+        return cls.parse(text, path, base)
 
     @classmethod
-    def parsed(cls, text: str, where: str, base: RunConfig) -> Space:
-        """The space that a YAML text describes; raises ConfigError that names the file, the key and a way out."""
+    def parse(cls, text: str, where: str, base: RunConfig) -> Space:
+        """The space of a YAML text; raises ConfigError that names the file, the key and a way out."""
         try:
             tree = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: no YAML: {error}") from error
+            raise ConfigError(f"{where}: not valid YAML: {error}") from error
         if not isinstance(tree, dict) or not tree:
             raise ConfigError(f"{where}: a space is a mapping of dotted keys, such as\n{DEFAULT_SPACE}")
         try:
@@ -143,8 +139,8 @@ class Space:
             fixed = {key: entry for key, entry in tree.items() if not isinstance(entry, dict)}
             parameters = [_parameter(key, tree[key], base) for key in tree if key not in fixed]
             if not parameters:
-                raise ConfigError(f"nothing is searched; write a range or a list, such as\n{DEFAULT_SPACE}")
-            return cls(tuple(_in_order(parameters, fixed)), fixed)
+                raise ConfigError(f"there is nothing to search; write a range or a list, such as\n{DEFAULT_SPACE}")
+            return cls(tuple(_dependencies_first(parameters, fixed)), fixed)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -154,61 +150,61 @@ class Space:
 
     @property
     def grid_size(self) -> int:
-        """How many trials it takes to see every point of the grid once."""
+        """The number of points of the grid: 1 where there is none."""
         return math.prod(len(parameter.values) for parameter in self.parameters if parameter.kind == "grid")
 
     @property
     def is_grid(self) -> bool:
-        """Whether nothing is left to chance."""
+        """Whether every parameter is a grid."""
         return all(parameter.kind == "grid" for parameter in self.parameters)
 
     def sample(self, seed: int, number: int) -> Values:
-        """The values of a trial: a function of seed and number, so that no trial depends on what others did.
+        """The values of a trial: a function of seed and number, independent of all other trials.
 
-        Grid parameters walk through all their combinations; trials beyond the last one begin again.
+        Grid parameters take all their combinations in turn; trials after the last one begin again.
         """
         values, left = dict(self.fixed), number % max(self.grid_size, 1)
         for parameter in self.parameters:
-            place = 0
+            index = 0
             if parameter.kind == "grid":
-                left, place = divmod(left, len(parameter.values))
+                left, index = divmod(left, len(parameter.values))
             if not parameter.is_active(values):
                 continue
             rng = stream(stream_key(seed, 0, f"sweep/{parameter.key}"), number)
-            values[parameter.key] = parameter.values[place] if parameter.kind == "grid" else parameter.draw(rng)
+            values[parameter.key] = parameter.values[index] if parameter.kind == "grid" else parameter.sample(rng)
         return values
 
-    def moved(self, values: Mapping[str, Any], seed: int, *place: int) -> Values:
-        """Values near others, for a trial that goes on from another one's state; `place` numbers the occasion."""
+    def perturb(self, values: Mapping[str, Any], seed: int, occasion: int) -> Values:
+        """Values near others, for a trial that copies another one's state: a function of seed and occasion."""
         near = dict(self.fixed)
         for parameter in self.parameters:
             if parameter.is_active(near):
-                rng = stream(stream_key(seed, 0, f"move/{parameter.key}", *place), 0)
-                there = values.get(parameter.key, _ABSENT)
-                near[parameter.key] = parameter.draw(rng) if there is _ABSENT else parameter.moved(there, rng)
+                rng = stream(stream_key(seed, 0, f"move/{parameter.key}", occasion), 0)
+                given = values.get(parameter.key, _ABSENT)
+                near[parameter.key] = parameter.sample(rng) if given is _ABSENT else parameter.perturb(given, rng)
         return near
 
     def check(self, base: RunConfig, seed: int, num_samples: int) -> None:
-        """Raises ConfigError when some trial would have a configuration that is refused."""
-        drawn = (self.sample(seed, number) for number in range(num_samples))
-        for values in itertools.chain(self._corners(), drawn):
+        """Raises ConfigError when a corner of the space or one of the first samples is not a valid configuration."""
+        samples = (self.sample(seed, number) for number in range(num_samples))
+        for values in itertools.chain(self._corners(), samples):
             try:
                 base.with_overrides(values)
             except ConfigError as error:
-                said = ", ".join(f"{key}={value}" for key, value in values.items())
-                raise ConfigError(f"the space holds a configuration that is refused ({said}):\n{error}") from error
+                given = ", ".join(f"{key}={value}" for key, value in values.items())
+                raise ConfigError(f"the space contains an invalid configuration ({given}):\n{error}") from error
 
     def check_movable(self) -> None:
-        """Raises ConfigError for what cannot change in the middle of a run."""
-        stuck = [key for key in self.keys if not key.startswith(MOVABLE)]
-        if stuck:
+        """Raises ConfigError for parameters that cannot change in the middle of a run."""
+        fixed = [key for key in self.keys if not key.startswith(MOVABLE)]
+        if fixed:
             raise ConfigError(
-                f"--scheduler pbt changes parameters in the middle of a run, and {', '.join(stuck)} cannot change "
-                f"there: a copied state would not fit. It moves {', '.join(MOVABLE)}; for others use --scheduler asha"
+                f"--scheduler pbt changes parameters in the middle of a run, and {', '.join(fixed)} cannot change "
+                f"there: a copied state would not fit. It changes {', '.join(MOVABLE)}; for others use --scheduler asha"
             )
 
     def _corners(self) -> Iterator[Values]:
-        """Combinations of least and greatest values and of list members; where these are many, one at a time."""
+        """Combinations of lowest and highest values and of list members; if these are many, one parameter at a time."""
         ends = [parameter.values for parameter in self.parameters]
         if math.prod(map(len, ends)) <= MOST_CORNERS:
             choices: Iterator[tuple[Any, ...]] = itertools.product(*ends)
@@ -225,7 +221,7 @@ class Space:
 
 def _check_key(key: Any) -> None:
     if key not in known_keys():
-        raise ConfigError(f"unknown key {key!r}{nearest(str(key), known_keys())}")
+        raise unknown_key(str(key))
     for refused, why in REFUSED.items():
         if key.startswith(refused):
             raise ConfigError(f"{key} cannot be searched: {why}")
@@ -236,12 +232,12 @@ def _check_key(key: Any) -> None:
 
 def _parameter(key: str, entry: Mapping[str, Any], base: RunConfig) -> Parameter:
     kinds = [kind for kind in (*RANGES, *LISTS) if kind in entry]
-    strange = [word for word in entry if word not in (*RANGES, *LISTS, "if")]
-    if strange or len(kinds) != 1:
-        hint = nearest(str(strange[0]), (*RANGES, *LISTS, "if")) if strange else ""
+    unknown = [word for word in entry if word not in (*RANGES, *LISTS, "if")]
+    if unknown or len(kinds) != 1:
+        hint = nearest(str(unknown[0]), (*RANGES, *LISTS, "if")) if unknown else ""
         raise ConfigError(
             f"{key}: {dict(entry)} must be one of {{uniform: [LOW, HIGH]}}, {{loguniform: [LOW, HIGH]}}, "
-            f"{{choice: [...]}}, {{grid: [...]}}, with an `if` beside it where it is conditional{hint}"
+            f"{{choice: [...]}}, {{grid: [...]}}, with an `if` in the same mapping where it is conditional{hint}"
         )
     (kind,) = kinds
     values = entry[kind]
@@ -249,15 +245,15 @@ def _parameter(key: str, entry: Mapping[str, Any], base: RunConfig) -> Parameter
         raise ConfigError(f"{key}: {kind} takes a list, not {values!r}")
     values = [_number(value) for value in values]
     section, name = key.split(".")
-    there = getattr(getattr(base, section), name)
-    is_whole = isinstance(there, int) and not isinstance(there, bool)
+    default = getattr(getattr(base, section), name)
+    is_whole = isinstance(default, int) and not isinstance(default, bool)
     if kind in RANGES:
         _check_range(key, kind, values, is_whole)
     return Parameter(key, kind, tuple(values), is_whole, _condition(key, entry.get("if", {})))
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-3 for a word."""
+    """The value as a number where it is one: YAML reads 1e-3 as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -267,11 +263,11 @@ def _number(value: Any) -> Any:
 def _check_range(key: str, kind: str, values: Sequence[Any], is_whole: bool) -> None:
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
-        raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two numbers that rise, not {list(values)}")
+        raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two numbers with LOW < HIGH, not {list(values)}")
     if kind == "loguniform" and numbers[0] <= 0:
-        raise ConfigError(f"{key}: loguniform starts above 0, not at {numbers[0]}; use uniform")
+        raise ConfigError(f"{key}: loguniform needs LOW above 0, not {numbers[0]}; use uniform")
     if is_whole and any(value != int(value) for value in numbers):
-        raise ConfigError(f"{key} is a whole number, so the bounds of {kind} are, too, not {list(values)}")
+        raise ConfigError(f"{key} is a whole number, so the bounds of {kind} must be whole numbers, not {list(values)}")
 
 
 def _condition(key: str, condition: Any) -> dict[str, tuple[Any, ...]]:
@@ -280,20 +276,20 @@ def _condition(key: str, condition: Any) -> dict[str, tuple[Any, ...]]:
     return {other: tuple(value) if isinstance(value, list) else (value,) for other, value in condition.items()}
 
 
-def _in_order(parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> Iterator[Parameter]:
-    """The parameters, each behind those that its condition speaks of."""
+def _dependencies_first(parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> Iterator[Parameter]:
+    """The parameters, each after those that its condition names."""
     known, waiting = set(fixed), list(parameters)
     names = [*fixed, *(parameter.key for parameter in parameters)]
     for parameter in parameters:
         for other in parameter.condition:
             if other not in names:
                 raise ConfigError(
-                    f"{parameter.key}: its condition speaks of {other}, which the space has not{nearest(other, names)}"
+                    f"{parameter.key}: its condition names {other}, which is not in the space{nearest(other, names)}"
                 )
     while waiting:
         ready = [parameter for parameter in waiting if set(parameter.condition) <= known]
         if not ready:
-            raise ConfigError(f"the conditions of {', '.join(p.key for p in waiting)} go round in a circle")
+            raise ConfigError(f"the conditions of {', '.join(p.key for p in waiting)} depend on each other; drop one")
         yield ready[0]
         known.add(ready[0].key)
         waiting.remove(ready[0])

@@ -1,4 +1,4 @@
-"""What a sweep may search: how a space is read, refused, drawn from and moved in."""
+"""Search spaces: how one is parsed, refused, sampled and perturbed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASE = load_config("tiny")
 
 
 def space_of(text: str) -> Space:
-    return Space.parsed(text, "space.yaml", BASE)
+    return Space.parse(text, "space.yaml", BASE)
 
 
 @pytest.mark.parametrize(
@@ -23,27 +23,27 @@ def space_of(text: str) -> Space:
         ("loss.gama: {uniform: [1, 2]}", "unknown key 'loss.gama'; did you mean 'loss.r1_gamma'?"),
         ("loss.r1_gamma: {unifrm: [1, 2]}", "did you mean 'uniform'?"),
         ("loss.r1_gamma: {uniform: [1, 2], choice: [1]}", "must be one of"),
-        ("loss.r1_gamma: {uniform: [2, 1]}", "two numbers that rise"),
+        ("loss.r1_gamma: {uniform: [2, 1]}", "LOW < HIGH"),
         ("loss.r1_gamma: {loguniform: [0, 1]}", "use uniform"),
-        ("loss.r1_gamma: {loguniform: [low, 1]}", "two numbers that rise"),
+        ("loss.r1_gamma: {loguniform: [low, 1]}", "LOW < HIGH"),
         ("loss.r1_gamma: {choice: 3}", "choice takes a list, not 3"),
         ("train.G_reg_interval: {uniform: [1, 2.5]}", "whole number"),
-        ("train.total_kimg: {choice: [1, 2]}", "the time that the scheduler counts in"),
+        ("train.total_kimg: {choice: [1, 2]}", "the scheduler counts time in it"),
         ("run.seed: {choice: [1, 2]}", "cannot be searched"),
         ("cluster.num_workers: {choice: [1, 2]}", "cannot be searched"),
         ("data.resolution: {choice: [16, 32]}", "trials share one prepared data set"),
-        ("loss.r1_gamma: 3", "nothing is searched"),
+        ("loss.r1_gamma: 3", "nothing to search"),
         ("- loss.r1_gamma", "a mapping of dotted keys"),
-        ("loss.r1_gamma: [", "no YAML"),
+        ("loss.r1_gamma: [", "not valid YAML"),
         ("loss.r1_gamma: {choice: [1], if: {loss.pl_weigt: 1}}\nloss.pl_weight: 1", "did you mean 'loss.pl_weight'?"),
         (
             "loss.r1_gamma: {choice: [1], if: {loss.pl_weight: 1}}\n"
             "loss.pl_weight: {choice: [1], if: {loss.r1_gamma: 1}}",
-            "in a circle",
+            "depend on each other",
         ),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused_in_words(text, said):
+def test_a_malformed_space_is_refused_with_the_key_and_a_way_out(text, said):
     with pytest.raises(ConfigError, match=r"space\.yaml: ") as caught:
         space_of(text)
     assert said in str(caught.value)
@@ -64,12 +64,12 @@ def test_a_value_out_of_bounds_is_refused_before_any_trial(text, said):
     assert said in str(caught.value)
 
 
-def test_draws_stay_in_bounds_and_cover_them():
+def test_samples_stay_in_bounds_and_cover_them():
     space = space_of(DEFAULT_SPACE + "loss.pl_weight: {uniform: [0, 4]}\nschedule.minibatch_repeats: {uniform: [1, 4]}")
     samples = [space.sample(0, number) for number in range(300)]
     rates = np.array([sample["schedule.G_lrate"] for sample in samples])
     assert rates.min() >= 0.0005 and rates.max() <= 0.01
-    assert 0.4 < (rates < np.sqrt(0.0005 * 0.01)).mean() < 0.6, "half of a log-uniform lies below the geometric mean"
+    assert 0.4 < (rates < np.sqrt(0.0005 * 0.01)).mean() < 0.6, "half of a log-uniform is below the geometric mean"
     assert {sample["train.G_reg_interval"] for sample in samples} == {1, 2, 4, 8, 16}
     assert {sample["schedule.minibatch_repeats"] for sample in samples} == {1, 2, 3, 4}
     assert abs(np.mean([sample["loss.pl_weight"] for sample in samples]) - 2) < 0.3
@@ -77,7 +77,7 @@ def test_draws_stay_in_bounds_and_cover_them():
     assert not np.corrcoef(rates, [sample["schedule.D_lrate"] for sample in samples])[0, 1] > 0.2
 
 
-def test_numbers_may_be_written_as_people_write_them():
+def test_numbers_may_be_written_with_an_exponent():
     space = space_of("schedule.G_lrate: {loguniform: [1e-3, 1E-2]}\nloss.r1_gamma: {choice: [1e-1, 2]}")
     assert [parameter.values for parameter in space.parameters] == [(0.001, 0.01), (0.1, 2)]
 
@@ -87,7 +87,7 @@ def test_a_trial_is_a_function_of_seed_and_number():
     assert space.sample(0, 7) == space_of(DEFAULT_SPACE).sample(0, 7) != space.sample(1, 7)
 
 
-def test_a_grid_is_walked_through_whole():
+def test_a_grid_takes_all_its_combinations():
     space = space_of("loss.r1_gamma: {grid: [1, 2, 3]}\ntrain.G_reg_interval: {grid: [4, 8]}\nloss.pl_weight: 1.5")
     assert space.grid_size == 6 and space.is_grid
     samples = [space.sample(0, number) for number in range(7)]
@@ -104,21 +104,21 @@ def test_conditions_decide_what_is_searched():
     samples = [space.sample(0, number) for number in range(20)]
     assert {sample["loss.G"] for sample in samples} == {"logistic_ns", "logistic_ns_pathreg"}
     assert all(("loss.pl_weight" in sample) == (sample["loss.G"] == "logistic_ns_pathreg") for sample in samples)
-    assert space.keys == ["loss.G", "loss.pl_weight"], "what a condition speaks of comes first"
+    assert space.keys == ["loss.G", "loss.pl_weight"], "what a condition names comes first"
 
 
-def test_moved_values_stay_near_and_inside():
+def test_perturbed_values_stay_near_and_inside():
     gamma = Parameter("loss.r1_gamma", "loguniform", (1.0, 12.0))
     interval = Parameter("train.G_reg_interval", "choice", (1, 4, 16), is_whole=True)
     rng = np.random.default_rng(0)
-    moved = [gamma.moved(10.0, rng) for _ in range(200)]
-    assert {8.0, 12.0} <= set(moved) and all(1 <= value <= 12 for value in moved)
-    assert 20 < sum(value not in (8.0, 12.0) for value in moved) < 80, "a quarter is drawn anew"
-    assert {interval.moved(4, rng) for _ in range(200)} == {1, 4, 16}
-    assert {Parameter("k", "uniform", (1, 9), True).moved(2, rng) for _ in range(99)} >= {1, 3}
+    near = [gamma.perturb(10.0, rng) for _ in range(200)]
+    assert {8.0, 12.0} <= set(near) and all(1 <= value <= 12 for value in near)
+    assert 20 < sum(value not in (8.0, 12.0) for value in near) < 80, "a quarter is sampled again"
+    assert {interval.perturb(4, rng) for _ in range(200)} == {1, 4, 16}
+    assert {Parameter("k", "uniform", (1, 9), True).perturb(2, rng) for _ in range(99)} >= {1, 3}
 
 
-def test_only_what_fits_a_copied_state_is_moved():
+def test_only_what_fits_a_copied_state_is_perturbed():
     space_of(DEFAULT_SPACE).check_movable()
     with pytest.raises(ConfigError, match=r"model\.fmap_max cannot change"):
         space_of("model.fmap_max: {choice: [32, 64]}").check_movable()
@@ -130,7 +130,7 @@ def test_every_trial_has_the_lazy_corrections_of_its_own_intervals():
     assert ratios == [1 / 2, 4 / 5]
 
 
-def test_the_command_reads_space_preset_and_options(tmp_path):
+def test_the_command_parses_space_preset_and_options(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text("loss.r1_gamma: {grid: [1, 2, 3]}")
     plan = sweep_options([str(path), "tiny", "--scheduler", "fifo", "--train.total_kimg", "4", "--every", "2"])
@@ -153,7 +153,7 @@ def test_the_command_reads_space_preset_and_options(tmp_path):
         (["--train.total_kmg", "3"], "did you mean"),
     ],
 )
-def test_the_command_refuses_what_it_does_not_understand(words, said):
+def test_the_command_refuses_unknown_and_invalid_options(words, said):
     with pytest.raises(ConfigError) as caught:
         sweep_options(words)
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""Where rows of metrics are: beside the runs and networks they belong to."""
+"""Files of rows of metrics, in the folder of their run or beside their network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.rows import Comparison, Row, UnlikeRows, compare
+from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare
 from stylegan_ray.run_folder import CHECKPOINTS, EVALUATIONS, METRICS, NETWORK_ENDINGS, find_run, is_run, read_jsonl
 from stylegan_ray.storage import Storage, join_address, split_address
 
@@ -16,21 +16,24 @@ def absolute(address: str) -> str:
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
-def place_of_rows(network: str) -> str:
-    """The file for rows of a network file or checkpoint: in the run that it lies in, else beside it."""
+def rows_file(network: str) -> str:
+    """The file for rows of a network file or checkpoint: in the folder of its run, else beside it."""
     folder, _ = split_address(network)
     outer, name = split_address(folder)
     return join_address(outer if name == CHECKPOINTS else folder, EVALUATIONS)
 
 
-def rows_of(what: str) -> list[Row]:
-    """The rows of a run (taken in its training, then on request), of a network, or of a .jsonl file; or ConfigError."""
+def load_rows(what: str) -> list[Row]:
+    """Rows of a run (from training, then from the evaluate command), of a network, or of a .jsonl file.
+
+    Raises ConfigError for a missing run or file.
+    """
     name = split_address(what)[1]
     if name.endswith(".jsonl"):
         return _read(absolute(what))
     address = absolute(what)
     if name.endswith(NETWORK_ENDINGS) or _is_checkpoint(address):
-        return [row for row in _read(place_of_rows(address)) if row.get("checkpoint") == address]
+        return [row for row in _read(rows_file(address)) if row.get("checkpoint") == address]
     run = find_run(what)
     rows: list[Row] = []
     for name in (METRICS, EVALUATIONS):
@@ -39,11 +42,11 @@ def rows_of(what: str) -> list[Row]:
     return rows
 
 
-def compared(a: str, b: str) -> list[Comparison]:
-    """The last rows of every metric of A and B; raises ConfigError where they must not be compared."""
+def compare_stored(a: str, b: str) -> list[Comparison]:
+    """Pairs of the last rows of every metric of A and B; raises ConfigError if they are not comparable."""
     try:
-        return compare(rows_of(a), rows_of(b))
-    except UnlikeRows as error:
+        return compare(load_rows(a), load_rows(b))
+    except IncomparableRows as error:
         raise ConfigError(str(error)) from None
 
 

@@ -1,0 +1,115 @@
+"""One trial: what it reports, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import pytest
+
+pytest.importorskip("ray")
+
+from types import SimpleNamespace
+
+from stylegan_ray.cluster.tune.trial import Fitting, reports_of_run
+from stylegan_ray.config import load_config
+from stylegan_ray.run_folder import STOP
+from stylegan_ray.storage import Storage
+
+OBJECTIVE = "Loss/D/loss"
+
+
+class Scripted(Fitting):
+    """A training that is a function of its view; it returns how the run ended."""
+
+    def __init__(self, folder, script, objective: str = OBJECTIVE) -> None:
+        self.script = script
+        spec = SimpleNamespace(objective=objective, sweep=str(folder), waits_for_checkpoints=False)
+        run = SimpleNamespace(storage=Storage.at(folder / "run"), cfg=load_config("tiny"))
+        super().__init__(run, spec)
+
+    def train(self):
+        return self.script(self)
+
+    def reports(self) -> list[dict]:
+        return list(reports_of_run(self.trial_run.storage, self.spec, self))
+
+
+def tick(view, value: float = 0.5) -> None:
+    view.tick({"Progress/kimg": 2.0, "Timing/total_sec": 9.0, OBJECTIVE: value, "Loss/scores/real": 1.0})
+
+
+@pytest.mark.parametrize("ending", [("finished", ""), ("diverged", "worker 0 diverged"), ("failed", "disk full")])
+def test_how_a_run_ends_is_how_its_trial_ends(tmp_path, ending):
+    def script(view):
+        tick(view)
+        view.message("metrics at 2 kimg: nothing that a sweep shows")
+        view.message("fault: worker 0 was killed")
+        return ending
+
+    reports = Scripted(tmp_path, script).reports()
+    assert reports[0] == {"kimg": 2.0, OBJECTIVE: 0.5, "sec": 9.0}
+    assert reports[1] == {"message": "fault: worker 0 was killed"}
+    assert reports[2:] == [{"done": True, "ended": ending[0], "why": ending[1]}]
+
+
+def test_an_error_in_the_driver_of_a_run_fails_the_trial(tmp_path):
+    def script(view):
+        raise OSError("disk full")
+
+    (last,) = Scripted(tmp_path, script).reports()
+    assert last["ended"] == "failed" and "disk full" in last["why"]
+
+
+def test_an_objective_that_is_not_a_number_ends_the_trial_as_diverged(tmp_path):
+    def script(view):
+        tick(view, math.nan)
+        time.sleep(60)
+
+    reports = Scripted(tmp_path, script).reports()
+    assert [report.get("ended") for report in reports] == ["diverged"]
+
+
+def test_rows_of_the_files_are_reported_again_before_new_ones(tmp_path):
+    row = {"Progress/kimg": 1.0, "Timing/total_sec": 4.0, OBJECTIVE: 0.7}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/stats.jsonl").write_text(f"{json.dumps(row)}\n")
+
+    def script(view):
+        tick(view)
+        return "finished", ""
+
+    assert [report.get("kimg") for report in Scripted(tmp_path, script).reports()] == [1.0, 2.0, None]
+
+
+def stops_when_asked(view) -> tuple[str, str]:
+    deadline = time.monotonic() + 20
+    while not view.is_ending and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return "interrupted", ""
+
+
+def test_a_trial_that_is_ended_lets_its_run_save_and_stop(tmp_path):
+    fitting = Scripted(tmp_path, stops_when_asked)
+    fitting.start()
+    fitting.end()
+    assert not fitting.is_alive() and fitting.ending[0] == "interrupted"
+
+
+def test_the_stop_file_of_the_sweep_stops_its_trials_and_they_stay_unfinished(tmp_path):
+    fitting = Scripted(tmp_path, stops_when_asked)
+    (tmp_path / STOP).touch()
+    reports = reports_of_run(fitting.trial_run.storage, fitting.spec, fitting)
+    assert "done" not in next(reports), "Tune does not restore a trial that is done"
+    (tmp_path / STOP).unlink()
+    assert next(reports)["done"], "without the file only this one run was asked to stop"
+
+
+def test_an_objective_that_no_tick_has_is_refused_with_the_nearest(tmp_path):
+    def script(view):
+        tick(view)
+        return "finished", ""
+
+    reports = Scripted(tmp_path, script, "Loss/score/real").reports()
+    assert "did you mean 'Loss/scores/real'?" in reports[0]["refused"]
