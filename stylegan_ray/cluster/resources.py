@@ -17,7 +17,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.distributed import num_cores
+from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
