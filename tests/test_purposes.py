@@ -197,7 +197,7 @@ def test_subsets_of_the_kernel_distance():
 
 
 def test_trials_of_a_sweep():
-    space = Space.parsed(DEFAULT_SPACE, "default", load_config("tiny"))
+    space = Space.parse(DEFAULT_SPACE, "default", load_config("tiny"))
     assert space.sample(5, 2) == {
         "schedule.G_lrate": 0.001501,
         "schedule.D_lrate": 0.0008242,

@@ -142,7 +142,7 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
     try:
         outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
     finally:
-        write_end(run, f"{outcome.state}: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
+        write_end(run, f"failed: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
     return outcome
 
 
