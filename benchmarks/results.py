@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stylegan_ray.distributed import num_cores
+from stylegan_ray.cores import num_cores
 from stylegan_ray.table import format_table
 
 PACKAGES = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")

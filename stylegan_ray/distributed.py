@@ -134,11 +134,6 @@ def _missing_workers(store: dist.Store, addresses: Sequence[str], timeout_sec: f
     return f"{what} after {timeout_sec:g} s; check the network between {', '.join(sorted(set(addresses)))}"
 
 
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def prepare_process(cfg: RunConfig, threads: int | None) -> None:
     """Sets threads (None: as many as torch chooses) and kernels as the configuration says."""
     if threads is not None:

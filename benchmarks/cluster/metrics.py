@@ -15,8 +15,8 @@ from benchmarks.cluster.overhead import Runs, is_filled
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data import open_dataset
-from stylegan_ray.distributed import num_cores
 from stylegan_ray.metrics.blocks import BlockWorker
 from stylegan_ray.metrics.compute import available_detectors, weights_of
 from stylegan_ray.metrics.compute import measure as measured

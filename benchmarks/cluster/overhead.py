@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data import open_dataset
-from stylegan_ray.distributed import num_cores
 
 Rows = Sequence[dict[str, Any]]
 TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]

@@ -26,10 +26,10 @@ from benchmarks.results import at_least, at_most
 from stylegan_ray.cluster.prepare import prepare_data
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data import Dataset, open_dataset
 from stylegan_ray.data.options import PrepareOptions
 from stylegan_ray.data.reals import RealsSource
-from stylegan_ray.distributed import num_cores
 
 PASS_IMAGES = 200
 """Images of a generated data set: so few that passes end all the time."""

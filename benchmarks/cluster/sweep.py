@@ -22,8 +22,8 @@ from benchmarks.cluster.overhead import (
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data import open_dataset
-from stylegan_ray.distributed import num_cores
 
 TUNE = [*TRAIN[:-1], "tune"]
 

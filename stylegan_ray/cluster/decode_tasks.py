@@ -186,20 +186,22 @@ class DecodeDatasource(Datasource):
 
 def decode(source: ray.ObjectRef, task: Task, pace: Pace, max_retries: int) -> Iterator[pa.Table]:
     """Yields a block for each chunk, when its turn comes."""
-    attempt = pace.count_start(task)
-    if attempt > 1 + max_retries:
-        raise RuntimeError(
-            f"real images could not be decoded from sample position {pace.last_position(task)} on: {attempt - 1} "
-            f"processes died; an image there may crash the decoder (data.path), or memory may be short (a smaller "
-            f"cluster.read_ahead needs less)"
-        )
-    opened = _opened(source)
+    attempt, opened = pace.count_start(task), _opened(source)
+    # A task that is started anew has to yield its blocks anew: an error in place of one that has arrived is lost.
+    ends_at = pace.last_position(task) if attempt > 1 + max_retries else None
     for number, chunk in enumerate(task.chunks, task.number):
         if not pace.wait_for_turn(number):
             return
-        pace.note_position(task, first_position(chunk))
+        position = first_position(chunk)
+        if position == ends_at:
+            raise RuntimeError(
+                f"real images could not be decoded from sample position {position} on: {attempt - 1} processes died; "
+                f"an image there may crash the decoder (data.path), or memory may be short (a smaller "
+                f"cluster.read_ahead needs less)"
+            )
+        pace.note_position(task, position)
         images, labels = opened.micro_batch(positions_of(chunk), chunk[0][0].level)
-        yield to_block(Decoded(first_position(chunk), attempt, images, labels))
+        yield to_block(Decoded(position, attempt, images, labels))
     pace.end_task(task)
 
 

@@ -17,7 +17,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.distributed import num_cores
+from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
 
 Say = Callable[[str], None]
@@ -57,10 +57,11 @@ def workers_range(cfg: RunConfig) -> tuple[int, int]:
 
 
 @contextmanager
-def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
+def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
 
-    A local one has room for `num_runs` runs at once, even if they share cores.
+    A local one has room for `num_runs` runs at once, even if they share cores. With its dashboard, Ray Train frees the
+    workers of a run whose driver was an actor and died: its PlacementGroupCleaner asks there.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
     """
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
@@ -69,7 +70,7 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1) -> Iterator[None]:
     if address:
         join(address, quiet)
     else:
-        start_local(cfg, say, quiet, num_runs)
+        start_local(cfg, say, quiet | {"include_dashboard": dashboard}, num_runs)
     try:
         yield
     finally:
@@ -104,8 +105,7 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
     set_token()
-    # Ray Train's PlacementGroupCleaner, which frees the workers of a trial whose actor died, asks the dashboard.
-    ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), include_dashboard=num_runs > 1, **quiet)
+    ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), **quiet)
 
 
 def set_token() -> None:

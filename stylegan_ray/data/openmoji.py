@@ -15,13 +15,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from stylegan_ray.config import DataConfig
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data.decode_policy import requested_resolution
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import Progress, cache_folder, write_atomically
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
-from stylegan_ray.distributed import num_cores
 
 NAME = "openmoji"
 ATTRIBUTION = (

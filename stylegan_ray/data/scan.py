@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from stylegan_ray.cores import num_cores
 from stylegan_ray.data.decode import explain_error, has_alpha, is_grey, is_transparent, open_image, read_header
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.distributed import num_cores
 
 DECODE_UP_TO = 100_000
 """In larger data sets only headers are read; damage further on is found in training."""

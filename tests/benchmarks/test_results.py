@@ -1,7 +1,7 @@
 import math
 
 from benchmarks.results import at_least, at_most, circumstances, table
-from stylegan_ray.distributed import num_cores
+from stylegan_ray.cores import num_cores
 
 
 def test_bars_hold_on_their_side_only_and_never_for_nan():

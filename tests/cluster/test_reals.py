@@ -210,7 +210,7 @@ def test_decoding_stops_and_sleeps_while_nobody_reads(tmp_path):
         decoders = [f"/proc/{pid}/stat" for pid in pids]
         before = cpu_sec(threads), cpu_sec(decoders)
         time.sleep(2)
-        assert cpu_sec(threads) - before[0] <= 0.04, "a thread of the stream spins"
+        assert cpu_sec(threads) - before[0] <= 0.1, "a thread of the stream spins"  # Ray Data looks ten times a second
         assert cpu_sec(decoders) - before[1] <= 0.1, "a decoding process spins"
         assert len(decoded(log)) == num_decoded <= 8 + 8
 

@@ -82,7 +82,7 @@ def tune(plan: Plan) -> int:
         view.message(f"Sweep {sweep.address} is finished; more --samples continue it.")
         view.message(closing_message(sweep, write_outputs(sweep.storage, plan, sweep.cfg, trials)))
         return 0
-    with joined(sweep.cfg, view.message, plan.options.concurrent or 1):
+    with joined(sweep.cfg, view.message, plan.options.concurrent or 1, dashboard=True):
         num_left = len(sweep.open_numbers(trials))
         share, at_once = places(sweep.cfg, plan.options.concurrent, num_left, view.message)
         with checked_nodes(sweep.cfg, sweep.dataset, sweep.address, share, view.message) as clearance:
