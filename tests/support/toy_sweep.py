@@ -15,9 +15,6 @@ from typing import Any
 
 import ray
 from ray import tune
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.cluster.tune.options import sweep_options

@@ -24,6 +24,8 @@ from support.jobs import isolated
 from stylegan_ray.cluster.tune.trials import Record, read_trials
 from stylegan_ray.storage import Storage
 
+TESTS = Path(__file__).resolve().parents[2]
+
 
 class ToySweep:
     """A sweep in a folder, run by one process after another, each in a process namespace of its own."""
@@ -37,6 +39,7 @@ class ToySweep:
         with self.log.open("a") as out:
             command, env = isolated([sys.executable, toy_sweep.__file__, *self.words]), dict(os.environ)
             env["RAY_AUTH_MODE"] = "disabled"
+            env["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])  # for the trials' processes, too
             return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=env)
 
     def run(self, seconds: float = 240) -> None:
