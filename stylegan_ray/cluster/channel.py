@@ -1,7 +1,8 @@
 """The channel of a run: an actor that carries messages, ticks and metrics from its workers to whoever drives it.
 
 Everything that must survive is stored in the run's folder: the wish to stop (STOP), the faults (faults.jsonl), rows and
-messages (stats.jsonl, metrics.jsonl, log.txt). An actor that dies loses at most what the console has not shown yet.
+messages (stats.jsonl, metrics.jsonl, log.txt). An actor that dies loses at most what the console has not shown yet,
+and messages of a group of workers that died with them before they were in log.txt.
 Imports no torch, so that its process starts quickly.
 """
 
@@ -9,23 +10,41 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MESSAGE, TICK, METRIC, GROUP = "message", "tick", "metric", "group"
 """What workers post: a message, the row of a tick, values of metrics, the placement group that they live in."""
 
+RECOVER_SEC = 10.0
+"""How long a worker that starts waits for the messages of those before it."""
+
 
 class Channel:
-    """Keeps what was posted until the driver takes it."""
+    """Keeps what was posted until the driver takes it, and messages until they are in log.txt."""
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
+        self.messages: list[str] = []
 
     def post(self, kind: str, content: Any) -> None:
         self.items.append((kind, content))
+        if kind == MESSAGE:
+            self.messages.append(content)
+
+    def unlogged(self) -> list[str]:
+        """Messages that are not in log.txt yet."""
+        return self.messages
+
+    def note_logged(self, messages: list[str]) -> None:
+        """These messages are in log.txt."""
+        for message in messages:
+            if message in self.messages:
+                self.messages.remove(message)
 
     def take(self) -> list[tuple[str, Any]]:
         """What was posted since the last call, oldest first."""
@@ -56,6 +75,17 @@ class Sender:
         with self._lock:
             self._messages.append(text)
         self.post(MESSAGE, text)
+
+    def recover_messages(self) -> None:
+        """Takes over messages that earlier workers had not logged when they died; rank 0 calls it at its start."""
+        with suppress(RayError):
+            found = ray.get(self.channel.unlogged.remote(), timeout=RECOVER_SEC)
+            with self._lock:
+                self._messages[:0] = found
+
+    def note_logged(self, messages: list[str]) -> None:
+        """Says which messages are in log.txt."""
+        self.channel.note_logged.remote(messages)
 
     @property
     def has_messages(self) -> bool:

@@ -120,6 +120,8 @@ class Worker:
         """Trains until done or asked to stop, going back to a checkpoint where the numbers require it."""
         cfg, worker, dataset = self.cfg, self.worker, self.worker.dataset
         worker.clearance.check_here(dataset)
+        if self.is_first:
+            self.sender.recover_messages()
         state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, self.device)
         state.data_fingerprint = dataset.fingerprint
         self._announce(state, self._resume(state))
@@ -210,10 +212,12 @@ class Worker:
 
     def _log_messages(self, snapshots: Snapshots | None) -> None:
         """Brings the messages of all ranks to log.txt. A collective call."""
-        messages = distributed.to_rank0(self.sender.take_messages())
-        for text in (text for of_rank in messages or () for text in of_rank):
-            if snapshots is not None:
+        by_rank = distributed.to_rank0(self.sender.take_messages())
+        if snapshots is not None and by_rank is not None:
+            messages = [text for of_rank in by_rank for text in of_rank]
+            for text in messages:
                 snapshots.sinks.message(text)
+            self.sender.note_logged(messages)
 
     def _record(self, pause: Pause, snapshots: Snapshots | None) -> None:
         self._log_messages(snapshots)
