@@ -1,4 +1,4 @@
-"""The training loop alone in a process: pictures decoded beforehand, no files, no Ray; what the job is held against.
+"""The training loop alone in a process: images decoded beforehand, no files, no Ray; what the job is held against.
 
 python -m benchmarks.bare CONFIG.yaml [THREADS] prints the rows of its ticks as JSON.
 """
@@ -51,7 +51,7 @@ def minibatches(cfg: RunConfig, source: RealsSource) -> Iterator[MicroBatches]:
 
 
 def micro_batch(source: RealsSource, position: int, num: int, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures uint8 [N,C,H,W] and labels [N,L] of consecutive positions."""
+    """Images uint8 [N,C,H,W] and labels [N,L] of consecutive positions."""
     images, labels = source.micro_batch(np.arange(position, position + num), level)
     return torch.from_numpy(images), torch.from_numpy(labels)
 

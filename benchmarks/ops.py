@@ -32,7 +32,7 @@ from stylegan_ray.ops import (
 )
 
 ORDERS = ("forward", "backward", "penalty")
-"""Values; values and gradients; the gradient of a penalty on the gradient with respect to pictures."""
+"""Values; values and gradients; the gradient of a penalty on the gradient with respect to images."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def timed(case: Case, repeats: int) -> dict[str, list[float]]:
 
 
 def seconds(case: Case, order: str, plain: bool) -> float:
-    """Wall time of one call, with pictures in memory as the variant keeps them."""
+    """Wall time of one call, with images in memory as the variant keeps them."""
     x = case.x if plain else to_memory_format(case.x, case.x.dtype)
     x, *others = (part.detach().requires_grad_(order != "forward") for part in (x, *case.others))
     with plain_twins() if plain else nullcontext():

@@ -1,4 +1,4 @@
-"""Makes pictures: jobs/generate.py CHECKPOINT --seeds 0-63 [--grid FILE] [--outdir DIR] [--video FILE] ...."""
+"""Generates images: jobs/generate.py CHECKPOINT --seeds 0-63 [--grid FILE] [--outdir DIR] [--video FILE] ...."""
 
 import sys
 

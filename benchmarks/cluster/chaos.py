@@ -74,7 +74,7 @@ class Options(Common):
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """The faults and how long each took to recover from; whether network and pictures are those of the quiet run."""
+    """The faults and how long each took to recover from; whether network and images are those of the quiet run."""
     with TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +110,10 @@ def prepared(options: Options, cfg: RunConfig, folder: Path) -> RunConfig:
 
 
 def write_pictures(folder: Path, cfg: RunConfig, num: int = 50) -> None:
-    """Random pictures, so that each can be told from all others."""
+    """Random images, so that each can be told from all others."""
     folder.mkdir(exist_ok=True)
     rng, side = np.random.default_rng(3), cfg.data.resolution
-    assert isinstance(side, int), "the faults are for square pictures"
+    assert isinstance(side, int), "the faults are for square images"
     for i in range(num):
         Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(folder / f"{i:03d}.png")
 
@@ -439,7 +439,7 @@ def last_rows(trace: Path, begun_after: float = 0) -> list[dict[str, Any]]:
 
 
 def shown(trace: Path) -> dict[tuple[int, int], list[str]]:
-    """What counts of the pictures that were trained on: checksums by clock value and rank.
+    """What counts of the images that were trained on: checksums by clock value and rank.
 
     Of each group of workers those count that came before the place where the next one went on.
     """

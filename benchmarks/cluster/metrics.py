@@ -68,7 +68,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 
 def scaling(options: Options, cfg: RunConfig) -> Figures:
-    """Seconds that one and two warm tasks take for the generated pictures; the reals are known by then."""
+    """Seconds that one and two warm tasks take for the generated images; the reals are known by then."""
     from stylegan_ray.cluster.evaluate import RayRunner
     from stylegan_ray.cluster.resources import joined
 

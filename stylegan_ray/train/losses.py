@@ -8,6 +8,7 @@ between minibatches. Logits are [N,1], losses are per sample [N].
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -86,7 +87,7 @@ def squared_gradient_norm(D: Any, images: Tensor, labels: Tensor, lod: float) ->
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(ABC):
     """Base of all losses. Its values are constants of compiled code, so equal losses share one."""
 
     cfg: LossConfig
@@ -100,13 +101,13 @@ class Loss:
         """Weight of a penalty, which `compute` applies; a penalty of weight 0 has no phase, as in StyleGAN2-ADA."""
         return 1.0
 
+    @abstractmethod
     def draw(self, batch: Batch) -> Tensors:
         """All tensors that `compute` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
         """Losses [N] and means of a micro-batch; draws nothing, changes nothing."""
-        raise NotImplementedError
 
     def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
         """Moves feedback by means over the global minibatch unless gradients are not finite; returns what is logged."""
@@ -139,9 +140,9 @@ class GeneratorLoss(Loss):
         loss = self.per_sample(*score(networks.D, batches, tensors["lod"]))
         return Outcome(loss, {"Loss/G/loss": loss.detach().mean(), f"{self.purpose}/w": w_mean})
 
+    @abstractmethod
     def per_sample(self, fake: Tensor, *real: Tensor) -> Tensor:
         """Losses [N] from logits [N,1]."""
-        raise NotImplementedError
 
     def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
         self.move_w_avg(state, means, finite)
@@ -242,9 +243,9 @@ class DiscriminatorLoss(Loss):
         }
         return Outcome(loss, means | {f"{self.purpose}/w": w_mean})
 
+    @abstractmethod
     def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
         """Losses [N] from logits [N,1]."""
-        raise NotImplementedError
 
     def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
         self.move_w_avg(state, means, finite)
@@ -285,9 +286,9 @@ class GradientPenalty(Loss):
         penalty = self.per_sample(networks, tensors)
         return Outcome(penalty, {"Loss/D/reg": penalty.detach().mean()})
 
+    @abstractmethod
     def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
         """Penalties [N]."""
-        raise NotImplementedError
 
 
 class R1(GradientPenalty):
