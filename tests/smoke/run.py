@@ -2,7 +2,6 @@
 
     pip install --no-deps --target ray-2.59 'ray==2.59.*'
     PYTHONPATH=ray-2.59 python tests/smoke/run.py          # the oldest supported version
-    STYLEGAN_RAY_PUBLIC_RAY_ONLY=1 python tests/smoke/run.py
 
 Exits with 0, or with the log of the command that failed.
 """
