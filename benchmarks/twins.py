@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stylegan_ray import ops
@@ -58,8 +59,11 @@ def score_reference(
     full_precision: bool = False,
 ) -> tuple[Tensor, ...]:
     """The definition of `losses.score`: a forward pass for each batch."""
-    seen = [(images if augment is None else augment(images), labels) for images, labels in batches]
-    return tuple(D(images, labels, lod=lod, full_precision=full_precision) for images, labels in seen)
+    images = torch.cat([images for images, _ in batches])
+    seen = (images if augment is None else augment(images)).chunk(len(batches))
+    return tuple(
+        D(x, labels, lod=lod, full_precision=full_precision) for x, (_, labels) in zip(seen, batches, strict=True)
+    )
 
 
 def stand_in(fast: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,10 +44,13 @@ class Sink(Protocol):
         """Stores all events and ends."""
 
 
-SINKS: Mapping[str, Callable[[RunConfig], Sink]] = {
+SINKS: Mapping[str, Callable[[RunConfig], Sink | None]] = {
     "TensorBoard": TensorBoard,
 }
-"""The sinks besides RunFiles; a tracker adds a line here."""
+"""Makes each sink besides RunFiles, or None where the configuration does not ask for it; a tracker adds a line here.
+
+What a tracker imports is imported in its `begin`: it may not be installed.
+"""
 
 
 class Sinks:
@@ -64,7 +67,8 @@ class Sinks:
     @classmethod
     def of(cls, cfg: RunConfig, write: Callable[[str, bytes], None], message: Message) -> Sinks:
         """The sinks of a run; `write` writes whole files in the background, `message` hears of failures."""
-        return cls(RunFiles(write), {name: make(cfg) for name, make in SINKS.items()}, message)
+        made = {name: make(cfg) for name, make in SINKS.items()}
+        return cls(RunFiles(write), {name: sink for name, sink in made.items() if sink is not None}, message)
 
     def begin(self, run: Storage, num_ticks: int, nimg: int) -> None:
         """Cuts the run's folder to a state with `num_ticks` ticks done at `nimg`, and begins all sinks there."""
