@@ -420,7 +420,7 @@ FAULTS = {
     "terminated": Fault(Patient.terminate_worker, r"received SIGTERM and ended after a checkpoint.*continuing at"),
     "storage failing": Fault(Patient.take_storage_away, "storage does not take", ends_group=False),
     "storage full": Fault(Patient.fill_storage, "storage does not (take|respond).*No space left", ends_group=False),
-    "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*looking at the checkpoint before it"),
+    "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*the checkpoint before it"),
 }
 
 
