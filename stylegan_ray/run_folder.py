@@ -194,7 +194,7 @@ def read_jsonl(folder: Storage, name: str) -> list[dict[str, Any]]:
 
 
 def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends rows to a .jsonl file by writing it anew, since object stores cannot append."""
+    """Appends rows to a .jsonl file by rewriting it, since object stores cannot append."""
     before = b""
     with suppress(FileNotFoundError):
         before = folder.read(name)

@@ -66,7 +66,7 @@ class Decoded(NamedTuple):
     start: int
     """The first sample position."""
     attempt: int
-    """1, or more where the task's process died and Ray started it anew."""
+    """1, or more where the task's process died and Ray restarted it."""
     images: np.ndarray
     """uint8 [N,C,H,W]."""
     labels: np.ndarray
@@ -106,7 +106,7 @@ class Pace:
     """What a stream and its tasks tell each other, by files on their node that grow by a byte per event.
 
     Ray Data bounds read-ahead by bytes and its executor spins while blocks wait for a slow consumer, so tasks wait
-    instead. Ray starts a read task anew whenever its process dies, without limit and without telling it, so tasks count
+    instead. Ray restarts a read task whenever its process dies, without limit and without telling it, so tasks count
     their starts. On another node, where tasks run while this one is being taken away, they do neither.
     """
 
@@ -187,7 +187,7 @@ class DecodeDatasource(Datasource):
 def decode(source: ray.ObjectRef, task: Task, pace: Pace, max_retries: int) -> Iterator[pa.Table]:
     """Yields a block for each chunk, when its turn comes."""
     attempt, opened = pace.count_start(task), _opened(source)
-    # A task that is started anew has to yield its blocks anew: an error in place of one that has arrived is lost.
+    # A restarted task has to yield its blocks again: an error in place of one that has arrived is lost.
     ends_at = pace.last_position(task) if attempt > 1 + max_retries else None
     for number, chunk in enumerate(task.chunks, task.number):
         if not pace.wait_for_turn(number):

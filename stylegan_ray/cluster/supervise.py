@@ -1,4 +1,4 @@
-"""Supervises the attempts of a run: shows what its workers send, passes on a wish to stop, starts Ray Train anew."""
+"""Supervises the attempts of a run: shows what its workers send, passes on a wish to stop, restarts Ray Train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, one_line
 
 PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
-"""Before Ray Train is started anew after a failure that it does not retry itself; the last one repeats."""
+"""Before Ray Train is restarted after a failure that it does not retry itself; the last one repeats."""
 LOOK_SEC = 0.5
 """How often the channel is read and a wish to stop is looked for."""
 

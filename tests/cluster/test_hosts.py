@@ -57,8 +57,8 @@ def start_ray(host: int, words: str) -> str:
 def train(pictures: Path, *words: str) -> str:
     """The command on the first host."""
     command = ["jobs/train.py", "config-f", str(pictures), *OPTIONS, *words]
-    spoken = " ".join(f"'{word}'" for word in command)
-    return f"on 1 env RAY_ADDRESS={HEAD}:6379 PYTHONUNBUFFERED=1 {sys.executable} {spoken}"
+    quoted = " ".join(f"'{word}'" for word in command)
+    return f"on 1 env RAY_ADDRESS={HEAD}:6379 PYTHONUNBUFFERED=1 {sys.executable} {quoted}"
 
 
 def wait_for_nodes(num: int) -> str:

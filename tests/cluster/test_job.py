@@ -36,8 +36,8 @@ def test_one_command_leaves_a_whole_run(undisturbed, pictures):
     checkpoints = sorted(name for name in os.listdir(run / "checkpoints"))
     assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000000320"
     assert all("COMPLETE" in os.listdir(run / "checkpoints" / name) for name in checkpoints)
-    told = json.loads((run / "run.json").read_text())
-    assert told["data"]["num_images"] == 20 and told["data"]["label_size"] == 2
+    stored = json.loads((run / "run.json").read_text())
+    assert stored["data"]["num_images"] == 20 and stored["data"]["label_size"] == 2
     assert "2 workers on CPU" in log and str(run) in log and "fakes000000.320.png" in log
     assert "Traceback" not in log
 

@@ -52,21 +52,21 @@ def test_what_is_uploaded_is_small_and_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "environment", "told"),
+    ("keys", "environment", "message"),
     [
         ({"run.storage": "runs"}, None, "run.storage='runs'"),
         ({"data.path": "pictures.zip", "run.storage": "/runs"}, None, "data.path='pictures.zip'"),
         ({}, "runs", r"\$STYLEGAN_RAY_STORAGE='runs'"),
     ],
 )
-def test_relative_paths_are_refused_in_a_job(monkeypatch, keys, environment, told):
+def test_relative_paths_are_refused_in_a_job(monkeypatch, keys, environment, message):
     cfg = load_config("config-f", keys)
     if environment:
         monkeypatch.setenv("STYLEGAN_RAY_STORAGE", environment)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     refuse_relative_paths(cfg, None)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         refuse_relative_paths(cfg, None)
 
 

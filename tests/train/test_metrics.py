@@ -96,8 +96,8 @@ def test_every_due_tick_has_its_row_and_the_start_has_one(undisturbed):
     assert [row["Progress/tick"] for row in rows] == [0, 2, 4]
     assert [row["kimg"] for row in rows] == [0, 0.08, 0.144] and state.cur_nimg == 144
     assert all(row["value"] > 0 and row["num_gen"] == 130 and row["num_real"] == 12 for row in rows)
-    told = {"metric": "fid130_tiny", "detector": "tiny-openmoji", "data": "toy", "placement": "inline", "seed": 0}
-    assert all(row.items() >= told.items() and len(row["detector_sha256"]) == 64 for row in rows)
+    recorded = {"metric": "fid130_tiny", "detector": "tiny-openmoji", "data": "toy", "placement": "inline", "seed": 0}
+    assert all(row.items() >= recorded.items() and len(row["detector_sha256"]) == 64 for row in rows)
 
 
 def test_the_best_network_is_kept_aside(undisturbed):

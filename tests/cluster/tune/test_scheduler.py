@@ -104,8 +104,8 @@ def test_a_restored_asha_decides_as_the_undisturbed_one(tmp_path, cut):
     for trial in trials:
         second.on_trial_add(None, trial)
     for number, kimg, value in rows[:cut]:
-        told = second.on_trial_result(None, trials[number], {"kimg": kimg, OBJECTIVE: value})
-        assert told == "CONTINUE", "what was decided is not decided again"
+        decision = second.on_trial_result(None, trials[number], {"kimg": kimg, OBJECTIVE: value})
+        assert decision == "CONTINUE", "what was decided is not decided again"
     decisions += [trials[number].report(second, kimg, value) for number, kimg, value in rows[cut:]]
     assert decisions == expected and "STOP" in expected
 
