@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune import Callback
@@ -59,9 +59,11 @@ class SweepCallback(Callback):
         """A trial has ended by itself, or its scheduler has stopped it."""
         last = trial.last_result or {}
         ended = last.get("ended", "stopped")
-        if ended != "interrupted":
-            why = last.get("why", "") if ended != "stopped" else f"stopped at {last.get('kimg', 0.0):g} kimg"
-            _SESSION.end(number_of(str(trial)), ended, why)
+        number, kimg = number_of(str(trial)), last.get("kimg", 0.0)
+        if ended == "stopped":
+            _SESSION.end(number, ended, f"stopped at {kimg:g} kimg", kimg)
+        elif ended != "interrupted":
+            _SESSION.end(number, ended, last.get("why", ""))
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         """Tune has given up on a trial."""
@@ -130,13 +132,13 @@ class Session:
                 trial.rows.append(row)
                 self.view.show_row(trial, bool(result.get("done")) and "ended" not in result)
 
-    def end(self, number: int, state: Any, why: str) -> None:
+    def end(self, number: int, state: Any, why: str, stopped_kimg: float | None = None) -> None:
         """Stores how a trial ended, before anything of it is deleted."""
         trial = self.known[number]
         if trial.state != "open":
             return
-        end_record(self.trials, number, state, why)
-        trial.record = read_record(self.trials, number) or replace(trial.record, state=state, why=why)
+        end_record(self.trials, number, state, why, stopped_kimg)
+        trial.record = read_record(self.trials, number) or trial.record.ended(state, why, stopped_kimg)
         self._to_free[number] = time.monotonic()
         if state != "stopped":  # the console has said so at its last row
             self.view.show_end(trial)

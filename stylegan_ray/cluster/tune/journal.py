@@ -25,7 +25,7 @@ def import_journal(sweep: Storage, trials: Storage) -> None:
             case {"event": "result", "decision": "STOP", "kimg": kimg, "value": value}:
                 why = "the objective is not a number" if value is None else f"stopped at {kimg:g} kimg"
                 state = "diverged" if value is None else "stopped"
-                records[number] = records[number].ended(state, why)
+                records[number] = records[number].ended(state, why, kimg)
             case {"event": "end", "state": state, "why": why}:
                 records[number] = records[number].ended(state, why)
     for number, record in records.items():

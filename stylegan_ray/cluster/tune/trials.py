@@ -73,6 +73,8 @@ class Record:
     copies: tuple[Copy, ...] = ()
     state: State = "open"
     why: str = ""
+    stopped_kimg: float | None = None
+    """The kimg of the row at which the scheduler stopped it: rows that its run reported later do not count."""
 
     @property
     def generation(self) -> int:
@@ -98,9 +100,9 @@ class Record:
         """The record of the next generation."""
         return replace(self, copies=(*self.copies, copy), values=dict(values))
 
-    def ended(self, state: State, why: str = "") -> Record:
+    def ended(self, state: State, why: str = "", stopped_kimg: float | None = None) -> Record:
         """The record of the trial when it has ended; the first end counts."""
-        return replace(self, state=state, why=why) if self.state == "open" else self
+        return replace(self, state=state, why=why, stopped_kimg=stopped_kimg) if self.state == "open" else self
 
 
 @dataclass
@@ -161,11 +163,11 @@ def write_record(trials: Storage, record: Record) -> None:
     trials.write(f"{run_name(record.number)}.json", json.dumps(asdict(record), indent=1).encode())
 
 
-def end_record(trials: Storage, number: int, state: State, why: str = "") -> None:
+def end_record(trials: Storage, number: int, state: State, why: str = "", stopped_kimg: float | None = None) -> None:
     """Stores how a trial ended; the first end counts."""
     record = read_record(trials, number)
     if record is not None and record.state == "open":
-        write_record(trials, record.ended(state, why))
+        write_record(trials, record.ended(state, why, stopped_kimg))
 
 
 def read_trials(trials: Storage, objective: str) -> dict[int, Trial]:
@@ -182,7 +184,8 @@ def rows_of_trial(trials: Storage, record: Record, objective: str) -> Iterator[R
     """The rows of all runs of a trial, in the order in which they were reported."""
     for generation, name in enumerate(reversed(record.runs)):
         for row in rows_of_run(trials.folder(name), objective):
-            if math.isfinite(row.value):
+            is_late = record.stopped_kimg is not None and row.kimg > record.stopped_kimg
+            if math.isfinite(row.value) and not (is_late and generation == record.generation):
                 yield replace(row, generation=generation)
 
 

@@ -80,6 +80,18 @@ def test_rows_come_from_the_files_of_all_runs_and_a_torn_line_is_left_out(tmp_pa
     assert [(row.kimg, row.generation) for row in rows] == [(3.0, 0), (2.0, 1)]
 
 
+def test_rows_after_the_one_at_which_a_trial_was_stopped_do_not_count(tmp_path):
+    """Its run may go on until it hears of that: so much does not depend on when it was read, or on a kill."""
+    trials = Storage.at(tmp_path)
+    write_record(trials, Record(0, {}))
+    lines = [f'{{"Progress/kimg": {kimg}, "Loss/D/loss": 1.0, "Timing/total_sec": 1.0}}\n' for kimg in (1.0, 2.0, 3.0)]
+    trials.write("trial-000/stats.jsonl", "".join(lines).encode())
+    assert read_trials(trials, "Loss/D/loss")[0].kimg == 3.0
+    end_record(trials, 0, "stopped", "stopped at 2 kimg", 2.0)
+    trial = read_trials(trials, "Loss/D/loss")[0]
+    assert (trial.kimg, len(trial.rows), trial.state) == (2.0, 2, "stopped")
+
+
 def test_a_row_that_is_reported_again_is_known():
     trial = Trial(Record(0, {}), [Row(1.0, 5.0, 1.0), Row(2.0, 4.0, 2.0), Row(2.0, 4.0, 2.0, generation=1)])
     assert trial.has(Row(2.0, 4.0, 2.0, generation=1)) and trial.has(Row(9.0, 4.0, 2.0, generation=0))
