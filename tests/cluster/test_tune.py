@@ -62,20 +62,30 @@ class Sweep:
 ASHA = ["--samples", "5", "--grace-kimg", "0.06", "--reduction", "2"]
 
 
-def test_one_at_a_time_a_killed_asha_sweep_equals_the_whole_one(pictures, tmp_path):
+def test_a_killed_asha_sweep_has_the_same_rows_and_keeps_its_decisions(pictures, tmp_path):
+    """Tune starts waiting trials in an order of its own after a restore, so ASHA may stop others; rows are the same."""
     whole = Sweep(tmp_path / "whole", *ASHA, "--concurrent", "1")
     log = whole.run(pictures)
     assert "Done." in log and "1 trial at once" in log and "Traceback" not in log
-    states = [row["state"] for row in whole.rows()]
-    assert len(states) == 5 and {"finished", "stopped"} == set(states)
 
-    killed = Sweep(tmp_path / "killed", *ASHA, "--concurrent", "1")
+    killed, ends = Sweep(tmp_path / "killed", *ASHA, "--concurrent", "1"), {}
     for least in (4, 9):
         job = killed.start(pictures)
         job.wait_for(lambda least=least: killed.num_rows() >= least)
         job.kill()
+        now = {number: trial.record for number, trial in killed.trials().items() if trial.state != "open"}
+        assert ends == {number: now[number] for number in ends}, "what has ended stays as it is"
+        ends = now
     killed.run(pictures)
-    assert killed.rows() == whole.rows()
+    assert ends == {number: killed.trials()[number].record for number in ends}
+    for sweep in (whole, killed):
+        states = [trial.state for trial in sweep.trials().values()]
+        assert len(states) == 5 and set(states) == {"finished", "stopped"}
+    for number, trial in killed.trials().items():
+        expected = {row.kimg: row.value for row in whole.trials()[number].rows}
+        assert trial.values == whole.trials()[number].values and trial.rows
+        shared = [row for row in trial.rows if row.kimg in expected]
+        assert shared and all(row.value == expected[row.kimg] for row in shared), "bit for bit"
 
 
 def test_with_two_at_once_no_end_is_lost_and_disk_and_places_are_freed(pictures, tmp_path):
