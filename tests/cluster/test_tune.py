@@ -155,7 +155,7 @@ def _is_below(pid: int, ancestor: int) -> bool:
 def test_a_population_continues_from_an_exact_copy_of_the_better_state(pictures, tmp_path):
     # Tune copies from a trial that was among the best at its own last look, so it takes several looks.
     options = ["--scheduler", "pbt", "--samples", "4", "--concurrent", "2", "--perturb-kimg", "0.06"]
-    sweep = Sweep(tmp_path, *options, "--cluster.keep_checkpoints", "1", "--train.total_kimg", "0.96")
+    sweep = Sweep(tmp_path, *options, "--cluster.keep_checkpoints", "1", "--train.total_kimg", "0.48")
     job = sweep.start(pictures)
     job.wait_for(lambda: any(trial.record.copies for trial in sweep.trials().values()), 400)
     record = next(trial.record for trial in sweep.trials().values() if trial.record.copies)
