@@ -3,3 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts tests that start clusters first: they take longest, and files are handed to workers in this order."""
+    items.sort(key=lambda item: "cluster/" not in item.nodeid)
