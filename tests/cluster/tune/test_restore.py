@@ -66,7 +66,7 @@ class ToySweep:
         assert process.returncode == 0, self.log.read_text()
         return False
 
-    def kill_when(self, condition, seconds: float = 120) -> None:
+    def kill_when(self, condition, seconds: float = 240) -> None:
         process, deadline = self.start(), time.monotonic() + seconds
         try:
             while not condition():
