@@ -16,7 +16,7 @@ import torch
 
 from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.data import open_dataset
-from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.train.loop import MicroBatches, training_loop
 from stylegan_ray.train.schedule import places_of_rank, walk
@@ -31,9 +31,11 @@ def train_bare(cfg: RunConfig, threads: int | None) -> dict[str, Any]:
     device = torch.device("cuda" if on_gpu else "cpu")
     state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, device)
     data = cfg.data
-    source = RealsSource(dataset, cfg.run.seed, 0, data.mirror_augment, data.shuffle, data.on_bad_image)
+    source = RealsSource(
+        dataset, cfg.run.seed, 0, data.mirror_augment, data.shuffle, data.on_bad_image, balance=data.balance
+    )
     decoded = list(minibatches(cfg, source))
-    pauses = training_loop(state, cfg, iter(decoded), dataset)
+    pauses = training_loop(state, cfg, iter(decoded), label_source_of(data, dataset))
     rows = [pause.stats for pause in pauses if pause.stats is not None]
     return {"threads": torch.get_num_threads(), "rows": rows}
 

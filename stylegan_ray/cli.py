@@ -160,6 +160,7 @@ COMMANDS = {
 }  # fmt: skip
 BENCHMARKS = {
     "step": "benchmarks.step",
+    "augment": "benchmarks.augment",
     "ops": "benchmarks.ops",
     "roofline": "benchmarks.roofline",
     "overlap": "benchmarks.overlap",

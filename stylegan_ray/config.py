@@ -56,6 +56,8 @@ class DataConfig(Section):
     """Train a conditional model on the labels of the dataset."""
     max_label_size: Annotated[int, Field(ge=0)] | None = None
     """Use only this many leading columns of the labels; null: all."""
+    balance: bool = False
+    """Show every class equally often, and draw the labels of generated images likewise; needs data.cond."""
     subset: Positive | None = None
     """Use only this many images, chosen by run.seed; null: all."""
     mirror_augment: bool = False
@@ -253,6 +255,8 @@ class TrainConfig(Section):
     """With --resume-from: seconds of training so far; null: 0."""
     resume_with_new_nets: bool = False
     """With --resume-from: build new networks and copy the tensors whose name and shape match."""
+    freeze_D: Annotated[int, Field(ge=0)] = 0
+    """Layers of D, from the highest resolution, that are not trained: fromrgb, conv0, conv1 and skip count one each."""
     on_nonfinite: Literal["skip", "rollback", "error"] = "skip"
     """A gradient that is not finite: skip the step, roll back to the last checkpoint, or stop."""
     nonfinite_budget: Positive = 100
@@ -267,17 +271,28 @@ class TrainConfig(Section):
     """Use deterministic kernels, so that a resumed run is equal bit for bit."""
 
 
+Pipe = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
+Policy = Literal["color", "translation", "cutout"]
+
+
 class AugmentConfig(Section):
-    mode: Literal["noaug", "ada", "fixed"] = "noaug"
-    """Augmentation of the images that D sees."""
-    pipe: str = "bgc"
-    """Augmentation pipeline, by StyleGAN2-ADA's names."""
+    mode: Literal["noaug", "ada", "fixed", "diffaug"] = "noaug"
+    """What images undergo when D sees them: nothing; ADA's pipeline with an adaptive or a fixed p; DiffAugment."""
+    pipe: Pipe = "bgc"
+    """Augmentations of ADA's pipeline, by StyleGAN2-ADA's names."""
+    policy: tuple[Policy, ...] = ("color", "translation", "cutout")
+    """Augmentations of DiffAugment, in their order."""
     p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Augmentation probability (augment.mode fixed)."""
-    target: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Target of the overfitting heuristic (augment.mode ada)."""
+    """Probability of each augmentation of the pipeline (fixed), or its first value (ada)."""
+    target: Annotated[float, Field(ge=-1, le=1)] = 0.6
+    """Mean sign of D's scores of reals above which p rises (ada)."""
     ada_kimg: Annotated[float, Field(gt=0)] = 500.0
-    """Fastest change of p from 0 to 1 in kimg (augment.mode ada)."""
+    """Time in kimg in which p can move from 0 to 1 (ada)."""
+
+    @property
+    def first_p(self) -> float:
+        """augment_p of a new run."""
+        return {"noaug": 0.0, "diffaug": 1.0}.get(self.mode, self.p)
 
 
 class MetricsConfig(Section):
@@ -328,7 +343,7 @@ FREE_KEYS_ON_RESUME = frozenset(
         "train.replica_check_ticks",
     }
 )
-ADDED_KEYS: frozenset[str] = frozenset()
+ADDED_KEYS: frozenset[str] = frozenset({"augment.policy", "data.balance", "train.freeze_D"})
 """Keys added since the first version that may not differ on resume: at their default they do not change run names."""
 
 
@@ -377,7 +392,9 @@ class RunConfig(Section):
         _check_drange(self.train.drange_net)
         _check_family(self.model)
         _check_compile(self)
-        _refuse_unbuilt(self)
+        _check_balance(self.data)
+        _check_augment(self)
+        _check_freeze(self)
         return self
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> RunConfig:
@@ -614,6 +631,13 @@ def _check_minibatch_sizes(cfg: RunConfig) -> None:
             )
 
 
+def _check_balance(data: DataConfig) -> None:
+    if data.balance and not data.cond:
+        raise ValueError("data.balance=true needs data.cond=true, since classes are known from labels only")
+    if data.balance and data.shuffle != "full":
+        raise ValueError(f"data.balance=true needs data.shuffle=full, not {data.shuffle}")
+
+
 def _check_drange(drange: tuple[float, float]) -> None:
     if drange[0] >= drange[1]:
         raise ValueError(f"train.drange_net={drange} must increase from the first value to the second; try [-1, 1]")
@@ -657,17 +681,28 @@ def _check_compile(cfg: RunConfig) -> None:
         )
 
 
-UNBUILT: list[tuple[str, tuple[Any, ...], str]] = [
-    # (key, values that work, what is missing)
-    ("augment.mode", ("noaug",), "adaptive augmentation"),
-]
-"""Keys whose feature is planned: values that do not work yet are refused, not ignored."""
+def _check_augment(cfg: RunConfig) -> None:
+    augment = cfg.augment
+    if augment.mode == "noaug":
+        return
+    if cfg.schedule.lod_initial_resolution is not None:
+        raise ValueError(
+            f"augment.mode={augment.mode} does not work with networks that grow (schedule.lod_initial_resolution="
+            f"{cfg.schedule.lod_initial_resolution}): the papers define it at one resolution only; use "
+            f"augment.mode=noaug, or config-e or config-f"
+        )
+    if augment.mode == "ada" and not cfg.loss.D.startswith("logistic"):
+        raise ValueError(
+            f"augment.mode=ada needs a logistic loss, not loss.D={cfg.loss.D}, where the sign of a score means "
+            f"nothing; use augment.mode=fixed or diffaug"
+        )
+    if augment.mode == "diffaug" and not augment.policy:
+        raise ValueError("augment.policy=() augments nothing; use augment.mode=noaug")
 
 
-def _refuse_unbuilt(cfg: RunConfig) -> None:
-    for key, built, feature in UNBUILT:
-        section, name = key.split(".")
-        value = getattr(getattr(cfg, section), name)
-        if value not in built:
-            works = ", ".join(repr(v) for v in built)
-            raise ValueError(f"{key}={value!r}: this version has no {feature} yet; values that work: {works}")
+def _check_freeze(cfg: RunConfig) -> None:
+    if cfg.train.freeze_D and (cfg.model.family != "stylegan2" or cfg.schedule.lod_initial_resolution is not None):
+        raise ValueError(
+            f"train.freeze_D={cfg.train.freeze_D} needs networks that do not grow and model.family=stylegan2, not "
+            f"{cfg.model.family}; use 0"
+        )

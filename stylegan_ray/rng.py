@@ -106,6 +106,19 @@ class Draws(Protocol):
         """Standard normal noise of the path length penalty, shaped like images."""
         ...
 
+    def augmentation(
+        self, purpose: str, place: Place, num: int, num_uniforms: int, num_normals: int
+    ) -> tuple[Tensor, Tensor]:
+        """Uniform [num, num_uniforms] and standard normal numbers [num, num_normals], one stream per position, float64
+        on the CPU."""
+        ...
+
+    def augment_noise(
+        self, purpose: str, place: Place, shape: Shape, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Standard normal noise that is added to images of this shape."""
+        ...
+
 
 class LabelSource(Protocol):
     """A data set that labels of fakes are drawn from."""
@@ -162,6 +175,25 @@ class SeededDraws:
         import torch
 
         generator = self._device_generator("pl_noise", place, device)
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+    def augmentation(
+        self, purpose: str, place: Place, num: int, num_uniforms: int, num_normals: int
+    ) -> tuple[Tensor, Tensor]:
+        import torch
+
+        key = self._key(purpose)
+        generators = [stream(key, place.position + i) for i in range(num)]
+        uniforms = np.stack([generator.random(num_uniforms) for generator in generators])
+        normals = np.stack([generator.standard_normal(num_normals) for generator in generators])
+        return torch.from_numpy(uniforms), torch.from_numpy(normals)
+
+    def augment_noise(
+        self, purpose: str, place: Place, shape: Shape, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        import torch
+
+        generator = self._device_generator(f"{purpose}/noise", place, device)
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
     def _key(self, purpose: str) -> tuple[int, int]:

@@ -12,7 +12,8 @@ def test_every_configuration_of_the_paper_is_a_preset():
     names = {f"config-{letter}" for letter in "abcdef"} | {
         f"config-e-G{G}-D{D}" for G in ("orig", "skip", "resnet") for D in ("orig", "skip", "resnet")
     }
-    assert names | {"tiny"} == set(preset_names())
+    ada = {"stylegan2", "paper256", "paper512", "paper1024", "cifar"}
+    assert names | ada | {"tiny"} == set(preset_names())
     assert len(VARIANTS) == 9
 
 
@@ -34,6 +35,25 @@ def test_headers_state_the_figures_of_the_paper(letter, fid):
     assert f"FID {fid:.2f} after 25000 kimg" in header
     assert f"python jobs/train.py config-{letter}" in header
     assert "Original training time" in header
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "minibatch", "lrate", "gamma", "ema_kimg"),
+    [
+        ("stylegan2", 1024, 32, 0.002, 10, 10),
+        ("paper256", 256, 64, 0.0025, 1, 20),
+        ("paper512", 512, 64, 0.0025, 0.5, 20),
+        ("paper1024", 1024, 32, 0.002, 2, 10),
+        ("cifar", 32, 64, 0.0025, 0.01, 500),
+    ],
+)
+def test_presets_of_the_ada_paper_have_the_values_of_its_figure_24(name, size, minibatch, lrate, gamma, ema_kimg):
+    cfg = load_config(name, {"data.resolution": size})
+    schedule, widths = cfg.schedule, cfg.model.fmap_base / load_config("config-f").model.fmap_base
+    assert (schedule.minibatch_size, schedule.G_lrate, schedule.D_lrate) == (minibatch, lrate, lrate)
+    assert (cfg.loss.r1_gamma, schedule.G_smoothing_kimg, cfg.loss.pl_decay) == (gamma, ema_kimg, 0.01)
+    assert widths == (0.5 if name == "paper256" else 1) and cfg.model.mapping_layers == (2 if name == "cifar" else 8)
+    assert cfg.model.mbstd_group_size == schedule.minibatch_gpu and cfg.augment.mode == "noaug"
 
 
 def test_a_variant_is_selected_by_name_and_can_be_changed():

@@ -113,7 +113,9 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
     with joined(run.cfg, view.message):
         share = share_of_cluster(run.cfg, view.message)
         with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
-            view.message(f"Run {run.address}\nStarting {share.format()}")
+            view.message("\n".join(filter(None, [
+                f"Run {run.address}", run.dataset.describe_labels(), f"Starting {share.format()}",
+            ])))  # fmt: skip
             with stop_on_signals(view.message) as stop_requested:
                 outcome = train_run(run, share, view, stop_requested)
             view.close()

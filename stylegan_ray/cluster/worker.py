@@ -30,7 +30,7 @@ from stylegan_ray.cluster.reals import stream_of_reals
 from stylegan_ray.cluster.signals import LEAVE, LOG, SAVE, Signals, is_terminated
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.reals import RealsSource
+from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.run_folder import CHECKPOINTS, TICKS, read_jsonl
@@ -171,7 +171,7 @@ class Worker:
                 snapshots.begin()
             self.metrics.begin(state, snapshots)
             for pause in training_loop(
-                state, self.cfg, self._observed(reals, state), self.worker.dataset,
+                state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
                 lambda: self._interrupted(signals, snapshots), self.watch,
             ):  # fmt: skip
                 if replica_check_is_due(pause, self.cfg):
@@ -194,7 +194,7 @@ class Worker:
         cfg, data = self.cfg, self.cfg.data
         source = RealsSource(
             self.worker.dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
-            threads=cfg.cluster.decode_tasks,
+            threads=cfg.cluster.decode_tasks, balance=data.balance,
         )  # fmt: skip
         log2 = math.log2(max(self.worker.dataset.resolution))
         return stream_of_reals(cfg, source, state.cur_nimg, log2, distributed.rank(), distributed.world_size())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from stylegan_ray.data.decode import Decoder
-from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.labels import is_one_hot, label_vectors
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
+
+MOST_CLASSES = 12
+"""Classes that are listed at the start of a run."""
 
 
 class Source(Protocol):
@@ -48,7 +52,8 @@ class EncodedImages:
 class Dataset:
     """Images by index, with labels. Pickles small, and opens its files in each process on first use.
 
-    `block_rows` is the number of neighbours that are best read together (data.shuffle=blocks).
+    `block_rows` is the number of neighbours that are best read together (data.shuffle=blocks), `label_note` what to say
+    about labels that are not used.
     """
 
     def __init__(
@@ -66,13 +71,14 @@ class Dataset:
         class_names: tuple[str, ...] | None = None,
         attribution: str | None = None,
         block_rows: int = BLOCK_ROWS,
+        label_note: str = "",
     ) -> None:
         self.path, self.images, self.names, self.rows = path, images, names, rows
         self.label_values, self.label_size = label_values, label_size
         self.resolution, self.num_channels = resolution, num_channels
         self.fingerprint, self.bad = fingerprint, bad
         self.class_names, self.attribution = class_names, attribution
-        self.block_rows = block_rows
+        self.block_rows, self.label_note = block_rows, label_note
 
     @property
     def num_images(self) -> int:
@@ -96,6 +102,45 @@ class Dataset:
         if self.label_values is None:
             return np.zeros((len(indices), 0), dtype=np.float32)
         return label_vectors(self.label_values[self.rows[indices]], self.label_size)
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The class of every image int [n], where each label is one class; else None."""
+        if self.label_values is None:
+            return None
+        values = self.label_values[self.rows]
+        if values.ndim == 2:
+            values = values[:, : self.label_size]
+            return values.argmax(axis=1) if is_one_hot(values) else None
+        return values if values.max(initial=0) < self.label_size else None
+
+    @cached_property
+    def images_by_class(self) -> list[np.ndarray]:
+        """The image indices of each class that has any; raises DataError where labels are not classes."""
+        classes = self.check_classes()
+        return [np.flatnonzero(classes == number) for number in np.unique(classes)]
+
+    def check_classes(self) -> np.ndarray:
+        """The class of every image int [n]; raises DataError where labels are not classes."""
+        classes = self.classes
+        if classes is None:
+            raise DataError(
+                f"data.balance=true needs labels that are one class each, and those of data.path={self.path} are not; "
+                f"use data.balance=false"
+            )
+        return classes
+
+    def describe_labels(self) -> str:
+        """Labels in one line, for people: classes with their number of images; empty where there is nothing to say."""
+        classes = self.classes
+        if classes is None:
+            return self.label_note
+        numbers, counts = np.unique(classes, return_counts=True)
+        names = [self.class_names[number] if self.class_names else str(number) for number in numbers.tolist()]
+        order = np.argsort(-counts, kind="stable")
+        shown = ", ".join(f"{names[i]} {counts[i]}" for i in order[:MOST_CLASSES].tolist())
+        more = f" and {len(numbers) - MOST_CLASSES} more, down to {counts.min()}" if len(numbers) > MOST_CLASSES else ""
+        return f"{len(numbers)} classes (images): {shown}{more}"
 
     def compact_labels(self) -> np.ndarray | None:
         """Labels of all images as files store them: class numbers [n] if they are equivalent, else vectors [n,L]."""

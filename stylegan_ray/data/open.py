@@ -19,7 +19,7 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files, files_at
 from stylegan_ray.data.formats.folder import IMAGE_ENDINGS
 from stylegan_ray.data.index import Index, Progress, load_or_build_index
-from stylegan_ray.data.labels import choose_label_size, list_names
+from stylegan_ray.data.labels import Labels, choose_label_size, list_names
 from stylegan_ray.storage import split_address
 
 log = logging.getLogger(__name__)
@@ -63,14 +63,23 @@ def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> 
     decoder = choose_decoder(cfg, index, path)
     label_size = choose_label_size(index.labels, cfg.cond, cfg.max_label_size, path)
     rows = choose_rows(len(index.names), cfg.subset, seed)
-    return Dataset(
+    dataset = Dataset(
         path=path, images=format.open_images(files, index, decoder), names=index.names, rows=rows,
         label_values=index.labels.values if label_size else None, label_size=label_size,
         resolution=decoder.resolution, num_channels=decoder.num_channels,
         fingerprint=_fingerprint(index, rows, vars(decoder), label_size),
         bad=index.bad, class_names=index.labels.class_names if label_size else None, attribution=index.attribution,
-        block_rows=format.block_rows(index),
+        block_rows=format.block_rows(index), label_note=note_on_labels(cfg, index.labels),
     )  # fmt: skip
+    if cfg.balance:
+        dataset.check_classes()
+    return dataset
+
+
+def note_on_labels(cfg: DataConfig, labels: Labels) -> str:
+    """What to say about labels that are there and not used."""
+    unused = not cfg.cond and labels.values is not None
+    return f"labels of size {labels.size} are ignored; --data.cond trains on them" if unused else ""
 
 
 def choose_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:

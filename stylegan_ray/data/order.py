@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -36,6 +37,23 @@ def image_index(
             images[here] = _full_shuffle(places[here], num_images, key)
         else:
             images[here] = _block_shuffle(places[here], num_images, key, block_rows, window_blocks)
+    return images
+
+
+def balanced_index(seed: int, stream_salt: int, positions: np.ndarray, classes: Sequence[np.ndarray]) -> np.ndarray:
+    """The image index at each sample position int64 [n], every class once in each round of as many positions.
+
+    `classes` holds the image indices of each class; the images of a class are permuted anew in each pass over them.
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    rounds, places = np.divmod(positions, len(classes))
+    images = np.empty_like(positions)
+    for i, (round_number, place) in enumerate(zip(rounds.tolist(), places.tolist(), strict=True)):
+        key = stream_key(seed, stream_salt, "order/classes", round_number)
+        chosen = int(_pass_table(len(classes), key)[place])
+        data_pass, place_in_class = divmod(round_number, len(classes[chosen]))
+        key = stream_key(seed, stream_salt, "order/class", chosen, data_pass)
+        images[i] = classes[chosen][permuted(np.array([place_in_class]), len(classes[chosen]), key)[0]]
     return images
 
 

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from stylegan_ray.config import DataConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError
-from stylegan_ray.data.order import image_index
-from stylegan_ray.rng import coins, stream_key
+from stylegan_ray.data.order import balanced_index, image_index
+from stylegan_ray.rng import LabelSource, coins, stream_key
 
 
 class RealsSource:
@@ -31,10 +32,11 @@ class RealsSource:
         shuffle: Literal["full", "blocks"] = "full",
         on_bad_image: Literal["error", "skip"] = "error",
         threads: int = 1,
+        balance: bool = False,
     ) -> None:
         self.dataset, self.seed, self.stream_salt = dataset, seed, stream_salt
         self.mirror_augment, self.shuffle, self.on_bad_image = mirror_augment, shuffle, on_bad_image
-        self.threads = threads
+        self.threads, self.balance = threads, balance
 
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions.
@@ -55,6 +57,8 @@ class RealsSource:
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
         """The image index of each position."""
+        if self.balance:
+            return balanced_index(self.seed, self.stream_salt, positions, self.dataset.images_by_class)
         num_images, block_rows = self.dataset.num_images, self.dataset.block_rows
         return image_index(self.seed, self.stream_salt, positions, num_images, self.shuffle, block_rows)
 
@@ -86,6 +90,27 @@ class RealsSource:
         raise DataError(
             f"data.path={self.dataset.path}: no image can be decoded; check it with `stylegan-ray prepare_data --check`"
         )
+
+
+class BalancedLabels:
+    """A source of labels for generated images with one entry per class: all are drawn equally often."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.examples = np.array([images[0] for images in dataset.images_by_class])
+
+    @property
+    def num_images(self) -> int:
+        return len(self.examples)
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Labels float32 [n,L]."""
+        return self.dataset.labels(self.examples[indices])
+
+
+def label_source_of(cfg: DataConfig, dataset: Dataset) -> LabelSource:
+    """Where labels of generated images are drawn from: those of random images, or with data.balance random classes."""
+    return BalancedLabels(dataset) if cfg.balance else dataset
 
 
 def run_in_threads(work: Callable[[range], None], number: int, threads: int) -> None:

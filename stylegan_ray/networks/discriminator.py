@@ -137,6 +137,12 @@ class Discriminator(nn.Module):
         )  # fmt: skip
         self.add_module(level_name(sizes[0]), epilogue)
 
+    def layers(self) -> list[nn.Module]:
+        """Layers above the last resolution, from the highest one: fromrgb, conv0, conv1 and skip, where it has them."""
+        blocks = [self.get_submodule(level_name(size)) for size in reversed(self.sizes[1:])]
+        found = [getattr(block, name) for block in blocks for name in ("fromrgb", "conv0", "conv1", "skip")]
+        return [layer for layer in found if layer is not None]
+
     def forward(
         self,
         images: Tensor,

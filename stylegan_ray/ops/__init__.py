@@ -16,6 +16,7 @@ from stylegan_ray.ops.convolution import (
 from stylegan_ray.ops.fir import downsample2d, filter2d, fir_filter, upfirdn2d, upfirdn2d_reference, upsample2d
 from stylegan_ray.ops.modulated import modulated_conv2d, modulated_conv2d_reference
 from stylegan_ray.ops.resample import conv2d_resample, conv2d_resample_reference
+from stylegan_ray.ops.warp import sample2d, sample2d_reference, warp2d, warp2d_reference, warp_margin
 from stylegan_ray.ops.ways import Way, forced
 
 __all__ = [
@@ -36,9 +37,14 @@ __all__ = [
     "modulated_conv2d",
     "modulated_conv2d_reference",
     "penalised_gradients",
+    "sample2d",
+    "sample2d_reference",
     "to_memory_format",
     "to_memory_format_reference",
     "upfirdn2d",
     "upfirdn2d_reference",
     "upsample2d",
+    "warp2d",
+    "warp2d_reference",
+    "warp_margin",
 ]

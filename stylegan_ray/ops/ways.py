@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-Way = Literal["winograd", "direct", "as_on_gpus", "grouped", "spread", "low_precision", "widened"]
+Way = Literal[
+    "winograd", "direct", "as_on_gpus", "grouped", "spread", "resampled", "gathered", "low_precision", "widened"
+]
 
 _way: Way | None = None
 
@@ -22,6 +24,8 @@ def forced(way: Way) -> Iterator[None]:
     - `as_on_gpus`: as `direct`, and PyTorch's own derivatives where no second derivative is needed;
     - `grouped`: modulated convolutions as one convolution with a group for each sample;
     - `spread`: upsampling filters on an image with explicit zeros between its pixels;
+    - `resampled`: warps by padding and filtering, as large images;
+    - `gathered`: warps by gathering pixels, as compiled code and deterministic algorithms on GPUs;
     - `low_precision`: bfloat16 and float16 as on a CPU with instructions for them;
     - `widened`: bfloat16 and float16 as on a CPU without instructions for them.
 

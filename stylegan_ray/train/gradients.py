@@ -35,7 +35,7 @@ class Gradients:
         self.means = {}
 
     def add_means(self, means: Mapping[str, Tensor], share: float) -> None:
-        """Adds means over a micro-batch, scalars or vectors, times its share of the global minibatch."""
+        """Adds means over a micro-batch, scalars or vectors, times its share of the global minibatch; sums times 1."""
         for name, value in means.items():
             if name not in self.means:
                 start = sum(view.numel() for view in self.means.values())

@@ -125,7 +125,7 @@ class TickClock:
             "Progress/kimg": state.cur_nimg / 1000,
             "Progress/lod": group.schedule.lod,
             "Progress/minibatch": group.schedule.minibatch_size,
-            "Progress/augment_p": 0.0,
+            "Progress/augment_p": state.augment_p,
             **{name: value for name, value in state.means.take().items() if name.startswith("Loss/")},
             "nonfinite": skipped,
             "Timing/total_sec": state.elapsed_sec,

@@ -7,20 +7,24 @@ between minibatches. Logits are [N,1], losses are per sample [N].
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylegan_ray.augment import Augmentation, augmentation_of
 from stylegan_ray.config import LossConfig, RunConfig
 from stylegan_ray.networks import mix_styles
-from stylegan_ray.ops import penalised_gradients
+from stylegan_ray.train.derivatives import gradient, path_lengths
 from stylegan_ray.train.state import Batch, Networks, Tensors, TrainState
+
+Augment = Callable[[Tensor], Tensor]
+"""Changes images [N,C,H,W]."""
 
 
 class Outcome(NamedTuple):
@@ -30,13 +34,15 @@ class Outcome(NamedTuple):
     """To be minimised, per sample [N]."""
     means: dict[str, Tensor]
     """Detached means over the micro-batch by name: scalars, which are logged, and w [w_dim], which moves w_avg."""
+    sums: Mapping[str, Tensor] = MappingProxyType({})
+    """Detached sums over the micro-batch by name."""
 
 
 def score(
     D: Any,
     batches: Sequence[tuple[Tensor, Tensor | None]],
     lod: float = 0.0,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Augment | None = None,
     full_precision: bool = False,
 ) -> tuple[Tensor, ...]:
     """Logits [N,1] of each of several equal batches (images [N,C,H,W], labels [N,L] or None), from one forward pass.
@@ -67,22 +73,12 @@ def generate(G: Any, tensors: Tensors) -> tuple[Tensor, Tensor]:
     return G.synthesis(ws, noise=tensors["noise"], lod=tensors["lod"]), w_mean
 
 
-def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of the sum of function(x) with respect to x, itself differentiable."""
-    if torch.compiler.is_compiling():  # compiled code has second derivatives in this form only
-        return torch.func.grad(lambda x: function(x).sum())(x)
-    x = x if x.requires_grad else x.detach().requires_grad_()
-    with penalised_gradients():
-        (grads,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
-    return grads
-
-
-def squared_gradient_norm(D: Any, images: Tensor, labels: Tensor, lod: float) -> Tensor:
+def squared_gradient_norm(D: Any, images: Tensor, labels: Tensor, lod: float, augment: Augment | None = None) -> Tensor:
     """Squared norm [N] of D's gradient with respect to images, before they are augmented.
 
     In full precision: in bfloat16 the penalty is 5 % off.
     """
-    grads = gradient(lambda images: score(D, [(images, labels)], lod, full_precision=True)[0], images)
+    grads = gradient(lambda images: score(D, [(images, labels)], lod, augment, full_precision=True)[0], images)
     return grads.square().sum(dim=(1, 2, 3))
 
 
@@ -93,6 +89,8 @@ class Loss(ABC):
     cfg: LossConfig
     w_avg_beta: float
     """Decay of w_avg, model.dlatent_avg_beta."""
+    augmentation: Augmentation | None = None
+    """What images undergo when D sees them."""
     purpose: ClassVar[str]
     """Names the streams of its draws; enters every seed."""
 
@@ -113,6 +111,19 @@ class Loss(ABC):
         """Moves feedback by means over the global minibatch unless gradients are not finite; returns what is logged."""
         return {}
 
+    def draw_augmentation(self, batch: Batch, *images: str) -> Tensors:
+        """What `augment` takes for kinds of images that D sees together; nothing while augment_p is 0."""
+        if self.augmentation is None or not batch.state.augment_p:
+            return {}
+        return {f"augment {images}": batch.augmentation(self.augmentation, self.purpose, images)}
+
+    def augment(self, tensors: Tensors, *images: str) -> Augment | None:
+        """The augmentation of the kinds of images for which it was drawn."""
+        augmentation, parameters = self.augmentation, tensors.get(f"augment {images}")
+        if augmentation is None or parameters is None:
+            return None
+        return lambda x: augmentation.apply(x, parameters)
+
     def move_w_avg(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> None:
         """Moves w_avg towards the mean w (StyleGAN, appendix B)."""
         w_avg, w_mean = state.G.w_avg, means[f"{self.purpose}/w"]
@@ -129,15 +140,19 @@ class GeneratorLoss(Loss):
 
     purpose = "G_main"
 
+    sees: ClassVar[tuple[str, ...]] = ("fakes",)
+    """What D scores."""
+
     def draw(self, batch: Batch) -> Tensors:
-        return batch.latents(self.purpose, batch.num, batch.drawn_labels(self.purpose, batch.num))
+        tensors = batch.latents(self.purpose, batch.num, batch.drawn_labels(self.purpose, batch.num))
+        return tensors | self.draw_augmentation(batch, *self.sees)
 
     def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
         images, w_mean = generate(networks.G, tensors)
         batches = [(images, tensors["labels"])]
-        if "reals" in tensors:
+        if "reals" in self.sees:
             batches.append((tensors["reals"], tensors["real_labels"]))
-        loss = self.per_sample(*score(networks.D, batches, tensors["lod"]))
+        loss = self.per_sample(*score(networks.D, batches, tensors["lod"], self.augment(tensors, *self.sees)))
         return Outcome(loss, {"Loss/G/loss": loss.detach().mean(), f"{self.purpose}/w": w_mean})
 
     @abstractmethod
@@ -172,6 +187,8 @@ class WassersteinOfG(GeneratorLoss):
 
 class RelativisticOfG(GeneratorLoss):
     """Relativistic pairing loss of G, which wants fakes above reals (Huang et al. 2024, equation 2)."""
+
+    sees = ("fakes", "reals")
 
     def draw(self, batch: Batch) -> Tensors:
         return super().draw(batch) | batch.reals()
@@ -212,36 +229,30 @@ class PathLength(Loss):
         return {"Loss/pl_mean": state.pl_mean.clone()}
 
 
-def path_lengths(synthesize: Callable[[Tensor], Tensor], ws: Tensor, noise: Tensor) -> Tensor:
-    """Lengths [N] of the Jacobian's product with a random image (Karras et al. 2020, equation 4).
-
-    `synthesize` makes images from ws [N,L,w]; noise is standard normal, shaped like the images.
-    """
-    noise = noise / math.sqrt(noise.shape[2] * noise.shape[3])
-    return gradient(lambda ws: synthesize(ws) * noise, ws).square().sum(dim=2).mean(dim=1).sqrt()
-
-
 class DiscriminatorLoss(Loss):
     """Base of D's adversarial losses."""
 
     purpose = "D_main"
 
     def draw(self, batch: Batch) -> Tensors:
-        return batch.latents_for_D(self.purpose) | batch.reals()
+        seen = self.draw_augmentation(batch, "fakes", "reals")
+        return batch.latents_for_D(self.purpose) | batch.reals() | seen
 
     def compute(self, networks: Networks, tensors: Tensors) -> Outcome:
         with torch.no_grad():
             images, w_mean = generate(networks.G, tensors)
         batches = [(images, tensors["labels"]), (tensors["reals"], tensors["real_labels"])]
-        fake, real = score(networks.D, batches, tensors["lod"])
+        fake, real = score(networks.D, batches, tensors["lod"], self.augment(tensors, "fakes", "reals"))
+        signs = real.detach().sign()
         loss = self.per_sample(fake, real)
         means = {
             "Loss/D/loss": loss.detach().mean(),
             "Loss/scores/real": real.detach().mean(),
             "Loss/scores/fake": fake.detach().mean(),
-            "Loss/signs/real": real.detach().sign().mean(),
+            "Loss/signs/real": signs.mean(),
         }
-        return Outcome(loss, means | {f"{self.purpose}/w": w_mean})
+        sums = {"signs": torch.stack([signs.sum(), torch.full_like(signs, 1).sum()])}
+        return Outcome(loss, means | {f"{self.purpose}/w": w_mean}, sums)
 
     @abstractmethod
     def per_sample(self, fake: Tensor, real: Tensor) -> Tensor:
@@ -249,6 +260,7 @@ class DiscriminatorLoss(Loss):
 
     def move_feedback(self, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
         self.move_w_avg(state, means, finite)
+        move(state.augment_signs, state.augment_signs + means["signs"], finite)
         return {}
 
 
@@ -295,23 +307,24 @@ class R1(GradientPenalty):
     """gamma/2 times the squared norm of D's gradient at reals (Mescheder et al. 2018, equation 9)."""
 
     def draw(self, batch: Batch) -> Tensors:
-        return batch.reals()
+        return batch.reals() | self.draw_augmentation(batch, "reals")
 
     def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
-        images, labels = tensors["reals"], tensors["real_labels"]
-        return squared_gradient_norm(networks.D, images, labels, tensors["lod"]) * (self.weight / 2)
+        reals, labels, augment = tensors["reals"], tensors["real_labels"], self.augment(tensors, "reals")
+        return squared_gradient_norm(networks.D, reals, labels, tensors["lod"], augment) * (self.weight / 2)
 
 
 class R2(GradientPenalty):
     """gamma/2 times the squared norm of D's gradient at fakes (Mescheder et al. 2018, equation 10)."""
 
     def draw(self, batch: Batch) -> Tensors:
-        return batch.latents_for_D(self.purpose)
+        return batch.latents_for_D(self.purpose) | self.draw_augmentation(batch, "fakes")
 
     def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
         with torch.no_grad():
-            images, _ = generate(networks.G, tensors)
-        return squared_gradient_norm(networks.D, images, tensors["labels"], tensors["lod"]) * (self.weight / 2)
+            fakes, _ = generate(networks.G, tensors)
+        labels, augment = tensors["labels"], self.augment(tensors, "fakes")
+        return squared_gradient_norm(networks.D, fakes, labels, tensors["lod"], augment) * (self.weight / 2)
 
 
 class R1AndR2(R1, R2):
@@ -336,13 +349,15 @@ class WassersteinPenalty(GradientPenalty):
 
     def draw(self, batch: Batch) -> Tensors:
         mix = batch.state.to_device(batch.draws.uniforms("wgan_mix", batch.place, batch.num))  # [N]
-        return batch.latents_for_D(self.purpose) | batch.reals() | {"mix": mix}
+        seen = self.draw_augmentation(batch, "mixes")
+        return batch.latents_for_D(self.purpose) | batch.reals() | {"mix": mix} | seen
 
     def per_sample(self, networks: Networks, tensors: Tensors) -> Tensor:
         with torch.no_grad():
             fakes, _ = generate(networks.G, tensors)
         images = torch.lerp(tensors["reals"], fakes, tensors["mix"].reshape(-1, 1, 1, 1))
-        norms = squared_gradient_norm(networks.D, images, tensors["labels"], tensors["lod"]).sqrt()
+        labels, augment = tensors["labels"], self.augment(tensors, "mixes")
+        norms = squared_gradient_norm(networks.D, images, labels, tensors["lod"], augment).sqrt()
         return (norms - self.cfg.wgan_target).square() * (self.weight / self.cfg.wgan_target**2)
 
 
@@ -375,5 +390,6 @@ OBJECTIVES_D = {
 def losses_of(cfg: RunConfig, network: str) -> tuple[Loss, ...]:
     """The adversarial loss of G or D, and its penalty unless that has weight 0."""
     objective = OBJECTIVES_G[cfg.loss.G] if network == "G" else OBJECTIVES_D[cfg.loss.D]
-    main, *penalties = (kind(cfg.loss, cfg.model.dlatent_avg_beta) for kind in objective if kind is not None)
+    values = (cfg.loss, cfg.model.dlatent_avg_beta, augmentation_of(cfg.augment))
+    main, *penalties = (kind(*values) for kind in objective if kind is not None)
     return main, *(penalty for penalty in penalties if penalty.weight)

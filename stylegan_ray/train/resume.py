@@ -72,7 +72,7 @@ def start_from(state: TrainState, cfg: RunConfig, source: str) -> list[str]:
         lines += copy_matching(getattr(state, part), networks[part], part, cfg.train.resume_with_new_nets)
     kimg = cfg.train.resume_kimg
     state.cur_nimg = found.cur_nimg if kimg is None else round(kimg * 1000)
-    state.tick_start_nimg = state.cur_nimg
+    state.tick_start_nimg = state.augment_nimg = state.cur_nimg
     state.elapsed_sec = cfg.train.resume_time or 0.0
     return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stylegan_ray.augment import Augmentation, Parameters, augmentation_of, joined
 from stylegan_ray.config import FORMAT_VERSION, RunConfig
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import build_discriminator, build_generator
@@ -28,6 +29,8 @@ COUNTERS = (
     "tick",
     "tick_start_nimg",
     "stream_salt",
+    "augment_p",
+    "augment_nimg",
     "num_nonfinite",
     "elapsed_sec",
 )
@@ -51,6 +54,8 @@ class TrainState:
     G: Any
     D: Any
     G_ema: Any
+    trainable: dict[str, list[nn.Parameter]]
+    """What is trained of G and of D: all but train.freeze_D layers."""
     optimizers: dict[str, LazyAdam]
     gradients: dict[str, Gradients]
     compiled: Compiled
@@ -60,6 +65,12 @@ class TrainState:
     nonfinite: Tensor
     """Steps skipped since the last tick because a gradient was not finite, a scalar on the device."""
     means: Means
+    augment_signs: Tensor
+    """Since the last change of augment_p: the sum of signs of D's scores of reals and their number [2], float64."""
+    augment_p: float
+    """Probability of each augmentation of what D sees."""
+    augment_nimg: int = 0
+    """cur_nimg at the last change of augment_p."""
     cur_nimg: int = 0
     iteration: int = 0
     prev_lod: float = -1.0
@@ -102,6 +113,8 @@ class TrainState:
         device: torch.device | str = "cpu",
     ) -> TrainState:
         """The state of a new run; the networks are initialised on the CPU from run.seed, equal on every device."""
+        if (augmentation := augmentation_of(cfg.augment)) is not None:
+            augmentation.check_size((resolution, resolution) if isinstance(resolution, int) else resolution)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(stream_key(cfg.run.seed, 0, "init"), 0).integers(2**63)))
             G = build_generator(cfg.model, resolution, num_channels, label_size)
@@ -115,21 +128,25 @@ class TrainState:
         G, D = G.to(device, dtype).train(), D.to(device, dtype).train()
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         w_dim = G.get_buffer("w_avg").numel()
+        freeze(D, cfg.train.freeze_D)
         return cls(
             G=G,
             D=D,
             G_ema=G_ema,
+            trainable={"G": list(G.parameters()), "D": [p for p in D.parameters() if p.requires_grad]},
             optimizers={"G": LazyAdam(G, cfg, "G"), "D": LazyAdam(D, cfg, "D")},
             gradients={"G": Gradients(G, 2 * w_dim + NUM_SCALARS), "D": Gradients(D, w_dim + NUM_SCALARS)},
             compiled=Compiled(cfg.train.compile),
             pl_mean=torch.zeros((), device=device, dtype=dtype),
             nonfinite=torch.zeros((), device=device),
             means=Means(device),
+            augment_signs=torch.zeros(2, dtype=torch.float64, device=device),
+            augment_p=cfg.augment.first_p,
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, not copied."""
-        named = {"pl_mean": self.pl_mean, "nonfinite": self.nonfinite}
+        named = {"pl_mean": self.pl_mean, "nonfinite": self.nonfinite, "augment_signs": self.augment_signs}
         named |= {f"means.{name}": value for name, value in self.means.sums.items()}
         for part in ("G", "D", "G_ema"):
             named |= {f"{part}.{name}": value for name, value in getattr(self, part).state_dict().items()}
@@ -159,12 +176,25 @@ class TrainState:
         for part, optimizer in self.optimizers.items():
             optimizer.load(_under(tensors, f"{part}_opt."), counters["num_steps"][part])
         self.pl_mean.copy_(tensors["pl_mean"])
+        if "augment_signs" in tensors:  # checkpoints before augmentation lack it
+            self.augment_signs.copy_(tensors["augment_signs"])
         self.nonfinite.copy_(tensors["nonfinite"])
         self.means.sums = {name: value.to(self.device).clone() for name, value in _under(tensors, "means.").items()}
         self.means.counts = dict(counters["means"])
         self.data_fingerprint = counters["data_fingerprint"]
         for name in COUNTERS:
-            setattr(self, name, counters[name])
+            setattr(self, name, counters.get(name, getattr(self, name)))
+
+
+def freeze(D: Any, num_layers: int) -> None:
+    """Computes no gradients of so many layers of D, so that Adam leaves them as they are (Mo et al. 2020, FreezeD)."""
+    if not num_layers:
+        return
+    layers = D.layers()
+    if num_layers > len(layers):
+        raise ValueError(f"train.freeze_D={num_layers} must be at most {len(layers)}, the layers that D can freeze")
+    for layer in layers[:num_layers]:
+        layer.requires_grad_(False)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -195,7 +225,7 @@ def copy_stream(device: torch.device) -> torch.cuda.Stream:
 Tensors = dict[str, Any]
 """What a loss draws, by name: `lod`, a number; `z` [N,z_dim], `labels` [N,label_size], `mixed` (second latents
 [N,z_dim], or None), `cutoff` (layers below it take the first latents, a scalar) and `noise` (a tensor per layer, or
-"const" for the stored ones), from which G generates; `reals` [N,C,H,W] as D sees them and `real_labels`."""
+"const" for the stored ones), from which G generates; `reals` [N,C,H,W] before augmentation and `real_labels`."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +284,20 @@ class Batch:
     def drawn_labels(self, purpose: str, num: int) -> Tensor:
         """Labels [num,label_size] of random training images."""
         return self.state.to_device(self.draws.fake_labels(purpose, self.place, num, self.labels.shape[1]))
+
+    def augmentation(self, augmentation: Augmentation, purpose: str, images: Sequence[str]) -> Parameters:
+        """The parameters for kinds of images of this micro-batch, such as fakes and reals, that D sees together."""
+        state, kinds = self.state, [f"{purpose}/augment/{kind}" for kind in images]
+        sizes = len(augmentation.uniforms), len(augmentation.normals)
+        numbers = joined([
+            augmentation.numbers(*self.draws.augmentation(kind, self.place, self.num, *sizes)) for kind in kinds
+        ])  # fmt: skip
+        parameters = augmentation.parameters(numbers, state.augment_p, state.image_shape, state.compiled.wanted)
+        if augmentation.needs_noise:
+            shape = (self.num, *state.image_shape)
+            fields = [self.draws.augment_noise(kind, self.place, shape, state.device, state.dtype) for kind in kinds]
+            parameters["noise"] = torch.cat(fields)
+        return {name: state.to_device(v) if isinstance(v, Tensor) else v for name, v in parameters.items()}
 
     def latents_for_D(self, purpose: str) -> Tensors:
         """What D's fakes are generated from: with the labels of the reals, or drawn ones where labels are separate."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from stylegan_ray import distributed
 from stylegan_ray.config import RunConfig
 from stylegan_ray.rng import Draws
+from stylegan_ray.train.augment_p import adapt_augment_p
 from stylegan_ray.train.losses import Loss, losses_of
 from stylegan_ray.train.optim import update_ema
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
@@ -49,6 +50,7 @@ def train_iteration(
     state.means.add(means)
     state.cur_nimg += schedule.minibatch_size
     state.iteration += 1
+    adapt_augment_p(state, cfg.augment)
     return means
 
 
@@ -92,6 +94,7 @@ def accumulate(phase: Phase, state: TrainState, batch: Batch) -> None:
             outcome = state.compiled(loss, state.networks, loss.draw(batch))
             (outcome.loss.mean() * (phase.gain * batch.share)).backward()
             gradients.add_means(outcome.means, batch.share)
+            gradients.add_means(outcome.sums, 1.0)
 
 
 def move_feedback(phase: Phase, state: TrainState, means: dict[str, Tensor], finite: Tensor) -> dict[str, Tensor]:
@@ -132,12 +135,14 @@ def place(
 @contextmanager
 def only_trains(network: str, state: TrainState) -> Iterator[None]:
     """Computes no gradients of the other network's parameters inside."""
-    other = state.D if network == "G" else state.G
-    other.requires_grad_(False)
+    others = state.trainable["D" if network == "G" else "G"]
+    for parameter in others:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        other.requires_grad_(True)
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def refuse_nonfinite(state: TrainState) -> None:
