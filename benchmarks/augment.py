@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
+from benchmarks.roofline import timed
 from benchmarks.subject import RandomImages, chosen_device, image_shape, label_size_of, new_state, schedule_of
 from stylegan_ray.augment import augmentation_of
 from stylegan_ray.config import RunConfig
@@ -95,7 +95,7 @@ def step_seconds(cfg: RunConfig, device: torch.device, options: Options) -> dict
                 positions = range(state.cur_nimg, state.cur_nimg + schedule.minibatch_size, size)
                 micro_batches = [images.micro_batch(position, size) for position in positions]
                 call = partial(train_iteration, state, variants[name], micro_batches, draws, schedule)
-                sums[name][-1] += seconds(call, device) / ITERATIONS
+                sums[name][-1] += timed(call, device) / ITERATIONS
     return {name: values[1:] for name, values in sums.items()}
 
 
@@ -107,10 +107,8 @@ def warp_seconds(cfg: RunConfig, device: torch.device, options: Options) -> dict
     cfg = cfg.with_overrides({"augment.mode": "fixed", "augment.pipe": "bg"})
     augmentation, shape, num = augmentation_of(cfg.augment), image_shape(cfg), cfg.schedule.minibatch_gpu
     assert augmentation is not None
-    draws = SeededDraws(cfg.run.seed).augmentation(
-        "augment", Place(0, 0, 0), num, len(augmentation.uniforms), len(augmentation.normals)
-    )
-    parameters = augmentation.parameters(augmentation.numbers(*draws), options.p, shape, False)
+    numbers = augmentation.draw(SeededDraws(cfg.run.seed), "augment", Place(0, 0, 0), num)
+    parameters = augmentation.parameters(numbers, options.p, shape, False)
     inverse, margin = parameters["inverse"].float().to(device), parameters["margin"]
     x = torch.randn(num, *shape, device=device)
     twin = partial(warp2d_reference, inverse=inverse, margin=margin)
@@ -123,7 +121,7 @@ def warp_seconds(cfg: RunConfig, device: torch.device, options: Options) -> dict
     found: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(3 * options.repeats + 1):
         for name in list(calls)[:: 1 if repeat % 2 else -1]:
-            sec = seconds(calls[name], device)
+            sec = timed(calls[name], device)
             if repeat:
                 found[name].append(sec)
     return found
@@ -142,12 +140,3 @@ def second_order(warp: Callable[[Tensor], Tensor], x: Tensor) -> None:
     y = warp(x).square()
     (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     dx.square().sum().backward()
-
-
-def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

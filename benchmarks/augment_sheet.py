@@ -46,8 +46,7 @@ def augmented(cfg: RunConfig, images: Tensor) -> Tensor:
     augmentation, draws, place = augmentation_of(cfg.augment), SeededDraws(cfg.run.seed), Place(0, 0, 0)
     if augmentation is None:
         return images
-    sizes = len(augmentation.uniforms), len(augmentation.normals)
-    numbers = augmentation.numbers(*draws.augmentation("sheet", place, len(images), *sizes))
+    numbers = augmentation.draw(draws, "sheet", place, len(images))
     channels, height, width = images.shape[1:]
     parameters = augmentation.parameters(numbers, cfg.augment.first_p, (channels, height, width), False)
     if augmentation.needs_noise:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from stylegan_ray.rng import Draws, Place
+
 Parameters = dict[str, Any]
 """What images are changed by: tensors that begin with [N], and sizes."""
 
@@ -54,6 +56,11 @@ class Augmentation(ABC):
 
     def check_size(self, size: tuple[int, int]) -> None:  # noqa: B027 for most augmentations any size will do
         """Raises ValueError for images (H, W) that it cannot augment."""
+
+    def draw(self, draws: Draws, purpose: str, place: Place, num: int) -> Numbers:
+        """Random numbers of `num` consecutive images."""
+        sizes = len(self.uniforms), len(self.normals)
+        return self.numbers(*draws.augmentation(purpose, place, num, *sizes))
 
     def numbers(self, uniforms: Tensor, normals: Tensor) -> Numbers:
         """Random numbers from a column of each [N,K] per name."""

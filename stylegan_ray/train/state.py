@@ -288,10 +288,7 @@ class Batch:
     def augmentation(self, augmentation: Augmentation, purpose: str, images: Sequence[str]) -> Parameters:
         """The parameters for kinds of images of this micro-batch, such as fakes and reals, that D sees together."""
         state, kinds = self.state, [f"{purpose}/augment/{kind}" for kind in images]
-        sizes = len(augmentation.uniforms), len(augmentation.normals)
-        numbers = joined([
-            augmentation.numbers(*self.draws.augmentation(kind, self.place, self.num, *sizes)) for kind in kinds
-        ])  # fmt: skip
+        numbers = joined([augmentation.draw(self.draws, kind, self.place, self.num) for kind in kinds])
         parameters = augmentation.parameters(numbers, state.augment_p, state.image_shape, state.compiled.wanted)
         if augmentation.needs_noise:
             shape = (self.num, *state.image_shape)
