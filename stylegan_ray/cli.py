@@ -55,12 +55,14 @@ def command_name(name: str) -> str:
 def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
     options = train_options(argv, command_name("train"))
+    for key, value in options.transfer.items():
+        print(f"{key} is {value} since the networks of --resume-from are trained; --{key} chooses another value")
     if options.dry_run:
         from stylegan_ray.report.console import ProgressLine
         from stylegan_ray.train.dry_run import describe
 
         with ProgressLine(sys.stderr) as progress:
-            text = describe(options.cfg, progress)
+            text = describe(options.cfg, progress, options.resume_from)
         print(text)
         return 0
     from stylegan_ray.cluster import launch

@@ -218,6 +218,12 @@ class ScheduleConfig(Section):
     """Limit the half-life of G_ema to this fraction of the images shown so far; null: no limit."""
 
 
+AutoKey = Literal[
+    "model.fmap_base", "loss.r1_gamma", "loss.pl_decay", "schedule.minibatch_size", "schedule.minibatch_gpu",
+    "schedule.G_lrate", "schedule.D_lrate", "schedule.G_smoothing_kimg",
+]  # fmt: skip
+
+
 class TrainConfig(Section):
     total_kimg: Annotated[float, Field(ge=0)] = 25000.0
     """Length of the training in kimg, thousands of real images shown to D."""
@@ -255,6 +261,8 @@ class TrainConfig(Section):
     """With --resume-from: seconds of training so far; null: 0."""
     resume_with_new_nets: bool = False
     """With --resume-from: build new networks and copy the tensors whose name and shape match."""
+    auto: tuple[AutoKey, ...] = ()
+    """Keys that are chosen from the resolution and the number of workers when a run starts, unless given."""
     freeze_D: Annotated[int, Field(ge=0)] = 0
     """Layers of D, from the highest resolution, that are not trained: fromrgb, conv0, conv1 and skip count one each."""
     on_nonfinite: Literal["skip", "rollback", "error"] = "skip"
@@ -275,6 +283,10 @@ Pipe = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc"
 Policy = Literal["color", "translation", "cutout"]
 
 
+ADA_KIMG = 500.0
+"""Default of augment.ada_kimg in a run that starts from new networks."""
+
+
 class AugmentConfig(Section):
     mode: Literal["noaug", "ada", "fixed", "diffaug"] = "noaug"
     """What images undergo when D sees them: nothing; ADA's pipeline with an adaptive or a fixed p; DiffAugment."""
@@ -286,7 +298,7 @@ class AugmentConfig(Section):
     """Probability of each augmentation of the pipeline (fixed), or its first value (ada)."""
     target: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """Mean sign of D's scores of reals above which p rises (ada)."""
-    ada_kimg: Annotated[float, Field(gt=0)] = 500.0
+    ada_kimg: Annotated[float, Field(gt=0)] = ADA_KIMG
     """Time in kimg in which p can move from 0 to 1 (ada)."""
 
     @property
@@ -330,12 +342,18 @@ class ClusterConfig(Section):
     decode_tasks: Positive = 1
     """Images that are decoded in parallel for each worker, by threads of one process."""
 
+    @property
+    def most_workers(self) -> int:
+        """The number of training workers, or the most of them."""
+        return int(str(self.num_workers).split(":")[-1])
+
 
 # What a run's name and its continuation depend on.
 
 FREE_ON_RESUME = ("run.", "cluster.", "metrics.", "report.", "train.checkpoint_")
 FREE_KEYS_ON_RESUME = frozenset(
     {
+        "train.auto",  # a run that continues keeps the values that were chosen when it started
         "train.total_kimg",
         "train.stop_when",
         "train.image_snapshot_ticks",
@@ -398,8 +416,11 @@ class RunConfig(Section):
         return self
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> RunConfig:
-        """This configuration with dotted keys replaced, e.g. {"loss.r1_gamma": 10}; raises ConfigError."""
-        return validated(_merge(self.model_dump(), _nested(overrides)))
+        """This configuration with dotted keys replaced, e.g. {"loss.r1_gamma": 10}; raises ConfigError.
+
+        A key that is replaced is not chosen automatically any more (train.auto).
+        """
+        return validated(_overridden(self.model_dump(), overrides))
 
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key, as JSON types."""
@@ -501,7 +522,7 @@ def load_config(
     if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
     tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
-    return validated(_merge(tree, _nested(overrides or {}, deleted)), deleted)
+    return validated(_overridden(tree, overrides or {}, deleted), deleted)
 
 
 def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> RunConfig:
@@ -568,6 +589,17 @@ def _nested(dotted: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELET
     return tree
 
 
+def _overridden(
+    tree: Mapping[str, Any], overrides: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS
+) -> dict[str, Any]:
+    """`tree` with dotted keys replaced, which leave train.auto."""
+    merged = _merge(tree, _nested(overrides, deleted))
+    train = merged.get("train")
+    if isinstance(train, dict) and isinstance(auto := train.get("auto"), (list, tuple)):
+        train["auto"] = [key for key in auto if key not in overrides]
+    return merged
+
+
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the sections of `change` applied key by key; a value is replaced as a whole."""
     merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in base.items()}
@@ -613,7 +645,8 @@ def _check_workers(num_workers: int | str) -> None:
 
 def _check_minibatch_sizes(cfg: RunConfig) -> None:
     sched = cfg.schedule
-    max_workers = int(str(cfg.cluster.num_workers).split(":")[-1])
+    if {"schedule.minibatch_size", "schedule.minibatch_gpu"} & set(cfg.train.auto):
+        return  # checked with the chosen values
     for resolution in [None, *sched.minibatch_size_dict, *sched.minibatch_gpu_dict]:
         size = sched.minibatch_size_dict.get(resolution or 0, sched.minibatch_size)
         gpu = sched.minibatch_gpu_dict.get(resolution or 0, sched.minibatch_gpu)
@@ -623,7 +656,7 @@ def _check_minibatch_sizes(cfg: RunConfig) -> None:
                 f"schedule.minibatch_size={size} must be a multiple of schedule.minibatch_gpu={gpu}{where}; "
                 f"try {max(size // gpu, 1) * gpu}"
             )
-        if size // gpu < max_workers:
+        if size // gpu < cfg.cluster.most_workers:
             raise ValueError(
                 f"cluster.num_workers={cfg.cluster.num_workers} needs at least as many micro-batches per minibatch, "
                 f"but schedule.minibatch_size={size} / schedule.minibatch_gpu={gpu}{where} is {size // gpu}; "

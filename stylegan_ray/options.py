@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from tyro.constructors import PrimitiveConstructorSpec
 
 from stylegan_ray.config import (
+    ADA_KIMG,
     DELETED_KEYS,
     ConfigError,
     DeletedKey,
@@ -48,6 +49,8 @@ class TrainOptions:
     cfg: RunConfig
     resume_from: str | None
     dry_run: bool
+    transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values that --resume-from has changed in `cfg`."""
 
 
 def train_options(
@@ -58,11 +61,26 @@ def train_options(
     words = list(_normalize([word for word in argv if word not in ("-h", "--help")], deleted))
     given = _parse(words, load_config(DEFAULT_PRESET), prog)
     _check_preset(given.preset, prog)
-    cfg = load_config(given.preset, _overrides(given), deleted)
+    overrides = _overrides(given)
+    cfg = load_config(given.preset, overrides, deleted)
     if wants_help:
         _print_help(load_config(given.preset), prog)
         raise SystemExit(0)
-    return TrainOptions(cfg, given.resume_from, given.dry_run)
+    transfer = transfer_defaults(cfg, overrides) if given.resume_from else {}
+    return TrainOptions(cfg.with_overrides(transfer), given.resume_from, given.dry_run, transfer)
+
+
+def transfer_defaults(cfg: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """With --resume-from: values that suit networks that are trained already, for keys that were not given.
+
+    p moves five times as fast as in a new run, and the half-life of G_ema is not shortened at the start.
+    """
+    values: dict[str, Any] = {}
+    if cfg.augment.mode == "ada" and cfg.augment.ada_kimg == ADA_KIMG:
+        values["augment.ada_kimg"] = 100.0
+    if cfg.schedule.G_smoothing_rampup is not None:
+        values["schedule.G_smoothing_rampup"] = None
+    return {key: value for key, value in values.items() if key not in given}
 
 
 def parse_options(options: type[Command], argv: Sequence[str], prog: str) -> Command:

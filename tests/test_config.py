@@ -27,6 +27,7 @@ DIGESTS = {
 }
 """Digests that version 0.1 (commit 018a58d) computed. A key that was added since belongs in config.ADDED_KEYS."""
 DIGESTS_SINCE = {
+    "auto": "6bbe213d",
     "cifar": "f11a297d",
     "paper1024": "c23af56c",
     "paper256": "0cda372b",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.processes import spawn
 
 from stylegan_ray import distributed
 from stylegan_ray.distributed import LostPeerError
@@ -40,7 +40,7 @@ def worker(rank, folder):
 
 
 def test_every_collective_that_loses_its_peer_raises_lost_peer_error(tmp_path):
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    spawn(worker, (str(tmp_path),), nprocs=2)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.pop("sum") == [2.0] * 3
     assert len(found) == 6 and all(operation == name for name, operation in found.items())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from stylegan_ray.config import ConfigError, RunConfig
@@ -22,12 +23,14 @@ from stylegan_ray.metrics.names import MetricSpec, parse_metrics
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.row_files import absolute, rows_file
-from stylegan_ray.metrics.rows import Row
+from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import append_jsonl, refuse_relative
 from stylegan_ray.storage import Storage, split_address
 
 MAX_BLOCKS_PER_TASK = 4
+LEAST_IMAGES_OF_CLASS = 100
+"""Classes with fewer images have no metrics of their own."""
 
 
 def compute_metrics(options: EvaluateOptions) -> int:
@@ -44,12 +47,13 @@ def compute_metrics(options: EvaluateOptions) -> int:
         weights, missing = weights_of(specs, options.detector)
         plan = make_plan(options, networks)
         with block_runner(options, cfg, weights) as run:
-            rows = evaluate(
-                networks.G_ema, dataset, [spec.name for spec in specs], plan, repeat=options.repeat,
-                available=({name: found.build() for name, found in weights.items()}, missing),
-                cache=RealsCache.of_user(), progress=progress, run=run,
-                provenance={"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address},
-            )  # fmt: skip
+            rows, origin = [], {"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address}
+            for part, of_class in parts_of(options, networks, dataset):
+                rows += evaluate(
+                    networks.G_ema, part, [spec.name for spec in specs], plan, repeat=options.repeat,
+                    available=({name: found.build() for name, found in weights.items()}, missing),
+                    cache=RealsCache.of_user(), progress=progress, run=run, provenance=origin | of_class,
+                )  # fmt: skip
     place = absolute(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
     append_jsonl(Storage.at(folder), name, rows)
@@ -59,16 +63,17 @@ def compute_metrics(options: EvaluateOptions) -> int:
 
 def format_rows(rows: Sequence[Row]) -> Iterator[str]:
     """Lines for the terminal; of repeated metrics the mean and the spread only."""
-    repeated = {row["metric"] for row in rows if row.get("repeats")}
+    repeated = {full_name(row) for row in rows if row.get("repeats")}
     for row in rows:
+        name = full_name(row)
         if "unavailable" in row:
-            yield f"{row['metric']:24s} unavailable: {row['unavailable']}"
-        elif row.get("repeats") or row["metric"] not in repeated:
+            yield f"{name:24s} unavailable: {row['unavailable']}"
+        elif row.get("repeats") or name not in repeated:
             spread = f" +- {row['spread']:.2g}" if row["spread"] else ""
             times = f"{row['repeats']} x " if row.get("repeats") else ""
             real = f", {row['num_real']} real" if row["num_real"] else ""
             counts = f"{times}{row['num_gen']} generated{real}, {row['detector']}, {row['seconds']:.1f} s"
-            yield f"{row['metric']:24s} {row['value']:.6g}{spread}  ({counts})"
+            yield f"{name:24s} {row['value']:.6g}{spread}  ({counts})"
 
 
 def open_reals(
@@ -93,6 +98,22 @@ def open_reals(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return dataset
+
+
+def parts_of(
+    options: EvaluateOptions, networks: Networks, dataset: Dataset | None
+) -> Iterator[tuple[Dataset | None, dict[str, str]]]:
+    """The data that metrics are computed on: all of it, then each class that is large enough, with its name."""
+    yield dataset, {}
+    if not options.by_class:
+        return
+    if dataset is None or not networks.G_ema.label_size:
+        raise ConfigError(
+            f"--by-class: {options.checkpoint} is not conditional; train with --data.cond, or leave it out"
+        )
+    numbers, counts = np.unique(dataset.check_classes(), return_counts=True)
+    for number in numbers[counts >= LEAST_IMAGES_OF_CLASS].tolist():
+        yield dataset.of_class(number), {"class": dataset.class_name(number)}
 
 
 def make_plan(options: EvaluateOptions, networks: Networks) -> Plan:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.process_group import WorkerSetup
 from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
 from stylegan_ray.cluster.signals import stop_on_signals
+from stylegan_ray.cluster.source import Source, source_entry, stored_source
 from stylegan_ray.cluster.supervise import Outcome, Supervisor, View
 from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
@@ -48,9 +49,10 @@ from stylegan_ray.run_folder import (
     storage_address,
 )
 from stylegan_ray.storage import Storage, join_address, one_line
+from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.metrics import check_metrics
-from stylegan_ray.train.resume import check_start
 from stylegan_ray.train.schedule import check_growing
+from stylegan_ray.train.transfer import check_start
 
 RAY_DEFAULTS = {
     # How often Ray Train polls its workers: how soon it notices their end.
@@ -74,13 +76,18 @@ class Run:
     """Complete: data path, resolution and channels are filled in."""
     dataset: Dataset
     address: str
-    resume_from: str | None = None
+    source: Source | None = None
+    """The networks that it starts from; None: new ones."""
     clearance: Clearance | None = None
     """The result of the preflight."""
     command: str | None = None
     """The command line to continue with; None: that of this process."""
     observer: Observer | None = None
     """Wraps the minibatches of each worker."""
+    first_words: str | None = None
+    """What to say before anything starts."""
+    in_process: bool = False
+    """Train in this process, for a single worker, instead of in workers that Ray Train starts: its local mode."""
 
     @property
     def storage(self) -> Storage:
@@ -91,6 +98,11 @@ class Run:
         """Images shown at the newest complete checkpoint; 0 without one."""
         names = complete_checkpoints(self.storage.folder(CHECKPOINTS))
         return checkpoint_nimg(names[-1]) or 0 if names else 0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a complete checkpoint to continue from."""
+        return bool(complete_checkpoints(self.storage.folder(CHECKPOINTS)))
 
     @property
     def is_finished(self) -> bool:
@@ -114,7 +126,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
         share = share_of_cluster(run.cfg, view.message)
         with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
             view.message("\n".join(filter(None, [
-                f"Run {run.address}", run.dataset.describe_labels(), f"Starting {share.format()}",
+                f"Run {run.address}", run.dataset.describe_labels(), run.first_words, f"Starting {share.format()}",
             ])))  # fmt: skip
             with stop_on_signals(view.message) as stop_requested:
                 outcome = train_run(run, share, view, stop_requested)
@@ -139,7 +151,8 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
     faults.add_command(run.command or command_line())
     if was_lost:
         faults.add_fault("the driver or the whole cluster was lost")
-    supervisor = Supervisor(run.storage, faults, view, stop_requested)
+    most_failures = run.cfg.cluster.max_failures if run.in_process else -1  # Ray Train counts those of its workers
+    supervisor = Supervisor(run.storage, faults, view, stop_requested, most_failures)
     outcome = Outcome("failed", "interrupted")
     try:
         outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
@@ -165,14 +178,14 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
     assert run.clearance is not None
     worker = WorkerConfig(
         cfg.model_dump(mode="json"), run.dataset, run.address, share.threads, channel, run.clearance,
-        run.resume_from, run.observer,
+        run.source.address if run.source else None, run.observer, run.in_process,
     )  # fmt: skip
     return TorchTrainer(
         train_worker,
         train_loop_config={"worker": worker},
         torch_config=WorkerSetup(),
         scaling_config=ScalingConfig(
-            num_workers=share.num_workers,
+            num_workers=0 if run.in_process else share.num_workers,
             use_gpu=bool(share.gpus),
             resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
             elastic_resize_monitor_interval_s=SEC_BETWEEN_RESIZES,
@@ -204,11 +217,16 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage; raises ConfigError when the run cannot start or continue."""
     complete, dataset = complete_config(cfg, resume_from)
     assert complete.run.name is not None and complete.run.storage is not None
-    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name), resume_from)
+    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name))
     check_writable(run.address)
     check_continues(run)
-    if resume_from is not None and not run.cur_nimg:
-        check_start(complete, dataset.resolution, dataset.num_channels, dataset.label_size, resume_from)
+    if run.is_started:
+        run.source = stored_source(run.storage, resume_from)
+    elif resume_from is not None:
+        run.source = Source.of(resume_from)
+        run.first_words = check_start(
+            complete, dataset.resolution, dataset.num_channels, dataset.label_size, run.source.address
+        )
     return run
 
 
@@ -223,15 +241,35 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
     height, width = dataset.resolution
-    complete = cfg.with_overrides(
+    name, storage = cfg.run.name or default_name(cfg), storage_address(cfg.run.storage)
+    complete = with_values(cfg, dataset.resolution, join_address(storage, name)).with_overrides(
         {
-            "run.name": cfg.run.name or default_name(cfg),
-            "run.storage": storage_address(cfg.run.storage),
+            "run.name": name,
+            "run.storage": storage,
             "data.resolution": height if height == width else (height, width),
             "data.channels": dataset.num_channels,
         }
     )
     return complete, dataset
+
+
+def with_values(cfg: RunConfig, resolution: Sequence[int], address: str) -> RunConfig:
+    """The configuration with the keys in train.auto chosen, or as they were when the run at this address started."""
+    stored = stored_config(address) if cfg.train.auto else None
+    if stored is None:
+        return with_choices(cfg, resolution)
+    return cfg.with_overrides({key: stored.flat()[key] for key in cfg.train.auto})
+
+
+def stored_config(address: str) -> RunConfig | None:
+    """The configuration of the run at an address; None where there is no run with a checkpoint."""
+    try:
+        run = Storage.at(address)
+        if not complete_checkpoints(run.folder(CHECKPOINTS)):
+            return None
+        return load_config_text(run.read(CONFIG).decode())
+    except (OSError, ValueError):
+        return None
 
 
 def default_name(cfg: RunConfig) -> str:
@@ -255,7 +293,7 @@ def check_writable(address: str) -> None:
 
 def check_continues(run: Run) -> None:
     """Raises ConfigError when the folder holds a run of another configuration or other data."""
-    if not run.storage.exists(CONFIG) or not complete_checkpoints(run.storage.folder(CHECKPOINTS)):
+    if not run.storage.exists(CONFIG) or not run.is_started:
         return
     old = load_config_text(run.storage.read(CONFIG).decode())
     changed = differences(old, run.cfg)
@@ -318,7 +356,8 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version_of(name) for name in packages} | {"stylegan_ray": code_checksum()},
         "workers": share.describe(),
-        "resume_from": run.resume_from,
+        "resume_from": run.source.given if run.source else None,
+        "source": source_entry(run.source),
         "ended": None,
         "data": {
             "path": data.path,

@@ -73,8 +73,12 @@ class Supervisor:
     begin) is tried again here, until faults.jsonl says that it makes no sense any more.
     """
 
-    def __init__(self, run: Storage, faults: FaultLog, view: View, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Storage, faults: FaultLog, view: View, stop_requested: Callable[[], bool], most_failures: int = -1
+    ) -> None:
         self.run, self.faults, self.view, self.stop_requested = run, faults, view, stop_requested
+        self.most_failures = most_failures
+        """Attempts that may fail before the run does; -1: any number, which leaves the decision to `faults`."""
         self.channel = open_channel()
         self.group: Any = None
         """Placement group of the workers, as rank 0 tells it."""
@@ -94,6 +98,8 @@ class Supervisor:
                 return attempt.outcome or Outcome("failed", "Ray Train ended without a result")
             if ended := self._end_after(attempt.error):
                 return ended
+            if num_failed == self.most_failures:
+                return Outcome("failed", one_line(attempt.error))
             time.sleep(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
             num_failed += 1
 

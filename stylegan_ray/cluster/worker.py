@@ -12,6 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +39,10 @@ from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
-from stylegan_ray.train.resume import Rollback, go_to_newest, start_from
+from stylegan_ray.train.resume import Rollback, go_to_newest
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.transfer import start_from
 
 MOST_SEC_TO_FINISH = 1800.0
 """How long the end of a run waits for its storage."""
@@ -65,6 +67,8 @@ class WorkerConfig:
     clearance: Clearance
     resume_from: str | None = None
     observer: Observer | None = None
+    in_process: bool = False
+    """Whether this is the driver's own process."""
 
 
 def train_worker(config: dict[str, Any]) -> tuple[str, str]:
@@ -78,10 +82,9 @@ def train_worker(config: dict[str, Any]) -> tuple[str, str]:
     if end := faults.end():
         return end
     sender = Sender(worker.channel)
-    logging.getLogger("stylegan_ray").addHandler(ChannelHandler(sender))
     cfg, device = validated(worker.cfg), ray.train.torch.get_device()
     try:
-        with connected(cfg.cluster.interface, device):
+        with logged_by(ChannelHandler(sender)), connected(cfg.cluster.interface, device):
             return Worker(cfg, worker, device, sender, faults).run(), ""
     except Exception as error:
         if not is_transient(error):
@@ -89,6 +92,17 @@ def train_worker(config: dict[str, Any]) -> tuple[str, str]:
         if is_echo(error) or (isinstance(error, Terminated) and not is_terminated()):
             time.sleep(SEC_BEHIND_CAUSE)
         raise
+
+
+@contextmanager
+def logged_by(handler: logging.Handler) -> Iterator[None]:
+    """Inside, messages of this package go to the handler, too."""
+    logger = logging.getLogger("stylegan_ray")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def end_with(error: Exception, faults: FaultLog) -> tuple[str, str]:
@@ -157,7 +171,8 @@ class Worker:
         """Rank 0 says that the group starts, and passes on the placement group that it lives in."""
         if not self.is_first:
             return
-        self.sender.post(GROUP, ray.util.get_current_placement_group())
+        if not self.worker.in_process:
+            self.sender.post(GROUP, ray.util.get_current_placement_group())
         rows = read_jsonl(self.storage, TICKS) if self.storage.exists(TICKS) else []
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import Protocol
 
@@ -120,13 +121,25 @@ class Dataset:
         classes = self.check_classes()
         return [np.flatnonzero(classes == number) for number in np.unique(classes)]
 
+    def of_class(self, number: int) -> Dataset:
+        """The images of one class as a data set of their own."""
+        subset = copy(self)
+        subset.__dict__.pop("images_by_class", None)
+        subset.rows = self.rows[self.check_classes() == number]
+        subset.fingerprint = f"{self.fingerprint}-class{number}"
+        return subset
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, or its number where it has none."""
+        return self.class_names[number] if self.class_names else str(number)
+
     def check_classes(self) -> np.ndarray:
         """The class of every image int [n]; raises DataError where labels are not classes."""
         classes = self.classes
         if classes is None:
             raise DataError(
-                f"data.balance=true needs labels that are one class each, and those of data.path={self.path} are not; "
-                f"use data.balance=false"
+                f"data.path={self.path}: its labels are not one class each, as data.balance=true and evaluate "
+                f"--by-class need them; leave those out"
             )
         return classes
 
@@ -136,7 +149,7 @@ class Dataset:
         if classes is None:
             return self.label_note
         numbers, counts = np.unique(classes, return_counts=True)
-        names = [self.class_names[number] if self.class_names else str(number) for number in numbers.tolist()]
+        names = [self.class_name(number) for number in numbers.tolist()]
         order = np.argsort(-counts, kind="stable")
         shown = ", ".join(f"{names[i]} {counts[i]}" for i in order[:MOST_CLASSES].tolist())
         more = f" and {len(numbers) - MOST_CLASSES} more, down to {counts.min()}" if len(numbers) > MOST_CLASSES else ""

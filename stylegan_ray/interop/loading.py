@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -40,6 +41,17 @@ def locate(checkpoint: str) -> str:
     if newest is None:
         raise ConfigError(f"run {run} has no networks yet; its first checkpoint is written at its first tick")
     return join_address(run, newest)
+
+
+def checksum(address: str) -> str:
+    """sha256 of a network file, or of the tensors of a checkpoint, in hex; raises ConfigError."""
+    folder, name = split_address(address)
+    try:
+        here = Storage.at(address)
+        content = Storage.at(folder).read(name) if name.endswith(NETWORK_ENDINGS) else here.read(STATE)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--resume-from: {address} cannot be read: {error}") from error
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Networks:
     D_model: ModelConfig | None = None  # the `model` section of D, where it differs from config.model
     cur_nimg: int = 0
     lod: float = 0.0
-    augment_p: float | None = None
+    augment_p: float | None = None  # of a training with adaptive augmentation
 
     def parts(self) -> dict[str, Any]:
         return {"G": self.G, "D": self.D, "G_ema": self.G_ema}
@@ -43,6 +43,7 @@ def save_network(
     cur_nimg: int,
     D_model: ModelConfig | None = None,
     lod: float = 0.0,
+    augment_p: float | None = None,
 ) -> bytes:
     """The content of a network file."""
     tensors = {
@@ -60,6 +61,8 @@ def save_network(
     }
     if lod:
         metadata["lod"] = repr(lod)
+    if augment_p is not None:
+        metadata["augment_p"] = repr(augment_p)
     if D_model is not None:
         metadata["D_model"] = D_model.model_dump_json()
     return safetensors.torch.save(tensors, metadata)
@@ -83,7 +86,8 @@ def networks_from_bytes(content: bytes) -> Networks:
     shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
     cfg = validated(json.loads(metadata["config"]))
     networks = _build(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)))
-    return replace(networks, lod=float(metadata.get("lod", 0.0)))
+    p = metadata.get("augment_p")
+    return replace(networks, lod=float(metadata.get("lod", 0.0)), augment_p=None if p is None else float(p))
 
 
 def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) -> Networks:
@@ -93,7 +97,8 @@ def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) 
     G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
     values = json.loads(counters)
     networks = _build(tensors, cfg, None, _shape_of(G), int(values["cur_nimg"]))
-    return replace(networks, lod=max(float(values.get("prev_lod", 0.0)), 0.0))
+    p = values.get("augment_p") if cfg.augment.mode == "ada" else None
+    return replace(networks, lod=max(float(values.get("prev_lod", 0.0)), 0.0), augment_p=p)
 
 
 def _build(

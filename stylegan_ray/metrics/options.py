@@ -31,6 +31,8 @@ class EvaluateOptions:
     """Metrics with any count: fid50k, kid50k_full, is50k, pr50k3, ppl_wend, ls, fid5k_tiny, ...; default: the run's."""
     repeat: int = 1
     """Number of seeds; with several, also mean and spread."""
+    by_class: bool = False
+    """Also compute each metric for every class of 100 images or more, of a conditional network."""
     seed: int = 0
     """Seed of latents and noise; repeats use the following ones."""
     trunc: float = 1.0

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from stylegan_ray.metrics.names import HIGHER_IS_BETTER
-from stylegan_ray.metrics.rows import MUST_AGREE, Row
+from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name
 from stylegan_ray.storage import Storage
 
 COLOURS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
@@ -164,11 +164,11 @@ def _curves(metric: str, runs: Runs, axis: Axis) -> dict[str, dict[float, Row]]:
 
 
 def _metrics(runs: Runs) -> list[str]:
-    return list(dict.fromkeys(row["metric"] for rows in runs.values() for row in rows if row.get("value") is not None))
+    return list(dict.fromkeys(full_name(row) for rows in runs.values() for row in rows if row.get("value") is not None))
 
 
 def _has_value(row: Row, metric: str) -> bool:
-    return row["metric"] == metric and row.get("value") is not None
+    return full_name(row) == metric and row.get("value") is not None
 
 
 def _saved(figure: Figure, kind: str) -> bytes:

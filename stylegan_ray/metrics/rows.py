@@ -66,6 +66,11 @@ def value_row(
     }  # fmt: skip
 
 
+def full_name(row: Row) -> str:
+    """The metric of a row, and the class where it is of one, such as "fid5k_tiny of cats"."""
+    return f"{row['metric']} of {row['class']}" if row.get("class") is not None else row["metric"]
+
+
 def unavailable_row(spec: MetricSpec, reason: str, provenance: Mapping[str, Any]) -> Row:
     """The row of a metric that cannot be computed: no value, and the reason with a way out."""
     return {"metric": spec.name, "value": None, "unavailable": reason, **_environment(provenance, 0.0)}
@@ -108,8 +113,8 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
 
 
 def _last(rows: Iterable[Row]) -> dict[str, Row]:
-    """The last row with a value of each metric: after repeats, their summary."""
-    return {row["metric"]: row for row in rows if row.get("value") is not None}
+    """The last row with a value of each metric, and of each class: after repeats, their summary."""
+    return {full_name(row): row for row in rows if row.get("value") is not None}
 
 
 def _environment(provenance: Mapping[str, Any], seconds: float) -> Row:

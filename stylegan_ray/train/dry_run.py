@@ -12,16 +12,23 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
 from stylegan_ray.table import format_table
+from stylegan_ray.train.auto import explain, with_choices
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
+from stylegan_ray.train.transfer import check_start
 
 COPIES_IN_TRAINING = {"G": 5, "D": 4}
 """Tensors per parameter on a worker: value, gradient, Adam's two moments, and G_ema's copy."""
 
 
-def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
-    """Text with the resolved configuration, layer tables, changes of the schedule, and memory."""
+def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str | None = None) -> str:
+    """Text with the configuration and the reasons for chosen keys, layer tables, changes of the schedule, and memory.
+
+    With `resume_from` also what is copied from there. Raises ConfigError as a training does.
+    """
     data = open_dataset(cfg.data, cfg.run.seed, progress)
+    reasons = explain(cfg, data.resolution) if cfg.train.auto else None
+    cfg = with_choices(cfg, data.resolution)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
     shape = (data.resolution, data.num_channels, data.label_size)
@@ -31,7 +38,9 @@ def describe(cfg: RunConfig, progress: Progress | None = None) -> str:
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
         cfg.to_yaml().rstrip(),
+        *([reasons] if reasons else []),
         f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
+        *([check_start(cfg, *shape, resume_from)] if resume_from else []),
         *(_layers(name, network) for name, network in networks.items()),
         _schedule(cfg, math.log2(max(data.resolution))),
         _memory(cfg, networks, shape),

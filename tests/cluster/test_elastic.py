@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from support.jobs import rows_without_times, write_pictures
 from support.laws import largest_difference, run, undisturbed
 from support.plain import train_without_ray
+from support.processes import spawn
 from support.toy import toy_config, toy_state
 
 from stylegan_ray import distributed
@@ -41,7 +41,7 @@ def test_four_then_two_then_three_workers_train_the_run_of_one(tmp_path):
     cfg = toy_config(**{"train.dtype": "float64"})
     rows = []
     for world_size, pauses in ((4, 2), (2, 2), (3, None)):
-        mp.spawn(stretch, (world_size, str(tmp_path), cfg, pauses), nprocs=world_size)
+        spawn(stretch, (world_size, str(tmp_path), cfg, pauses), nprocs=world_size)
         rows += torch.load(tmp_path / f"{world_size}.pt")["rows"]
     one = undisturbed(cfg)
     assert len(complete_checkpoints(Storage.at(tmp_path / "checkpoints"))) == 3
@@ -103,7 +103,7 @@ def test_nodes_that_go_and_come_leave_the_run_of_plain_processes(tmp_path):
         finally:
             driver.kill()
 
-    mp.spawn(train_without_ray, (2, str(tmp_path / "run"), str(tmp_path / "plain.pt")), nprocs=2)
+    spawn(train_without_ray, (2, str(tmp_path / "run"), str(tmp_path / "plain.pt")), nprocs=2)
     plain, found = torch.load(tmp_path / "plain.pt"), load_file(tmp_path / "run" / "network-final.safetensors")
     assert largest_difference({name: plain["tensors"][name] for name in found}, found) < 1e-9
     assert len(rows_without_times(tmp_path / "run")) == len(plain["rows"])

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from support.jobs import ROOT, Job, isolated, newest_tick, rows_without_times, small_model
 from support.plain import train_without_ray
+from support.processes import spawn
 
 from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray.cluster.faults import (
@@ -73,7 +73,7 @@ def test_a_run_with_faults_is_the_run_without_them(pictures, tmp_path):
     log = (run / "log.txt").read_text()
     assert all(line in log for line in (decoder, worker, storage)), log
 
-    mp.spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
+    spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
     plain = torch.load(tmp_path / "plain.pt")
     for name, value in load_file(run / "network-final.safetensors").items():
         assert value.equal(plain["tensors"][name]), name

@@ -7,6 +7,10 @@ import pytest
 from safetensors.torch import load_file
 from support.jobs import Job, metrics_without_times, rows_without_times, small_model, write_pictures
 
+from stylegan_ray import cli
+from stylegan_ray.run_folder import complete_checkpoints
+from stylegan_ray.storage import Storage
+
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--data.cond"]
 OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "2"]
 
@@ -42,16 +46,24 @@ def test_one_command_leaves_a_whole_run(undisturbed, pictures):
     assert "Traceback" not in log
 
 
-def test_a_killed_run_continues_bit_for_bit(undisturbed, pictures, tmp_path):
-    """Everything is killed after a checkpoint in the middle; the same command ends as if nothing had happened."""
-    command = ["train", "config-f", str(pictures), *OPTIONS]
+def test_a_run_that_is_killed_and_then_stopped_ends_bit_for_bit(undisturbed, pictures, tmp_path):
+    """Killed after a checkpoint in the middle; the same command goes on, is stopped, and goes on again."""
+    run, command = tmp_path / "run", ["train", "config-f", str(pictures), *OPTIONS]
     first = Job(*command, storage=tmp_path, log=tmp_path / "first.log")
-    first.wait_for(lambda: (tmp_path / "run" / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
+    first.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
     first.kill()
-    assert not (tmp_path / "run" / "network-final.safetensors").exists(), "the kill came too late to mean anything"
     second = Job(*command, storage=tmp_path, log=tmp_path / "second.log")
-    assert second.wait() == 0, second.text()
-    assert "continuing at 0." in second.text()
+    second.wait_for(lambda: "continuing at 0." in second.text())
+    assert cli.run(cli.stop, [str(run)]) == 0
+    assert second.wait(60) == 0, second.text()
+    assert "Stopped" in second.text()
+    assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
+    last = complete_checkpoints(Storage.at(run / "checkpoints"))[-1]
+    done = json.loads((run / "checkpoints" / last / "state.json").read_text())["cur_nimg"]
+    assert last == f"ckpt-{done:012d}" and done >= 144
+    third = Job(*command, storage=tmp_path, log=tmp_path / "third.log")
+    assert third.wait() == 0, third.text()
+    assert f"continuing at {done / 1000:g} kimg" in third.text()
 
     whole, resumed = undisturbed[0] / "run", tmp_path / "run"
     expected = load_file(whole / "network-final.safetensors")
@@ -78,20 +90,3 @@ def test_another_configuration_or_data_is_refused_before_anything_starts(undistu
     swapped = Job("train", "config-f", str(fewer), *OPTIONS, storage=storage, log=storage / "swapped.log")
     assert swapped.wait(60) == 2
     assert "data.path" in swapped.text()
-
-
-def test_stop_saves_and_the_same_command_goes_on(pictures, tmp_path):
-    command = ["train", "config-f", str(pictures), *small_model(), "--run.name", "run", "--train.total_kimg", "50"]
-    job = Job(*command, storage=tmp_path, log=tmp_path / "log")
-    job.wait_for(lambda: (tmp_path / "run" / "stats.jsonl").exists())
-    stop = Job("stop", "run", storage=tmp_path, log=tmp_path / "stop.log")
-    assert stop.wait(60) == 0, stop.text()
-    assert job.wait(60) == 0, job.text()
-    assert "Stopped" in job.text()
-    last = sorted(os.listdir(tmp_path / "run" / "checkpoints"))[-1]
-    counters = json.loads((tmp_path / "run" / "checkpoints" / last / "state.json").read_text())
-    done = int(last.removeprefix("ckpt-"))
-    assert counters["cur_nimg"] == done
-    again = Job(*command, storage=tmp_path, log=tmp_path / "again.log")
-    again.wait_for(lambda: f"continuing at {done / 1000:g} kimg" in again.text())
-    again.kill()

@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load
 from support.jobs import Job, small_model, write_pictures
 from support.plain import train_without_ray
+from support.processes import spawn
 from support.s3 import s3_server
 
 from stylegan_ray.storage import Storage
@@ -49,7 +49,7 @@ def test_a_run_in_a_bucket_is_killed_and_continues_bit_for_bit(tmp_path):
         assert "from ckpt-" in second.text(), second.text()
 
         (tmp_path / "config.yaml").write_bytes(run.read("config.yaml"))
-        mp.spawn(train_without_ray, (2, str(tmp_path), str(tmp_path / "plain.pt")), nprocs=2)
+        spawn(train_without_ray, (2, str(tmp_path), str(tmp_path / "plain.pt")), nprocs=2)
         plain = torch.load(tmp_path / "plain.pt")
         for name, value in load(run.read("network-final.safetensors")).items():
             assert value.equal(plain["tensors"][name]), name

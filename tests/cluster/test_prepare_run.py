@@ -1,13 +1,16 @@
 """What the driver refuses before a worker starts."""
 
+import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
 
-from stylegan_ray.cluster.launch import prepare
+from stylegan_ray.cluster.launch import prepare, write_start
+from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import save_network
 from stylegan_ray.networks import build_discriminator, build_generator
@@ -45,8 +48,49 @@ def test_an_impossible_first_resolution_is_refused(configured):
 def test_networks_of_another_shape_are_refused(configured, networks):
     prepare(configured("config-f"), networks)
     wider = {"model.fmap_max": 5}
-    with pytest.raises(ConfigError, match=r"\(1, 5, 4, 4\) here, \(1, 4, 4, 4\) there"):
+    with pytest.raises(ConfigError, match=r"model\.fmap_max=4 \(here 5\)"):
         prepare(configured("config-f", **wider), networks)
     prepare(configured("config-f", **wider, **{"train.resume_with_new_nets": True}), networks)
     with pytest.raises(ConfigError, match="nowhere"):
         prepare(configured("config-f"), networks.replace("networks", "nowhere"))
+
+
+def started(run):
+    """The run as it is after its first checkpoint."""
+    write_start(run, Share(1, 1.0, 0, 1))
+    run.storage.write("checkpoints/ckpt-000000001000/COMPLETE", b"")
+    run.storage.write("checkpoints/ckpt-000000001000/state.json", b"{}")
+    return run
+
+
+def test_a_run_knows_the_networks_that_it_started_from(configured, networks, tmp_path):
+    cfg, other = configured("config-f"), networks.replace(".safetensors", "-moved.safetensors")
+    run = started(prepare(cfg, networks))
+    assert json.loads(run.storage.read("run.json"))["source"]["sha256"] == run.source.sha256
+    assert prepare(cfg, networks).source == prepare(cfg).source == run.source
+    Path(networks).rename(other)
+    assert prepare(cfg, other).source == run.source, "the same networks in another place"
+    assert prepare(cfg, networks).source == run.source, "the same word; its file is not needed any more"
+    G, D = build_generator(cfg.model, 16, 3, 0), build_discriminator(cfg.model, 16, 3, 0)
+    Path(networks).write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
+    with pytest.raises(ConfigError) as error:
+        prepare(cfg, networks)
+    assert f"--resume-from {networks}" in str(error.value) and run.source.sha256[:12] in str(error.value)
+    assert "--run.name" in str(error.value)
+
+
+def test_a_run_of_new_networks_does_not_start_from_others(configured, networks):
+    cfg = configured("config-f")
+    started(prepare(cfg))
+    with pytest.raises(ConfigError, match="was started with new networks"):
+        prepare(cfg, networks)
+
+
+def test_chosen_values_stay_as_they_were_when_the_run_started(configured):
+    run = started(prepare(configured("auto")))
+    assert run.cfg.train.auto == () and run.cfg.schedule.minibatch_gpu == 16
+    more = configured("auto", **{"cluster.num_workers": 32})
+    assert prepare(more.with_overrides({"run.name": "new"})).cfg.schedule.minibatch_gpu == 4
+    with pytest.raises(ConfigError, match=r"cluster\.num_workers=32"):
+        prepare(more)
+    assert prepare(configured("auto", **{"cluster.num_workers": 4})).cfg.loss == run.cfg.loss

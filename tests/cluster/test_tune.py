@@ -109,11 +109,12 @@ def test_with_two_at_once_no_end_is_lost_and_disk_and_places_are_freed(pictures,
     assert (tmp_path / "best/network-final.safetensors").exists()
 
 
-@pytest.mark.parametrize("victim", ["RayTrainWorker", "ResourceTrainable"])
-def test_a_trial_outlives_a_killed_process_and_a_diverged_trial_is_ranked_last(pictures, tmp_path, victim):
-    """Trial 0 loses a worker, or its actor, and continues; no network survives trial 1's learning rate."""
+@pytest.mark.parametrize(("victim", "workers"), [("RayTrainWorker", "2"), ("ResourceTrainable", "1")])
+def test_a_trial_outlives_a_killed_process_and_a_diverged_trial_is_ranked_last(pictures, tmp_path, victim, workers):
+    """Trial 0 loses a worker, or its actor, which is the only worker, and continues; trial 1's rate is too high."""
     space = "schedule.D_lrate: {grid: [0.002, 1.0e+30]}\nschedule.G_lrate: 0.002"
     options = ["--scheduler", "fifo", "--concurrent", "1", "--train.nonfinite_budget", "2"]
+    options += ["--cluster.num_workers", workers]
     calm, sweep = (Sweep(tmp_path / name, *options, space=space) for name in ("calm", "hurt"))
     job = sweep.start(pictures)
     job.wait_for(lambda: sweep.num_rows() >= 2)

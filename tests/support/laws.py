@@ -6,7 +6,7 @@ import os
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.processes import spawn
 from support.toy import ToySet, toy_minibatches, toy_state
 
 from stylegan_ray.train.loop import training_loop
@@ -42,7 +42,7 @@ def worker(rank, world_size, folder, cfg):
 
 def trained_by(world_size, folder, cfg):
     """The run of several workers, each a process."""
-    mp.spawn(worker, (world_size, str(folder), cfg), nprocs=world_size)
+    spawn(worker, (world_size, str(folder), cfg), nprocs=world_size)
     ranks = [torch.load(folder / f"{world_size}-{rank}.pt") for rank in range(world_size)]
     for other in ranks[1:]:  # replicas stay equal bit for bit
         assert all(torch.equal(value, ranks[0]["tensors"][name]) for name, value in other["tensors"].items())

@@ -17,6 +17,7 @@ import ray
 from ray import tune
 from support.toy import toy_config, toy_state
 
+from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.tune.options import sweep_options
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.run import TRIALS, Sweep, run_trials, use_tune_defaults
@@ -26,6 +27,7 @@ from stylegan_ray.run_folder import CHECKPOINTS
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, newest_checkpoint, write_checkpoint
 
+ALONE = Share(1, 1.0, 0, 1)
 TOTAL_KIMG = 8
 OBJECTIVE = "Loss/D/loss"
 
@@ -110,12 +112,12 @@ def main(folder: str, scheduler: str, search: str, samples: str, at_once: str, t
     trials = f"{folder}/{TRIALS}"
     spec = ToySpec(
         cfg={**plan.cfg.model_dump(mode="json"), "tick_sec": float(tick_sec)}, dataset=None, sweep=folder,
-        trials=trials, share=None, clearance=None, objective=OBJECTIVE, command="",
+        trials=trials, share=ALONE, clearance=None, objective=OBJECTIVE, command="",
         waits_for_checkpoints=scheduler == "pbt",
     )  # fmt: skip
     view = SweepView(read_trials(Storage.at(trials), OBJECTIVE), OBJECTIVE, plan.num_samples, False)
     trainable = tune.with_parameters(ToyRun, spec=spec)
-    return run_trials(Sweep(plan, plan.cfg, None, folder), trainable, int(at_once), view)
+    return run_trials(Sweep(plan, plan.cfg, None, folder), trainable, ALONE, int(at_once), view)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from support.measured import Pictures, numbers
+from support.processes import spawn
 from support.toy import toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.config import ConfigError
@@ -192,7 +192,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path):
     expected = group_of(cfg).rows(state, 0)
     torch.set_num_threads(threads)
     assert len(expected) == len(NAMES) and np.isfinite([row["value"] for row in expected]).all()
-    mp.spawn(in_group, (2, str(tmp_path)), nprocs=2)
+    spawn(in_group, (2, str(tmp_path)), nprocs=2)
     first, failed, again = torch.load(tmp_path / "0.pt")
     assert numbers(first) == numbers(expected)
     assert [row["value"] for row in again] == [row["value"] for row in expected]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from support.laws import run
+from support.processes import spawn
 from support.toy import toy_config, toy_state
 
 from stylegan_ray import distributed
@@ -91,7 +91,7 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicas")
-    mp.spawn(worker, (str(folder),), nprocs=3)
+    spawn(worker, (str(folder),), nprocs=3)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
 
 

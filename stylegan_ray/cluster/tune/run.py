@@ -82,13 +82,13 @@ def tune(plan: Plan) -> int:
         view.message(f"Sweep {sweep.address} is finished; more --samples continue it.")
         view.message(closing_message(sweep, write_outputs(sweep.storage, plan, sweep.cfg, trials)))
         return 0
-    with joined(sweep.cfg, view.message, plan.options.concurrent or 1, dashboard=True):
+    with joined(sweep.cfg, view.message, plan.options.concurrent or 1, dashboard=sweep.cfg.cluster.most_workers > 1):
         num_left = len(sweep.open_numbers(trials))
         share, at_once = places(sweep.cfg, plan.options.concurrent, num_left, view.message)
         with checked_nodes(sweep.cfg, sweep.dataset, sweep.address, share, view.message) as clearance:
             write_beginnings(sweep)
             view.message(f"Sweep {sweep.address}")
-            return run_trials(sweep, trainable_of(sweep, share, clearance), at_once, view)
+            return run_trials(sweep, trainable_of(sweep, share, clearance), share, at_once, view)
 
 
 def use_tune_defaults() -> None:
@@ -191,7 +191,7 @@ def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[
     return share, slots // most, why
 
 
-def run_trials(sweep: Sweep, trainable: Any, at_once: int, view: SweepView) -> int:
+def run_trials(sweep: Sweep, trainable: Any, share: Share, at_once: int, view: SweepView) -> int:
     """Ray Tune over the trials; returns the exit status. Called in the main thread of a process connected to Ray."""
     from stylegan_ray.cluster.tune.callback import free_disk, session
 
@@ -200,7 +200,7 @@ def run_trials(sweep: Sweep, trainable: Any, at_once: int, view: SweepView) -> i
     for trial in running.known.values():
         free_disk(folder, trial.record)
     with handlers_restored():
-        for tuner in tuners(sweep, trainable, at_once, running.known, view):
+        for tuner in tuners(sweep, trainable, share, at_once, running.known, view):
             tuner.fit()
             if running.was_stopped:
                 break
@@ -248,7 +248,22 @@ def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
     return tune.with_parameters(TrialRun, spec=spec)
 
 
-def tuners(sweep: Sweep, trainable: Any, at_once: int, known: Mapping[int, Trial], view: SweepView) -> Iterator[Any]:
+def bundles_of_trial(share: Share, at_once: int) -> list[dict[str, float]]:
+    """What a trial reserves: what its worker needs, where its actor is that worker, and one of `at_once` places.
+
+    The actor of a trial with several workers needs nothing: it watches over them, on this node.
+    """
+    from stylegan_ray.cluster.tune.trial import is_alone
+
+    node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
+    place = {node: math.floor(10000 / at_once) / 10000}
+    gpus = {"GPU": float(share.gpus)} if share.gpus else {}
+    return [{"CPU": share.cpus, **gpus}, place] if is_alone(share) else [place]
+
+
+def tuners(
+    sweep: Sweep, trainable: Any, share: Share, at_once: int, known: Mapping[int, Trial], view: SweepView
+) -> Iterator[Any]:
     """Tune's experiment of the last command, restored; then a new one for trials that it does not have.
 
     There are such trials in a new sweep, with more --samples, and where the last command was killed while Tune's state
@@ -257,10 +272,7 @@ def tuners(sweep: Sweep, trainable: Any, at_once: int, known: Mapping[int, Trial
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    # Actors of trials need no CPU: they are placed on this node, as many as run at once, and watch over their workers.
-    node = next(name for name in alive_nodes()[0].resources if re.fullmatch(r"node:[^_].*", name))
-    slot = tune.PlacementGroupFactory([{node: math.floor(10000 / at_once) / 10000}])
-    trainable = tune.with_resources(trainable, slot)
+    trainable = tune.with_resources(trainable, tune.PlacementGroupFactory(bundles_of_trial(share, at_once)))
     experiments = [name for name in sweep.storage.names() if re.fullmatch(rf"{EXPERIMENT}(-\d+)?", name)]
     experiments.sort(key=lambda name: int(name.partition("-")[2] or 1))
     if experiments:

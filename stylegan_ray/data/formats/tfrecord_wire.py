@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import google_crc32c
+import crc32c
 import numpy as np
 
 from stylegan_ray.data.pyramid import pyramid
@@ -73,7 +73,7 @@ def record_bytes(piece: bytes) -> int:
 
 def masked_crc32c(content: bytes) -> int:
     """CRC-32C (RFC 3720, appendix B.4) in the form that TFRecord files store."""
-    crc = google_crc32c.value(content)
+    crc = crc32c.crc32c(content)
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 

@@ -1,0 +1,66 @@
+"""Which networks a run starts from, as stored in run.json: the same command continues, another source is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.interop.loading import checksum, locate
+from stylegan_ray.run_folder import RUN_FILE
+from stylegan_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class Source:
+    """The networks that --resume-from named when the run started."""
+
+    given: str
+    """The word on the command line: a run, a checkpoint or a network file."""
+    address: str
+    """The file or checkpoint that it was then."""
+    sha256: str
+
+    @classmethod
+    def of(cls, given: str) -> Source:
+        """Raises ConfigError when there are no networks."""
+        address = locate(given)
+        address = address if "://" in address else os.path.abspath(os.path.expanduser(address))
+        return cls(given, address, checksum(address))
+
+    def __str__(self) -> str:
+        return f"{self.address} (sha256 {self.sha256[:12]})"
+
+
+def stored_source(run: Storage, given: str | None) -> Source | None:
+    """The source of a run that has a checkpoint, which is what it continues from; None for new networks.
+
+    Raises ConfigError when `given`, the --resume-from of today, is another one. A run that is the source may have moved
+    on, and a file may have been deleted since.
+    """
+    stored = json.loads(run.read(RUN_FILE))
+    if "source" not in stored:  # written by an earlier version
+        return None
+    source = Source(**stored["source"]) if stored["source"] else None
+    if given is not None and not (source and _is_same(source, given)):
+        same = f"--resume-from {source.given}" if source else "no --resume-from"
+        raise ConfigError(
+            f"--resume-from {given}: run {stored['name']} was started with {source or 'new networks'}, and continues "
+            f"from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
+        )
+    return source
+
+
+def source_entry(source: Source | None) -> dict[str, str] | None:
+    """The source as JSON."""
+    return asdict(source) if source else None
+
+
+def _is_same(source: Source, given: str) -> bool:
+    try:
+        now = Source.of(given)
+    except ConfigError:
+        return given == source.given
+    names_a_run = locate(given) != given
+    return now.sha256 == source.sha256 or (names_a_run and given == source.given)

@@ -1,0 +1,74 @@
+"""Values of the keys in train.auto, chosen from the resolution of the images and the number of workers.
+
+Where they come from: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", appendix C;
+its settings by resolution are the presets paper256, paper512 and paper1024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.table import format_table
+
+MOST_PER_MICRO_BATCH = 16
+"""Images of a micro-batch at most."""
+MOST_ROWS_PER_MICRO_BATCH = 4096
+"""Image rows of a micro-batch at most: 16 images of 256 pixels, 4 of 1024."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value of a key, and the reason in words."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
+    """The choices for the keys in train.auto. `resolution` is height and width in pixels."""
+    height, width = resolution
+    side, workers = max(height, width), cfg.cluster.most_workers
+    size, gpu = _minibatch_sizes(cfg, side, workers)
+    rounds = size // gpu
+    lrate = 0.002 if side >= 1024 else 0.0025
+    why_lrate = f"0.0025 below 1024 pixels, 0.002 from there; images of {side}"
+    found = {
+        "schedule.minibatch_size": (size, f"64 below 1024 pixels, 32 from there, and 4 for each of {workers} workers"),
+        "schedule.minibatch_gpu": (gpu, f"at most {MOST_PER_MICRO_BATCH} images and {MOST_ROWS_PER_MICRO_BATCH} rows"),
+        "schedule.G_lrate": (lrate, why_lrate),
+        "schedule.D_lrate": (lrate, why_lrate),
+        "schedule.G_smoothing_kimg": (size * 10 / 32, f"10 for a minibatch of 32, in proportion for {size}"),
+        "loss.r1_gamma": (0.0002 * height * width / size, f"0.0002 * {height} * {width} pixels / minibatch {size}"),
+        "loss.pl_decay": (1 - 0.99**rounds, f"as 0.01 for each of {rounds} micro-batches: 1 - 0.99^{rounds}"),
+        "model.fmap_base": (16384 if side >= 512 else 8192, f"16384 from 512 pixels, else 8192; images of {side}"),
+    }
+    return [Choice(key, *found[key]) for key in found if key in cfg.train.auto]
+
+
+def with_choices(cfg: RunConfig, resolution: Sequence[int]) -> RunConfig:
+    """The configuration with the keys in train.auto chosen; train.auto is empty then."""
+    return cfg.with_overrides({choice.key: choice.value for choice in choices(cfg, resolution)})
+
+
+def explain(cfg: RunConfig, resolution: Sequence[int]) -> str:
+    """A table of the keys in train.auto with values and reasons."""
+    rows = [(choice.key, f"{choice.value:g}", choice.why) for choice in choices(cfg, resolution)]
+    return format_table([("chosen", "value", "why"), *rows])
+
+
+def _minibatch_sizes(cfg: RunConfig, side: int, workers: int) -> tuple[int, int]:
+    """minibatch_size and minibatch_gpu: those given, or the largest within the limits that go together."""
+    size, gpu = cfg.schedule.minibatch_size, cfg.schedule.minibatch_gpu
+    gpu_is_given = "schedule.minibatch_gpu" not in cfg.train.auto
+    if "schedule.minibatch_size" in cfg.train.auto:
+        part = gpu if gpu_is_given else 4
+        size = max(32 if side >= 1024 else 64, workers * part)
+        size = -(-size // part) * part
+    if not gpu_is_given:
+        most = min(MOST_PER_MICRO_BATCH, MOST_ROWS_PER_MICRO_BATCH // side, size // workers)
+        gpu = max((part for part in range(1, most + 1) if size % part == 0), default=1)
+    return size, gpu

@@ -1,0 +1,70 @@
+"""Values that are chosen by the resolution and the number of workers."""
+
+import pytest
+
+from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.train.auto import choices, explain, with_choices
+
+
+def chosen(resolution, workers=1, **given):
+    cfg = load_config("auto", {"cluster.num_workers": workers, **given})
+    return with_choices(cfg, resolution).flat()
+
+
+@pytest.mark.parametrize(
+    ("side", "preset"), [(256, "paper256"), (512, "paper512"), (1024, "paper1024")], ids=["256", "512", "1024"]
+)
+def test_what_the_paper_used_at_a_resolution_is_chosen(side, preset):
+    found, paper = chosen((side, side)), load_config(preset).flat()
+    for key in ("minibatch_size", "G_lrate", "D_lrate", "G_smoothing_kimg"):
+        assert found[f"schedule.{key}"] == paper[f"schedule.{key}"], key
+    assert found["model.fmap_base"] == paper["model.fmap_base"]
+
+
+def test_gamma_follows_the_number_of_pixels_and_the_minibatch():
+    assert chosen((256, 128))["loss.r1_gamma"] == pytest.approx(0.0002 * 256 * 128 / 64)
+    given = {"schedule.minibatch_size": 16}
+    assert chosen((256, 256), **given)["loss.r1_gamma"] == pytest.approx(0.0002 * 65536 / 16)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 16, "2:24", 64])
+@pytest.mark.parametrize("side", [16, 256, 1024])
+def test_every_worker_has_a_micro_batch_that_fits(side, workers):
+    found = chosen((side, side), workers)  # a configuration that does not go together raises
+    size, gpu = found["schedule.minibatch_size"], found["schedule.minibatch_gpu"]
+    assert 4 <= gpu <= 16 and gpu * side <= max(4096, 4 * side)
+    assert found["loss.pl_decay"] == pytest.approx(1 - 0.99 ** (size / gpu))
+
+
+def test_minibatches_that_are_given_decide_the_others():
+    found = chosen((64, 64), **{"schedule.minibatch_gpu": 6})
+    assert found["schedule.minibatch_gpu"] == 6 and found["schedule.minibatch_size"] == 66
+    found = chosen((64, 64), 2, **{"schedule.minibatch_size": 20})
+    assert found["schedule.minibatch_size"] == 20 and found["schedule.minibatch_gpu"] == 10
+
+
+def test_a_key_that_is_given_is_not_chosen():
+    cfg = load_config("auto", {"loss.r1_gamma": 10})
+    assert "loss.r1_gamma" not in cfg.train.auto
+    assert with_choices(cfg, (64, 64)).loss.r1_gamma == 10
+    later = load_config("auto").with_overrides({"loss.r1_gamma": 10})
+    assert later == cfg
+    assert "loss.r1_gamma" not in [choice.key for choice in choices(cfg, (64, 64))]
+
+
+def test_any_preset_can_have_keys_chosen_and_without_them_nothing_changes():
+    cfg = load_config("config-f", {"train.auto": ["loss.r1_gamma"]})
+    assert with_choices(cfg, (32, 32)).loss.r1_gamma == pytest.approx(0.0002 * 1024 / 32)
+    assert with_choices(RunConfig(), (32, 32)) == RunConfig()
+
+
+def test_tiny_moves_the_mean_of_path_lengths_as_fast_as_its_four_micro_batches_would():
+    cfg = load_config("tiny")
+    assert with_choices(cfg, (32, 32)).loss.pl_decay == pytest.approx(1 - 0.99**4)
+    assert cfg.loss.pl_decay == 0.01, "the run's name does not change"
+    assert load_config("tiny", {"loss.pl_decay": 0.02}).train.auto == ()
+
+
+def test_the_table_tells_values_and_reasons():
+    text = explain(load_config("auto"), (256, 256))
+    assert "loss.r1_gamma" in text and "0.2048" in text and "0.0002 * 256 * 256 pixels / minibatch 64" in text
