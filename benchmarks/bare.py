@@ -30,12 +30,8 @@ def train_bare(cfg: RunConfig, threads: int | None) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available() and cfg.cluster.gpus_per_worker != 0
     device = torch.device("cuda" if on_gpu else "cpu")
     state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, device)
-    data = cfg.data
-    source = RealsSource(
-        dataset, cfg.run.seed, 0, data.mirror_augment, data.shuffle, data.on_bad_image, balance=data.balance
-    )
-    decoded = list(minibatches(cfg, source))
-    pauses = training_loop(state, cfg, iter(decoded), label_source_of(data, dataset))
+    decoded = list(minibatches(cfg, RealsSource.of(cfg, dataset)))
+    pauses = training_loop(state, cfg, iter(decoded), label_source_of(cfg.data, dataset))
     rows = [pause.stats for pause in pauses if pause.stats is not None]
     return {"threads": torch.get_num_threads(), "rows": rows}
 

@@ -318,6 +318,8 @@ class MetricsConfig(Section):
     """Detector weights: folder, file or URL, optionally with #sha256=...; null: those of `evaluate prefetch`."""
     num_images: Positive | None = None
     """Number of generated images of all metrics; null: by the metric's name."""
+    all_images: bool = False
+    """Compare with all images of the data, also those that data.subset leaves out."""
 
 
 class ClusterConfig(Section):
@@ -447,13 +449,14 @@ def _defaults() -> dict[str, Any]:
     return RunConfig().flat()
 
 
-def known_keys() -> list[str]:
+@lru_cache(maxsize=1)
+def known_keys() -> tuple[str, ...]:
     """Every dotted key."""
-    return [
+    return tuple(
         f"{section}.{key}"
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
-    ]
+    )
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:

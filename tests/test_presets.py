@@ -12,7 +12,7 @@ def test_every_configuration_of_the_paper_is_a_preset():
     names = {f"config-{letter}" for letter in "abcdef"} | {
         f"config-e-G{G}-D{D}" for G in ("orig", "skip", "resnet") for D in ("orig", "skip", "resnet")
     }
-    ada = {"stylegan2", "paper256", "paper512", "paper1024", "cifar"}
+    ada = {"stylegan2", "paper256", "paper512", "paper1024", "cifar", "auto"}
     assert names | ada | {"tiny"} == set(preset_names())
     assert len(VARIANTS) == 9
 

@@ -145,7 +145,7 @@ def given(cfg: RunConfig) -> Case:
 
 def source_of(cfg: RunConfig, dataset: Dataset) -> RealsSource:
     """A data set in the order of a configuration."""
-    return RealsSource(dataset, cfg.run.seed, 0, cfg.data.mirror_augment, cfg.data.shuffle)
+    return RealsSource.of(cfg, dataset)
 
 
 def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:

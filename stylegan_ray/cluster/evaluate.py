@@ -86,7 +86,7 @@ def open_reals(
     if options.data is None and options.checkpoint.endswith(".pkl"):
         raise ConfigError(f"{options.checkpoint} does not record its training data; give DATA after it")
     shape = {"resolution": G.resolution, "channels": G.num_channels, "cond": bool(G.label_size)}
-    data = cfg.data.model_copy(update=shape | ({"path": options.data} if options.data else {}))
+    data = cfg.data.model_copy(update=shape | ({"path": options.data, "subset": None} if options.data else {}))
     dataset = open_dataset(data, cfg.run.seed, progress)
     if G.label_size not in (0, dataset.label_size):
         raise ConfigError(

@@ -9,6 +9,7 @@ from stylegan_ray.cluster.async_metrics import AsyncMetrics, pending_requests
 from stylegan_ray.cluster.channel import Sender
 from stylegan_ray.cluster.metric_results import MetricResults, RunMetrics
 from stylegan_ray.config import RunConfig
+from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.storage import Storage
@@ -53,6 +54,8 @@ def metrics_of_run(
     """The metrics of a run, as the preflight has placed them: `inline` or `async`."""
     if not cfg.metrics.names:
         return RunMetrics()
+    if cfg.metrics.all_images and cfg.data.subset is not None:
+        dataset = open_dataset(cfg.data.model_copy(update={"subset": None}), cfg.run.seed)
     if placement == "inline":
         return InlineMetrics(cfg, dataset, device, sender)
     return AsyncMetrics(cfg, dataset, run_address, device, sender)

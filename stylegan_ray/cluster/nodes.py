@@ -172,17 +172,18 @@ def read_image(probe: Probe, dataset: Dataset) -> str:
     try:
         if probe.data.path in (None, openmoji.NAME):
             openmoji.prepare(probe.data)  # each node renders its own
-        return hashlib.sha256(dataset.read(probe.image).tobytes()).hexdigest()
+        pixels = dataset.images.read(probe.image, dataset.names[probe.image], 0)
+        return hashlib.sha256(pixels.tobytes()).hexdigest()
     except (OSError, ValueError) as error:
         return f"no way to read it: {one_line(error)}"
 
 
 def readable_image(dataset: Dataset) -> int | None:
-    """The first image that can be read on this node."""
+    """The entry of the first image that can be read on this node, the same in every subset of the data set."""
     for index in range(min(dataset.num_images, MOST_IMAGE_TRIES)):
         with suppress(BadImage):
             dataset.read(index)
-            return index
+            return int(dataset.rows[index])
     return None
 
 

@@ -206,11 +206,7 @@ class Worker:
 
     def _reals(self, state: TrainState) -> Any:
         """The stream of this rank's minibatches."""
-        cfg, data = self.cfg, self.cfg.data
-        source = RealsSource(
-            self.worker.dataset, cfg.run.seed, state.stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
-            threads=cfg.cluster.decode_tasks, balance=data.balance,
-        )  # fmt: skip
+        cfg, source = self.cfg, RealsSource.of(self.cfg, self.worker.dataset, state.stream_salt)
         log2 = math.log2(max(self.worker.dataset.resolution))
         return stream_of_reals(cfg, source, state.cur_nimg, log2, distributed.rank(), distributed.world_size())
 

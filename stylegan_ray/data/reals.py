@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stylegan_ray.config import DataConfig
+from stylegan_ray.config import DataConfig, RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.order import balanced_index, image_index
@@ -37,6 +37,15 @@ class RealsSource:
         self.dataset, self.seed, self.stream_salt = dataset, seed, stream_salt
         self.mirror_augment, self.shuffle, self.on_bad_image = mirror_augment, shuffle, on_bad_image
         self.threads, self.balance = threads, balance
+
+    @classmethod
+    def of(cls, cfg: RunConfig, dataset: Dataset, stream_salt: int = 0) -> RealsSource:
+        """The reals of a run."""
+        data = cfg.data
+        return cls(
+            dataset, cfg.run.seed, stream_salt, data.mirror_augment, data.shuffle, data.on_bad_image,
+            cfg.cluster.decode_tasks, data.balance,
+        )  # fmt: skip
 
     def micro_batch(self, positions: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N,C,H>>level,W>>level] and labels float32 [N,L] of the positions.

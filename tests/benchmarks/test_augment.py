@@ -6,7 +6,7 @@ from benchmarks import augment, augment_sheet
 
 def test_steps_and_warps_are_timed_with_and_without_augmentation_and_have_their_bars():
     options = augment.Options(resolutions=(8, 64), repeats=1, threads=1, device="cpu")
-    figures, bars = augment.measure(options, toy_config(**{"data.resolution": 8}))
+    figures, bars = augment.measure(options, toy_config(**{"data.resolution": 8, "schedule.minibatch_size": 2}))
     assert set(figures["by_resolution"]) == {"8", "64"} and len(bars) == 3
     found = figures["by_resolution"]["64"]
     assert set(found["sec_per_warp"]) == {"first_plain", "first_fast", "second_plain", "second_fast"}

@@ -49,7 +49,7 @@ def kill_one(job, title):
 def test_a_run_with_faults_is_the_run_without_them(pictures, tmp_path):
     """A decoder and a worker are killed, and storage is away for a while: the network is that of plain processes."""
     run = tmp_path / "run"
-    options = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.total_kimg", "1.6"]
+    options = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--train.total_kimg", "1.28"]
     job = Job("train", "config-f", str(pictures), *options, "--data.cond", storage=tmp_path, log=tmp_path / "log")
     try:
         job.wait_for(lambda: newest_tick(run) >= 3, 300)

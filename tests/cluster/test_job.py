@@ -4,8 +4,11 @@ import json
 import os
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.jobs import Job, metrics_without_times, rows_without_times, small_model, write_pictures
+from support.plain import train_without_ray
+from support.processes import spawn
 
 from stylegan_ray import cli
 from stylegan_ray.run_folder import complete_checkpoints
@@ -16,16 +19,26 @@ OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", 
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, pictures):
-    """A run of two workers from beginning to end: (storage, log)."""
-    storage = tmp_path_factory.mktemp("undisturbed")
-    job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "log")
-    assert job.wait() == 0, job.text()
-    return storage, job.text()
+def trained(tmp_path_factory, pictures):
+    """A run of two workers that was killed, went on, was stopped, and went on to its end: (storage, its logs)."""
+    storage = tmp_path_factory.mktemp("trained")
+    run, command = storage / "run", ["train", "config-f", str(pictures), *OPTIONS]
+    first = Job(*command, storage=storage, log=storage / "first.log")
+    first.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
+    first.kill()
+    second = Job(*command, storage=storage, log=storage / "second.log")
+    second.wait_for(lambda: "continuing at 0." in second.text())
+    assert cli.run(cli.stop, [str(run)]) == 0
+    assert second.wait(60) == 0, second.text()
+    assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
+    last = complete_checkpoints(Storage.at(run / "checkpoints"))[-1]
+    third = Job(*command, storage=storage, log=storage / "third.log")
+    assert third.wait() == 0, third.text()
+    return storage, (first.text(), second.text(), third.text()), int(last.removeprefix("ckpt-"))
 
 
-def test_one_command_leaves_a_whole_run(undisturbed, pictures):
-    storage, log = undisturbed
+def test_one_command_leaves_a_whole_run(trained):
+    storage, (*_, log), _ = trained
     run = storage / "run"
     names = set(os.listdir(run))
     assert {"config.yaml", "run.json", "reals.png", "fakes_init.png", "stats.jsonl", "log.txt", "tensorboard"} <= names
@@ -46,42 +59,32 @@ def test_one_command_leaves_a_whole_run(undisturbed, pictures):
     assert "Traceback" not in log
 
 
-def test_a_run_that_is_killed_and_then_stopped_ends_bit_for_bit(undisturbed, pictures, tmp_path):
-    """Killed after a checkpoint in the middle; the same command goes on, is stopped, and goes on again."""
-    run, command = tmp_path / "run", ["train", "config-f", str(pictures), *OPTIONS]
-    first = Job(*command, storage=tmp_path, log=tmp_path / "first.log")
-    first.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
-    first.kill()
-    second = Job(*command, storage=tmp_path, log=tmp_path / "second.log")
-    second.wait_for(lambda: "continuing at 0." in second.text())
-    assert cli.run(cli.stop, [str(run)]) == 0
-    assert second.wait(60) == 0, second.text()
-    assert "Stopped" in second.text()
-    assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
-    last = complete_checkpoints(Storage.at(run / "checkpoints"))[-1]
-    done = json.loads((run / "checkpoints" / last / "state.json").read_text())["cur_nimg"]
-    assert last == f"ckpt-{done:012d}" and done >= 144
-    third = Job(*command, storage=tmp_path, log=tmp_path / "third.log")
-    assert third.wait() == 0, third.text()
-    assert f"continuing at {done / 1000:g} kimg" in third.text()
-
-    whole, resumed = undisturbed[0] / "run", tmp_path / "run"
-    expected = load_file(whole / "network-final.safetensors")
-    for name, value in load_file(resumed / "network-final.safetensors").items():
-        assert value.equal(expected[name]), name
-    assert rows_without_times(resumed) == rows_without_times(whole)
-    assert metrics_without_times(resumed) == metrics_without_times(whole)
+def test_a_stop_saves_and_the_same_command_continues(trained):
+    _, (first, second, third), stopped_at = trained
+    assert "starting a new run" in first and "continuing at 0." in second and "Stopped" in second
+    assert stopped_at >= 144 and f"continuing at {stopped_at / 1000:g} kimg from ckpt-{stopped_at:012d}" in third
 
 
-def test_a_finished_run_says_so(undisturbed, pictures):
-    storage, _ = undisturbed
+def test_a_killed_and_stopped_run_ends_as_plain_processes_do_bit_for_bit(trained, tmp_path):
+    """Networks, rows of ticks, and rows of metrics."""
+    run = trained[0] / "run"
+    spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
+    plain = torch.load(tmp_path / "plain.pt")
+    for name, value in load_file(run / "network-final.safetensors").items():
+        assert value.equal(plain["tensors"][name]), name
+    assert rows_without_times(run) == plain["rows"]
+    assert metrics_without_times(run) == plain["metrics"]
+
+
+def test_a_finished_run_says_so(trained, pictures):
+    storage = trained[0]
     job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "again.log")
     assert job.wait(60) == 0
     assert "is finished at 0.32 kimg" in job.text()
 
 
-def test_another_configuration_or_data_is_refused_before_anything_starts(undisturbed, pictures, tmp_path):
-    storage, _ = undisturbed
+def test_another_configuration_or_data_is_refused_before_anything_starts(trained, pictures, tmp_path):
+    storage = trained[0]
     command = ["train", "config-f", str(pictures), *OPTIONS]
     other = Job(*command, "--loss.r1_gamma", "3", storage=storage, log=storage / "other.log")
     assert other.wait(60) == 2

@@ -50,7 +50,7 @@ def test_what_has_no_classes_is_refused(folder):
             load_config("tiny", {"data.balance": True, **keys})
     dataset = opened(folder, cond=True)
     dataset.label_values = np.random.default_rng(0).random((11, 3)).astype(np.float32)
-    with pytest.raises(DataError, match=r"data\.balance=true.*one class each"):
+    with pytest.raises(DataError, match=r"not one class each.*data\.balance=true"):
         _ = dataset.images_by_class
 
 

@@ -13,6 +13,7 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.train.loop import training_loop
+from stylegan_ray.train.metrics import GroupMetrics, is_due
 from stylegan_ray.train.schedule import places_of_rank, walk
 from stylegan_ray.train.state import TrainState
 
@@ -36,9 +37,16 @@ def train_without_ray(rank, world_size, run, out):
     prepare_process(cfg, threads=1)
     dataset = open_dataset(cfg.data, cfg.run.seed)
     state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size)
-    source = RealsSource(dataset, cfg.run.seed, 0, cfg.data.mirror_augment)
-    rows = [pause.stats for pause in training_loop(state, cfg, minibatches(cfg, source, rank, world_size), dataset)]
+    source = RealsSource.of(cfg, dataset)
+    group = GroupMetrics(cfg, dataset, torch.device("cpu")) if cfg.metrics.names else None
+    rows, metrics = [], group.rows(state, 0) if group else []
+    for pause in training_loop(state, cfg, minibatches(cfg, source, rank, world_size), dataset):
+        rows.append(pause.stats)
+        if group and is_due(cfg, pause.stats["Progress/tick"], pause.done):
+            metrics += group.rows(state, pause.stats["Progress/tick"])
     if rank == 0:
         rows = [{k: v for k, v in row.items() if not k.startswith(("Timing/", "Resources/"))} for row in rows]
-        torch.save({"tensors": state.tensors(), "rows": json.loads(json.dumps(rows))}, out)
+        metrics = [{k: v for k, v in row.items() if k not in ("seconds", "time", "total_sec")} for row in metrics]
+        found = json.loads(json.dumps({"rows": rows, "metrics": metrics}))
+        torch.save({"tensors": state.tensors(), **found}, out)
     dist.destroy_process_group()

@@ -26,13 +26,13 @@ loss.r1_gamma: {loguniform: [0.1, 100]}
 """
 """Learning rates, lazy intervals and gamma: what users of StyleGAN tune first."""
 REFUSED = {
-    "run.": "the sweep names, stores and seeds its trials itself",
+    "run.": "the sweep names and stores its trials itself; only run.seed can be searched",
     "cluster.": "every trial gets the same resources",
     "metrics.": "trials are compared by one metric, computed in one way",
     "train.total_kimg": "the scheduler counts time in it; give it on the command line",
 }
-SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "subset", "alpha", "crop", "resize")
-"""Keys of `data` that decide which data set is opened; all trials share one."""
+SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "alpha", "crop", "resize")
+"""Keys of `data` that decide which data set is opened; all trials share one, or use subsets of it."""
 MOVABLE = ("loss.", "schedule.G_lrate", "schedule.D_lrate", "train.G_reg_interval", "train.D_reg_interval", "augment.")
 """Keys that may change while a TrainState continues: not the networks, the data order or the minibatch."""
 MOST_CORNERS = 1024
@@ -223,7 +223,7 @@ def _check_key(key: Any) -> None:
     if key not in known_keys():
         raise unknown_key(str(key))
     for refused, why in REFUSED.items():
-        if key.startswith(refused):
+        if key.startswith(refused) and key != "run.seed":
             raise ConfigError(f"{key} cannot be searched: {why}")
     section, name = key.split(".")
     if section == "data" and name in SHARED_DATA:

@@ -30,6 +30,7 @@ from stylegan_ray.cluster.tune.trials import (
     write_record,
 )
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
+from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import CHECKPOINTS, STOP, checkpoint_nimg, complete_checkpoints
 from stylegan_ray.storage import Storage, join_address, one_line
@@ -72,6 +73,15 @@ class TrialSpec:
         """The configuration of a trial's current run."""
         own = {"run.name": record.name, "run.storage": self.trials}
         return validated(self.cfg).with_overrides({**record.values, **own})
+
+    def run(self, record: Record) -> Run:
+        """A trial's current run, on the data that all trials share, or on a subset of its own."""
+        cfg, address = self.config(record), join_address(self.trials, record.name)
+        has_own_data = cfg.data.subset is not None and not {"data.subset", "run.seed"}.isdisjoint(record.values)
+        return Run(
+            cfg, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset, address,
+            clearance=self.clearance, command=self.command, in_process=is_alone(self.share),
+        )  # fmt: skip
 
 
 def is_alone(share: Share) -> bool:
@@ -137,7 +147,7 @@ class TrialRun(Trainable):
             record, text = self._copy(record, token)
             messages.append({"message": text})
         write_record(self.trials, record)
-        run = self._run(record)
+        run = self.spec.run(record)
         if record.state == "open" and not run.is_finished:
             self.fitting = self.fitting_of(run)
         base = {"generation": record.generation, "start_kimg": record.start_kimg, "kimg": record.start_kimg}
@@ -147,13 +157,6 @@ class TrialRun(Trainable):
         for report in reports_of_run(run.storage, self.spec, self.fitting, ended):
             base = {key: value for key, value in {**base, **report}.items() if key not in ("message", "refused")}
             yield {**base, **report, "time": time.time()}
-
-    def _run(self, record: Record) -> Run:
-        cfg, address = self.spec.config(record), join_address(self.spec.trials, record.name)
-        return Run(
-            cfg, self.spec.dataset, address, clearance=self.spec.clearance, command=self.spec.command,
-            in_process=is_alone(self.spec.share),
-        )  # fmt: skip
 
     def _copy(self, record: Record, token: str) -> tuple[Record, str]:
         """Begins the next generation with a copy of the donor's checkpoint."""

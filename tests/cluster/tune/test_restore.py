@@ -134,6 +134,7 @@ def test_a_killed_asha_sweep_continues(tmp_path):
     assert {n: sweep.trials()[n].record for n in ended} == ended
 
 
+@pytest.mark.cluster
 def test_a_killed_pbt_sweep_continues(tmp_path):
     sweep = ToySweep(tmp_path, "pbt", "random", 4)
     sweep.kill_when(lambda: any(trial.record.copies for trial in sweep.trials().values()))

@@ -29,7 +29,7 @@ def space_of(text: str) -> Space:
         ("loss.r1_gamma: {choice: 3}", "choice takes a list, not 3"),
         ("train.G_reg_interval: {uniform: [1, 2.5]}", "whole number"),
         ("train.total_kimg: {choice: [1, 2]}", "the scheduler counts time in it"),
-        ("run.seed: {choice: [1, 2]}", "cannot be searched"),
+        ("run.name: {choice: [a, b]}", "cannot be searched"),
         ("cluster.num_workers: {choice: [1, 2]}", "cannot be searched"),
         ("data.resolution: {choice: [16, 32]}", "trials share one prepared data set"),
         ("loss.r1_gamma: 3", "nothing to search"),

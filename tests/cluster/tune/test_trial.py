@@ -7,13 +7,17 @@ import math
 import time
 
 import pytest
+from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
 
 from types import SimpleNamespace
 
-from stylegan_ray.cluster.tune.trial import Fitting, reports_of_run
+from stylegan_ray.cluster.resources import Share
+from stylegan_ray.cluster.tune.trial import Fitting, TrialSpec, reports_of_run
+from stylegan_ray.cluster.tune.trials import Record
 from stylegan_ray.config import load_config
+from stylegan_ray.data import open_dataset
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage
 
@@ -113,3 +117,20 @@ def test_an_objective_that_no_tick_has_is_refused_with_the_nearest(tmp_path):
 
     reports = Scripted(tmp_path, script, "Loss/score/real").reports()
     assert "did you mean 'Loss/scores/real'?" in reports[0]["refused"]
+
+
+def test_trials_share_the_data_or_have_subsets_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
+    cfg = load_config(
+        "tiny", {"data.path": str(write_folder(tmp_path / "images", numbered(9))), "data.resolution": None}
+    )
+    shared = open_dataset(cfg.data, 0)
+    spec = TrialSpec(
+        cfg.model_dump(mode="json"), shared, str(tmp_path), str(tmp_path / "trials"), Share(1, 1.0, 0, 1), None,
+        OBJECTIVE, "",
+    )  # fmt: skip
+    assert spec.run(Record(0, {"run.seed": 1})).dataset is shared
+    runs = [spec.run(Record(0, {"data.subset": 4, "run.seed": seed})) for seed in (0, 1)]
+    assert [run.dataset.num_images for run in runs] == [4, 4] and [run.cfg.run.seed for run in runs] == [0, 1]
+    assert runs[0].dataset.fingerprint != runs[1].dataset.fingerprint
+    assert runs[0].in_process, "its actor is its worker"

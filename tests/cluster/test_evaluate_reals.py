@@ -1,15 +1,17 @@
-"""Metrics of each class of a conditional network."""
+"""Which reals metrics compare with: those of a class, and all where a run trains on a subset."""
 
 import json
 from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("ray")
 
 from stylegan_ray import cli
+from stylegan_ray.cluster.metrics import metrics_of_run
 from stylegan_ray.config import load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.interop import save_network
@@ -61,6 +63,16 @@ def test_metrics_are_computed_for_classes_that_are_large_enough(images, tmp_path
     assert "fid100_tiny of cats" in out and "owls" not in out
     pairs = compare_stored(*[str(tmp_path / "rows.jsonl")] * 2)
     assert [pair.metric for pair in pairs] == ["fid100_tiny", "fid100_tiny of cats", "fid100_tiny of dogs"]
+
+
+def test_a_run_on_a_subset_can_be_compared_with_all_images(images):
+    cfg = load_config("tiny", {"data.path": str(images), "data.resolution": 8, "data.subset": 20})
+    cfg = cfg.with_overrides({"metrics.names": ["fid100_tiny"]})
+    data = open_dataset(cfg.data, 0)
+    for all_images, num in ((False, 20), (True, 206)):
+        keys = cfg.with_overrides({"metrics.all_images": all_images})
+        metrics = metrics_of_run(keys, data, "", torch.device("cpu"), None, "inline")
+        assert metrics.group.dataset.num_images == num
 
 
 def test_a_network_without_classes_has_no_metrics_by_class(images, tmp_path, capsys):
