@@ -56,7 +56,8 @@ def train(argv: Sequence[str]) -> int:
     """Trains a StyleGAN2; the same command again continues the run."""
     options = train_options(argv, command_name("train"))
     for key, value in options.transfer.items():
-        print(f"{key} is {value} since the networks of --resume-from are trained; --{key} chooses another value")
+        given = "null" if value is None else f"{value:g}"
+        print(f"{key} is {given}, since the networks of --resume-from are trained; --{key} chooses another value")
     if options.dry_run:
         from stylegan_ray.report.console import ProgressLine
         from stylegan_ray.train.dry_run import describe

@@ -37,7 +37,7 @@ def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
     lrate = 0.002 if side >= 1024 else 0.0025
     why_lrate = f"0.0025 below 1024 pixels, 0.002 from there; images of {side}"
     found = {
-        "schedule.minibatch_size": (size, f"64 below 1024 pixels, 32 from there, and 4 for each of {workers} workers"),
+        "schedule.minibatch_size": (size, "64 below 1024 pixels, 32 from there, and 4 a worker or more"),
         "schedule.minibatch_gpu": (gpu, f"at most {MOST_PER_MICRO_BATCH} images and {MOST_ROWS_PER_MICRO_BATCH} rows"),
         "schedule.G_lrate": (lrate, why_lrate),
         "schedule.D_lrate": (lrate, why_lrate),
