@@ -36,7 +36,7 @@ class Options(Common):
     """
 
     repeats: int = 3
-    """How often each is run."""
+    """Sweeps, each between two runs of the loops."""
     kimg: float = 8.0
     """Length of a trial, in 16 ticks. Rates are measured from the second tick of the last trial to the first end."""
     concurrent: int = 2
@@ -51,9 +51,12 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     bare: list[float] = []
     sweeps: list[SweepFigures] = []
     with TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder:
+        bare.append(bare_side_by_side(cfg, options.concurrent, Path(folder)))
         for repeat in range(options.repeats):
-            bare.append(bare_side_by_side(cfg, options.concurrent, Path(folder)))
             sweeps.append(sweep(cfg, options.concurrent, Path(folder), f"sweep{repeat}"))
+            bare.append(bare_side_by_side(cfg, options.concurrent, Path(folder)))
+    # The speed of a shared machine drifts over minutes, so each sweep is held against the loops around it.
+    shares = [2 * run.img_s / (before + after) for run, before, after in zip(sweeps, bare, bare[1:], strict=False)]
     starts = [run.start_sec for run in sweeps]
     figures = {
         "preset": cfg.run.preset,
@@ -62,10 +65,12 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         "concurrent": options.concurrent,
         "img_s_bare": median(bare),
         "img_s_sweep": median(run.img_s for run in sweeps),
+        "sweep_of_bare": median(shares),
         "further_trial_sec": median(starts),
         "further_trial_first_tick_sec": median(run.first_tick_sec for run in sweeps),
         "img_s_bare_by_repeat": bare,
         "img_s_sweep_by_repeat": [run.img_s for run in sweeps],
+        "sweep_of_bare_by_repeat": shares,
         "further_trial_sec_by_repeat": starts,
     }
     return figures, bars_of(figures)
@@ -74,7 +79,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 def bars_of(figures: Figures) -> Bars:
     """The bars of sweeps."""
     return [
-        at_least("img_s_sweep / img_s_bare", figures["img_s_sweep"] / figures["img_s_bare"], 0.85),
+        at_least("sweep_of_bare", figures["sweep_of_bare"], 0.85),
         at_most("further_trial_sec", figures["further_trial_sec"], 15.0),
     ]
 

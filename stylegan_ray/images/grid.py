@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.data.encode import encode_png
+from stylegan_ray.networks.generator import Generator
+from stylegan_ray.networks.shapes import images_at_once
 from stylegan_ray.rng import permuted, stream, stream_key
 
 Layout = Literal["random", "row_per_class", "col_per_class"]
@@ -71,14 +73,15 @@ def choose_latents(seed: int, num: int, z_dim: int) -> Tensor:
 
 
 def snapshot_fakes(
-    G_ema: nn.Module, z: Tensor, labels: Tensor | None, minibatch_gpu: int, drange_net: Range = (-1, 1), lod: float = 0
+    G_ema: Generator, z: Tensor, labels: Tensor | None, drange_net: Range = (-1, 1), lod: float = 0
 ) -> Tensor:
-    """Fakes of the latents as uint8 [N,C,H,W] on the CPU: fixed noise, no truncation, minibatch_gpu at a time."""
+    """Fakes of the latents as uint8 [N,C,H,W] on the CPU: fixed noise, no truncation."""
     where = next(G_ema.parameters())
+    size = images_at_once(G_ema.resolution)
     chunks = []
     with torch.no_grad():
-        for begin in range(0, len(z), minibatch_gpu):
-            part = slice(begin, begin + minibatch_gpu)
+        for begin in range(0, len(z), size):
+            part = slice(begin, begin + size)
             label = None if labels is None else labels[part].to(where)
             chunks.append(pil_uint8(G_ema(z[part].to(where), label, noise="const", lod=lod), drange_net).cpu())
     return torch.cat(chunks)

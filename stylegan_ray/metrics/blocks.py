@@ -20,15 +20,13 @@ from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.path_length import as_seen, path_distances, path_ends
 from stylegan_ray.metrics.statistics import Dialect
+from stylegan_ray.networks.shapes import images_at_once
 
 SHARING = ("fid", "kid", "pr", "is")
 """Kinds of metrics that share generated images."""
 
 BLOCK = 64
 """Images, seeds or path steps per block."""
-
-PIXELS_AT_ONCE = BLOCK * 128 * 128
-"""Pixels per forward pass of the generator, at most; one image is always allowed."""
 
 Result = dict[str, np.ndarray]
 """Arrays of a block under `features/<detector>`, `logits/<detector>`, `distances`, `z`, `w`."""
@@ -243,11 +241,6 @@ def as_bytes(images: Tensor, drange: tuple[float, float] = (-1.0, 1.0)) -> Tenso
     """Images in drange as uint8, by adding a half and truncating, as the original does for metrics."""
     scale = 255 / (drange[1] - drange[0])
     return (images * scale + (0.5 - drange[0] * scale)).clamp(0, 255).to(torch.uint8)
-
-
-def images_at_once(resolution: tuple[int, int]) -> int:
-    """Images per forward pass of the generator: 64 up to 128x128 pixels, fewer above."""
-    return max(min(PIXELS_AT_ONCE // (resolution[0] * resolution[1]), BLOCK), 1)
 
 
 def _num_blocks(num: int) -> int:

@@ -9,6 +9,9 @@ Size = tuple[int, int]
 MAX_START = 20
 """Largest side of the first level, whose dense layers grow with its square."""
 
+PIXELS_AT_ONCE = 64 * 128 * 128
+"""Pixels per forward pass of a generator that only shows images, at most; one image is always allowed."""
+
 
 def level_sizes(resolution: int | Sequence[int]) -> list[Size]:
     """Heights and widths of the levels, smallest first, each twice the one before.
@@ -59,3 +62,8 @@ def feature_maps(num: int, base: int, decay: float, minimum: int, maximum: int) 
 def is_lowp(level: int, num_levels: int, num_lowp_res: int) -> bool:
     """Whether a level is among the highest `num_lowp_res`; the first level never is."""
     return level >= max(num_levels - num_lowp_res, 1)
+
+
+def images_at_once(resolution: Size) -> int:
+    """Images (H, W) per forward pass of a generator that only shows them: 64 up to 128x128 pixels, fewer above."""
+    return max(min(PIXELS_AT_ONCE // (resolution[0] * resolution[1]), 64), 1)

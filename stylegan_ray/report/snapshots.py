@@ -111,9 +111,7 @@ class Snapshots:
         return training_schedule(self.cfg, self.state.cur_nimg, math.log2(max(self.dataset.resolution))).lod
 
     def _save_fakes(self, name: str, lod: float) -> None:
-        fakes = snapshot_fakes(
-            self.state.G_ema, self.z, self.labels, self.cfg.schedule.minibatch_gpu, self.cfg.train.drange_net, lod
-        )
+        fakes = snapshot_fakes(self.state.G_ema, self.z, self.labels, self.cfg.train.drange_net, lod)
         self.sinks.images(name, image_grid(fakes, self.cols, self.rows), self.state.cur_nimg)
 
     def _real(self, index: int) -> np.ndarray:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from stylegan_ray.metrics import blocks
-from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, images_at_once, read_reals
+from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, read_reals
 from stylegan_ray.metrics.names import parse_metrics
+from stylegan_ray.networks.shapes import images_at_once
 
 
 def plan_of(*names, **settings):
