@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stylegan_ray.metrics import blocks
 from stylegan_ray.metrics.blocks import BLOCK, BlockWorker, Plan, Task, as_bytes, read_reals
 from stylegan_ray.metrics.names import parse_metrics
+from stylegan_ray.networks import shapes
 from stylegan_ray.networks.shapes import images_at_once
 
 
@@ -62,7 +62,7 @@ def test_a_block_depends_on_its_number_and_seed_only(worker):
 
 def test_features_do_not_depend_on_the_batch_size(worker, monkeypatch):
     whole = worker().run(Task("fake", "", 0))["features/tiny"]
-    monkeypatch.setattr(blocks, "PIXELS_AT_ONCE", 10 * 16 * 16)
+    monkeypatch.setattr(shapes, "PIXELS_AT_ONCE", 10 * 16 * 16)
     np.testing.assert_allclose(worker().run(Task("fake", "", 0))["features/tiny"], whole, rtol=1e-5)
 
 
