@@ -2,25 +2,31 @@
 
 import json
 import os
+import random
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.jobs import Job, metrics_without_times, rows_without_times, small_model, write_pictures
+from support.jobs import Job, metrics_without_times, newest_tick, rows_without_times, small_model, write_pictures
 from support.plain import train_without_ray
 from support.processes import spawn
 
+from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray import cli
 from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
 
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--data.cond"]
-OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "2"]
+OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "8", "--train.total_kimg", "1.28"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, pictures):
-    """A run of two workers that was killed, went on, was stopped, and went on to its end: (storage, its logs)."""
+    """A run of two workers that was killed, went on, was stopped, and went on to its end through faults.
+
+    (storage, the logs of the three commands, the clock of the stop)
+    """
     storage = tmp_path_factory.mktemp("trained")
     run, command = storage / "run", ["train", "config-f", str(pictures), *OPTIONS]
     first = Job(*command, storage=storage, log=storage / "first.log")
@@ -33,8 +39,32 @@ def trained(tmp_path_factory, pictures):
     assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
     last = complete_checkpoints(Storage.at(run / "checkpoints"))[-1]
     third = Job(*command, storage=storage, log=storage / "third.log")
-    assert third.wait() == 0, third.text()
+    try:
+        inject_faults(third, run)
+        assert third.wait(600) == 0, third.text()
+    finally:
+        if third.process.poll() is None:
+            third.kill()
     return storage, (first.text(), second.text(), third.text()), int(last.removeprefix("ckpt-"))
+
+
+def inject_faults(job, run):
+    """Kills a decoding process, then a worker; then storage is away for a while."""
+    begun = newest_tick(run)
+    job.wait_for(lambda: newest_tick(run) >= begun + 2, 300)
+    kill_while_running(lambda: processes(job, DECODER), DECODER)
+    job.wait_for(lambda: "a decoding process died" in job.text(), 300)
+    os.kill(random.choice(processes(job, TRAINING_WORKER)), signal.SIGKILL)
+    job.wait_for(lambda: "was killed" in job.text() and newest_tick(run) >= begun + 6, 300)
+    (run / "checkpoints").rename(run / "away")
+    (run / "checkpoints").touch()
+    job.wait_for(lambda: "storage does not take" in job.text(), 300)
+    (run / "checkpoints").unlink()
+    (run / "away").rename(run / "checkpoints")
+
+
+def processes(job, title):
+    return [pid for pid in descendants(job.process.pid) if command_of(pid).startswith(title)]
 
 
 def test_one_command_leaves_a_whole_run(trained):
@@ -42,20 +72,20 @@ def test_one_command_leaves_a_whole_run(trained):
     run = storage / "run"
     names = set(os.listdir(run))
     assert {"config.yaml", "run.json", "reals.png", "fakes_init.png", "stats.jsonl", "log.txt", "tensorboard"} <= names
-    assert {"fakes000000.016.png", "fakes000000.320.png", "network-final.safetensors"} <= names
-    assert "network-snapshot-000000.320.safetensors" in names
-    assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(6))
+    assert {"fakes000000.016.png", "fakes000001.280.png", "network-final.safetensors"} <= names
+    assert "network-snapshot-000001.280.safetensors" in names
+    assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(21))
     rows = metrics_without_times(run)
-    assert [(row["Progress/tick"], row["kimg"]) for row in rows[::2]] == [(0, 0), (2, 0.144), (4, 0.272), (5, 0.32)]
+    assert [(row["Progress/tick"], row["kimg"]) for row in rows[::2]] == [(0, 0), (8, 0.528), (16, 1.04), (20, 1.28)]
     assert [row["metric"] for row in rows] == ["fid100_tiny", "kid100_tiny"] * 4
     assert all(row["placement"] == "inline" and row["num_real"] == 20 for row in rows)
-    assert f"metrics at 0.32 kimg: fid100_tiny {rows[-2]['value']:.4g}, kid" in (run / "log.txt").read_text()
+    assert f"metrics at 1.28 kimg: fid100_tiny {rows[-2]['value']:.4g}, kid" in (run / "log.txt").read_text()
     checkpoints = sorted(name for name in os.listdir(run / "checkpoints"))
-    assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000000320"
+    assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000001280"
     assert all("COMPLETE" in os.listdir(run / "checkpoints" / name) for name in checkpoints)
     stored = json.loads((run / "run.json").read_text())
     assert stored["data"]["num_images"] == 20 and stored["data"]["label_size"] == 2
-    assert "2 workers on CPU" in log and str(run) in log and "fakes000000.320.png" in log
+    assert "2 workers on CPU" in log and str(run) in log and "fakes000001.280.png" in log
     assert "Traceback" not in log
 
 
@@ -65,7 +95,16 @@ def test_a_stop_saves_and_the_same_command_continues(trained):
     assert stopped_at >= 144 and f"continuing at {stopped_at / 1000:g} kimg from ckpt-{stopped_at:012d}" in third
 
 
-def test_a_killed_and_stopped_run_ends_as_plain_processes_do_bit_for_bit(trained, tmp_path):
+def test_faults_are_named_and_the_run_continues(trained):
+    log = trained[1][2]
+    decoder, worker, storage = [line for line in log.splitlines() if line.startswith("fault: ")]
+    assert "continuing at 0." in worker and "from ckpt-" in worker and "the run was at" in worker
+    assert "ckpt-" in storage and "continues" in storage and "storage" in log.partition(storage)[2]
+    kept = (trained[0] / "run" / "log.txt").read_text()
+    assert all(line in kept for line in (decoder, worker, storage)), kept
+
+
+def test_a_killed_and_stopped_run_with_faults_ends_as_plain_processes_do_bit_for_bit(trained, tmp_path):
     """Networks, rows of ticks, and rows of metrics."""
     run = trained[0] / "run"
     spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
@@ -76,20 +115,26 @@ def test_a_killed_and_stopped_run_ends_as_plain_processes_do_bit_for_bit(trained
     assert metrics_without_times(run) == plain["metrics"]
 
 
-def test_a_finished_run_says_so(trained, pictures):
-    storage = trained[0]
-    job = Job("train", "config-f", str(pictures), *OPTIONS, storage=storage, log=storage / "again.log")
-    assert job.wait(60) == 0
-    assert "is finished at 0.32 kimg" in job.text()
+@pytest.fixture
+def again(trained, monkeypatch, capsys):
+    """Runs the train command once more with other words, in this process; returns its status and what it wrote."""
+
+    def run(*words):
+        monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(trained[0]))
+        status = cli.run(cli.train, ["config-f", *words])
+        return status, "".join(capsys.readouterr())
+
+    return run
 
 
-def test_another_configuration_or_data_is_refused_before_anything_starts(trained, pictures, tmp_path):
-    storage = trained[0]
-    command = ["train", "config-f", str(pictures), *OPTIONS]
-    other = Job(*command, "--loss.r1_gamma", "3", storage=storage, log=storage / "other.log")
-    assert other.wait(60) == 2
-    assert "loss.r1_gamma: 10.0 then, 3.0 now" in other.text()
+def test_a_finished_run_says_so(again, pictures):
+    status, text = again(str(pictures), *OPTIONS)
+    assert status == 0 and "is finished at 1.28 kimg" in text
+
+
+def test_another_configuration_or_data_is_refused_before_anything_starts(again, pictures, tmp_path):
+    status, text = again(str(pictures), *OPTIONS, "--loss.r1_gamma", "3")
+    assert status == 2 and "loss.r1_gamma: 10.0 then, 3.0 now" in text
     fewer = write_pictures(tmp_path / "fewer", num=18)
-    swapped = Job("train", "config-f", str(fewer), *OPTIONS, storage=storage, log=storage / "swapped.log")
-    assert swapped.wait(60) == 2
-    assert "data.path" in swapped.text()
+    status, text = again(str(fewer), *OPTIONS)
+    assert status == 2 and "data.path" in text

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import ways
-from support.golden_checks import FloatBatch, check_gradients, check_norm, close, landing, norm_of, under
+from support.golden_checks import FloatBatch, check_gradients, check_norm, close, landings, norm_of, under
 from support.recorded import RecordedDraws
 
 from stylegan_ray.config import load_config
@@ -123,7 +123,7 @@ def test_phases(golden, way):
     meta, arrays = golden
     variables = {part: under(arrays, f"state:{part}/") for part in ("G", "D")}
     places = {
-        part: {name: landing(loader(meta, part), state, name) for name in state if not name.endswith("resample_filter")}
+        part: landings(loader(meta, part), state, [name for name in state if not name.endswith("resample_filter")])
         for part, state in variables.items()
     }
     for name, expected in meta["phases"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,23 @@ def close(ours: Tensor, expected: np.ndarray, tolerance: float, what: str) -> No
     np.testing.assert_allclose(ours.detach().numpy(), expected, atol=tolerance * scale, rtol=0, err_msg=what)
 
 
-def landing(load: Load, variables: Variables, name: str) -> dict[str, Tensor]:
-    """Where importing puts a variable: for each of our tensors that takes it in, by name, a mask of its places."""
-    marked = load({**variables, name: np.full_like(variables[name], np.nan)}).state_dict()
-    places = {key: value.isnan() for key, value in marked.items()}
-    places = {key: where for key, where in places.items() if where.any()}
-    assert places, f"importing puts {name} nowhere"
+def landings(load: Load, variables: Variables, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """Where importing puts variables: by name, for each of our tensors that takes a variable in, a mask of its places.
+
+    Importing moves values and adds to them, so that values that number the variables show where each one went.
+    """
+    number = {name: i for i, name in enumerate(names, start=1)}
+    marked, base = (
+        load({**variables, **{name: np.full_like(variables[name], i * times) for name, i in number.items()}})
+        for times in (1, 0)
+    )
+    before = base.state_dict()
+    found = {key: (value - before[key]).round() for key, value in marked.state_dict().items()}
+    places = {
+        name: {key: where == i for key, where in found.items() if (where == i).any()} for name, i in number.items()
+    }
+    for name, own in places.items():
+        assert own, f"importing puts {name} nowhere"
     return places
 
 
@@ -70,11 +81,12 @@ def check_gradients(
     A variable's gradient is that of the parameter it is imported into, laid out the same way.
     """
     rms = norm_of(grads) / sum(grad.numel() for grad in grads.values()) ** 0.5
-    for name, expected in given.items():
-        like, base = (
-            load({**variables, name: value}).state_dict() for value in (expected, np.zeros_like(expected))
-        )  # their difference is free of what importing adds
-        for key, where in landing(load, variables, name).items():
+    like, base = (
+        load({**variables, **values}).state_dict()
+        for values in (given, {name: np.zeros_like(value) for name, value in given.items()})
+    )  # their difference is free of what importing adds
+    for name, places in landings(load, variables, given).items():
+        for key, where in places.items():
             target = (like[key] - base[key])[where]
             scale = max(float(target.abs().max()), rms)
             assert (grads[key][where] - target).abs().max() <= tolerance * scale, (what, name)

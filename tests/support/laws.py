@@ -12,6 +12,7 @@ from support.toy import ToySet, toy_minibatches, toy_state
 from stylegan_ray.train.loop import training_loop
 
 WALL_CLOCK = ("Timing/", "Resources/")
+KEPT = {}
 
 
 def run(cfg, state, pauses=None, source=None):
@@ -26,7 +27,15 @@ def run(cfg, state, pauses=None, source=None):
 
 
 def undisturbed(cfg):
-    """The run of one worker, in this process."""
+    """The run of one worker, in this process; tests that compare with the same one share it."""
+    text = cfg.to_yaml()
+    if text not in KEPT:
+        KEPT[text] = whole_run(cfg)
+    return KEPT[text]
+
+
+def whole_run(cfg):
+    """Final tensors and rows of a run by this process, of which there may be others in its group."""
     state = toy_state(cfg)
     rows = run(cfg, state)
     return {"tensors": state.tensors(), "rows": rows}
@@ -36,7 +45,7 @@ def worker(rank, world_size, folder, cfg):
     torch.set_num_threads(1)
     store = dist.FileStore(os.path.join(folder, f"store{world_size}"), world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    torch.save(undisturbed(cfg), os.path.join(folder, f"{world_size}-{rank}.pt"))
+    torch.save(whole_run(cfg), os.path.join(folder, f"{world_size}-{rank}.pt"))
     dist.destroy_process_group()
 
 
