@@ -18,7 +18,7 @@ from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
 
 OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "--data.cond"]
-OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "8", "--train.total_kimg", "1.28"]
+OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "8", "--train.total_kimg", "0.96"]
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +72,20 @@ def test_one_command_leaves_a_whole_run(trained):
     run = storage / "run"
     names = set(os.listdir(run))
     assert {"config.yaml", "run.json", "reals.png", "fakes_init.png", "stats.jsonl", "log.txt", "tensorboard"} <= names
-    assert {"fakes000000.016.png", "fakes000001.280.png", "network-final.safetensors"} <= names
-    assert "network-snapshot-000001.280.safetensors" in names
-    assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(21))
+    assert {"fakes000000.016.png", "fakes000000.960.png", "network-final.safetensors"} <= names
+    assert "network-snapshot-000000.960.safetensors" in names
+    assert [row["Progress/tick"] for row in rows_without_times(run)] == list(range(16))
     rows = metrics_without_times(run)
-    assert [(row["Progress/tick"], row["kimg"]) for row in rows[::2]] == [(0, 0), (8, 0.528), (16, 1.04), (20, 1.28)]
-    assert [row["metric"] for row in rows] == ["fid100_tiny", "kid100_tiny"] * 4
+    assert [(row["Progress/tick"], row["kimg"]) for row in rows[::2]] == [(0, 0), (8, 0.528), (15, 0.96)]
+    assert [row["metric"] for row in rows] == ["fid100_tiny", "kid100_tiny"] * 3
     assert all(row["placement"] == "inline" and row["num_real"] == 20 for row in rows)
-    assert f"metrics at 1.28 kimg: fid100_tiny {rows[-2]['value']:.4g}, kid" in (run / "log.txt").read_text()
+    assert f"metrics at 0.96 kimg: fid100_tiny {rows[-2]['value']:.4g}, kid" in (run / "log.txt").read_text()
     checkpoints = sorted(name for name in os.listdir(run / "checkpoints"))
-    assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000001280"
+    assert len(checkpoints) == 3 and checkpoints[-1] == "ckpt-000000000960"
     assert all("COMPLETE" in os.listdir(run / "checkpoints" / name) for name in checkpoints)
     stored = json.loads((run / "run.json").read_text())
     assert stored["data"]["num_images"] == 20 and stored["data"]["label_size"] == 2
-    assert "2 workers on CPU" in log and str(run) in log and "fakes000001.280.png" in log
+    assert "2 workers on CPU" in log and str(run) in log and "fakes000000.960.png" in log
     assert "Traceback" not in log
 
 
@@ -129,7 +129,7 @@ def again(trained, monkeypatch, capsys):
 
 def test_a_finished_run_says_so(again, pictures):
     status, text = again(str(pictures), *OPTIONS)
-    assert status == 0 and "is finished at 1.28 kimg" in text
+    assert status == 0 and "is finished at 0.96 kimg" in text
 
 
 def test_another_configuration_or_data_is_refused_before_anything_starts(again, pictures, tmp_path):

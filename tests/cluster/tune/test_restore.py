@@ -125,6 +125,7 @@ def copies_are_exact(sweep: ToySweep) -> int:
     return num
 
 
+@pytest.mark.cluster
 def test_a_killed_asha_sweep_continues(tmp_path):
     sweep = ToySweep(tmp_path, "asha", "random", 5)
     sweep.kill_when(lambda: any(trial.state == "stopped" for trial in sweep.trials().values()))
