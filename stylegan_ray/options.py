@@ -208,7 +208,9 @@ def _yaml(text: str) -> Any:
 
 
 def _parse(words: Sequence[str], defaults: RunConfig, prog: str) -> Any:
-    return tyro.cli(_options(defaults), args=list(words), prog=prog, use_underscores=True)
+    # All help is given with the fields; tyro would read the source of this module for more.
+    config = (tyro.conf.HelptextFromCommentsOff,)
+    return tyro.cli(_options(defaults), args=list(words), prog=prog, use_underscores=True, config=config)
 
 
 def _print_help(defaults: RunConfig, prog: str) -> None:
