@@ -238,7 +238,14 @@ def _options(defaults: RunConfig) -> type:
         _own(
             "data_path", str | None, "[DATA]", "Training images, the same as --data.path.", None, "(default: openmoji)"
         ),
-        _own("resume_from", str | None, "CKPT", "Start with the networks of another run's checkpoint.", None, ""),
+        _own(
+            "resume_from",
+            str | None,
+            "CKPT",
+            "Start with the networks of another run, checkpoint or network file.",
+            None,
+            "",
+        ),
         _own("dry_run", bool, "", "Print the resolved configuration, networks and schedule, and exit.", False, ""),
     ]
     for section, field in RunConfig.model_fields.items():

@@ -52,15 +52,16 @@ def check_start(
 ) -> str:
     """A table of what a run copies from `source` and what it does not; copies nothing.
 
-    Raises ConfigError when the networks there are of another model (but for train.resume_with_new_nets), or when the
-    run would end where it starts.
+    Raises ConfigError when the networks there are of another model (but for train.resume_with_new_nets), when layers
+    that train.freeze_D freezes would not be copied, or when the run would end where it starts.
     """
     found = load(source)
     here = DataShape(_pair(resolution), num_channels, label_size)
     there = DataShape(_pair(found.G.resolution), found.G.num_channels, found.G.label_size)
     theirs = _shapes(found.parts())
     if not cfg.train.resume_with_new_nets and _shapes_of(cfg.model, there) != theirs:
-        raise ConfigError(_misfit(cfg, found, there, source))
+        raise ConfigError(_misfit(cfg, found, here, there, source))
+    _refuse_frozen_new_layers(cfg, here, theirs, source)
     start = start_nimg(cfg, found)
     if start >= cfg.train.total_kimg * 1000:
         raise ConfigError(
@@ -99,7 +100,11 @@ def _description(cfg: RunConfig, found: Networks, there: DataShape, source: str)
     labels = f"labels of size {there.label_size}" if there.label_size else "no labels"
     yield f"Starting from {source}: {width}x{height}, {there.num_channels} channels, {labels}"
     if found.augment_p is not None:
-        hint = "; --augment.p starts there" if cfg.augment.mode == "ada" and not cfg.augment.p else ""
+        hint = (
+            f"; --augment.p {found.augment_p:.3g} continues from there"
+            if cfg.augment.mode == "ada" and not cfg.augment.p
+            else ""
+        )
         yield f"It was trained up to augment_p {found.augment_p:.3g}{hint}"
     if unlike := _unlike_keys(cfg.model, found):
         yield f"warning: it was made with {_keys(unlike)}, which changes what the copied tensors compute"
@@ -146,14 +151,30 @@ def _block(name: str) -> str:
     return ".".join(parts[:3] if parts[1] == "synthesis" else parts[:2])
 
 
-def _misfit(cfg: RunConfig, found: Networks, there: DataShape, source: str) -> str:
+def _misfit(cfg: RunConfig, found: Networks, here: DataShape, there: DataShape, source: str) -> str:
     """What is wrong with the model, and which preset or keys are right."""
-    unlike, presets = _unlike_keys(cfg.model, found), _fitting_presets(found, there)
-    use = f"use preset {' or '.join(presets)}" if presets else "give those values"
+    unlike, presets = _unlike_keys(cfg.model, found), _fitting_presets(found, here, there)
+    use = f"use preset {' or '.join(presets)}, or give those values" if presets else "give those values"
     return (
-        f"run.preset={cfg.run.preset}: its networks differ from those of {source}, which have {_keys(unlike)}; {use}, "
-        f"or train.resume_with_new_nets=true to copy only the tensors that match"
+        f"run.preset={cfg.run.preset}: its networks differ from those of {source}, which have {_keys(unlike)}; {use} "
+        f"(--model.KEY VALUE), or train.resume_with_new_nets=true to copy only the tensors that match"
     )
+
+
+def _refuse_frozen_new_layers(cfg: RunConfig, here: DataShape, theirs: Shapes, source: str) -> None:
+    """Raises ConfigError where train.freeze_D would keep a layer as it was drawn, since the source lacks it."""
+    if not cfg.train.freeze_D:
+        return
+    with torch.device("meta"):
+        D = build_discriminator(cfg.model, *here)
+    names = {module: name for name, module in D.named_modules()}
+    for layer in D.layers()[: cfg.train.freeze_D]:
+        for name, value in layer.state_dict(prefix=f"D.{names[layer]}.").items():
+            if theirs.get(name) != tuple(value.shape):
+                raise ConfigError(
+                    f"train.freeze_D={cfg.train.freeze_D}: {name} would be frozen, but {source} has no such tensor of "
+                    f"this shape to copy; give --train.freeze_D 0, or data of the source's resolution and channels"
+                )
 
 
 def _unlike_keys(model: ModelConfig, found: Networks) -> dict[str, tuple[Any, Any]]:
@@ -171,10 +192,10 @@ def _keys(unlike: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"model.{key}={theirs} (here {ours})" for key, (ours, theirs) in unlike.items())
 
 
-def _fitting_presets(found: Networks, there: DataShape) -> list[str]:
-    """Presets whose networks have these tensors; those that agree with the source in most keys first."""
+def _fitting_presets(found: Networks, here: DataShape, there: DataShape) -> list[str]:
+    """Presets that have these tensors and choose keys for our data; those that agree in most keys first."""
     theirs = _shapes(found.parts())
-    presets = {name: with_choices(load_config(name), there.resolution).model for name in preset_names()}
+    presets = {name: with_choices(load_config(name), here.resolution).model for name in preset_names()}
     by_keys = sorted(presets, key=lambda name: len(_unlike_keys(presets[name], found)))
     return list(islice((name for name in by_keys if _shapes_of(presets[name], there) == theirs), MOST_NAMED))
 

@@ -84,6 +84,25 @@ def test_the_error_names_the_preset_that_the_networks_are_of(tmp_path):
             check_start(load_config(preset), size, 3, 0, str(file))
 
 
+def test_keys_that_the_preset_chose_for_other_images_are_named(tmp_path):
+    """`auto` makes wider networks for 512 pixels than those of 256 pixels that it starts from."""
+    cfg = load_config("auto", {"model.fmap_base": 8192})
+    small = {"model.fmap_max": 8, "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8}
+    source = cfg.with_overrides({**small, "model.fmap_base": 32})
+    G, D = build_generator(source.model, 16, 3, 0), build_discriminator(source.model, 16, 3, 0)
+    file = tmp_path / "network.safetensors"
+    file.write_bytes(save_network(G, D, deepcopy(G), source, 0))
+    with pytest.raises(ConfigError, match=r"model\.fmap_base=32 \(here 64\); give those values \(--model\.KEY VALUE\)"):
+        check_start(cfg.with_overrides({**small, "model.fmap_base": 64}), 32, 3, 0, str(file))
+
+
+def test_layers_that_are_not_copied_are_not_frozen(other):
+    cfg = toy_config(**{"train.freeze_D": 2, "train.total_kimg": 1})
+    check(cfg, other[1])
+    with pytest.raises(ConfigError, match=r"train\.freeze_D=2: D\.b16\.fromrgb\..*--train\.freeze_D 0"):
+        check_start(cfg, 2 * RESOLUTION, CHANNELS, LABELS, other[1])
+
+
 def test_with_new_nets_what_matches_is_copied_and_the_rest_is_listed(other):
     theirs = other[0]
     cfg = toy_config(**{"run.seed": 5, "model.mapping_layers": 3, "model.D_architecture": "orig"})
@@ -137,7 +156,7 @@ def test_the_p_of_the_source_is_shown(tmp_path, other):
     cfg = toy_config(**{"augment.mode": "ada", "train.total_kimg": 1})
     file = tmp_path / "network.safetensors"
     file.write_bytes(save_network(theirs.G, theirs.D, theirs.G_ema, cfg, 0, augment_p=0.25))
-    assert "augment_p 0.25; --augment.p" in check(cfg, str(file))
+    assert "augment_p 0.25; --augment.p 0.25" in check(cfg, str(file))
     assert "augment_p" not in check(cfg, other[1])
 
 
