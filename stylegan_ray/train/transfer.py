@@ -166,7 +166,7 @@ def _refuse_frozen_new_layers(cfg: RunConfig, here: DataShape, theirs: Shapes, s
     if not cfg.train.freeze_D:
         return
     with torch.device("meta"):
-        D = build_discriminator(cfg.model, *here)
+        D: Any = build_discriminator(cfg.model, *here)
     names = {module: name for name, module in D.named_modules()}
     for layer in D.layers()[: cfg.train.freeze_D]:
         for name, value in layer.state_dict(prefix=f"D.{names[layer]}.").items():
