@@ -40,13 +40,15 @@ PENDING_METRICS = "metrics-pending"
 CHECKPOINTS = "checkpoints"
 STATE, COUNTERS, COMPLETE = "state.safetensors", "state.json", "COMPLETE"
 """The files of a checkpoint besides CONFIG; COMPLETE holds their checksums and is written last."""
+PUBLISHED = "model.safetensors"
+"""The network file of a folder in the Hugging Face layout."""
 RAY_FOLDER = ".ray"
 """The folder for files that Ray itself writes; deleted when a command starts and ends."""
 RAY_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of checkpoints, which runs of version 0.1 have in their folder."""
 
-NETWORK_ENDINGS = (".safetensors", ".pkl")
-"""Endings of network files, ours and NVIDIA's."""
+NETWORK_ENDINGS = (".safetensors", ".pkl", ".pt", ".pth")
+"""Endings of network files: ours, NVIDIA's and rosinality's."""
 
 
 def kimg_name(nimg: int) -> str:

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from stylegan_ray.config import ConfigError, ModelConfig, RunConfig, validated
-from stylegan_ray.interop import nvidia, tensorflow
-from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint
+from stylegan_ray.config import ConfigError
+from stylegan_ray.interop import nvidia, rosinality, tensorflow
+from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint, run_config
+from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
 from stylegan_ray.interop.unpickler import Record, load_pickle
-from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, NETWORK_ENDINGS, STATE, find_run, newest_network
+from stylegan_ray.run_folder import (
+    COMPLETE,
+    CONFIG,
+    COUNTERS,
+    NETWORK_ENDINGS,
+    PUBLISHED,
+    STATE,
+    find_run,
+    newest_network,
+)
 from stylegan_ray.storage import Storage, join_address, split_address
 
-D_KEYS = frozenset({"D_architecture", "D_mapping_layers", "cmap_dim", "mbstd_group_size", "mbstd_num_features"})
-"""Keys of `model` that only D reads."""
 
+def load(checkpoint: str, needed: Sequence[str] = ("G_ema",)) -> Networks:
+    """The networks that a word on the command line names (see `locate`).
 
-def load(checkpoint: str) -> Networks:
-    """The networks that a word on the command line names (see `locate`); raises ConfigError."""
+    Raises ConfigError, also where one of the `needed` networks is absent.
+    """
     address = locate(checkpoint)
     try:
-        return read_networks(address)
+        networks = read_networks(address)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    found = networks.parts()
+    if missing := [part for part in needed if part not in found]:
+        raise ConfigError(
+            f"{address} holds {', '.join(found)} and no {' and no '.join(missing)}, which this command needs; "
+            "use a file that holds them"
+        )
+    return networks
 
 
 def locate(checkpoint: str) -> str:
@@ -34,8 +51,10 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if split_address(checkpoint)[1].endswith(NETWORK_ENDINGS) or _is_checkpoint(checkpoint):
+    if split_address(checkpoint)[1].endswith(NETWORK_ENDINGS) or _holds(checkpoint, STATE):
         return checkpoint
+    if _holds(checkpoint, PUBLISHED):
+        return join_address(checkpoint, PUBLISHED)
     run = find_run(checkpoint)
     newest = newest_network(Storage.at(run))
     if newest is None:
@@ -55,10 +74,12 @@ def checksum(address: str) -> str:
 
 
 def load_network(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """{"G", "D", "G_ema"} of a network file, checkpoint or run folder of ours, or of NVIDIA's pickles.
+    """{"G", "D", "G_ema"} of a network file, checkpoint, run or published folder of ours, or of other programs.
 
-    Of a run folder the newest network is loaded (`run_folder.newest_network`). Safe for untrusted files: pickles are
-    read as data. Raises ValueError or FileNotFoundError that names the file.
+    Those are NVIDIA's pickles and rosinality's .pt. Networks that a file lacks are left out. Of a run folder the newest
+    network is loaded (`run_folder.newest_network`). Safe for untrusted files: pickles are read as data.
+
+    Raises ValueError or FileNotFoundError that names the file.
     """
     return read_networks(path).parts()
 
@@ -83,7 +104,7 @@ def _from_folder(folder: Storage, names: list[str]) -> Networks:
         if COMPLETE not in names:
             raise ValueError("the checkpoint is not complete; use another one of the run, or the run itself")
         return networks_from_checkpoint(*(folder.read(name) for name in (STATE, CONFIG, COUNTERS)))
-    newest = newest_network(folder)
+    newest = PUBLISHED if PUBLISHED in names else newest_network(folder)
     if newest is None:
         raise ValueError("the folder holds no network file and no complete checkpoint")
     if newest.endswith(NETWORK_ENDINGS):
@@ -91,22 +112,25 @@ def _from_folder(folder: Storage, names: list[str]) -> Networks:
     return _from_folder(folder.folder(newest), folder.names(newest))
 
 
-def _is_checkpoint(address: str) -> bool:
-    """Whether a folder is a checkpoint, complete or not."""
+def _holds(address: str, name: str) -> bool:
+    """Whether a folder has a file of this name: STATE makes it a checkpoint, complete or not."""
     try:
-        return Storage.at(address).exists(STATE)
+        return Storage.at(address).exists(name)
     except (ValueError, OSError):
         return False
 
 
 def _from_bytes(content: bytes) -> Networks:
+    """The networks of a file; its content decides which reader is used, not its name."""
     if content[8:9] == b"{":  # safetensors: the length of its header, then the header
         return networks_from_bytes(content)
+    if rosinality.is_torch_file(content):
+        return rosinality.read(content)
     if content[:1] != b"\x80":
-        raise ValueError("neither a safetensors file nor a pickle of NVIDIA's programs")
+        raise ValueError(describe_other_file(content))
     try:
         return _from_pickle(load_pickle(content))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"the networks in the pickle are incomplete: {error!r}") from error
 
 
@@ -125,7 +149,7 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
         variables = _variables(record)
         parts.append(tensorflow.network_from_tf(func, kwargs, variables))
         models.append(tensorflow.model_config(func, kwargs))
-    cfg, D_model = _run_config(models[1], models[0])
+    cfg, D_model = run_config(models[1], models[0])
     return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=float(variables["lod"]))
 
 
@@ -139,13 +163,16 @@ def _variables(record: Record) -> dict[str, Any]:
 
 def _from_ada(found: Mapping[str, Any]) -> Networks:
     parts, models = {}, {}
+    if any(name.startswith("synthesis.input.") for name, _ in _tensors(found["G_ema"])):
+        raise ValueError(STYLEGAN3)
     for name in ("G", "D", "G_ema"):
         state, part = found[name].state, name[0]
         if state.get("_init_args"):
             raise ValueError(f"{name} was built with positional arguments, which are not supported")
-        parts[name] = nvidia.network_from_ada(part, state["_init_kwargs"], dict(_tensors(found[name])))
-        models[part] = nvidia.model_config(part, state["_init_kwargs"])
-    cfg, D_model = _run_config(models["G"], models["D"])
+        kwargs = nvidia.stated_kwargs(part, state["_init_kwargs"], found[name])
+        parts[name] = nvidia.network_from_ada(part, kwargs, dict(_tensors(found[name])))
+        models[part] = nvidia.model_config(part, kwargs)
+    cfg, D_model = run_config(models["G"], models["D"])
     pipe = found.get("augment_pipe")
     p = dict(_tensors(pipe)).get("p") if isinstance(pipe, Record) else None
     return Networks(**parts, config=cfg, D_model=D_model, augment_p=None if p is None else float(p))
@@ -162,19 +189,3 @@ def _tensors(module: Record, prefix: str = "") -> Any:
     for name, part in state["_modules"].items():
         if part is not None:
             yield from _tensors(part, f"{prefix}{name}.")
-
-
-def _run_config(G: ModelConfig, D: ModelConfig) -> tuple[RunConfig, ModelConfig | None]:
-    """One configuration for G and D, and the `model` section of D where one cannot describe both."""
-    merged = G.model_copy(update={key: getattr(D, key) for key in D_KEYS})
-    alike = all(getattr(merged, key) == getattr(D, key) for key in _read_by_discriminator())
-    return validated({"model": merged.model_dump()}), None if alike else D
-
-
-def _read_by_discriminator() -> set[str]:
-    only_g = {
-        "G_architecture", "z_dim", "w_dim", "mapping_layers", "mapping_fmaps", "mapping_embed", "normalize_latents",
-        "style_mixing_prob", "dlatent_avg_beta", "use_noise", "use_styles", "use_pixel_norm", "use_instance_norm",
-        "const_input_layer", "fused_modconv",
-    }  # fmt: skip
-    return set(ModelConfig.model_fields) - only_g

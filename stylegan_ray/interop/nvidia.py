@@ -1,4 +1,4 @@
-"""Networks of NVIDIA's StyleGAN2-ADA PyTorch programs.
+"""Networks of NVIDIA's StyleGAN2-ADA PyTorch programs, and StyleGAN2 networks of its StyleGAN3 programs.
 
 Our parameters hold the same numbers in the same layout; only names differ.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.config import ModelConfig, validated
+from stylegan_ray.interop.unpickler import Record
 from stylegan_ray.networks import build_discriminator, build_generator
 
 KEYS = {
@@ -51,7 +52,7 @@ KEYS = {
 ELSEWHERE = frozenset(
     "c_dim img_resolution img_channels channel_base num_fp16_res fp16_channels_last block_kwargs.fp16_channels_last "
     "block_kwargs.freeze_layers synthesis_kwargs.channel_base synthesis_kwargs.num_fp16_res "
-    "synthesis_kwargs.fp16_channels_last".split()
+    "synthesis_kwargs.fp16_channels_last synthesis_kwargs.fused_modconv_default".split()
 )
 """Keyword arguments that are read elsewhere, or choose among equal computations."""
 
@@ -82,6 +83,42 @@ def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
     if values.get("mbstd_num_features") == 0:  # our word for no such layer
         values |= {"mbstd_num_features": 1, "mbstd_group_size": 0}
     return validated({"model": values}).model
+
+
+def stated_kwargs(part: str, init_kwargs: Mapping[str, Any], module: Record) -> dict[str, Any]:
+    """The keyword arguments of a pickled network in the form of StyleGAN2-ADA, with what its layers say of themselves.
+
+    The StyleGAN3 programs pass those of StyleGAN2's synthesis network flat, and have other defaults, so clamping and
+    the decay of w_avg are read from the layers where the arguments do not name them.
+    """
+    kwargs = dict(init_kwargs)
+    if part == "G":
+        flat = [key for key in kwargs if f"synthesis_kwargs.{key}" in KEYS["G"].keys() | ELSEWHERE]
+        synthesis = dict(kwargs.get("synthesis_kwargs") or {}) | {key: kwargs.pop(key) for key in flat}
+        mapping = dict(kwargs.get("mapping_kwargs") or {})
+        stated = _attributes(module, "mapping")
+        if mapping.get("w_avg_beta") is None and stated.get("w_avg_beta") is not None:
+            mapping["w_avg_beta"] = float(stated["w_avg_beta"])
+        kwargs |= {"mapping_kwargs": mapping, "synthesis_kwargs": _with_clamp(synthesis, module, "synthesis")}
+        return kwargs
+    return _with_clamp(kwargs, module)
+
+
+def _with_clamp(kwargs: dict[str, Any], module: Record, *path: str) -> dict[str, Any]:
+    """Arguments with the conv_clamp of the layers at 8x8 pixels, where they do not name one."""
+    stated = _attributes(module, *path, "b8", "conv0").get("conv_clamp")
+    if "conv_clamp" in kwargs or stated is None:
+        return kwargs
+    return kwargs | {"conv_clamp": float(stated)}
+
+
+def _attributes(module: Record, *path: str) -> Mapping[str, Any]:
+    """The attributes of a submodule of a pickled module; none where it is absent."""
+    for name in path:
+        module = module.state.get("_modules", {}).get(name)  # type: ignore[assignment]
+        if not isinstance(module, Record):
+            return {}
+    return module.state
 
 
 def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -76,7 +76,9 @@ def load_pickle(content: bytes) -> Any:
     except UnsafePickleError:
         raise
     except Exception as error:  # a damaged or hostile file can fail anywhere in the unpickler
-        raise UnsafePickleError(f"the pickle cannot be read: {error}") from error
+        raise UnsafePickleError(
+            f"the pickle cannot be read: {error}; it may be incomplete, so copy or download it again"
+        ) from error
 
 
 class _Unpickler(pickle.Unpickler):

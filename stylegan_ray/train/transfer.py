@@ -14,7 +14,7 @@ import torch
 
 from stylegan_ray.config import ConfigError, ModelConfig, RunConfig, load_config, preset_names
 from stylegan_ray.interop.loading import load
-from stylegan_ray.interop.native import Networks
+from stylegan_ray.interop.native import PARTS, Networks
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import with_choices
@@ -55,7 +55,7 @@ def check_start(
     Raises ConfigError when the networks there are of another model (but for train.resume_with_new_nets), when layers
     that train.freeze_D freezes would not be copied, or when the run would end where it starts.
     """
-    found = load(source)
+    found = load(source, PARTS)
     here = DataShape(_pair(resolution), num_channels, label_size)
     there = DataShape(_pair(found.G.resolution), found.G.num_channels, found.G.label_size)
     theirs = _shapes(found.parts())
@@ -76,7 +76,7 @@ def start_from(state: TrainState, cfg: RunConfig, source: str) -> list[str]:
 
     cur_nimg starts at train.resume_kimg; null: at that of the source, 0 where it has none. `check_start` comes first.
     """
-    found = load(source)
+    found = load(source, PARTS)
     lines = []
     for part, theirs in found.parts().items():
         target, values = getattr(state, part), theirs.state_dict()

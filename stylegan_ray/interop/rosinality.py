@@ -1,0 +1,365 @@
+"""Checkpoints of rosinality's stylegan2-pytorch (.pt), which pSp and e4e read too.
+
+The file is a dictionary: `g`, `d` and `g_ema` are states of the networks, `latent_avg` [w] is the centre of truncation.
+Our parameters hold the same numbers; names and leading axes differ, and FIR filters are stored as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stylegan_ray.config import ConfigError, ModelConfig, validated
+from stylegan_ray.interop.native import Networks, run_config
+from stylegan_ray.interop.requirements import (
+    OURS,
+    Written,
+    precision_notes,
+    require_square,
+    require_values,
+)
+from stylegan_ray.networks import Generator, build_discriminator, build_generator
+from stylegan_ray.rng import stream, stream_key
+
+FORMAT = "a .pt file in rosinality's layout"
+KEYS = {"G": "g", "D": "d", "G_ema": "g_ema"}
+"""Our names of the networks and the keys of the file."""
+LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
+"""The number with which torch.save began files before version 1.6."""
+G_VALUES = {
+    "family": "stylegan2", "G_architecture": "skip", "nonlinearity": "lrelu", "mapping_nonlinearity": "lrelu",
+    "mapping_lrmul": 0.01, "normalize_latents": True, "use_noise": True,
+}  # fmt: skip
+D_VALUES = {"family": "stylegan2", "D_architecture": "resnet", "nonlinearity": "lrelu"}
+"""Keys of `model` that the file does not hold, with the values that its readers assume."""
+NUM_LATENTS = 10_000
+"""Latents whose mean w is the centre of truncation of a file without latent_avg (StyleGAN2 paper, appendix D)."""
+NAME = re.compile(
+    r"style\.\d+\.(weight|bias)|input\.input|noises\.noise_\d+|(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+|final_conv|"
+    r"final_linear)\..+"
+)
+Names = Iterator[tuple[str, str, tuple[int, int]]]
+PLAIN, LED, BROAD = (0, 0), (1, 0), (1, 2)
+"""Axes of length one that a tensor of the file has before and after ours."""
+
+
+def is_torch_file(content: bytes) -> bool:
+    """Whether a file was written by torch.save: a zip archive, or its older format."""
+    return content[:4] == b"PK\x03\x04" or content[2 : 2 + len(LEGACY)] == LEGACY
+
+
+def read(content: bytes) -> Networks:
+    """The networks of a file; nothing in it is executed. Raises ValueError for a file that holds none."""
+    found = _load(content)
+    states = {part: _state(found[key], key) for part, key in KEYS.items() if key in found}
+    if not states:
+        keys = ", ".join(sorted(map(str, found))[:8])
+        raise ValueError(
+            f"no networks in rosinality's layout: expected the keys g, d and g_ema (one at least), found {keys}"
+        )
+    models = {part: (_D_model if part == "D" else _G_model)(states[part], KEYS[part]) for part in states}
+    G_model = models.get("G_ema") or models.get("G") or models["D"]
+    cfg, D_model = run_config(G_model, models.get("D", G_model))
+    parts: dict[str, Any] = dict.fromkeys(KEYS)
+    parts |= {part: _network(part, states[part], models[part]) for part in states}
+    for part in ("G", "G_ema"):
+        if parts[part] is not None:
+            parts[part].w_avg.copy_(_w_avg(found.get("latent_avg"), parts[part]))
+    return Networks(**parts, config=cfg, D_model=D_model)
+
+
+def write(networks: Networks) -> Written:
+    """The file of the networks, of those that there are; raises ConfigError by key for what the layout cannot hold."""
+    _check(networks)
+    G_model = networks.config.model
+    models = {"G": G_model, "D": networks.D_model or G_model, "G_ema": G_model}
+    parts = networks.parts()
+    content: dict[str, Any] = {KEYS[part]: _their_state(n, models[part]) for part, n in parts.items()}
+    if (center := networks.G_ema or networks.G) is not None:
+        content["latent_avg"] = center.w_avg.detach().cpu().clone()
+    file = io.BytesIO()
+    torch.save(content, file)
+    return Written(file.getvalue(), (*_class_notes(networks), *precision_notes([models[part] for part in parts])))
+
+
+def _load(content: bytes) -> Mapping[str, Any]:
+    """The dictionary of the file, read by torch's restricted unpickler."""
+    if content[:2] == b"PK":
+        _refuse_compressed(content)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of its training, plain values
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail anywhere in the unpickler
+        raise ValueError(
+            f"the file of torch.save cannot be read as plain tensors, and nothing of it was executed; it may be "
+            f"incomplete: download it again ({str(error).splitlines()[0][:200]})"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"expected a dictionary with the keys g, d and g_ema, found {type(found).__name__}")
+    return found
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """Raises ValueError for an archive that torch.save did not write: its entries are never compressed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise ValueError(
+            f"the file begins like one of torch.save, but is incomplete or damaged ({error}); download or copy it again"
+        ) from error
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(content):
+        raise ValueError("a compressed archive, which torch.save does not write; expected a .pt file of networks")
+
+
+def _state(found: Any, key: str) -> dict[str, Tensor]:
+    """The tensors of a network without its filters; raises ValueError where they are not plain, finite numbers."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{key} must be a state_dict, not {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            raise ValueError(f"{key}: {name!r} must be a tensor of floating-point numbers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{key}: {name!r} has more elements than its storage holds")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key}: {name!r} holds NaN or infinite values")
+    if unknown := [name for name in found if not NAME.fullmatch(str(name))]:
+        raise ValueError(f"{key}: tensors that rosinality's networks do not have: {', '.join(map(str, unknown[:4]))}")
+    return dict(found)
+
+
+def _network(part: str, state: Mapping[str, Tensor], model: ModelConfig) -> nn.Module:
+    build = build_discriminator if part == "D" else build_generator
+    shape = (_resolution(state), _num_channels(part, state), 0)
+    with torch.device("meta"):  # compared first, so that a file cannot ask for more memory than it has
+        like = build(model, *shape)
+    expected = {theirs: _with_axes(like.state_dict()[ours].shape, axes) for ours, theirs, axes in _names(like)}
+    found = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("kernel")}
+    if expected != found:
+        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        what = ", ".join(f"{n} {found.get(n, 'missing')} for {expected.get(n, 'none')}" for n in wrong[:4])
+        raise ValueError(f"{len(wrong)} tensors of {KEYS[part]} do not fit together: {what}")
+    with torch.random.fork_rng(devices=[]):
+        network = build(model, *shape).to(next(iter(state.values())).dtype)
+    ours = network.state_dict()
+    for name, theirs, _ in _names(network):
+        ours[name].copy_(state[theirs].reshape(ours[name].shape))
+    return network.eval()
+
+
+def _their_state(network: Any, model: ModelConfig) -> dict[str, Tensor]:
+    state = network.state_dict()
+    theirs = {
+        name: state[ours].detach().cpu().reshape(_with_axes(state[ours].shape, axes)).clone()
+        for ours, name, axes in _names(network)
+    }
+    taps = torch.tensor(np.outer(*[model.resample_kernel or (1.0, 1.0)] * 2))
+    kernel = (taps / taps.sum()).float()
+    gain = 4 if isinstance(network, Generator) else 1  # upsampling by 2 spreads a pixel over 4
+    return theirs | {name: kernel * gain for name in _kernel_names(network)}
+
+
+def _with_axes(shape: Sequence[int], axes: tuple[int, int]) -> tuple[int, ...]:
+    """A shape with axes of length one before and after it."""
+    return (1,) * axes[0] + tuple(shape) + (1,) * axes[1]
+
+
+def _names(network: Any) -> Names:
+    """Our name, rosinality's name, and its additional axes, of every tensor but w_avg."""
+    return _names_of_G(network) if isinstance(network, Generator) else _names_of_D(network)
+
+
+def _names_of_G(G: Any) -> Names:
+    for i in range(G.mapping.num_layers):
+        yield from ((f"mapping.dense{i}.{name}", f"style.{i + 1}.{name}", PLAIN) for name in ("weight", "bias"))
+    yield "synthesis.b4.constant", "input.input", PLAIN
+    for level in range(len(G.synthesis.sizes)):
+        block = f"synthesis.b{4 * 2**level}"
+        if level:
+            yield from _styled(f"{block}.conv0", f"convs.{2 * level - 2}", 2 * level - 1)
+        yield from _styled(f"{block}.conv1", f"convs.{2 * level - 1}" if level else "conv1", 2 * level)
+        torgb = f"to_rgbs.{level - 1}" if level else "to_rgb1"
+        yield f"{block}.torgb.bias", f"{torgb}.bias", BROAD
+        yield from _modulated(f"{block}.torgb", torgb)
+
+
+def _styled(ours: str, theirs: str, noise: int) -> Names:
+    yield from _modulated(ours, theirs)
+    yield f"{ours}.bias", f"{theirs}.activate.bias", PLAIN
+    yield f"{ours}.noise_strength", f"{theirs}.noise.weight", LED
+    yield f"{ours}.noise_const", f"noises.noise_{noise}", PLAIN
+
+
+def _modulated(ours: str, theirs: str) -> Names:
+    yield f"{ours}.weight", f"{theirs}.conv.weight", LED
+    yield f"{ours}.affine.weight", f"{theirs}.conv.modulation.weight", PLAIN
+    yield f"{ours}.affine.bias", f"{theirs}.conv.modulation.bias", PLAIN
+
+
+def _names_of_D(D: Any) -> Names:
+    levels = len(D.sizes)
+    top = f"b{4 * 2 ** (levels - 1)}"
+    yield f"{top}.fromrgb.weight", "convs.0.0.weight", PLAIN
+    yield f"{top}.fromrgb.bias", "convs.0.1.bias", PLAIN
+    for i in range(1, levels):
+        block = f"b{4 * 2 ** (levels - i)}"
+        yield f"{block}.conv0.weight", f"convs.{i}.conv1.0.weight", PLAIN
+        yield f"{block}.conv0.bias", f"convs.{i}.conv1.1.bias", PLAIN
+        yield f"{block}.conv1.weight", f"convs.{i}.conv2.1.weight", PLAIN
+        yield f"{block}.conv1.bias", f"convs.{i}.conv2.2.bias", PLAIN
+        yield f"{block}.skip.weight", f"convs.{i}.skip.1.weight", PLAIN
+    yield "b4.conv.weight", "final_conv.0.weight", PLAIN
+    yield "b4.conv.bias", "final_conv.1.bias", PLAIN
+    for i, layer in enumerate(("dense0", "out")):
+        yield from ((f"b4.{layer}.{name}", f"final_linear.{i}.{name}", PLAIN) for name in ("weight", "bias"))
+
+
+def _kernel_names(network: Any) -> Iterator[str]:
+    """Names of the FIR filters in the state of a network."""
+    if isinstance(network, Generator):
+        for i in range(len(network.synthesis.sizes) - 1):
+            yield from (f"convs.{2 * i}.conv.blur.kernel", f"to_rgbs.{i}.upsample.kernel")
+    else:
+        for i in range(1, len(network.sizes)):
+            yield from (f"convs.{i}.conv2.0.kernel", f"convs.{i}.skip.0.kernel")
+
+
+def _G_model(state: Mapping[str, Tensor], key: str) -> ModelConfig:
+    """The `model` section of a generator, from the names and shapes of its tensors."""
+    depth, levels = _count(state, r"style\.(\d+)\.weight"), _count(state, r"to_rgbs\.(\d+)\.bias") + 1
+    shape = _Shapes(state, key)
+    widths = [shape("input.input", 1), *(shape(f"convs.{2 * i + 1}.conv.weight", 1) for i in range(levels - 1))]
+    return validated({"model": {
+        "z_dim": shape("style.1.weight", 1), "w_dim": shape("conv1.conv.modulation.weight", 1),
+        "mapping_layers": depth, "mapping_fmaps": shape("style.1.weight", 0), **_width_keys(widths, None, key),
+        "resample_kernel": _taps(state),
+    }}).model  # fmt: skip
+
+
+def _D_model(state: Mapping[str, Tensor], key: str) -> ModelConfig:
+    levels = _count(state, r"convs\.(\d+)\.conv1\.0\.weight") + 1
+    shape = _Shapes(state, key)
+    last = shape("final_conv.0.weight", 0)
+    widths = [last, *(shape(f"convs.{levels - 1 - i}.conv1.0.weight", 0) for i in range(levels - 1))]
+    num_features = shape("final_conv.0.weight", 1) - last
+    mbstd = {"mbstd_num_features": num_features} if num_features > 0 else {"mbstd_group_size": 0}
+    keys = _width_keys(widths, shape("final_linear.0.weight", 0), key)
+    return validated({"model": {**keys, **mbstd, "resample_kernel": _taps(state)}}).model
+
+
+class _Shapes:
+    """Sizes of tensors by name and axis; raises ValueError for a tensor that is missing."""
+
+    def __init__(self, state: Mapping[str, Tensor], key: str):
+        self.state, self.key = state, key
+
+    def __call__(self, name: str, axis: int) -> int:
+        if name not in self.state or self.state[name].ndim <= axis:
+            raise ValueError(f"{self.key} has no tensor {name} as rosinality's networks have; the file is not complete")
+        return self.state[name].shape[axis]
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+
+def _resolution(state: Mapping[str, Tensor]) -> int:
+    levels = _count(state, r"to_rgbs\.(\d+)\.bias") + _count(state, r"convs\.(\d+)\.conv1\.0\.weight")
+    if not 0 < levels < 20:
+        raise ValueError(f"{levels + 1} resolutions; expected 2 (8x8 pixels) to 20")
+    return 4 * 2**levels
+
+
+def _num_channels(part: str, state: Mapping[str, Tensor]) -> int:
+    return _Shapes(state, KEYS[part])("convs.0.0.weight" if part == "D" else "to_rgb1.bias", 1)
+
+
+def _width_keys(widths: Sequence[int], dense: int | None, key: str) -> dict[str, int]:
+    """fmap_base and fmap_max with which `feature_maps` gives these widths, and that of the dense layer as stage 0."""
+    stages = {stage: width for stage, width in enumerate([dense, *widths]) if width is not None}
+    most = max(stages.values())
+    least_base = max(width * 2**stage for stage, width in stages.items())
+    most_base = min(((width + 1) * 2**stage for stage, width in stages.items() if width < most), default=None)
+    if most_base is not None and least_base >= most_base:
+        raise ValueError(
+            f"{key} has {', '.join(map(str, widths))} feature maps from 4x4 up, which are not fmap_base / 2^stage "
+            "up to fmap_max; such widths are not supported"
+        )
+    return {"fmap_base": least_base, "fmap_max": most}
+
+
+def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
+    """The FIR filter in a state; raises ValueError for filters that differ or are no outer product."""
+    kernels = [value.double() for name, value in state.items() if name.endswith("kernel")]
+    if not kernels:
+        return (1.0, 3.0, 3.0, 1.0)
+    scaled = [kernel / kernel.sum() for kernel in kernels]
+    taps = scaled[0].sum(dim=0)
+    if any(k.shape != scaled[0].shape or not torch.allclose(k, torch.outer(taps, taps), atol=1e-6) for k in scaled):
+        raise ValueError("its FIR filters (*.kernel) differ from one another, or are not the product of 1-D filters")
+    ratios = taps / taps.abs().min()
+    taps = ratios.round() if torch.allclose(ratios, ratios.round(), atol=1e-4) else taps
+    return tuple(taps.tolist())
+
+
+def _w_avg(latent_avg: Any, G: Generator) -> Tensor:
+    """The centre of truncation: as stored, else the mean w of NUM_LATENTS fixed latents."""
+    if latent_avg is None:
+        z = stream(stream_key(0, 0, "w_avg"), 0).standard_normal((NUM_LATENTS, G.z_dim), dtype=np.float32)
+        with torch.no_grad():
+            return G.mapping(torch.from_numpy(z).to(G.w_avg.dtype)).mean(dim=0)
+    if not isinstance(latent_avg, Tensor) or latent_avg.numel() != G.w_dim or not torch.isfinite(latent_avg).all():
+        raise ValueError(f"latent_avg must be a tensor of {G.w_dim} finite numbers, one w")
+    return latent_avg.reshape(G.w_dim)
+
+
+def _check(networks: Networks) -> None:
+    """Raises ConfigError for networks that the layout cannot hold."""
+    like = next(iter(networks.parts().values()))
+    if like.label_size:
+        raise ConfigError(f"labels of {like.label_size} numbers (label_size) cannot be stored in {FORMAT}; {OURS}")
+    require_square(like.resolution, FORMAT)
+    if networks.G is not None or networks.G_ema is not None:
+        require_values(networks.config.model, G_VALUES, FORMAT)
+    if networks.D is not None:
+        require_values(networks.D_model or networks.config.model, D_VALUES, FORMAT)
+
+
+def _class_notes(networks: Networks) -> Iterator[str]:
+    """What rosinality's own classes need to load the file, where their fixed numbers differ."""
+    for part, network in networks.parts().items():
+        widths, state = _widths(part, network), network.state_dict()
+        levels = range(len(widths))
+        if not any(widths == [min(512, 16384 * m // 2 // 2 ** (level + 1)) for level in levels] for m in (1, 2)):
+            yield (
+                f"{KEYS[part]} has {', '.join(map(str, widths))} feature maps from 4x4 up; rosinality's class has 512 "
+                "up to 32x32 and channel_multiplier * 256 / 2^k above: change its `channels` to load the file"
+            )
+        if part != "D" and network.z_dim != network.w_dim:
+            yield f"{KEYS[part]} has z_dim={network.z_dim} and w_dim={network.w_dim}; rosinality's class has one size"
+        if part == "D" and state["b4.conv.weight"].shape[1] != widths[0] + 1:
+            yield "d has another minibatch standard deviation layer than rosinality's class, which adds one feature map"
+    if network.num_channels != 3:
+        yield f"images have {network.num_channels} channels; rosinality's classes have 3"
+    model = networks.D_model or networks.config.model
+    if networks.D is not None and model.mbstd_group_size not in (0, 1, 4):
+        yield f"model.mbstd_group_size={model.mbstd_group_size} is left out: rosinality's class has groups of 4"
+
+
+def _widths(part: str, network: Any) -> list[int]:
+    """Feature maps of each resolution, smallest first."""
+    blocks = [getattr(network if part == "D" else network.synthesis, f"b{max(size)}") for size in _sizes(network)]
+    return [block.conv.weight.shape[0] if hasattr(block, "conv") else
+            (block.conv0 if part == "D" else block.conv1).weight.shape[0] for block in blocks]  # fmt: skip
+
+
+def _sizes(network: Any) -> Sequence[tuple[int, int]]:
+    return network.synthesis.sizes if isinstance(network, Generator) else network.sizes
