@@ -88,6 +88,13 @@ KEYS = {
 }
 """Keyword arguments of the original and our keys in `model`."""
 
+SIZES = ("latent_size", "dlatent_size", "mapping_layers", "mapping_fmaps", "fmap_base", "fmap_max")
+ONLY_G = frozenset(
+    "z_dim w_dim mapping_layers mapping_fmaps mapping_lrmul mapping_nonlinearity normalize_latents style_mixing_prob "
+    "dlatent_avg_beta use_styles const_input_layer use_noise use_pixel_norm use_instance_norm".split()
+)
+ONLY_D = frozenset({"mbstd_group_size", "mbstd_num_features"})
+
 ELSEWHERE = frozenset(
     "label_size num_channels resolution dlatent_broadcast mapping_func synthesis_func randomize_noise fused_modconv "
     "is_training is_validation is_template_graph return_dlatents truncation_psi truncation_cutoff truncation_psi_val "
@@ -122,6 +129,25 @@ def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
     if "architecture" in build_kwargs:
         values["D_architecture" if _name(func).startswith("D_") else "G_architecture"] = build_kwargs["architecture"]
     return validated({"model": values}).model
+
+
+def build_kwargs(part: str, model: ModelConfig) -> dict[str, Any]:
+    """Keyword arguments with which the original builds G or D of this `model` section: sizes, and no other defaults.
+
+    The reverse of `model_config`, but for keys that the original does not have.
+    """
+    kwargs = {}
+    for theirs, ours in KEYS.items():
+        value = getattr(model, ours)
+        if ours in (ONLY_D if part == "G" else ONLY_G):
+            continue
+        if theirs in SIZES or value != ModelConfig.model_fields[ours].default:
+            kwargs[theirs] = list(value) if isinstance(value, tuple) else value
+    if "fused_scale" in kwargs:
+        kwargs["fused_scale"] = kwargs["fused_scale"] == "on"
+    if model.family == "stylegan2":
+        kwargs["architecture"] = model.G_architecture if part == "G" else model.D_architecture
+    return kwargs
 
 
 def full_name(func: str) -> str:

@@ -135,7 +135,7 @@ class StartLayer(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         if self.is_constant:
-            return self.constant.expand(len(w), -1, -1, -1)
+            return self.constant.expand(w.shape[0], -1, -1, -1)
         return self.dense(w).reshape(-1, *self.shape)
 
 

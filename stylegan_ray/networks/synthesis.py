@@ -75,7 +75,7 @@ class SynthesisBlock(nn.Module):
         w1 = w[2 * self.level]
         if x is None:
             constant = to_memory_format(self.constant, w1.dtype)
-            return self.conv1(constant.expand(len(w1), -1, -1, -1), w1, next(noise))
+            return self.conv1(constant.expand(w1.shape[0], -1, -1, -1), w1, next(noise))
         w0, x = w[2 * self.level - 1], to_memory_format(x, self.dtype or w1.dtype)
         if self.skip is None:
             return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
