@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from stylegan_ray.config import ConfigError, nearest
-from stylegan_ray.images.options import GenerateOptions
+from stylegan_ray.images.options import ConvertOptions, GenerateOptions
 from stylegan_ray.options import parse_options, train_options
 from stylegan_ray.run_folder import ask_to_stop
 
@@ -78,6 +78,16 @@ def generate(argv: Sequence[str]) -> int:
 
     for path in generate_images(options):
         print(path)
+    return 0
+
+
+def convert(argv: Sequence[str]) -> int:
+    """Converts networks from and to files of other programs."""
+    options = parse_options(ConvertOptions, argv, command_name("convert"))
+    from stylegan_ray.images.convert import convert_networks
+
+    for line in convert_networks(options):
+        print(line)
     return 0
 
 
@@ -159,7 +169,7 @@ class StopOptions:
 
 COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
-    "tune": tune, "benchmark": benchmark,
+    "tune": tune, "convert": convert, "benchmark": benchmark,
 }  # fmt: skip
 BENCHMARKS = {
     "step": "benchmarks.step",

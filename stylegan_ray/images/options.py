@@ -1,4 +1,4 @@
-"""Options of the generate command."""
+"""Options of the generate and convert commands."""
 
 from __future__ import annotations
 
@@ -50,6 +50,23 @@ class GenerateOptions:
     """Images computed at once."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, or auto for a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Converts networks from and to files of other programs. Nothing in SOURCE is executed.
+
+    The suffix of DEST decides: .safetensors (this package), .pt (rosinality's layout, for pSp and e4e), .pkl (G, D, Gs
+    of the TensorFlow programs), .onnx and .pt2 (programs of G_ema), and without suffix a folder for the Hugging Face
+    Hub: weights, configuration, model card and samples.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """A run, one of its checkpoints, a network file (.safetensors), NVIDIA's .pkl, rosinality's .pt, or a folder."""
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+    """The file or folder to write."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="REPOSITORY", help_behavior_hint="")] = None
+    """Upload the folder to this private repository of the Hugging Face Hub (needs the extra `hub`)."""
 
 
 def numbers(text: str, option: str) -> list[int]:

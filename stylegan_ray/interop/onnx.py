@@ -10,10 +10,13 @@ from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
+import numpy as np
+import torch
+
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop.native import Networks
 from stylegan_ray.interop.requirements import Written
-from stylegan_ray.interop.sampler import dynamic_shapes, example_inputs, sampling_program
+from stylegan_ray.interop.torch_export import dynamic_shapes, example_inputs, sampling_program
 
 OPSET = 20
 LARGEST = 2**31
@@ -22,8 +25,7 @@ LARGEST = 2**31
 
 def write(networks: Networks) -> Written:
     """The ONNX file; needs the extra `export`. Raises ConfigError without it, and for networks of 2 GB or more."""
-    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
-        raise ConfigError(f".onnx needs {' and '.join(missing)}: pip install 'stylegan-ray[export]'")
+    check_installed()
     program, notes = sampling_program(networks, "an ONNX file")
     if (size := sum(p.numel() * p.element_size() for p in program.parameters())) >= LARGEST:
         raise ConfigError(f"G_ema takes {size:,} bytes, and an ONNX file holds at most {LARGEST:,}; write .pt2")
@@ -33,10 +35,14 @@ def write(networks: Networks) -> Written:
     return Written(model.SerializeToString(), notes)
 
 
+def check_installed() -> None:
+    """Raises ConfigError without the packages of the extra `export`."""
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ConfigError(f".onnx needs {' and '.join(missing)}: pip install 'stylegan-ray[export]'")
+
+
 def _trace(program: Any) -> Any:
     """The ONNX model of a program, with any number of samples; its inputs are all required."""
-    import torch
-
     inputs = example_inputs(program)
     with _quiet():
         exported = torch.onnx.export(
@@ -63,7 +69,6 @@ def _quiet() -> Iterator[None]:
 
 def _make_optional(model: Any, name: str, value: float) -> None:
     """Gives an input a default: an initialiser of the same name (ONNX IR, "overridable initializers")."""
-    import numpy as np
     from onnx import numpy_helper
 
     assert any(given.name == name for given in model.graph.input), name

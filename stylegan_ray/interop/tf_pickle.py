@@ -56,7 +56,7 @@ def _refuse_labels_of_ada(model: ModelConfig, label_size: int) -> None:
 
 
 def _refuse_dense_width(model: ModelConfig, networks: Networks) -> None:
-    """StyleGAN2-ADA's dense layer is as wide as its block, the original's as the stage below: narrow networks differ."""
+    """StyleGAN2-ADA's dense layer is as wide as its block, the original's as the stage below it."""
     kwargs = _kwargs(networks.D, model, "D")
     with torch.device("meta"):
         like = tensorflow.build(tensorflow.full_name(FUNCS[model.family][3]), kwargs).state_dict()

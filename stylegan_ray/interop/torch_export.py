@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,10 +68,8 @@ def export_program(program: SamplingProgram) -> torch.export.ExportedProgram:
     return torch.export.export(program, tuple(inputs.values()), dynamic_shapes=dynamic_shapes(inputs), strict=False)
 
 
-def write_torch_export(networks: Networks) -> Written:
+def write(networks: Networks) -> Written:
     """A .pt2 file, which torch.export.load reads; it is called with z and psi, and labels of a conditional network."""
-    import io
-
     program, notes = sampling_program(networks, "a .pt2 file")
     file = io.BytesIO()
     torch.export.save(export_program(program), file)

@@ -1,0 +1,160 @@
+"""The convert command: reads networks of any known kind and writes what the suffix of DEST names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.images.generate import Sampler
+from stylegan_ray.images.grid import image_grid, pil_uint8, png, shrink2
+from stylegan_ray.images.options import ConvertOptions
+from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
+from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.interop.native import Networks, save_network
+from stylegan_ray.interop.requirements import Written
+from stylegan_ray.networks.shapes import images_at_once
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    PUBLISHED,
+    RUN_FILE,
+    STATE,
+    read_jsonl,
+    refuse_relative,
+)
+from stylegan_ray.storage import Storage, join_address, split_address
+
+LARGEST_TILE = 256
+"""Pixels of the larger side of a sample in the grid of a folder."""
+
+
+def convert_networks(options: ConvertOptions) -> Iterator[str]:
+    """Writes DEST; yields notes, and the path of DEST once it is written. Raises ConfigError."""
+    refuse_relative({"SOURCE": options.source, "DEST": options.dest})
+    suffix = _suffix(options.dest)
+    _check(options, suffix)
+    source = locate(options.source)
+    if os.path.abspath(source) == os.path.abspath(options.dest):
+        raise ConfigError(f"SOURCE and DEST are the same file, {options.dest}; give DEST another name")
+    networks = load(source, needed=() if suffix else ("G_ema",))
+    if suffix:
+        written = WRITERS[suffix](networks)
+        yield from (f"note: {note}" for note in written.notes)
+        folder, name = split_address(options.dest)
+        _write(folder, {name: written.content})
+    else:
+        _write(options.dest, _folder_files(networks, source, options.dest))
+    yield options.dest
+    if options.push:
+        yield hub.push(os.path.expanduser(options.dest), options.push)
+
+
+def _native(networks: Networks) -> Written:
+    parts = (networks.G, networks.D, networks.G_ema)
+    rest = (networks.cur_nimg, networks.D_model, networks.lod, networks.augment_p)
+    return Written(save_network(*parts, networks.config, *rest))
+
+
+WRITERS: dict[str, Callable[[Networks], Written]] = {
+    ".safetensors": _native,
+    ".pt": rosinality.write,
+    ".pkl": tf_pickle.write,
+    ".onnx": onnx.write,
+    ".pt2": torch_export.write,
+}
+"""The writer of each suffix; a DEST without suffix is a folder."""
+
+
+def _suffix(dest: str) -> str:
+    """The suffix of DEST, empty for a folder; raises ConfigError for one that no writer has."""
+    suffix = os.path.splitext(split_address(dest)[1])[1]
+    if dest.endswith("/") or not suffix:
+        return ""
+    if suffix not in WRITERS:
+        raise ConfigError(
+            f"DEST {dest}: no format has the suffix {suffix}; write {', '.join(WRITERS)}, or a folder, whose name has "
+            "no dot or ends with /"
+        )
+    return suffix
+
+
+def _check(options: ConvertOptions, suffix: str) -> None:
+    """Raises ConfigError for mistakes that would otherwise show only after the networks have been loaded."""
+    if options.push:
+        if suffix or "://" in options.dest:
+            raise ConfigError(f"--push uploads a local folder, and DEST {options.dest} is none; leave its suffix out")
+        hub.validate_repository(options.push)
+    if suffix == ".onnx":
+        onnx.check_installed()
+    if not suffix:
+        try:
+            names = Storage.at(options.dest).names()
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"DEST {options.dest}: {error}") from error
+        if names and PUBLISHED not in names:
+            what = "a run" if CONFIG in names else "a checkpoint" if STATE in names else "not empty"
+            raise ConfigError(f"the folder {options.dest} is {what}; give DEST the name of a new folder")
+
+
+def _write(folder: str, files: dict[str, bytes]) -> None:
+    try:
+        for name, content in files.items():
+            Storage.at(folder).write(name, content)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{join_address(folder, name)} cannot be written: {error}") from error
+
+
+def _folder_files(networks: Networks, source: str, dest: str) -> dict[str, bytes]:
+    """The files of a folder in the Hugging Face layout."""
+    run = _run_of(source)
+    name = split_address(dest)[1]
+    return hub.folder_files(networks, name, _samples(networks), _metrics(run, networks.cur_nimg), _data(run))
+
+
+def _samples(networks: Networks) -> bytes:
+    """A PNG file of seeds 0 to 15 with psi 0.7."""
+    G = networks.G_ema
+    seeds = range(16)
+    images = Sampler(G, psi=0.7, batch=images_at_once(G.resolution), lod=networks.lod)
+    tiles = []
+    for image in images.images(images.styles(seeds)):
+        while max(image.shape[1:]) > LARGEST_TILE and not any(side % 2 for side in image.shape[1:]):
+            image = shrink2(image[None])[0]
+        tiles.append(pil_uint8(image, networks.config.train.drange_net).cpu())
+    return png(image_grid(torch.stack(tiles)))
+
+
+def _run_of(network: str) -> str:
+    """The folder of the run that a network file or checkpoint belongs to, if it is in a run."""
+    folder, _ = split_address(network)
+    outer, name = split_address(folder)
+    return outer if name == CHECKPOINTS else folder
+
+
+def _metrics(run: str, nimg: int) -> Sequence[dict[str, Any]]:
+    """The last row with a value of each metric of the networks at this clock value."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in (METRICS, EVALUATIONS):
+        with suppress(ValueError, OSError):
+            for row in read_jsonl(Storage.at(run), name):
+                if row.get("kimg") == nimg / 1000 and row.get("value") is not None and row.get("class") is None:
+                    rows[row["metric"]] = row
+    return list(rows.values())
+
+
+def _data(run: str) -> dict[str, Any]:
+    """What run.json says of the training images; empty outside a run."""
+    try:
+        content = json.loads(Storage.at(run).read(RUN_FILE))
+    except (ValueError, OSError):
+        return {}
+    found = content.get("data") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
