@@ -137,7 +137,12 @@ def _result(row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
 def _data_name(data: Mapping[str, Any]) -> str:
     """The last part of the data's path: the rest may be private."""
     path = str(data.get("path") or "").partition("?")[0].rstrip("/")
-    return one_line(path.rpartition("/")[2] or "not stated")
+    return _plain(path.rpartition("/")[2]).replace("`", "") or "not stated"
+
+
+def _plain(text: str) -> str:
+    """Text of a data set on one line, without control characters."""
+    return "".join(char for char in one_line(text, 1000) if char.isprintable())
 
 
 def _usage(G: Any) -> list[str]:
@@ -155,7 +160,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
     if not data:
         return ["The file that the weights were converted from does not name its training images."]
     count = f"{data['num_images']:,} images" if data.get("num_images") else "Images"
-    attribution = one_line(data["attribution"], 1000) if data.get("attribution") else "not stated by the data set"
+    attribution = _plain(str(data["attribution"])) if data.get("attribution") else "not stated by the data set"
     return [f"{count} of `{_data_name(data)}`.", "", f"Attribution: {attribution}"]
 
 

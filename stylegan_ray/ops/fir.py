@@ -70,7 +70,7 @@ def upfirdn2d(
     f = _scaled(f, x, gain)
     if f.ndim == 1 and len(f) < LONG and not compiling:
         f = torch.outer(f, f)
-    apply: Any = shifted_sums if compiling else _UpFirDn.apply
+    apply: Any = _convolved if torch.compiler.is_exporting() else shifted_sums if compiling else _UpFirDn.apply
     if f.ndim == 2:
         return apply(x, f, up_xy, down_xy, pads, flip_filter)
     x = apply(x, f[None, :], (up_xy[0], 1), (down_xy[0], 1), (*pads[:2], 0, 0), flip_filter)
@@ -176,6 +176,11 @@ class _UpFirDn(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor):
         grad_x = _UpFirDn.apply(grad_outputs[0], ctx.f, *ctx.adjoint) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, None, None, None
+
+
+def _convolved(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads, flip: bool) -> Tensor:
+    """The same map as one convolution, which runtimes of exported programs have fast code for; no second derivative."""
+    return _upfirdn(x, f if flip else f.flip((0, 1)), up, down, pads)
 
 
 def _upfirdn(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads) -> Tensor:

@@ -77,7 +77,7 @@ def test_a_folder_for_the_hub(run, tmp_path):
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("fid5k_tiny", 7.25, "cats")
     assert card.data.library_name == "stylegan-ray" and "stylegan2" in card.data.tags
-    for words in ("4,321 images of `cats`", "By", "| fid5k_tiny | 7.25 | 5000 |", "samples.png", "load_network"):
+    for words in ("4,321 images of `cats`", "Cats by", "| fid5k_tiny | 7.25 | 5000 |", "samples.png", "load_network"):
         assert words in card.text, words
     assert "\n# Ha" not in card.text and "\x1b" not in card.text
     described = json.loads((dest / "config.json").read_text())
