@@ -51,7 +51,7 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if split_address(checkpoint)[1].endswith(NETWORK_ENDINGS) or _holds(checkpoint, STATE):
+    if _is_file(checkpoint) or _holds(checkpoint, STATE):
         return checkpoint
     if _holds(checkpoint, PUBLISHED):
         return join_address(checkpoint, PUBLISHED)
@@ -67,7 +67,7 @@ def checksum(address: str) -> str:
     folder, name = split_address(address)
     try:
         here = Storage.at(address)
-        content = Storage.at(folder).read(name) if name.endswith(NETWORK_ENDINGS) else here.read(STATE)
+        content = Storage.at(folder).read(name) if _is_file(address) else here.read(STATE)
     except (ValueError, OSError) as error:
         raise ConfigError(f"--resume-from: {address} cannot be read: {error}") from error
     return hashlib.sha256(content).hexdigest()
@@ -90,7 +90,7 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
     folder, name = split_address(address)
     try:
         here = Storage.at(address)
-        names = [] if name.endswith(NETWORK_ENDINGS) else here.names()
+        names = [] if _is_file(address) else here.names()
         return _from_folder(here, names) if names else _from_bytes(Storage.at(folder).read(name))
     except FileNotFoundError:
         raise FileNotFoundError(f"no networks at {address}: there is no such file or folder") from None
@@ -110,6 +110,11 @@ def _from_folder(folder: Storage, names: list[str]) -> Networks:
     if newest.endswith(NETWORK_ENDINGS):
         return _from_bytes(folder.read(newest))
     return _from_folder(folder.folder(newest), folder.names(newest))
+
+
+def _is_file(address: str) -> bool:
+    """Whether an address is that of a file: by its ending, or because it is there."""
+    return split_address(address)[1].endswith(NETWORK_ENDINGS) or os.path.isfile(os.path.expanduser(address))
 
 
 def _holds(address: str, name: str) -> bool:

@@ -72,7 +72,7 @@ def _make_optional(model: Any, name: str, value: float) -> None:
     from onnx import numpy_helper
 
     assert any(given.name == name for given in model.graph.input), name
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(()), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
 
 
 def _describe(model: Any, networks: Networks) -> None:

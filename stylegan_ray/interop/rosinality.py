@@ -116,6 +116,8 @@ def _refuse_compressed(content: bytes) -> None:
         raise ValueError(
             f"the file begins like one of torch.save, but is incomplete or damaged ({error}); download or copy it again"
         ) from error
+    if any(e.filename.endswith("/models/model.json") for e in entries):
+        raise ValueError("found a program of torch.export, which holds no networks; use the file it was made from")
     if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(content):
         raise ValueError("a compressed archive, which torch.save does not write; expected a .pt file of networks")
 
@@ -161,8 +163,9 @@ def _their_state(network: Any, model: ModelConfig) -> dict[str, Tensor]:
         name: state[ours].detach().cpu().reshape(_with_axes(state[ours].shape, axes)).clone()
         for ours, name, axes in _names(network)
     }
-    taps = torch.tensor(np.outer(*[model.resample_kernel or (1.0, 1.0)] * 2))
-    kernel = (taps / taps.sum()).float()
+    taps = torch.tensor(model.resample_kernel or (1.0, 1.0), dtype=torch.float64)
+    kernel = torch.outer(taps, taps)
+    kernel = (kernel / kernel.sum()).float()
     gain = 4 if isinstance(network, Generator) else 1  # upsampling by 2 spreads a pixel over 4
     return theirs | {name: kernel * gain for name in _kernel_names(network)}
 

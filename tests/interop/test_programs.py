@@ -8,6 +8,7 @@ import torch
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import onnx, torch_export
+from stylegan_ray.interop.loading import load
 from stylegan_ray.interop.native import Networks
 
 TOLERANCE = 1e-3
@@ -52,7 +53,8 @@ def check_onnx(networks):
 
 
 def check_torch_export(networks):
-    program = torch.export.load(io.BytesIO(torch_export.write(networks).content)).module()
+    content = torch_export.write(networks).content
+    program = torch.export.load(io.BytesIO(content)).module()
     z, labels = inputs(networks, 5)
     rest = () if labels is None else (labels,)
     G, lod = networks.G_ema, networks.lod
@@ -61,6 +63,7 @@ def check_torch_export(networks):
             torch.testing.assert_close(program(z, torch.tensor(psi), *rest), G(z, labels, psi=psi, lod=lod))
         alone = program(z[:1], torch.tensor(1.0), *(part[:1] for part in rest))
         torch.testing.assert_close(alone, G(z[:1], None if labels is None else labels[:1], lod=lod))
+    return content
 
 
 def test_onnx_of_a_conditional_network(made):
@@ -70,8 +73,11 @@ def test_onnx_of_a_conditional_network(made):
     assert session.get_outputs()[0].shape == ["batch", 3, 16, 12]
 
 
-def test_torch_export_of_an_unconditional_network(made):
-    check_torch_export(networks_of(made, 0, **{"model.fused_modconv": "grouped"}))
+def test_torch_export_of_an_unconditional_network(made, tmp_path):
+    content = check_torch_export(networks_of(made, 0, **{"model.fused_modconv": "grouped"}))
+    (tmp_path / "x.pt2").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"x\.pt2: found a program of torch\.export"):
+        load(str(tmp_path / "x.pt2"))
 
 
 @pytest.mark.slow
