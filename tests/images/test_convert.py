@@ -10,6 +10,7 @@ from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import hub, load_network, read_networks, save_network
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.train.transfer import check_start
 
 KEYS = {
     "model.z_dim": 6, "model.w_dim": 5, "model.mapping_layers": 2, "model.mapping_fmaps": 7, "model.fmap_base": 32,
@@ -148,3 +149,14 @@ def test_what_needs_other_networks_says_so(run, tmp_path, capsys):
     (tmp_path / "g.safetensors").write_bytes(save_network(G, None, None, cfg, 0))
     assert cli.run(cli.generate, [str(tmp_path / "g.safetensors"), "--seeds", "0"]) == 2
     assert "holds G and no G_ema" in capsys.readouterr().err
+
+
+def test_a_training_starts_from_a_pt_file_that_holds_all_three(run, tmp_path):
+    cfg, (_, _, G_ema) = make()
+    assert convert(run, tmp_path / "all.pt") == 0
+    table = check_start(cfg, 16, 3, 0, str(tmp_path / "all.pt"))
+    assert "G.mapping" in table and "new" not in table
+    (tmp_path / "ema.safetensors").write_bytes(save_network(None, None, G_ema, cfg, 0))
+    assert convert(tmp_path / "ema.safetensors", tmp_path / "ema.pt") == 0
+    with pytest.raises(ConfigError, match=r"ema\.pt holds G_ema and no G and no D"):
+        check_start(cfg, 16, 3, 0, str(tmp_path / "ema.pt"))
