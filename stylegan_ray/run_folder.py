@@ -47,7 +47,9 @@ RAY_FOLDER = ".ray"
 RAY_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of checkpoints, which runs of version 0.1 have in their folder."""
 
-NETWORK_ENDINGS = (".safetensors", ".pkl", ".pt", ".pth")
+OUR_ENDING = ".safetensors"
+"""Ending of the network files that a run writes."""
+NETWORK_ENDINGS = (OUR_ENDING, ".pkl", ".pt", ".pth")
 """Endings of network files: ours, NVIDIA's and rosinality's."""
 
 

@@ -17,7 +17,7 @@ from stylegan_ray.run_folder import (
     CHECKPOINTS,
     COMPLETE,
     METRICS,
-    NETWORK_ENDINGS,
+    OUR_ENDING,
     STATE,
     TICKS,
     complete_checkpoints,
@@ -250,11 +250,11 @@ def spare_runs(record: Record) -> Sequence[str]:
 
 
 def free(run: Storage, folders: Sequence[str] = (CHECKPOINTS,)) -> None:
-    """Deletes the states and networks of a run; its numbers, log and images stay."""
+    """Deletes the states and networks of a run that it wrote; its numbers, log and images stay."""
     with suppress(OSError):
         for folder in folders:
             for name in run.names(folder):
                 delete_checkpoint(run.folder(folder), name)
         for name in run.names():
-            if name.endswith(NETWORK_ENDINGS):
+            if name.endswith(OUR_ENDING):
                 run.delete(name)

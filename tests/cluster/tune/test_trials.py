@@ -142,10 +142,13 @@ def test_pins_are_few_and_never_of_a_damaged_state(tmp_path):
 def test_a_stopped_trial_frees_its_disk_and_keeps_its_numbers(tmp_path):
     run = Storage.at(tmp_path)
     checkpoint(run, 1000)
-    for name in ("network-snapshot-000001.safetensors", "stats.jsonl", "fakes000001.png"):
+    for name in ("network-snapshot-000001.safetensors", "stats.jsonl", "fakes000001.png", "converted.pt"):
         run.write(name, b"x")
     free(run)
-    assert run.names() == ["checkpoints", "fakes000001.png", "stats.jsonl"] and run.names("checkpoints") == []
+    assert (
+        run.names() == ["checkpoints", "converted.pt", "fakes000001.png", "stats.jsonl"]
+        and run.names("checkpoints") == []
+    )
 
 
 @pytest.mark.parametrize(("state", "spare"), [("open", ["trial-000"]), ("finished", ["trial-000"]), ("stopped", None)])
