@@ -91,6 +91,16 @@ def convert(argv: Sequence[str]) -> int:
     return 0
 
 
+def project(argv: Sequence[str]) -> int:
+    """Finds the w with which a network makes given images."""
+    from stylegan_ray.images.project_options import ProjectOptions
+
+    options = parse_options(ProjectOptions, argv, command_name("project"))
+    from stylegan_ray.cluster.project import project_images
+
+    return project_images(options)
+
+
 def evaluate(argv: Sequence[str]) -> int:
     """Computes metrics of a trained network; compares and plots them; downloads weights of detectors."""
     name = argv[0] if argv and argv[0] in ("compare", "plot", "prefetch") else None
@@ -169,7 +179,7 @@ class StopOptions:
 
 COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
-    "tune": tune, "convert": convert, "benchmark": benchmark,
+    "tune": tune, "convert": convert, "project": project, "benchmark": benchmark,
 }  # fmt: skip
 BENCHMARKS = {
     "step": "benchmarks.step",
@@ -179,6 +189,7 @@ BENCHMARKS = {
     "overlap": "benchmarks.overlap",
     "gpu": "benchmarks.gpu",
     "checkpoint": "benchmarks.checkpoint",
+    "projection": "benchmarks.projection",
     "overhead": "benchmarks.cluster.overhead",
     "stream": "benchmarks.cluster.stream",
     "metrics": "benchmarks.cluster.metrics",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.images.directions import Edit, find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
-from stylegan_ray.images.options import GenerateOptions, numbers
+from stylegan_ray.images.options import GenerateOptions, numbers, strengths
+from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 
@@ -19,11 +22,21 @@ from stylegan_ray.interop.loading import load
 def generate_images(options: GenerateOptions) -> Iterator[str]:
     """Writes the images that the options name; yields the path of each file once it is written."""
     seeds = numbers(options.seeds, "--seeds")
-    _check(options, len(seeds))
+    _check(options)
+    if not options.load_w:
+        _check_number(options, len(seeds))
     networks = load(options.checkpoint)
-    G = networks.G_ema.to(_device(options.device))
+    G = networks.G_ema.to(choose_device(options.device))
+    saved = load_w(options.load_w, G, networks.lod) if options.load_w else None
+    if saved is not None:
+        _check_number(options, len(saved.ws))
     sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
-    gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index)
+    gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index, saved)
+    if options.directions:
+        yield from _write_edits(gallery, _edit_of(G, options), options)
+        return
+    if options.save_w:
+        yield _write_w(options.save_w, gallery.ws, gallery.maps)
     if options.mix_seeds is not None:
         grid = gallery.mixing_grid(
             numbers(options.mix_seeds, "--mix-seeds"), numbers(options.mix_styles, "--mix-styles")
@@ -37,7 +50,7 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
         yield options.video
 
 
-def _check(options: GenerateOptions, num: int) -> None:
+def _check(options: GenerateOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
     for name in ("frames", "fps", "batch"):
         if getattr(options, name) < 1:
@@ -47,13 +60,35 @@ def _check(options: GenerateOptions, num: int) -> None:
         raise ConfigError(f"--tiles {cols} {rows}: columns and rows must be at least 1")
     if options.video:
         check_video_path(Path(options.video))
+    if options.directions:
+        _check_edits(options)
+
+
+def _check_edits(options: GenerateOptions) -> None:
+    strengths(options.strength)
+    numbers(options.direction, "--direction")
+    if options.layers is not None:
+        numbers(options.layers, "--layers")
+    for name, value in (("mix-seeds", options.mix_seeds), ("tiles", options.tiles)):
+        if value is not None:
+            raise ConfigError(f"--{name} does not go with --directions, whose rows are strips; leave one of them out")
+
+
+def _check_number(options: GenerateOptions, num: int) -> None:
+    """Raises ConfigError where `num` images are too few for a video or too many for the tiles."""
+    cols, rows = options.tiles or (1, 1)
+    named = "--load-w" if options.load_w else "--seeds"
+    if options.directions:
+        return
+    if options.video:
         if num < 2 * cols * rows:
-            raise ConfigError(f"--video with {cols}x{rows} tiles needs at least {2 * cols * rows} --seeds, not {num}")
+            raise ConfigError(f"--video with {cols}x{rows} tiles needs at least {2 * cols * rows} {named}, not {num}")
     elif options.tiles and options.mix_seeds is None and num > cols * rows:
-        raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; --seeds names {num}")
+        raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; {named} names {num}")
 
 
-def _device(wanted: str) -> torch.device:
+def choose_device(wanted: str) -> torch.device:
+    """The device of a name; raises ConfigError."""
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if wanted == "auto" else wanted)
@@ -66,29 +101,85 @@ def _device(wanted: str) -> torch.device:
 
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     images = []
-    for seed, image in zip(gallery.seeds, gallery.stills(), strict=True):
+    for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:
-            yield _write(Path(options.outdir) / f"seed{seed:04d}.png", image)
+            yield _write(Path(options.outdir) / f"{name}.png", image)
         images.append(image)
     if options.grid or not options.outdir:
-        name = f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
+        name = "saved_w.png" if options.load_w else f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
         tiles = None if options.video else options.tiles
         yield _write(Path(options.grid or name), image_grid(torch.stack(images), *(tiles or ())))
 
 
-class Gallery:
-    """Images of some seeds as uint8 [C,H,W]."""
+def _edit_of(G: Any, options: GenerateOptions) -> Edit:
+    assert options.directions is not None
+    layers = None if options.layers is None else numbers(options.layers, "--layers")
+    directions = find_directions(G, options.directions, layers)
+    return Edit(directions, numbers(options.direction, "--direction"), layers)
 
-    def __init__(self, sampler: Sampler, drange: Range, seeds: Sequence[int], class_index: int | None = None) -> None:
-        self.sampler, self.drange, self.seeds, self.class_index = sampler, drange, seeds, class_index
+
+def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iterator[str]:
+    """Strips and the video of images edited along directions."""
+    values = strengths(options.strength)
+    styles = edit.apply(gallery.ws, values)  # [N,K,S,L,W]
+    if options.save_w:
+        maps = gallery.maps and [x.repeat_interleave(styles[0, ..., 0, 0].numel(), dim=0) for x in gallery.maps]
+        yield _write_w(options.save_w, styles.flatten(0, 2), maps)
+    name = f"{options.directions}{options.direction.replace(',', '_').replace(' ', '')}"
+    if options.grid or options.outdir or not options.video:
+        strips = []
+        for number, image_name in enumerate(gallery.names):
+            strip = gallery.edit_grid(styles[number : number + 1], number)
+            if options.outdir:
+                yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip)
+            strips.append(strip)
+        if options.grid or not options.outdir:
+            yield _write(Path(options.grid or f"{name}.png"), torch.cat(strips, dim=1))
+    if options.video:
+        t = torch.linspace(0, 1, max(options.frames, 2)).tolist()
+        there = [values[0] + (values[-1] - values[0]) * x for x in t]
+        write_video(Path(options.video), gallery.edit_frames(edit, [*there, *there[-2:0:-1]]), options.fps)
+        yield options.video
+
+
+class Gallery:
+    """Images of some seeds, or of saved w, as uint8 [C,H,W]."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        drange: Range,
+        seeds: Sequence[int],
+        class_index: int | None = None,
+        saved: SavedW | None = None,
+    ) -> None:
+        self.sampler, self.drange, self.class_index = sampler, drange, class_index
+        self.seeds = seeds if saved is None else range(len(saved.ws))
+        self.names = [f"seed{seed:04d}" for seed in seeds] if saved is None else saved.names
+        self.ws = self._styles(seeds) if saved is None else sampler.truncated(saved.ws)
+        self.maps = None if saved is None else saved.noise
 
     def stills(self) -> Iterator[Tensor]:
-        """The image of each seed."""
-        return self._images(self._styles(self.seeds), self.seeds)
+        """The image of each seed or saved w."""
+        return self._images(self.ws, self.seeds, self.maps)
+
+    def edit_grid(self, styles: Tensor, first: int = 0) -> Tensor:
+        """Strips of edited styles [N,K,S,L,W], of the images from number `first` on: a row for each image and edit."""
+        num, rows, columns = styles.shape[:3]
+        seeds = [seed for seed in self.seeds[first : first + num] for _ in range(rows * columns)]
+        maps = self.maps and [
+            x[first : first + num].repeat_interleave(rows * columns, dim=0) for x in self.maps
+        ]  # [N*K*S,1,H,W]
+        return image_grid(torch.stack(list(self._images(styles.flatten(0, 2), seeds, maps))), columns, num * rows)
+
+    def edit_frames(self, edit: Edit, strengths: Sequence[float]) -> Iterator[Tensor]:
+        """A frame for each strength: a row for each image, a column for each direction."""
+        for strength in strengths:
+            yield self.edit_grid(edit.apply(self.ws, [strength]).transpose(1, 2))
 
     def mixing_grid(self, columns: Sequence[int], layers: Sequence[int]) -> Tensor:
         """The sources of the columns on top, the seeds on the left, and their mixtures (StyleGAN, figure 3)."""
-        row_styles, column_styles = self._styles(self.seeds), self._styles(columns)
+        row_styles, column_styles = self.ws, self._styles(columns)
         mixtures = self._images(mixed_styles(row_styles, column_styles, layers))
         tiles = list(self._images(column_styles))
         tiles.insert(0, torch.full_like(tiles[0], 255))
@@ -98,8 +189,8 @@ class Gallery:
 
     def walk_frames(self, num_frames: int, cols: int = 1, rows: int = 1) -> Iterator[Tensor]:
         """Frames of a closed interpolation through the seeds; each of several tiles has its own share of them."""
-        share = len(self.seeds) // (cols * rows)
-        styles = self._styles(self.seeds[: share * cols * rows])
+        share = len(self.ws) // (cols * rows)
+        styles = self.ws[: share * cols * rows]
         paths = [walk(keys, num_frames) for keys in styles.split(share)]
         for ws in torch.stack(paths, dim=1):  # [T,L,W]  styles of one frame, for every tile
             yield image_grid(torch.stack(list(self._images(ws))), cols, rows)
@@ -107,8 +198,10 @@ class Gallery:
     def _styles(self, seeds: Sequence[int]) -> Tensor:
         return self.sampler.styles(seeds, self.class_index)
 
-    def _images(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
-        for image in self.sampler.images(ws, seeds):
+    def _images(
+        self, ws: Tensor, seeds: Sequence[int] | None = None, maps: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        for image in self.sampler.images(ws, seeds, maps):
             yield pil_uint8(image, self.drange).cpu()
 
 
@@ -116,3 +209,9 @@ def _write(path: Path, image: Tensor) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(image))
     return str(path)
+
+
+def _write_w(path: str, ws: Tensor, maps: Sequence[Tensor] | None) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(save_w(ws, maps or ()))
+    return path

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.networks import mix_styles, truncate
+from stylegan_ray.networks.synthesis import noise_layers
 from stylegan_ray.rng import stream, stream_key
 
 NoiseMode = Literal["const", "random", "none"]
+MAPPED_AT_ONCE = 1000
 
 
 def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
@@ -40,6 +42,23 @@ def class_labels(seeds: Sequence[int], label_size: int, class_index: int | None)
     return torch.nn.functional.one_hot(torch.tensor(classes), label_size).float()
 
 
+def sample_w(G: Any, num: int, class_index: int | None = None, seed: int = 0) -> Tensor:
+    """w [num, w_dim] of random latents; of a conditional network for one class, or evenly for all."""
+    where, key, parts = next(G.parameters()), stream_key(seed, 0, "sample_w/z"), []
+    for begin in range(0, num, MAPPED_AT_ONCE):
+        labels = class_labels(range(begin, min(begin + MAPPED_AT_ONCE, num)), G.label_size, class_index)
+        z = torch.from_numpy(stream(key, begin).standard_normal((len(labels), G.z_dim), np.float32))
+        with torch.no_grad():
+            parts.append(G.mapping(z.to(where), labels.to(where)))
+    return torch.cat(parts)
+
+
+def stored_noise(synthesis: Any, lod: float = 0.0) -> list[Tensor]:
+    """Copies of the noise maps [1,1,H,W] stored in a network, of the layers in use at `lod`."""
+    stored = [layer.noise_const for layer in noise_layers(synthesis.children()) if layer.noise_const is not None]
+    return [maps.clone() for maps in stored[: len(synthesis.noise_shapes(1, lod))]]
+
+
 class Sampler:
     """Computes images of one generator in batches."""
 
@@ -60,16 +79,27 @@ class Sampler:
         labels = class_labels(seeds, self.G.label_size, class_index)
         with torch.no_grad():
             w = self.G.mapping(latents(seeds, self.G.z_dim).to(self.where), labels.to(self.where))  # [N,W]
-            ws = mix_styles(w, None, 0, self.G.synthesis.num_ws)  # [N,L,W]
-            return truncate(ws, self.G.w_avg, self.psi, self.cutoff)
+            return self.truncated(mix_styles(w, None, 0, self.G.synthesis.num_ws))
 
-    def images(self, ws: Tensor, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
-        """Images [C,H,W] of ws, one after the other; seeds decide the noise where it is random."""
+    def truncated(self, ws: Tensor) -> Tensor:
+        """ws [N, num_ws, w_dim], truncated."""
+        return truncate(ws, self.G.w_avg, self.psi, self.cutoff)
+
+    def images(
+        self, ws: Tensor, seeds: Sequence[int] | None = None, maps: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Images [C,H,W] of ws, one after the other; seeds decide the noise where it is random.
+
+        `maps` [N,1,H,W] for each layer take the place of the noise stored in the network.
+        """
         for begin in range(0, len(ws), self.batch):
             part = ws[begin : begin + self.batch]
             chosen = None if seeds is None else seeds[begin : begin + self.batch]
             with torch.no_grad():  # ends before the yield, or the caller would compute no gradients either
-                images = self.G.synthesis(part, noise=self._noise(len(part), chosen), lod=self.lod)
+                noise = self._noise(len(part), chosen)
+                if maps is not None and noise == "const":
+                    noise = [x[begin : begin + self.batch] for x in maps]
+                images = self.G.synthesis(part, noise=noise, lod=self.lod)
             yield from images
 
     def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -40,6 +41,18 @@ class GenerateOptions:
     """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows."""
     mix_styles: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "0-6"
     """Layers whose style comes from the column."""
+    load_w: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ()
+    """Images of saved w (.npz, of project or --save-w) in place of those of --seeds."""
+    save_w: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write the w of the images to one .npz file."""
+    directions: Annotated[Literal["sefa", "ganspace"] | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Edit the images along directions in w: each becomes a strip from the first to the last --strength."""
+    direction: Annotated[str, tyro.conf.arg(metavar="NUMBERS")] = "0"
+    """Which directions, the strongest first: ranges and numbers."""
+    layers: Annotated[str | None, tyro.conf.arg(metavar="LAYERS", help_behavior_hint="(default: all)")] = None
+    """Layers that the directions are found for and that are edited."""
+    strength: Annotated[str, tyro.conf.arg(metavar="FIRST:LAST[:COUNT]")] = "-3:3"
+    """How far: lengths in w for sefa, standard deviations for ganspace; COUNT images, 7 unless given."""
     video: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Write a closed interpolation through the seeds: .mp4 (needs the extra `video`), .webp or .gif."""
     frames: int = 60
@@ -67,6 +80,18 @@ class ConvertOptions:
     """The file or folder to write."""
     push: Annotated[str | None, tyro.conf.arg(metavar="REPOSITORY", help_behavior_hint="")] = None
     """Upload the folder to this private repository of the Hugging Face Hub (needs the extra `hub`)."""
+
+
+def strengths(text: str) -> list[float]:
+    """Equally spaced values of FIRST:LAST or FIRST:LAST:COUNT; raises ConfigError for any other text."""
+    try:
+        first, last, *rest = (float(part) for part in text.split(":"))
+        (count,) = (int(part) for part in rest or [7])
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--strength {text}: write FIRST:LAST or FIRST:LAST:COUNT, as in -3:3 or -3:3:9") from None
+    if count < 2 or not all(math.isfinite(value) for value in (first, last)):
+        raise ConfigError(f"--strength {text}: both ends must be finite, and COUNT at least 2")
+    return [first + (last - first) * i / (count - 1) for i in range(count)]
 
 
 def numbers(text: str, option: str) -> list[int]:

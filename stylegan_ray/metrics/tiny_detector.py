@@ -39,12 +39,17 @@ class TinyDetector(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Features [N,96] of images [N,3,64,64] in -1..1."""
-        pooled = []
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        maps = self.maps(x)
+        pooled = [maps[number].mean(dim=(2, 3)) for number in (2, 4)]  # texture: present anywhere in the image
+        return self.features(torch.cat([*pooled, maps[-1].flatten(1)], dim=1))  # [N,48+64+1024]
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Activations [N,width,h,w] of every convolution, for images [N,3,64,64] in -1..1."""
+        maps = []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x)))
-            if number in (2, 4):  # texture: present anywhere in the image
-                pooled.append(x.mean(dim=(2, 3)))
-        return self.features(torch.cat([*pooled, x.flatten(1)], dim=1))  # [N,48+64+1024]
+            maps.append(x)
+        return maps
 
 
 def to_input(images: Tensor) -> Tensor:

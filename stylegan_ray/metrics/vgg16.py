@@ -56,7 +56,8 @@ class PerceptualVGG16(nn.Module):
         return torch.cat(parts, dim=1), None
 
     def _weighted(self, x: Tensor, block: int) -> Tensor:
-        unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+        # The clamp changes no value; without it the gradient where all channels are 0 is NaN.
+        unit = x / (x.square().sum(dim=1, keepdim=True).clamp(min=1e-20).sqrt() + 1e-10)
         scale = self.weights[block].clamp(min=0).sqrt()[:, None, None] / (x.shape[2] * x.shape[3]) ** 0.5
         return (unit * scale).flatten(1)  # [N,C*h*w]
 

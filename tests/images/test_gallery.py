@@ -1,6 +1,7 @@
 """The files of the generate command."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from PIL import Image
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, ModelConfig, load_config
 from stylegan_ray.images import gallery
+from stylegan_ray.images.generate import Sampler
 from stylegan_ray.images.grid import pil_uint8
+from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.images.video import write_video
 from stylegan_ray.interop import Networks
 from stylegan_ray.networks import build_generator
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def G():
     torch.manual_seed(1)
     return build_generator(ModelConfig(z_dim=4, w_dim=4, mapping_fmaps=4, mapping_layers=1, fmap_max=4), 8, 3, 0)
@@ -146,3 +149,66 @@ def test_a_network_that_cannot_be_loaded_exits_with_2(generate, monkeypatch):
 
     monkeypatch.setattr(gallery, "load", load)
     assert "no run 'run'" in generate()
+
+
+def test_saved_w_give_the_images_again(generate, G):
+    assert generate("--seeds", "3,12", "--outdir", "a", "--save-w", "w.npz")[0] == "w.npz"
+    assert generate("--load-w", "w.npz", "--outdir", "b") == ["b/w-0000.png", "b/w-0001.png"]
+    np.testing.assert_array_equal(pixels("b/w-0001.png"), expected(G, 12))
+
+
+def test_noise_maps_of_a_file_are_used(generate, G):
+    """Unless another noise mode is asked for."""
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if "noise_strength" in name:
+                parameter.fill_(0.5)
+        ws = Sampler(G).styles([1])
+        noise = [torch.ones(shape) for shape in G.synthesis.noise_shapes(1)]
+        wanted = pil_uint8(G.synthesis(ws, noise=noise))[0].permute(1, 2, 0).numpy()
+    Path("x.npz").write_bytes(save_w(ws, noise))
+    generate("--load-w", "x.npz")
+    np.testing.assert_array_equal(pixels("saved_w.png"), wanted)
+    generate("--load-w", "x.npz", "--noise-mode", "none", "--grid", "none.png")
+    assert (pixels("none.png") != wanted).any()
+
+
+@pytest.mark.parametrize("method", ["sefa", "ganspace"])
+def test_strips_along_directions(generate, G, method):
+    """A row for each image and direction; in the middle, at strength 0, the image itself."""
+    words = ("--seeds", "4,6", "--directions", method, "--direction", "0-1", "--layers", "0-2", "--save-w", "w.npz")
+    assert generate(*words, "--strength", "-3:3:5") == ["w.npz", f"{method}0-1.png"]
+    grid = pixels(f"{method}0-1.png")
+    assert grid.shape == (4 * 8, 5 * 8, 3)
+    for row, seed in enumerate((4, 4, 6, 6)):
+        np.testing.assert_array_equal(grid[row * 8 : row * 8 + 8, 16:24], expected(G, seed))
+        assert (grid[row * 8 : row * 8 + 8, :8] != grid[row * 8 : row * 8 + 8, 32:]).any()
+    with np.load("w.npz") as file:
+        w = file["w"].reshape(2, 2, 5, 4, 4)
+    assert (w[:, :, 0, 3] == w[:, :, 4, 3]).all(), "layer 3 is not edited"
+    assert (w[:, :, 0, :3] != w[:, :, 4, :3]).any()
+    assert generate("--load-w", "w.npz", "--grid", "again.png", "--tiles", "5", "4") == ["again.png"]
+    np.testing.assert_array_equal(pixels("again.png"), grid)
+
+
+def test_a_strip_for_each_image_and_a_video_there_and_back(generate):
+    words = "--seeds 4,6 --directions sefa --direction 1 --strength=-2:2 --outdir out --video v.webp --frames 4"
+    assert generate(*words.split()) == ["out/seed0004-sefa1.png", "out/seed0006-sefa1.png", "v.webp"]
+    assert pixels("out/seed0004-sefa1.png").shape == (8, 7 * 8, 3)
+    with Image.open("v.webp") as movie:
+        assert (movie.size, movie.n_frames) == ((8, 16), 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--strength 3", "FIRST:LAST"),
+        ("--strength 0:1:1", "at least 2"),
+        ("--direction 9", "directions 0 to 3"),
+        ("--layers 4", "layers 0 to 3"),
+        ("--tiles 2 2", "leave one of them out"),
+        ("--mix-seeds 1", "leave one of them out"),
+    ],
+)
+def test_mistakes_about_directions(generate, words, says):
+    assert says in generate("--seeds", "0", "--directions", "sefa", *words.split())

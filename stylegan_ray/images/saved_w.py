@@ -1,0 +1,103 @@
+"""Files of w (.npz): `w` float32 [N,num_ws,w_dim], and with noise maps `noise0`, `noise1`, ... [N or 1,1,H,W]."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.images.generate import stored_noise
+from stylegan_ray.storage import Storage, split_address
+
+
+@dataclass(frozen=True)
+class SavedW:
+    """Images as what their network makes them from."""
+
+    names: list[str]
+    """A name for each image, from that of its file."""
+    ws: Tensor
+    """[N,num_ws,w_dim]"""
+    noise: list[Tensor] | None = None
+    """Maps [N,1,H,W] of every layer with noise, or None: those stored in the network."""
+
+
+def save_w(ws: Tensor, noise: Sequence[Tensor] = ()) -> bytes:
+    """The content of a file of w."""
+    arrays = {"w": ws, **{f"noise{layer}": maps for layer, maps in enumerate(noise)}}
+    buffer = io.BytesIO()
+    found: dict[str, Any] = {name: value.detach().cpu().float().numpy() for name, value in arrays.items()}
+    np.savez(buffer, **found)
+    return buffer.getvalue()
+
+
+def load_w(paths: Sequence[str], G: Any, lod: float = 0.0, option: str = "--load-w") -> SavedW:
+    """The images of one or several files, for the network G, on its device.
+
+    Where only some files have noise maps, the others get those stored in the network. Files of NVIDIA's projector have
+    the same key `w`. Nothing in a file is executed. Raises ConfigError for another content or another network's w.
+    """
+    where = next(G.parameters())
+    shapes = G.synthesis.noise_shapes(1, lod)
+    files = [_read(path, option) for path in paths]
+    for path, arrays in zip(paths, files, strict=True):
+        _check(path, arrays, (G.synthesis.num_ws, G.w_dim), shapes, option)
+    ws = torch.cat([torch.from_numpy(arrays["w"]) for arrays in files])
+    names = [name for path, arrays in zip(paths, files, strict=True) for name in _names(path, len(arrays["w"]))]
+    noise = None
+    if any("noise0" in arrays for arrays in files):
+        noise = [_maps(files, layer, G, lod).to(where) for layer in range(len(shapes))]
+    return SavedW(names, ws.to(where), noise)
+
+
+def _read(path: str, option: str) -> dict[str, np.ndarray]:
+    folder, name = split_address(path)
+    try:
+        content = Storage.at(folder).read(name)
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {key: np.asarray(file[key], dtype=np.float32) for key in file.files}
+    except FileNotFoundError:
+        raise ConfigError(f"{option} {path}: there is no such file") from None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{option} {path} is no .npz file of arrays ({error}); write one with project, or with generate --save-w"
+        ) from error
+
+
+def _check(
+    path: str, arrays: dict[str, np.ndarray], shape: tuple[int, int], shapes: Sequence[tuple[int, ...]], option: str
+) -> None:
+    if "w" not in arrays:
+        raise ConfigError(f"{option} {path} has no array `w`; it has {', '.join(arrays) or 'none'}")
+    w = arrays["w"]
+    if w.ndim != 3 or w.shape[1:] != shape:
+        raise ConfigError(
+            f"{option} {path}: w has shape {w.shape}, and this network needs (N, {shape[0]}, {shape[1]}); "
+            f"use the network that the file was made with"
+        )
+    found = [arrays[f"noise{i}"].shape for i in range(len(arrays)) if f"noise{i}" in arrays]
+    fits = [f[1:] for f in found] == [s[1:] for s in shapes] and all(f[0] in (1, len(w)) for f in found)
+    if found and not fits:
+        raise ConfigError(
+            f"{option} {path}: its noise maps have shapes {found}, and this network needs {list(shapes)}; "
+            f"use the network that the file was made with"
+        )
+
+
+def _maps(files: Sequence[dict[str, np.ndarray]], layer: int, G: Any, lod: float) -> Tensor:
+    """Noise [N,1,H,W] of one layer for all images."""
+    stored = stored_noise(G.synthesis, lod)[layer].cpu()
+    parts = [torch.from_numpy(arrays[f"noise{layer}"]) if "noise0" in arrays else stored for arrays in files]
+    return torch.cat([x.expand(len(arrays["w"]), -1, -1, -1) for x, arrays in zip(parts, files, strict=True)])
+
+
+def _names(path: str, num: int) -> list[str]:
+    stem = split_address(path)[1].removesuffix(".npz")
+    return [stem] if num == 1 else [f"{stem}-{i:04d}" for i in range(num)]

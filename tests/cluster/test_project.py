@@ -1,0 +1,119 @@
+"""The project command: its files, policies and mistakes, and several images in Ray tasks."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.toy import toy_config
+
+from stylegan_ray import cli
+from stylegan_ray.cluster.project import in_tasks, make_projector
+from stylegan_ray.images.project_options import ProjectOptions
+from stylegan_ray.images.projected import frame_steps, read_targets
+from stylegan_ray.interop import load_network, save_network
+from stylegan_ray.interop.loading import load
+from stylegan_ray.networks import build_discriminator, build_generator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network file and two images."""
+    folder = tmp_path_factory.mktemp("project")
+    cfg = toy_config(**{"train.drange_net": [-1, 1]})
+    torch.manual_seed(0)
+    G, G_ema = (build_generator(cfg.model, 16, 3, 2) for _ in range(2))
+    D = build_discriminator(cfg.model, 16, 3, 2)
+    (folder / "net.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 0))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 40, 4), np.uint8)
+    Image.fromarray(pixels[0]).save(folder / "wide.png")
+    Image.fromarray(pixels[1, :, :20, :3]).save(folder / "plain.v2.png")
+    return folder
+
+
+@pytest.fixture
+def project(folder, tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder; returns its output, or the error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STYLEGAN_RAY_DETECTORS", str(tmp_path / "none"))
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+
+    def command(*words):
+        status = cli.run(cli.project, ["net.safetensors", *words])
+        said = capsys.readouterr()
+        assert status == (2 if said.err else 0)
+        return said.err or said.out
+
+    return command
+
+
+def test_one_image(project, tmp_path):
+    said = project("wide.png", "--outdir", "out", "--steps", "5", "--video", "webp", "--frames", "3")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["wide.npz", "wide.png", "wide.webp"]
+    assert "tiny" in said and "PSNR" in said and str(tmp_path / "out" / "wide.npz") in said
+    with np.load("out/wide.npz") as file:
+        w, noise = file["w"], [file[f"noise{i}"] for i in range(5)]
+    assert (w.dtype, w.shape) == (np.float32, (1, 6, 6)) and (w == w[:, :1]).all()
+    G = load_network("net.safetensors")["G_ema"]
+    with torch.no_grad():
+        image = G.synthesis(torch.from_numpy(w), noise=[torch.from_numpy(x) for x in noise])[0]
+    wanted = (image * 127.5 + 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(np.array(Image.open("out/wide.png")), wanted)
+    with Image.open("out/wide.webp") as movie:
+        assert movie.size == (32, 16) and movie.n_frames > 1
+
+
+def test_a_projection_continues_from_its_w(project):
+    project("wide.png", "--steps", "2", "--space", "w+", "--outdir", "a")
+    project("wide.png", "--steps", "1", "--space", "w+", "--load-w", "a/wide.npz", "--outdir", "b")
+    with np.load("a/wide.npz") as a, np.load("b/wide.npz") as b:
+        np.testing.assert_array_equal(a["w"], b["w"])  # the learning rate of the first step is 0
+        assert a["w"].shape == (1, 6, 6)
+
+
+@pytest.mark.cluster
+def test_several_images_in_tasks_and_in_this_process_are_alike(folder, ray_local):
+    images = (str(folder / "wide.png"), str(folder / "plain.v2.png"))
+    options = ProjectOptions(str(folder / "net.safetensors"), images, steps=3, distance="pyramid", device="cpu")
+    networks = load(options.network)
+    projector, targets = make_projector(options, networks), read_targets(options, (16, 16), 3)
+    found = {result.stem: result for result in in_tasks(projector, targets, 2, "cpu")}
+    assert set(found) == {"wide", "plain.v2"}
+    for target in targets:
+        alone, in_task = projector(target), found[target.stem]
+        assert set(in_task.files) == {f"{target.stem}.png", f"{target.stem}.npz"}
+        assert in_task.distance == pytest.approx(alone.distance, rel=1e-3)
+        a, b = (np.load(io.BytesIO(result.files[f"{target.stem}.npz"])) for result in (alone, in_task))
+        for name in a.files:
+            np.testing.assert_allclose(a[name], b[name], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "IMAGE"),
+        ("absent.png", "absent.png does not exist"),
+        ("net.safetensors", "not an image"),
+        ("wide.png wide.png", "rename one of them"),
+        ("wide.png --crop none", "--crop none"),
+        ("wide.png --alpha error", "--alpha error"),
+        ("wide.png --class 2", "classes 0 to 1"),
+        ("wide.png --steps 0", "at least 1"),
+        ("wide.png --num-tasks -1", "at least 0"),
+        ("wide.png --load-w wide.png", "no .npz file"),
+        ("wide.png --distance lpips", "--distance pyramid"),
+        ("wide.png --device gpu", "cpu, cuda"),
+    ],
+)
+def test_mistakes(project, words, says, tmp_path):
+    assert says in project(*words.split())
+    assert not (tmp_path / "projected").exists()
+
+
+def test_frames_are_closer_at_the_start():
+    steps = sorted(frame_steps(1000, 11))
+    assert (steps[0], steps[-1], len(steps)) == (0, 999, 11)
+    assert (np.diff(steps, n=2) > 0).all()

@@ -1,0 +1,62 @@
+"""Files of w: out and in again, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan_ray.config import ConfigError, ModelConfig
+from stylegan_ray.images.generate import Sampler, stored_noise
+from stylegan_ray.images.saved_w import load_w, save_w
+from stylegan_ray.networks import build_generator
+
+
+@pytest.fixture(scope="module")
+def G():
+    torch.manual_seed(1)
+    return build_generator(ModelConfig(z_dim=4, w_dim=4, mapping_fmaps=4, mapping_layers=1, fmap_max=4), 8, 3, 0)
+
+
+def test_out_and_in_again(G, tmp_path):
+    ws = Sampler(G).styles([0, 1, 2])
+    noise = [torch.randn_like(maps) for maps in stored_noise(G.synthesis)]
+    (tmp_path / "three.npz").write_bytes(save_w(ws))
+    (tmp_path / "one.npz").write_bytes(save_w(ws[:1], noise))
+    with np.load(tmp_path / "one.npz") as file:
+        assert file["w"].dtype == np.float32 and file["w"].shape == (1, 4, 4)
+        assert file.files == ["w", "noise0", "noise1", "noise2"]
+    found = load_w([str(tmp_path / "three.npz")], G)
+    assert torch.equal(found.ws, ws) and found.noise is None
+    assert found.names == ["three-0000", "three-0001", "three-0002"]
+    both = load_w([str(tmp_path / "three.npz"), str(tmp_path / "one.npz")], G)
+    assert both.names[3] == "one" and both.noise is not None
+    for maps, stored, own in zip(both.noise, stored_noise(G.synthesis), noise, strict=True):
+        assert torch.equal(maps[2:3], stored) and torch.equal(maps[3:], own)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<html>", "no .npz file"),
+        (save_w(torch.zeros(1, 6, 4)), r"\(1, 6, 4\).*\(N, 4, 4\)"),
+        (save_w(torch.zeros(1, 4, 4), [torch.zeros(1, 1, 4, 4)]), "noise maps"),
+        (save_w(torch.zeros(1, 4, 4)).replace(b"w.npy", b"v.npy"), "no array `w`"),
+    ],
+)
+def test_other_files_are_refused(G, tmp_path, content, says):
+    path = tmp_path / "w.npz"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"--load-w .*w\.npz.*{says}"):
+        load_w([str(path)], G)
+    with pytest.raises(ConfigError, match="no such file"):
+        load_w([str(tmp_path / "absent.npz")], G)
+
+
+def test_nothing_in_a_file_is_executed(G, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'hit')!r}, 'w')",))
+
+    np.savez(tmp_path / "w.npz", w=np.array([Bomb()], dtype=object))
+    with pytest.raises(ConfigError, match=r"no \.npz file"):
+        load_w([str(tmp_path / "w.npz")], G)
+    assert not (tmp_path / "hit").exists()
