@@ -18,7 +18,7 @@ LARGEST_INPUT, SMALLEST_INPUT = 256, 32
 """Sides between which LPIPS compares images: the paper's largest, and what five poolings of VGG16 need."""
 SMALLEST_LEVEL = 8
 FEATURE_WEIGHT = 1.0
-"""Weight of features over pixels in the pyramid: 0, 0.1 and 1 gave 23.5, 23.7 and 24.7 dB (docs/projection.md)."""
+"""Weight of features over pixels in the pyramid. It hardly changes PSNR: 26.5, 26.5 and 26.6 dB with 0, 0.1 and 1."""
 
 
 class Distance(Protocol):
