@@ -118,6 +118,16 @@ def evaluate(argv: Sequence[str]) -> int:
     return getattr(commands, name)(options)
 
 
+def serve(argv: Sequence[str]) -> int:
+    """Serves a page to walk the latent space of a network, and its HTTP interface."""
+    from stylegan_ray.cluster.serve.options import ServeOptions
+
+    options = parse_options(ServeOptions, argv, command_name("serve"))
+    from stylegan_ray.cluster.serve.launch import serve_network
+
+    return serve_network(options)
+
+
 def prepare_data(argv: Sequence[str]) -> int:
     """Converts images to a dataset for training, or checks one (--check)."""
     from stylegan_ray.data.options import PrepareOptions
@@ -179,7 +189,7 @@ class StopOptions:
 
 COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
-    "tune": tune, "convert": convert, "project": project, "benchmark": benchmark,
+    "tune": tune, "convert": convert, "project": project, "serve": serve, "benchmark": benchmark,
 }  # fmt: skip
 BENCHMARKS = {
     "step": "benchmarks.step",

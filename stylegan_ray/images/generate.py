@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -136,10 +137,21 @@ def walk(keys: Tensor, num_frames: int) -> Tensor:
     here = keys.unsqueeze(1)  # [K,1,...]
     t = torch.arange(num_frames).to(keys) / num_frames
     t = t.reshape(1, -1, *[1] * (keys.ndim - 1))  # [1,F,...]
-    path = (
+    return _spline(before, here, after, beyond, t).flatten(0, 1)
+
+
+def place_on_walk(keys: Tensor, position: float) -> Tensor:
+    """Styles [...] on the closed path of `walk` through the keys [K, ...]: 0 is the first key, 1 the second, ...."""
+    key = math.floor(position)
+    before, here, after, beyond = (keys[(key + step) % len(keys)] for step in (-1, 0, 1, 2))
+    return _spline(before, here, after, beyond, position - key)
+
+
+def _spline(before: Tensor, here: Tensor, after: Tensor, beyond: Tensor, t: Any) -> Tensor:
+    """The Catmull-Rom spline between two keys, t from 0 (here) to 1 (after)."""
+    return (
         here
         + 0.5 * t * (after - before)
         + t**2 * (before - 2.5 * here + 2 * after - 0.5 * beyond)
         + t**3 * (1.5 * (here - after) + 0.5 * (beyond - before))
-    )  # fmt: skip
-    return path.flatten(0, 1)
+    )

@@ -1,0 +1,153 @@
+"""A loaded network that draws points of its latent space, and the choice of a run's network to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+
+from stylegan_ray.config import ConfigError, validated
+from stylegan_ray.images.generate import place_on_walk
+from stylegan_ray.images.grid import pil_uint8, png
+from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
+from stylegan_ray.interop import Networks
+from stylegan_ray.interop.loading import locate, read_networks
+from stylegan_ray.networks.shapes import images_at_once
+from stylegan_ray.run_folder import COMPLETE, CONFIG, NETWORK_ENDINGS, best_name, find_run
+from stylegan_ray.storage import Storage, join_address, one_line, split_address
+
+Prefer = Literal["newest", "best"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one request asks for: a point, or a place on a walk through several."""
+
+    points: tuple[Point, ...]
+    position: float = 0.0
+    has_image: bool = True
+    """Whether the image is drawn too, which takes most of the time."""
+
+    @classmethod
+    def of(cls, asked: Point | Walk, has_image: bool = True) -> Wish:
+        if isinstance(asked, Walk):
+            return cls(asked.points, asked.position, has_image)
+        return cls((asked,), has_image=has_image)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The answer to a wish."""
+
+    ws: np.ndarray
+    """float32 [L,W]."""
+    png: bytes | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The answer to a wish that the network cannot fulfil."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network file or checkpoint, and which version of it."""
+
+    address: str
+    version: str
+    """Differs once the file has been replaced."""
+
+
+def find_network(run: str, prefer: Prefer = "newest") -> Found:
+    """The network to show: the file or checkpoint itself, or a run's newest or best one; raises ConfigError.
+
+    The best one is that by the run's first metric; a run that has computed no metric yet shows its newest.
+    """
+    try:
+        address = (best_of(find_run(run)) if prefer == "best" else None) or locate(run)
+        folder, name = split_address(address)
+        storage = Storage.at(folder)
+        info = storage.filesystem.get_file_info(
+            storage.path(name if name.endswith(NETWORK_ENDINGS) else f"{name}/{COMPLETE}")
+        )
+    except OSError as error:
+        raise ConfigError(f"{run} cannot be read: {one_line(error)}") from error
+    return Found(address, f"{info.mtime_ns} {info.size}")
+
+
+def best_of(run: str) -> str | None:
+    """The address of a run's best network, by the first of its metrics that has one; None where there is none."""
+    storage = Storage.at(run)
+    names, cfg = storage.names(), validated(yaml.safe_load(storage.read(CONFIG)))
+    best = next((name for name in map(best_name, cfg.metrics.names) if name in names), None)
+    return join_address(run, best) if best else None
+
+
+class View:
+    """A network on its device."""
+
+    def __init__(self, networks: Networks, name: str = "", device: str = "cpu") -> None:
+        self.name, self.cur_nimg, self.lod = name, networks.cur_nimg, networks.lod
+        self.drange = networks.config.train.drange_net
+        self.G: Any = networks.G_ema.to(device).eval().requires_grad_(False)
+        self.shape = Shape.of(self.G)
+
+    @classmethod
+    def load(cls, found: Found, device: str = "cpu") -> View:
+        """Loads a network; raises ConfigError."""
+        try:
+            return cls(read_networks(found.address), split_address(found.address)[1], device)
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from error
+
+    def describe(self) -> dict[str, Any]:
+        """What a page shows of the network, as JSON."""
+        height, width = self.G.resolution
+        return {
+            "name": self.name, "kimg": self.cur_nimg / 1000, "height": height, "width": width,
+            "channels": self.G.num_channels, "classes": self.shape.label_size, "layers": self.shape.num_ws,
+            "w_dim": self.G.w_dim,
+        }  # fmt: skip
+
+    def draw(self, wishes: Sequence[Wish]) -> list[Drawn | Refusal]:
+        """Answers to all wishes, their images computed together."""
+        mistakes = [self._mistake(wish) for wish in wishes]
+        ws = iter(self._styles([wish for wish, mistake in zip(wishes, mistakes, strict=True) if mistake is None]))
+        styles = [None if mistake else next(ws) for mistake in mistakes]
+        images = iter(
+            self._images([w for w, wish in zip(styles, wishes, strict=True) if w is not None and wish.has_image])
+        )
+        answers: list[Drawn | Refusal] = []
+        for wish, mistake, w in zip(wishes, mistakes, styles, strict=True):
+            if w is None:
+                answers.append(Refusal(mistake or ""))
+            else:
+                answers.append(Drawn(w.float().cpu().numpy(), next(images) if wish.has_image else None))
+        return answers
+
+    def _mistake(self, wish: Wish) -> str | None:
+        return next((said for point in wish.points if (said := find_mistake(point, self.shape))), None)
+
+    def _styles(self, wishes: Sequence[Wish]) -> list[torch.Tensor]:
+        """ws [L,W] of each wish."""
+        points = [point for wish in wishes for point in wish.points]
+        if not points:
+            return []
+        keys = styles_of(self.G, points).split([len(wish.points) for wish in wishes])
+        return [place_on_walk(part, wish.position) for part, wish in zip(keys, wishes, strict=True)]
+
+    def _images(self, styles: Sequence[torch.Tensor]) -> list[bytes]:
+        """PNG files of ws [L,W]."""
+        files: list[bytes] = []
+        size = images_at_once(self.G.resolution)
+        for begin in range(0, len(styles), size):
+            with torch.no_grad():
+                images = self.G.synthesis(torch.stack(list(styles[begin : begin + size])), noise="const", lod=self.lod)
+            files += [png(image) for image in pil_uint8(images, self.drange).cpu()]
+        return files
