@@ -74,6 +74,10 @@ def train(argv: Sequence[str]) -> int:
 def generate(argv: Sequence[str]) -> int:
     """Generates images with a trained network: grids, single files, style mixing, videos."""
     options = parse_options(GenerateOptions, argv, command_name("generate"))
+    if options.n is not None:
+        from stylegan_ray.cluster.generate import generate_many
+
+        return generate_many(options)
     from stylegan_ray.images.gallery import generate_images
 
     for path in generate_images(options):

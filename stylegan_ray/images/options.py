@@ -21,6 +21,11 @@ class GenerateOptions:
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """A run (its folder or name), one of its checkpoints, or a network file (.safetensors)."""
+    n: Annotated[int | None, tyro.conf.arg(metavar="NUM", help_behavior_hint="")] = None
+    """Write the images of the seeds 0 to NUM-1 to --outdir, in tasks on all CPUs or GPUs of a Ray cluster.
+
+    The same command again continues one that was killed, and the files are the same bytes.
+    """
     seeds: Annotated[str, tyro.conf.arg(metavar="SEEDS")] = "0-63"
     """Seeds of the images: ranges and numbers, as in 0-7,12."""
     trunc: float = 1.0
@@ -34,7 +39,11 @@ class GenerateOptions:
     grid: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Write all images to one PNG file."""
     outdir: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Write every image to this folder as seed0000.png."""
+    """Write every image to this folder as seed0000.png; with --n it may be an s3:// or gs:// address."""
+    format: Literal["png", "tar"] = "png"
+    """With --n: single PNG files, or tar files (WebDataset shards) of --shard images each."""
+    shard: int = 1024
+    """Images per tar file."""
     tiles: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="COLS ROWS", help_behavior_hint="")] = None
     """Columns and rows of --grid (default: nearly square) or of --video (default: one)."""
     mix_seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="")] = None
@@ -63,6 +72,10 @@ class GenerateOptions:
     """Images computed at once."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, or auto for a GPU if there is one."""
+    num_tasks: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: as many as CPUs or GPUs)")] = None
+    """With --n: parallel tasks of one thread or one GPU each; 0: compute in this process, without Ray."""
+    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """With --n: Ray cluster to join; default: that of this job, or a new local one."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def styles_of(G: Generator, points: Sequence[Point]) -> Tensor:
     shape, where = Shape.of(G), next(G.parameters())
     second = [point for point in points if point.mix_seed is not None]
     seeds = [point.seed for point in points] + [point.mix_seed or 0 for point in second]
-    classes = [class_of(point, shape) for point in (*points, *second)]
+    classes = [class_of(seed, point, shape) for seed, point in zip(seeds, (*points, *second), strict=True)]
     labels = torch.zeros(len(seeds), shape.label_size)
     if shape.label_size:
         labels[torch.arange(len(seeds)), torch.tensor(classes)] = 1
@@ -114,11 +114,11 @@ def styles_of(G: Generator, points: Sequence[Point]) -> Tensor:
     return mixed
 
 
-def class_of(point: Point, shape: Shape) -> int:
-    """The class of a point of a conditional network; 0 where there are none."""
+def class_of(seed: int, point: Point, shape: Shape) -> int:
+    """The class that a seed of a point has in a conditional network; 0 where there are none."""
     if point.class_index is not None:
         return point.class_index
-    return point.seed % shape.label_size if shape.label_size else 0
+    return seed % shape.label_size if shape.label_size else 0
 
 
 def npz(ws: np.ndarray) -> bytes:

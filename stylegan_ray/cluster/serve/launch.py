@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
@@ -59,11 +59,9 @@ def check_options(options: ServeOptions) -> None:
 
 def check_packages() -> None:
     """Raises ConfigError where Ray Serve is not installed."""
-    try:
-        for name in ("fastapi", "ray.serve"):
-            importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"this command needs Ray Serve: pip install 'stylegan-ray[serve]' ({error})") from None
+    missing = [name for name in ("fastapi", "starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"this command needs Ray Serve: pip install 'stylegan-ray[serve]' (no {missing[0]} here)")
 
 
 def address_of(options: ServeOptions) -> str:

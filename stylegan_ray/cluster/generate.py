@@ -1,0 +1,114 @@
+"""The generate command with --n: many images in Ray tasks; the same command again continues and skips what is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.images.generate import class_labels
+from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, end_folder, missing_parts
+from stylegan_ray.images.options import GenerateOptions
+from stylegan_ray.interop import Networks
+from stylegan_ray.interop.loading import checksum, load, locate
+from stylegan_ray.metrics.row_files import absolute
+from stylegan_ray.report.console import ProgressLine, format_time
+from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.storage import Storage, one_line
+
+Run = Callable[[PartWriter, Sequence[Part]], Iterator[int]]
+"""Writes parts; yields the number of images of each as it is done."""
+
+
+def generate_many(options: GenerateOptions) -> int:
+    """Writes the images of the seeds 0 to n-1 that are not there yet; returns the exit status."""
+    num = check_options(options)
+    network = locate(options.checkpoint)
+    networks = load(network)
+    outdir = absolute(options.outdir or "")
+    with runner(options, networks.config) as (run, device):
+        recipe = recipe_of(options, networks, checksum(network), device)
+        began = time.monotonic()
+        try:
+            storage = Storage.at(outdir)
+            parts = missing_parts(recipe, num, begin_folder(storage, outdir, recipe))
+            writer = PartWriter(networks.G_ema, networks.config.train.drange_net, networks.lod, recipe, outdir)
+            write_parts(run(writer, parts), parts, num)
+            end_folder(storage, recipe, num)
+        except OSError as error:
+            raise ConfigError(
+                f"--outdir {outdir} cannot be written: {one_line(error)}; run it again to go on"
+            ) from error
+    made = sum(part.num for part in parts)
+    rate = f" ({made / (time.monotonic() - began):.1f} images/s)" if made else ""
+    print(f"{num} images in {outdir}: {made} made{rate}, {num - made} were there")
+    return 0
+
+
+def check_options(options: GenerateOptions) -> int:
+    """The number of images; raises ConfigError for options that do not go with --n."""
+    num = options.n or 0
+    for name, least in (("n", 1), ("batch", 1), ("shard", 1)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"--{name} {getattr(options, name)} must be at least {least}")
+    if options.shard % options.batch and options.format == "tar":
+        near = max(options.shard // options.batch, 1) * options.batch
+        raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")
+    if not options.outdir:
+        raise ConfigError(f"--n {num} writes files: give their folder, as in --outdir images or --outdir s3://...")
+    for name in ("grid", "video", "mix_seeds", "tiles"):
+        if getattr(options, name) is not None:
+            word = name.replace("_", "-")
+            raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")
+    refuse_relative({"--outdir": options.outdir})
+    return num
+
+
+def recipe_of(options: GenerateOptions, networks: Networks, network: str, device: str) -> Recipe:
+    """What decides the bytes; raises ConfigError for a class that the network does not have."""
+    class_labels([0], networks.G_ema.label_size, options.class_index)
+    return Recipe(
+        network=network, trunc=options.trunc, cutoff=options.cutoff, class_index=options.class_index,
+        noise=options.noise_mode, format=options.format, batch=options.batch, shard=options.shard, device=device,
+    )  # fmt: skip
+
+
+@contextmanager
+def runner(options: GenerateOptions, cfg: RunConfig) -> Iterator[tuple[Run, str]]:
+    """What writes parts, and its device: tasks on a cluster, which is left afterwards, or this process."""
+    if options.num_tasks == 0:
+        from stylegan_ray.images.gallery import choose_device
+
+        yield (lambda writer, parts: map(writer, parts)), choose_device(options.device).type
+        return
+    import ray
+
+    from stylegan_ray.cluster.resources import joined
+    from stylegan_ray.cluster.task_pool import TaskPool
+
+    keys = {"cluster.address": options.address, "cluster.num_workers": 1}
+    with joined(cfg.with_overrides(keys), print, options.num_tasks or 1):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        if options.device not in ("auto", "cpu", "cuda") or (options.device == "cuda" and not gpus):
+            raise ConfigError(f"--device {options.device}: the cluster has {gpus} GPUs; write auto or cpu")
+        device = "cuda" if gpus and options.device != "cpu" else "cpu"
+        num_tasks = options.num_tasks or (gpus if device == "cuda" else int(resources.get("CPU", 1)))
+
+        def run(writer: PartWriter, parts: Sequence[Part]) -> Iterator[int]:
+            for _, num in TaskPool(writer, num_tasks, device).as_they_come(parts):
+                yield num
+
+        yield run, device
+
+
+def write_parts(results: Iterator[int], parts: Sequence[Part], num: int) -> None:
+    """Waits for all parts, with a line of progress."""
+    left = sum(part.num for part in parts)
+    done, began = num - left, time.monotonic()
+    with ProgressLine() as progress:
+        for made in results:
+            done += made
+            rate = (done - num + left) / max(time.monotonic() - began, 1e-9)
+            progress(done, num, f"{rate:.1f} images/s, {format_time((num - done) / rate)} left, images")

@@ -1,0 +1,171 @@
+"""Many images of one network, in batches and files that are fixed by the seeds: PNG files, or shards of tar files."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.images.generate import NoiseMode, Sampler, class_labels
+from stylegan_ray.images.grid import Range, pil_uint8, png
+from stylegan_ray.storage import PART, Storage
+
+MANIFEST = "generate.json"
+"""What the images of a folder were made with, so that a command that continues makes the same ones."""
+Format = Literal["png", "tar"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the bytes of the files; stored beside them."""
+
+    network: str
+    """sha256 of its tensors' file."""
+    trunc: float
+    cutoff: int | None
+    class_index: int | None
+    noise: NoiseMode
+    format: Format
+    batch: int
+    """Images computed at once: their last bits depend on it."""
+    shard: int
+    """Images in a tar file; a multiple of batch."""
+    device: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seeds from `first` on that one task computes."""
+
+    first: int
+    num: int
+    """How many of them are wanted."""
+
+
+def parts_of(recipe: Recipe, num: int) -> list[Part]:
+    """The parts of the images with seeds 0 to num-1: a batch of PNG files, or a tar file, each."""
+    size = recipe.shard if recipe.format == "tar" else recipe.batch
+    return [Part(first, min(size, num - first)) for first in range(0, num, size)]
+
+
+def names_of(recipe: Recipe, part: Part) -> list[str]:
+    """The files of a part. A tar file that is not full is named by its length too, since a longer one may follow."""
+    if recipe.format == "png":
+        return [image_name(seed) for seed in range(part.first, part.first + part.num)]
+    rest = "" if part.num == recipe.shard else f"-{part.num}"
+    return [f"images-{part.first // recipe.shard:06d}{rest}.tar"]
+
+
+def image_name(seed: int) -> str:
+    return f"seed{seed:06d}.png"
+
+
+def missing_parts(recipe: Recipe, num: int, names: Sequence[str]) -> list[Part]:
+    """The parts of which a file is not among the names."""
+    known = set(names)
+    return [part for part in parts_of(recipe, num) if not known.issuperset(names_of(recipe, part))]
+
+
+def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
+    """Stores what the images are made with and deletes unfinished files; returns the names in the folder.
+
+    Raises ConfigError where the folder holds images of another recipe, or other files.
+    """
+    names = storage.names()
+    if MANIFEST in names:
+        check_recipe(json.loads(storage.read(MANIFEST)), recipe, address)
+    elif names:
+        raise ConfigError(f"--outdir {address} holds files and no {MANIFEST}, such as {names[0]}; give an empty folder")
+    else:
+        storage.write(MANIFEST, (json.dumps(asdict(recipe), indent=1) + "\n").encode())
+    for name in names:
+        if name.endswith(PART):
+            storage.delete(name)
+    return names
+
+
+def check_recipe(stored: dict[str, Any], recipe: Recipe, address: str) -> None:
+    """Raises ConfigError where images would be made with something else than those that are there."""
+    for key, value in asdict(recipe).items():
+        if stored.get(key) != value:
+            raise ConfigError(
+                f"--outdir {address} holds images made with {key}={stored.get(key)}, and this command has {value}; "
+                f"give another folder, or the options of {MANIFEST} there"
+            )
+
+
+def end_folder(storage: Storage, recipe: Recipe, num: int) -> None:
+    """Deletes tar files that a longer one has replaced."""
+    wanted = {name for part in parts_of(recipe, num) for name in names_of(recipe, part)}
+    for name in storage.names():
+        is_rest = recipe.format == "tar" and name.startswith("images-") and name.count("-") == 2
+        if is_rest and name not in wanted:
+            storage.delete(name)
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Computes the images of a part and writes its files; built once per process of a task."""
+
+    G: Any
+    drange: Range
+    lod: float
+    recipe: Recipe
+    address: str
+
+    def __call__(self, part: Part) -> int:
+        """Writes the files of a part; returns the number of its images."""
+        files = [encoded for first in range(part.first, part.first + part.num, self.recipe.batch)
+                 for encoded in self.batch_from(first)][: part.num]  # fmt: skip
+        names = names_of(self.recipe, part)
+        if self.recipe.format == "tar":
+            self._storage.write(names[0], self._tar(part, files))
+        else:
+            for name, content in zip(names, files, strict=True):
+                self._storage.write(name, content)
+        return part.num
+
+    def batch_from(self, first: int) -> list[bytes]:
+        """PNG files of a whole batch, also where fewer are wanted: the last bits depend on its size."""
+        seeds = range(first, first + self.recipe.batch)
+        sampler = self._sampler
+        ws = sampler.styles(seeds, self.recipe.class_index)
+        return [png(pil_uint8(image, self.drange)) for image in sampler.images(ws, seeds)]
+
+    def _tar(self, part: Part, files: Sequence[bytes]) -> bytes:
+        """A tar file of images, and of their classes where the network has classes."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            seeds = range(part.first, part.first + part.num)
+            labels = class_labels(seeds, self.G.label_size, self.recipe.class_index)
+            for row, (seed, content) in enumerate(zip(seeds, files, strict=True)):
+                _add(archive, image_name(seed), content)
+                if self.G.label_size:
+                    _add(archive, image_name(seed).replace(".png", ".cls"), str(int(labels[row].argmax())).encode())
+        return buffer.getvalue()
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        recipe = self.recipe
+        if recipe.device == "cpu":
+            torch.set_num_threads(1)
+        G = self.G.to(recipe.device)
+        return Sampler(G, recipe.trunc, recipe.cutoff, recipe.noise, recipe.batch, self.lod)
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return Storage.at(self.address)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a file without time and owner, so that equal images give equal archives."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
