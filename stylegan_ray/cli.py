@@ -210,5 +210,6 @@ BENCHMARKS = {
     "scaling": "benchmarks.cluster.scaling",
     "chaos": "benchmarks.cluster.chaos",
     "sweep": "benchmarks.cluster.sweep",
+    "generate": "benchmarks.cluster.generate",
 }
 """The module of each benchmark; only the requested one is imported."""

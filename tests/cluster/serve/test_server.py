@@ -1,0 +1,116 @@
+"""The serve command as users start it: concurrent requests, a run that goes on, and the page in a browser."""
+
+import io
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import browser
+from support.jobs import Job
+from support.toy import toy_config, toy_state
+
+from stylegan_ray.images.points import Point
+from stylegan_ray.images.view import View, Wish, find_network
+from stylegan_ray.interop import save_network
+from stylegan_ray.run_folder import CONFIG, snapshot_name
+
+pytestmark = pytest.mark.cluster
+
+
+def write_network(folder, cfg, nimg):
+    """A network of random weights at a clock value."""
+    state = toy_state(cfg.with_overrides({"run.seed": nimg}))
+    content = save_network(deepcopy(state.G), state.D, state.G_ema, cfg, nimg)
+    (folder / snapshot_name(nimg)).write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server of a run of its own; it follows the run."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = toy_config(**{f"model.{key}": 64 for key in ("z_dim", "w_dim", "mapping_fmaps", "fmap_base", "fmap_max")})
+    (folder / CONFIG).write_text(cfg.to_yaml())
+    write_network(folder, cfg, 1000)
+    port = browser.free_port()
+    words = (str(folder), "--port", str(port), "--follow", "--follow-seconds", "0.5")
+    job = Job("serve", *words, storage=folder.parent, log=folder / "serve.log")
+    try:
+        job.wait_for(lambda: "Ctrl-C" in job.text())
+        yield SimpleNamespace(base=f"http://127.0.0.1:{port}", folder=folder, cfg=cfg, job=job)
+    finally:
+        job.kill()
+
+
+def get(server, path):
+    with urllib.request.urlopen(f"{server.base}{path}", timeout=60) as answer:
+        return answer.read()
+
+
+def pixels(png):
+    return np.array(Image.open(io.BytesIO(png))).astype(int)
+
+
+def test_concurrent_users_get_their_own_images(server):
+    view = View.load(find_network(str(server.folder)))
+    points = [Point(seed=seed, psi=0.7, class_index=seed % 3) for seed in range(24)]
+    expected = [pixels(drawn.png) for drawn in view.draw([Wish.of(point) for point in points])]
+    paths = [f"/image.png?seed={point.seed}&psi=0.7&class={point.class_index}" for point in points]
+    with ThreadPoolExecutor(12) as pool:
+        found = [pixels(png) for png in pool.map(lambda path: get(server, path), paths)]
+    for image, other in zip(found, expected, strict=True):
+        assert np.abs(image - other).max() <= 1
+    assert len({image.tobytes() for image in found}) == len(points)
+
+
+def test_a_wrong_value_spoils_nothing(server):
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        get(server, "/image.png?class=9")
+    assert raised.value.code == 422 and json.load(raised.value)["detail"] == "class=9: this network has classes 0 to 2."
+    assert get(server, "/image.png?class=2")
+
+
+def test_a_newer_network_of_the_run_is_loaded(server):
+    before = get(server, "/image.png?seed=1")
+    write_network(server.folder, server.cfg, 2000)
+    server.job.wait_for(lambda: json.loads(get(server, "/network.json"))["kimg"] == 2, 30)
+    assert get(server, "/image.png?seed=1") != before
+
+
+SHOWN = "document.getElementById('image').src"
+
+
+@pytest.mark.skipif(not browser.is_installed(), reason="needs chromium and chromedriver")
+def test_the_page_in_a_browser(server, tmp_path):
+    with browser.browser() as page:
+        page.open(f"{server.base}/?seed=3&psi=0.5")
+        first = page.wait_for(f"{SHOWN}.startsWith('blob:') && {SHOWN}")
+        assert page.run("return document.getElementById('psi').value") == "0.5"
+        page.press("#psi", "\ue014")  # the right arrow
+        second = page.wait_for(f"{SHOWN} !== '{first}' && {SHOWN}")
+        page.wait_for("location.search === '?seed=3&psi=0.55'")
+        page.click("#save")
+        page.click("#after")
+        third = page.wait_for(f"{SHOWN} !== '{second}' && {SHOWN}")
+        page.click("#mix-random")
+        page.wait_for(f"{SHOWN} !== '{third}' && location.search.includes('mix_seed')")
+        page.click("#layers label:last-child")
+        page.wait_for("location.search.includes('mix_layers')")
+        page.run("const c = document.getElementById('class'); c.value = 2; c.dispatchEvent(new Event('change'))")
+        page.wait_for("location.search.includes('class=2')")
+        page.click("#save")
+        page.click("#play")
+        page.wait_for("document.getElementById('status').textContent === '24 frames'")
+        page.click("#play")
+        page.screenshot(tmp_path / "page.png")
+        link = page.run("return location.href")
+        page.open("about:blank")
+        page.open(link)
+        page.wait_for("document.querySelectorAll('#points img[src^=blob]').length === 2")
+        assert page.run("return document.getElementById('class').value") == "2"
+        assert page.messages() == [], "the console says nothing"
