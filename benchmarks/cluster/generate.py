@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     from stylegan_ray.cluster.resources import joined
     from stylegan_ray.cluster.task_pool import TaskPool
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let other programs slow one way alone
     if options.tasks > num_cores():
         raise ConfigError(f"--tasks {options.tasks}: this machine has {num_cores()} cores")
     channels, height, width = image_shape(cfg)
