@@ -18,6 +18,8 @@ from stylegan_ray.images.options import numbers
 from stylegan_ray.networks import Generator, mix_styles, truncate
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+MOVES = r"^[0-9]{1,4}:-?[0-9]{1,3}(\.[0-9]{1,6})?(,[0-9]{1,4}:-?[0-9]{1,3}(\.[0-9]{1,6})?)*$"
+"""What `directions` of a point looks like."""
 MOST_KEYS = 32
 """Keys of a walk at most."""
 
@@ -39,6 +41,8 @@ class Point(BaseModel):
     """A second seed, which gives its style to some layers."""
     mix_layers: Annotated[str | None, Field(max_length=200, pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")] = None
     """Layers whose style comes from mix_seed, as in 0-3,7; left out: the lower half."""
+    directions: Annotated[str | None, Field(max_length=400, pattern=MOVES)] = None
+    """Moves along the network's SeFa directions, as in 0:1.5,3:-2 (direction 0 by 1.5, direction 3 by -2)."""
 
 
 class Walk(BaseModel):
@@ -58,10 +62,11 @@ class Shape:
 
     num_ws: int
     label_size: int
+    num_directions: int = 0
 
     @classmethod
-    def of(cls, G: Generator) -> Shape:
-        return cls(G.synthesis.num_ws, G.label_size)
+    def of(cls, G: Generator, num_directions: int = 0) -> Shape:
+        return cls(G.synthesis.num_ws, G.label_size, num_directions)
 
 
 def find_mistake(point: Point, shape: Shape) -> str | None:
@@ -77,6 +82,9 @@ def find_mistake(point: Point, shape: Shape) -> str | None:
         return f"mix_layers={point.mix_layers}: ranges rise, as in 0-3,7."
     if layers and max(layers) >= shape.num_ws:
         return f"mix_layers={point.mix_layers}: this network has layers 0 to {shape.num_ws - 1}."
+    if moves_of(point) and max(moves_of(point)) >= shape.num_directions:
+        has = f"directions 0 to {shape.num_directions - 1}" if shape.num_directions else "no directions; leave them out"
+        return f"directions={point.directions}: this network has {has}."
     return None
 
 
@@ -92,8 +100,14 @@ def layers_of(point: Point, shape: Shape) -> list[int]:
     return [layer for part in point.mix_layers.split(",") for layer in numbers(part, "mix_layers")]
 
 
-def styles_of(G: Generator, points: Sequence[Point]) -> Tensor:
-    """ws [N,L,W] of points without mistakes: mapped, truncated, mixed."""
+def moves_of(point: Point) -> dict[int, float]:
+    """How far a point is moved along each direction."""
+    pairs = [move.split(":") for move in (point.directions or "").split(",") if move]
+    return {int(number): float(strength) for number, strength in pairs}
+
+
+def styles_of(G: Generator, points: Sequence[Point], steps: Tensor | None = None) -> Tensor:
+    """ws [N,L,W] of points without mistakes: mapped, truncated, mixed, moved by `steps` [K,W] of strength 1."""
     shape, where = Shape.of(G), next(G.parameters())
     second = [point for point in points if point.mix_seed is not None]
     seeds = [point.seed for point in points] + [point.mix_seed or 0 for point in second]
@@ -111,6 +125,9 @@ def styles_of(G: Generator, points: Sequence[Point]) -> Tensor:
         if point.mix_seed is not None:
             layers = layers_of(point, shape)
             mixed[row, layers] = next(others)[layers]
+        for number, strength in moves_of(point).items():
+            assert steps is not None, "find_mistake refuses directions where there are none"
+            mixed[row] += strength * steps[number]
     return mixed
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from stylegan_ray.config import ConfigError, validated
+from stylegan_ray.images.directions import find_directions
 from stylegan_ray.images.generate import place_on_walk
 from stylegan_ray.images.grid import pil_uint8, png
 from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
@@ -89,6 +90,15 @@ def best_of(run: str) -> str | None:
     return join_address(run, best) if best else None
 
 
+def sefa_steps(G: Any) -> torch.Tensor | None:
+    """Steps [K,W] of strength 1 along the network's SeFa directions; None for a network without styles."""
+    try:
+        found = find_directions(G, "sefa")
+    except ConfigError:
+        return None
+    return (found.vectors * found.scales[:, None]).to(next(G.parameters()))
+
+
 class View:
     """A network on its device."""
 
@@ -96,7 +106,8 @@ class View:
         self.name, self.cur_nimg, self.lod = name, networks.cur_nimg, networks.lod
         self.drange = networks.config.train.drange_net
         self.G: Any = networks.G_ema.to(device).eval().requires_grad_(False)
-        self.shape = Shape.of(self.G)
+        self.steps = sefa_steps(self.G)
+        self.shape = Shape.of(self.G, 0 if self.steps is None else len(self.steps))
 
     @classmethod
     def load(cls, found: Found, device: str = "cpu") -> View:
@@ -112,7 +123,7 @@ class View:
         return {
             "name": self.name, "kimg": self.cur_nimg / 1000, "height": height, "width": width,
             "channels": self.G.num_channels, "classes": self.shape.label_size, "layers": self.shape.num_ws,
-            "w_dim": self.G.w_dim,
+            "w_dim": self.G.w_dim, "directions": self.shape.num_directions,
         }  # fmt: skip
 
     def draw(self, wishes: Sequence[Wish]) -> list[Drawn | Refusal]:
@@ -139,7 +150,7 @@ class View:
         points = [point for wish in wishes for point in wish.points]
         if not points:
             return []
-        keys = styles_of(self.G, points).split([len(wish.points) for wish in wishes])
+        keys = styles_of(self.G, points, self.steps).split([len(wish.points) for wish in wishes])
         return [place_on_walk(part, wish.position) for part, wish in zip(keys, wishes, strict=True)]
 
     def _images(self, styles: Sequence[torch.Tensor]) -> list[bytes]:

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from stylegan_ray.config import ConfigError, ModelConfig, load_config
+from stylegan_ray.images.directions import find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, place_on_walk, walk
 from stylegan_ray.images.grid import pil_uint8, png
 from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, npz, styles_of
@@ -55,6 +56,15 @@ def test_a_second_seed_gives_its_style_to_some_layers(G, text, layers):
     torch.testing.assert_close(styles_of(G, [Point(seed=2), point])[1:], styles_of(G, [point]))
 
 
+def test_a_point_is_moved_along_directions(view, G):
+    """By what `generate --directions sefa` adds; each of several by its own strength."""
+    found = find_directions(G, "sefa")
+    (drawn,) = view.draw([Wish.of(Point(seed=4, psi=0.6, directions="0:1.5,2:-2"), has_image=False)])
+    step = 1.5 * found.vectors[0] * found.scales[0] - 2 * found.vectors[2] * found.scales[2]
+    expected = Sampler(G, 0.6).styles([4])[0] + step.float()
+    np.testing.assert_allclose(drawn.ws, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_the_same_images_with_and_without_others(view):
     points = [Point(seed=1), Point(seed=2, mix_seed=1), Point(seed=4, psi=0.3)]
     together = view.draw([Wish.of(point) for point in points])
@@ -87,6 +97,7 @@ def test_one_mistake_does_not_spoil_the_others(view):
         (Point(mix_seed=1, mix_layers="0-6"), "layers 0 to 5"),
         (Point(mix_seed=1, mix_layers="0-99999999999999999999"), "layers 0 to 5"),
         (Point(class_index=0), "has no classes"),
+        (Point(directions="0:1"), "no directions"),
     ],
 )
 def test_mistakes(point, says):
@@ -95,7 +106,16 @@ def test_mistakes(point, says):
 
 @pytest.mark.parametrize(
     "values",
-    [{"seed": -1}, {"seed": 2**32}, {"psi": float("nan")}, {"psi": 3}, {"sead": 1}, {"mix_layers": "a"}, {"class": -1}],
+    [
+        {"seed": -1},
+        {"seed": 2**32},
+        {"psi": float("nan")},
+        {"psi": 3},
+        {"sead": 1},
+        {"mix_layers": "a"},
+        {"class": -1},
+        {"directions": "0:x"},
+    ],
 )
 def test_values_that_no_network_has(values):
     with pytest.raises(ValidationError):

@@ -53,6 +53,8 @@ class Network(BaseModel):
     layers: int
     """Layers that have a style each."""
     w_dim: int
+    directions: int
+    """Number of SeFa directions that images can be moved along, the strongest first."""
 
 
 class Image(BaseModel):

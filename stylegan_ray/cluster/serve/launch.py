@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
@@ -99,11 +100,12 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cfg = load_config("tiny", {"cluster.address": options.address, "cluster.num_workers": options.replicas})
+    is_shared = bool(options.address or os.environ.get("RAY_ADDRESS"))
     with joined(cfg, print):
-        if options.address and serve.status().proxies:
+        if is_shared and serve.status().proxies:
             raise ConfigError(
-                f"the cluster at {options.address} runs Ray Serve already, whose port cannot be changed; end it with "
-                f"`serve shutdown`, or leave --address out"
+                "the cluster runs Ray Serve already, whose port cannot be changed; end it with "
+                "`serve shutdown`, or leave --address out"
             )
         device = device_of(options, ray.cluster_resources())
         plan = Plan(
@@ -123,7 +125,8 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
         except RuntimeError as error:
             raise ConfigError(f"{run} cannot be served: {one_line(error, 500)}") from error
         finally:
-            serve.shutdown()
+            if is_shared:  # a cluster of this command alone ends with it
+                serve.shutdown()
 
 
 def device_of(options: ServeOptions, resources: dict[str, Any]) -> str:

@@ -81,6 +81,8 @@ def test_a_walk(api):
         ("sead=1", r"^sead: .*did you mean 'seed'"),
         ("mix_seed=1&mix_layers=0-9", "layers 0 to 3"),
         ("mix_layers=x", "mix_layers=x"),
+        ("directions=9:1", "directions 0 to 3"),
+        ("directions=1", "directions=1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_a_sentence(api, query, says):
@@ -106,7 +108,7 @@ def values_of(rng, schema):
         return rng.randint(schema["minimum"], schema["maximum"]), schema["maximum"] + rng.randint(1, 9)
     if schema["type"] == "number":
         return rng.uniform(schema["minimum"], schema["maximum"]), schema["minimum"] - rng.uniform(0.01, 9)
-    return "0-1", "".join(rng.choices("-,x;%", k=5))
+    return "0:1.5,1:-2" if ":" in schema["pattern"] else "0-1", "".join(rng.choices("-,x;%", k=5))
 
 
 def test_the_interface_does_what_its_description_says(api):
