@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.images.generate import class_labels
-from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, end_folder, missing_parts
+from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
 from stylegan_ray.images.options import GenerateOptions
 from stylegan_ray.interop import Networks
-from stylegan_ray.interop.loading import checksum, load, locate
+from stylegan_ray.interop.loading import load
 from stylegan_ray.metrics.row_files import absolute
 from stylegan_ray.report.console import ProgressLine, format_time
 from stylegan_ray.run_folder import refuse_relative
@@ -24,11 +24,10 @@ Run = Callable[[PartWriter, Sequence[Part]], Iterator[int]]
 def generate_many(options: GenerateOptions) -> int:
     """Writes the images of the seeds 0 to n-1 that are not there yet; returns the exit status."""
     num = check_options(options)
-    network = locate(options.checkpoint)
-    networks = load(network)
+    networks = load(options.checkpoint)
     outdir = absolute(options.outdir or "")
     with runner(options, networks.config) as (run, device):
-        recipe = recipe_of(options, networks, checksum(network), device)
+        recipe = recipe_of(options, networks, device)
         began = time.monotonic()
         try:
             storage = Storage.at(outdir)
@@ -57,19 +56,19 @@ def check_options(options: GenerateOptions) -> int:
         raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")
     if not options.outdir:
         raise ConfigError(f"--n {num} writes files: give their folder, as in --outdir images or --outdir s3://...")
-    for name in ("grid", "video", "mix_seeds", "tiles"):
-        if getattr(options, name) is not None:
+    for name in ("grid", "video", "mix_seeds", "tiles", "load_w", "save_w", "directions"):
+        if getattr(options, name):
             word = name.replace("_", "-")
             raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")
     refuse_relative({"--outdir": options.outdir})
     return num
 
 
-def recipe_of(options: GenerateOptions, networks: Networks, network: str, device: str) -> Recipe:
+def recipe_of(options: GenerateOptions, networks: Networks, device: str) -> Recipe:
     """What decides the bytes; raises ConfigError for a class that the network does not have."""
     class_labels([0], networks.G_ema.label_size, options.class_index)
     return Recipe(
-        network=network, trunc=options.trunc, cutoff=options.cutoff, class_index=options.class_index,
+        network=checksum_of(networks.G_ema), trunc=options.trunc, cutoff=options.cutoff, class_index=options.class_index,
         noise=options.noise_mode, format=options.format, batch=options.batch, shard=options.shard, device=device,
     )  # fmt: skip
 

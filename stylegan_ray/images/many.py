@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -27,7 +28,7 @@ class Recipe:
     """All that decides the bytes of the files; stored beside them."""
 
     network: str
-    """sha256 of its tensors' file."""
+    """sha256 of the tensors of G_ema."""
     trunc: float
     cutoff: int | None
     class_index: int | None
@@ -47,6 +48,15 @@ class Part:
     first: int
     num: int
     """How many of them are wanted."""
+
+
+def checksum_of(G: Any) -> str:
+    """sha256 of the names and tensors of a network, in hex: the same for a checkpoint and a file of it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(G.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def parts_of(recipe: Recipe, num: int) -> list[Part]:

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -33,8 +34,6 @@ def run(G, tmp_path, monkeypatch, capsys):
     """Runs `generate --n` in this process; returns the exit status and what is printed."""
     networks = Networks(G=None, D=None, G_ema=G, config=load_config("tiny"))
     monkeypatch.setattr(generate, "load", lambda address: networks)
-    monkeypatch.setattr(generate, "locate", lambda word: word)
-    monkeypatch.setattr(generate, "checksum", lambda address: "sha")
     monkeypatch.chdir(tmp_path)
 
     def command(*words):
@@ -114,9 +113,21 @@ def test_a_folder_of_other_images_is_refused(run, tmp_path):
     assert status == 2 and "photo.png" in said
 
 
+def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
+    assert run("--n", "4", "--outdir", "out")[0] == 0
+    other = deepcopy(G)
+    with torch.no_grad():
+        other.w_avg.add_(1e-3)
+    networks = Networks(G=None, D=None, G_ema=other, config=load_config("tiny"))
+    monkeypatch.setattr(generate, "load", lambda address: networks)
+    status, said = run("--n", "8", "--outdir", "out")
+    assert status == 2 and "network=" in said
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ("--n 4 --outdir x --directions sefa", "--directions"),
         ("--n 0 --outdir x", "at least 1"),
         ("--n 4", "--outdir"),
         ("--n 4 --outdir x --grid g.png", "--grid"),

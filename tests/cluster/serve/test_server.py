@@ -97,6 +97,7 @@ def test_the_page_in_a_browser(server, tmp_path):
         page.click("#save")
         page.click("#after")
         third = page.wait_for(f"{SHOWN} !== '{second}' && {SHOWN}")
+        assert page.run("return document.getElementById('layers').offsetHeight") == 0
         page.click("#mix-random")
         page.wait_for(f"{SHOWN} !== '{third}' && location.search.includes('mix_seed')")
         page.click("#layers label:last-child")
