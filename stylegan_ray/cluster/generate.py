@@ -69,7 +69,8 @@ def recipe_of(options: GenerateOptions, networks: Networks, device: str) -> Reci
     class_labels([0], networks.G_ema.label_size, options.class_index)
     return Recipe(
         network=checksum_of(networks.G_ema), trunc=options.trunc, cutoff=options.cutoff,
-        class_index=options.class_index, noise=options.noise_mode, format=options.format, batch=options.batch, shard=options.shard, device=device,
+        class_index=options.class_index, noise=options.noise_mode, format=options.format,
+        batch=options.batch, shard=options.shard, device=device,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.s3 import s3_server
 
 from stylegan_ray import cli
 from stylegan_ray.cluster import generate
@@ -18,6 +19,7 @@ from stylegan_ray.images.grid import pil_uint8
 from stylegan_ray.images.many import MANIFEST, Part, Recipe, missing_parts, names_of, parts_of
 from stylegan_ray.interop import Networks
 from stylegan_ray.networks import build_generator
+from stylegan_ray.storage import Storage
 
 RECIPE = Recipe("sha", 0.7, None, None, "const", "png", batch=4, shard=8, device="cpu")
 
@@ -111,6 +113,17 @@ def test_a_folder_of_other_images_is_refused(run, tmp_path):
     (tmp_path / "mine" / "photo.png").write_bytes(b"")
     status, said = run("--n", "4", "--outdir", "mine")
     assert status == 2 and "photo.png" in said
+
+
+@pytest.mark.parametrize("kind", ["png", "tar"])
+def test_object_storage(run, tmp_path, kind):
+    with s3_server():
+        assert run("--n", "10", "--format", kind, "--outdir", "here")[0] == 0
+        assert run("--n", "5", "--format", kind, "--outdir", f"s3://bucket/fakes-{kind}")[0] == 0
+        status, said = run("--n", "10", "--format", kind, "--outdir", f"s3://bucket/fakes-{kind}")
+        assert status == 0 and (kind == "tar" or "6 made" in said), said
+        stored = Storage.at(f"s3://bucket/fakes-{kind}")
+        assert {name: stored.read(name) for name in stored.names()} == contents(tmp_path / "here")
 
 
 def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
