@@ -23,14 +23,14 @@ def test_a_job_says_what_it_copied_from_another_run(tmp_path):
     command = ["train", "config-f", str(pictures), *words, "--run.name", "run", "--resume-from", str(source)]
     refused = Job(*command, storage=tmp_path, log=tmp_path / "refused.log")
     assert refused.wait(600) == 2
-    assert "G.mapping.dense2.weight: absent here, (8, 8) there" in refused.text()
+    assert "model.mapping_layers=3 (here 2)" in refused.text(), refused.text()
 
     command += ["--train.resume_with_new_nets", "--train.resume_time", "3600", "--train.total_kimg", "1.016"]
     job = Job(*command, storage=tmp_path, log=tmp_path / "log")
     assert job.wait(900) == 0, job.text()
-    num = len(state.G.state_dict()) - 2
-    assert f"G: copied {num} of {num} tensors, but not" in job.text()
-    assert "  G.mapping.dense2.weight: absent here, (8, 8) there" in job.text()
+    assert "warning: it was made with model.mapping_layers=3 (here 2)" in job.text()
+    assert "4 of 6    dense2.weight (not here), dense2.bias (not here): other keys of model" in job.text()
+    assert "G: copied 32 of 32 tensors" in job.text()
     assert f"starting at 1 kimg with the networks of {source}" in job.text()
     assert [row["Progress/kimg"] for row in rows_without_times(tmp_path / "run")] == [1.016]
     assert "time 1h 00m" in job.text()
