@@ -366,6 +366,7 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
             "resolution": list(data.resolution),
             "num_channels": data.num_channels,
             "label_size": data.label_size,
+            "class_names": data.class_names,
             "attribution": data.attribution,
         },
     }

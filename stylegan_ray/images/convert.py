@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -14,22 +13,13 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.images.generate import Sampler
 from stylegan_ray.images.grid import image_grid, pil_uint8, png, shrink2
 from stylegan_ray.images.options import ConvertOptions
+from stylegan_ray.images.training_data import data_of, run_of
 from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
 from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.interop.requirements import Written
 from stylegan_ray.networks.shapes import images_at_once
-from stylegan_ray.run_folder import (
-    CHECKPOINTS,
-    CONFIG,
-    EVALUATIONS,
-    METRICS,
-    PUBLISHED,
-    RUN_FILE,
-    STATE,
-    read_jsonl,
-    refuse_relative,
-)
+from stylegan_ray.run_folder import CONFIG, EVALUATIONS, METRICS, PUBLISHED, STATE, read_jsonl, refuse_relative
 from stylegan_ray.storage import Storage, join_address, split_address
 
 LARGEST_TILE = 256
@@ -114,9 +104,9 @@ def _write(folder: str, files: dict[str, bytes]) -> None:
 
 def _folder_files(networks: Networks, source: str, dest: str) -> dict[str, bytes]:
     """The files of a folder in the Hugging Face layout."""
-    run = _run_of(source)
+    run = run_of(source)
     name = split_address(dest)[1]
-    return hub.folder_files(networks, name, _samples(networks), _metrics(run, networks.cur_nimg), _data(run))
+    return hub.folder_files(networks, name, _samples(networks), _metrics(run, networks.cur_nimg), data_of(run))
 
 
 def _samples(networks: Networks) -> bytes:
@@ -132,13 +122,6 @@ def _samples(networks: Networks) -> bytes:
     return png(image_grid(torch.stack(tiles)))
 
 
-def _run_of(network: str) -> str:
-    """The folder of the run that a network file or checkpoint belongs to, if it is in a run."""
-    folder, _ = split_address(network)
-    outer, name = split_address(folder)
-    return outer if name == CHECKPOINTS else folder
-
-
 def _metrics(run: str, nimg: int) -> Sequence[dict[str, Any]]:
     """The last row with a value of each metric of the networks at this clock value."""
     rows: dict[str, dict[str, Any]] = {}
@@ -148,13 +131,3 @@ def _metrics(run: str, nimg: int) -> Sequence[dict[str, Any]]:
                 if row.get("kimg") == nimg / 1000 and row.get("value") is not None and row.get("class") is None:
                     rows[row["metric"]] = row
     return list(rows.values())
-
-
-def _data(run: str) -> dict[str, Any]:
-    """What run.json says of the training images; empty outside a run."""
-    try:
-        content = json.loads(Storage.at(run).read(RUN_FILE))
-    except (ValueError, OSError):
-        return {}
-    found = content.get("data") if isinstance(content, dict) else None
-    return found if isinstance(found, dict) else {}

@@ -15,6 +15,7 @@ from stylegan_ray.images.directions import find_directions
 from stylegan_ray.images.generate import place_on_walk
 from stylegan_ray.images.grid import pil_uint8, png
 from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
+from stylegan_ray.images.training_data import class_names_of
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import locate, read_networks
 from stylegan_ray.networks.shapes import images_at_once
@@ -102,8 +103,11 @@ def sefa_steps(G: Any) -> torch.Tensor | None:
 class View:
     """A network on its device."""
 
-    def __init__(self, networks: Networks, name: str = "", device: str = "cpu") -> None:
-        self.name, self.cur_nimg, self.lod = name, networks.cur_nimg, networks.lod
+    def __init__(
+        self, networks: Networks, name: str = "", device: str = "cpu", class_names: Sequence[str] = ()
+    ) -> None:
+        self.class_names, self.name = list(class_names), name
+        self.cur_nimg, self.lod = networks.cur_nimg, networks.lod
         self.drange = networks.config.train.drange_net
         self.G: Any = networks.G_ema.to(device).eval().requires_grad_(False)
         self.steps = sefa_steps(self.G)
@@ -113,7 +117,9 @@ class View:
     def load(cls, found: Found, device: str = "cpu") -> View:
         """Loads a network; raises ConfigError."""
         try:
-            return cls(read_networks(found.address), split_address(found.address)[1], device)
+            networks = read_networks(found.address)
+            names = class_names_of(found.address, networks.G_ema.label_size)
+            return cls(networks, split_address(found.address)[1], device, names)
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
 
@@ -123,7 +129,7 @@ class View:
         return {
             "name": self.name, "kimg": self.cur_nimg / 1000, "height": height, "width": width,
             "channels": self.G.num_channels, "classes": self.shape.label_size, "layers": self.shape.num_ws,
-            "w_dim": self.G.w_dim, "directions": self.shape.num_directions,
+            "w_dim": self.G.w_dim, "directions": self.shape.num_directions, "class_names": self.class_names,
         }  # fmt: skip
 
     def draw(self, wishes: Sequence[Wish]) -> list[Drawn | Refusal]:

@@ -37,7 +37,7 @@ def folder_files(
     )  # fmt: skip
     return {
         PUBLISHED: content,
-        CONFIG_JSON: json.dumps(_description(networks), indent=2).encode() + b"\n",
+        CONFIG_JSON: json.dumps(_description(networks, data), indent=2).encode() + b"\n",
         CARD: model_card(networks, name, metrics, data).encode(),
         SAMPLES: samples,
     }
@@ -111,14 +111,15 @@ def push(folder: str, repository: str, endpoint: str | None = None) -> str:
     return str(address)
 
 
-def _description(networks: Networks) -> dict[str, Any]:
-    G = networks.G_ema
+def _description(networks: Networks, data: Mapping[str, Any]) -> dict[str, Any]:
+    G, classes = networks.G_ema, _class_names(data)
     return {
         "library_name": "stylegan-ray",
         "model_type": networks.config.model.family,
         "resolution": list(G.resolution),
         "num_channels": G.num_channels,
         "label_size": G.label_size,
+        **({"class_names": classes} if G.label_size and classes else {}),
         "z_dim": G.z_dim,
         "cur_nimg": networks.cur_nimg,
         "config": networks.config.model_dump(mode="json"),
@@ -137,10 +138,15 @@ def _result(row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
 def _data_name(data: Mapping[str, Any]) -> str:
     """The last part of the data's path: the rest may be private."""
     path = str(data.get("path") or "").partition("?")[0].rstrip("/")
-    return _plain(path.rpartition("/")[2]).replace("`", "") or "not stated"
+    return plain(path.rpartition("/")[2]).replace("`", "") or "not stated"
 
 
-def _plain(text: str) -> str:
+def _class_names(data: Mapping[str, Any]) -> list[str]:
+    names = data.get("class_names")
+    return [plain(str(name)) for name in names] if isinstance(names, list | tuple) else []
+
+
+def plain(text: str) -> str:
     """Text of a data set on one line, without control characters."""
     return "".join(char for char in one_line(text, 1000) if char.isprintable())
 
@@ -157,11 +163,13 @@ def _usage(G: Any) -> list[str]:
 
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    if not data:
-        return ["The file that the weights were converted from does not name its training images."]
+    classes = _class_names(data)
+    named = ["", "Classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(classes))] if classes else []
+    if not data.keys() - {"class_names"}:
+        return ["The file that the weights were converted from does not name its training images.", *named]
     count = f"{data['num_images']:,} images" if data.get("num_images") else "Images"
-    attribution = _plain(str(data["attribution"])) if data.get("attribution") else "not stated by the data set"
-    return [f"{count} of `{_data_name(data)}`.", "", f"Attribution: {attribution}"]
+    attribution = plain(str(data["attribution"])) if data.get("attribution") else "not stated by the data set"
+    return [f"{count} of `{_data_name(data)}`.", "", f"Attribution: {attribution}", *named]
 
 
 def _metric_lines(metrics: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ import yaml
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, load_config
+from stylegan_ray.images.training_data import class_names_of
 from stylegan_ray.interop import hub, load_network, read_networks, save_network
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.train.transfer import check_start
@@ -160,3 +161,14 @@ def test_a_training_starts_from_a_pt_file_that_holds_all_three(run, tmp_path):
     assert convert(tmp_path / "ema.safetensors", tmp_path / "ema.pt") == 0
     with pytest.raises(ConfigError, match=r"ema\.pt holds G_ema and no G and no D"):
         check_start(cfg, 16, 3, 0, str(tmp_path / "ema.pt"))
+
+
+def test_a_folder_keeps_the_names_of_classes(tmp_path):
+    cfg, networks = make(label_size=2)
+    (tmp_path / "network-final.safetensors").write_bytes(save_network(*networks, cfg, 0))
+    (tmp_path / "run.json").write_text(json.dumps({"data": {"class_names": ["cat", "d\nog"]}}))
+    for source, dest in (("network-final.safetensors", "first"), ("first", "second")):
+        assert convert(tmp_path / source, tmp_path / dest) == 0
+        assert json.loads((tmp_path / dest / "config.json").read_text())["class_names"] == ["cat", "d og"]
+        assert "Classes: 0 cat, 1 d og" in (tmp_path / dest / "README.md").read_text()
+        assert class_names_of(str(tmp_path / dest / "model.safetensors"), 2) == ["cat", "d og"]

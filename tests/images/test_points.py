@@ -1,6 +1,7 @@
 """Points of the latent space, and the network that draws them."""
 
 import io
+import json
 from copy import deepcopy
 
 import numpy as np
@@ -160,6 +161,14 @@ def run(tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.to_yaml())
     write_network(tmp_path / snapshot_name(1000), cfg, 1000, 1)
     return tmp_path, cfg
+
+
+def test_the_names_of_classes_are_those_of_the_run(run):
+    folder, cfg = run
+    (folder / "run.json").write_text(json.dumps({"data": {"class_names": ["cat", "dog"]}}))
+    assert View.load(find_network(str(folder))).describe()["class_names"] == [], "it is not conditional"
+    (folder / "conditional.safetensors").write_bytes(save_network(None, None, conditional(2), cfg, 0))
+    assert View.load(Found(str(folder / "conditional.safetensors"), "")).describe()["class_names"] == ["cat", "dog"]
 
 
 def test_the_newest_network_is_found_as_it_appears(run):

@@ -50,6 +50,8 @@ class Network(BaseModel):
     channels: int
     classes: int
     """Number of classes; 0: not conditional."""
+    class_names: list[str]
+    """Their names; empty where the data set has none."""
     layers: int
     """Layers that have a style each."""
     w_dim: int

@@ -1,0 +1,42 @@
+"""What is stored beside a network about the images that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stylegan_ray.interop.hub import CONFIG_JSON, plain
+from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE
+from stylegan_ray.storage import Storage, split_address
+
+
+def run_of(network: str) -> str:
+    """The folder of the run that a network file or checkpoint belongs to, if it is in a run."""
+    folder, _ = split_address(network)
+    outer, name = split_address(folder)
+    return outer if name == CHECKPOINTS else folder
+
+
+def data_of(run: str) -> dict[str, Any]:
+    """What run.json says of the training images, or config.json of a published folder of their classes; else empty."""
+    found = _json(run, RUN_FILE).get("data")
+    if not isinstance(found, dict):
+        found = {name: value for name, value in _json(run, CONFIG_JSON).items() if name == "class_names"}
+    return found
+
+
+def class_names_of(network: str, num_classes: int) -> list[str]:
+    """The names of the classes of a network, one for each; empty where they are not known."""
+    names = data_of(run_of(network)).get("class_names")
+    if not isinstance(names, list) or not 0 < num_classes <= len(names):
+        return []
+    return [plain(str(name))[:80] for name in names[:num_classes]]
+
+
+def _json(folder: str, name: str) -> dict[str, Any]:
+    """The content of a JSON file; empty where it is absent or no object."""
+    try:
+        content = json.loads(Storage.at(folder).read(name))
+    except (ValueError, OSError):
+        return {}
+    return content if isinstance(content, dict) else {}
