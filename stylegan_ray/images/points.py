@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
 from stylegan_ray.config import ConfigError
@@ -17,7 +17,16 @@ from stylegan_ray.images.generate import latents
 from stylegan_ray.images.options import numbers
 from stylegan_ray.networks import Generator, mix_styles, truncate
 
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+def _not_bool(value: Any) -> Any:
+    """Refuses true and false, which pydantic would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+NO_BOOL = BeforeValidator(_not_bool)
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NO_BOOL]
 MOVES = r"^[0-9]{1,4}:-?[0-9]{1,3}(\.[0-9]{1,6})?(,[0-9]{1,4}:-?[0-9]{1,3}(\.[0-9]{1,6})?)*$"
 """What `directions` of a point looks like."""
 MOST_KEYS = 32
@@ -31,11 +40,11 @@ class Point(BaseModel):
 
     seed: Seed = 0
     """Seed of z: the image that `stylegan-ray generate` makes of it."""
-    psi: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 1.0
+    psi: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), NO_BOOL] = 1.0
     """Truncation: 1 keeps all variety, 0.5 to 0.7 trade variety for quality, 0 is the average image."""
-    cutoff: Annotated[int | None, Field(ge=0, le=64)] = None
+    cutoff: Annotated[int | None, Field(ge=0, le=64), NO_BOOL] = None
     """Truncate only the layers below this one; left out: all."""
-    class_index: Annotated[int | None, Field(alias="class", ge=0, le=2**31 - 1)] = None
+    class_index: Annotated[int | None, Field(alias="class", ge=0, le=2**31 - 1), NO_BOOL] = None
     """Class of the image (conditional networks); left out: seed modulo the number of classes."""
     mix_seed: Seed | None = None
     """A second seed, which gives its style to some layers."""
@@ -52,7 +61,7 @@ class Walk(BaseModel):
 
     points: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MOST_KEYS)]
     """The keys of the walk, in their order; after the last comes the first again."""
-    position: Annotated[float, Field(ge=0, le=MOST_KEYS, allow_inf_nan=False)] = 0.0
+    position: Annotated[float, Field(ge=0, le=MOST_KEYS, allow_inf_nan=False), NO_BOOL] = 0.0
     """Where on the walk: 0 is the first key, 1 the second, 0.5 halfway between them."""
 
 

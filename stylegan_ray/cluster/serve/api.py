@@ -10,6 +10,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from stylegan_ray.cluster.serve.access import Access
 from stylegan_ray.config import nearest
@@ -69,6 +70,7 @@ class Image(BaseModel):
     network: Network
 
 
+NOT_JSON = "The body is not JSON; /openapi.json describes it."
 ASKED = Annotated[Point, Query()]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing."},
@@ -91,6 +93,7 @@ def make_api(drawer: Drawer, token: str | None = None) -> FastAPI:
     api = FastAPI(title="stylegan_ray", version="1", docs_url=None, redoc_url=None)
     api.add_middleware(Access, token=token)
     api.add_exception_handler(RequestValidationError, _refuse_values)
+    api.add_exception_handler(400, _refuse_body)
     api.add_exception_handler(404, _refuse_address)
     api.add_exception_handler(405, _refuse_address)
     api.add_exception_handler(500, _fail)
@@ -146,9 +149,15 @@ async def _refuse_values(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": sentence_of(error.errors()[0])}, status_code=422)
 
 
+async def _refuse_body(_request: Request, _error: Exception) -> JSONResponse:
+    """FastAPI's answer to a body that is not text."""
+    return JSONResponse({"detail": NOT_JSON}, status_code=422)
+
+
 async def _refuse_address(request: Request, error: Exception) -> JSONResponse:
     said = f"{request.method} {request.url.path[:60]}: there is nothing like it here; /openapi.json lists all."
-    return JSONResponse({"detail": said}, status_code=getattr(error, "status_code", 404))
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"detail": said}, status_code=error.status_code, headers=error.headers)  # 405 names methods
 
 
 async def _fail(_request: Request, _error: Exception) -> JSONResponse:
@@ -164,7 +173,7 @@ def sentence_of(error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{key} is missing; /openapi.json describes it."
     if error["type"] == "json_invalid":
-        return "The body is not JSON; /openapi.json describes it."
+        return NOT_JSON
     rule = error["msg"][:1].lower() + error["msg"][1:]
     shown = repr(error["input"]) if not isinstance(error["input"], str) else error["input"]
     return f"{key}={shown[:60]}: {rule}."

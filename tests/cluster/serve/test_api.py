@@ -90,7 +90,21 @@ def test_a_wrong_value_is_refused_with_a_sentence(api, query, says):
     assert found.status == 422 and re.search(says, found.detail)
 
 
-@pytest.mark.parametrize("body", [b"{", b"", {"points": []}, {"points": [{"seed": 0.5}]}, {"position": 1}, [], None])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"",
+        b'{"points": "\xe9\x3e"}',
+        {"points": []},
+        {"points": [{"seed": 0.5}]},
+        {"points": [{"seed": True}]},
+        {"points": [{}], "position": False},
+        {"position": 1},
+        [],
+        None,
+    ],
+)
 def test_a_wrong_body_is_refused_with_a_sentence(api, body):
     found = ask(api, "/walk.png", body=body if body is not None else b"null")
     assert found.status == 422 and found.detail
@@ -99,6 +113,7 @@ def test_a_wrong_body_is_refused_with_a_sentence(api, body):
 def test_an_unknown_address_is_refused_with_a_sentence(api):
     assert (ask(api, "/nothing").status, ask(api, "/image.png", body={}).status) == (404, 405)
     assert "/openapi.json" in ask(api, "/nothing").detail
+    assert ask(api, "/image.png", body={}).headers["allow"] == "GET"
 
 
 def values_of(rng, schema):
