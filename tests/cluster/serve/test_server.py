@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import browser
-from support.jobs import Job
+from support.jobs import ROOT, Job
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.images.points import Point
@@ -118,3 +121,16 @@ def test_the_page_in_a_browser(server, tmp_path):
         page.wait_for("document.querySelectorAll('#points img[src^=blob]').length === 2")
         assert page.run("return document.getElementById('class').value") == "2"
         assert page.messages() == [], "the console says nothing"
+
+
+def test_a_property_based_client_finds_nothing(server, tmp_path):
+    """Schemathesis sends what the description allows and what it does not, to every address."""
+    pytest.importorskip("schemathesis")
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.base}/openapi.json", "--max-examples", "25"]
+    found = subprocess.run(
+        [*command, "--generation-deterministic", "--exclude-checks", "positive_data_acceptance"],
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "support.refusals", "PYTHONPATH": path},
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
