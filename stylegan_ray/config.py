@@ -18,13 +18,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stylegan_ray.untrusted import UserError
+
 FORMAT_VERSION = 1
 """Version of the saved configuration and checkpoints; raised when an older file could be misread."""
 
 Positive = Annotated[int, Field(gt=0)]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A value that a user gave on the command line or in a file is wrong; the command exits with status 2."""
 
 
