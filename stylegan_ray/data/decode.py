@@ -1,21 +1,49 @@
-"""Decodes one image file to uint8 [C,H,W] with Pillow."""
+"""Decodes one image file to uint8 [C,H,W] with Pillow: the only place that opens image files."""
 
 from __future__ import annotations
 
 import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.errors import BadImage, MissingDecoder
+from stylegan_ray.untrusted import printable
 
-MAX_PIXELS = 1 << 27
-"""Larger images are refused before they are decoded: a small file can claim any size (a decompression bomb)."""
+FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
+"""The decoders of Pillow that are used, whatever a file is named. Others start programs (EPS) or are hardly tested."""
+MAX_IMAGE_BYTES = 1 << 29
+"""Larger images are refused before they are decoded: a small file can claim any size (data.max_image_mb)."""
+BYTES_PER_PIXEL = 4
+"""Memory that Pillow takes for a pixel of any mode, at most."""
+LARGE_BYTES = 1 << 26
+"""Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
+MAX_SCANS = 100
+"""Scans of a JPEG: progressive files have about ten, and each costs a pass over the whole image."""
+NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+STRIP_PIXELS = 1 << 22
+"""Pixels that are converted together where all at once would take much memory."""
+
+DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+"""Modes of grey images with more than 8 bits."""
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that the values of a deep image may have."""
+UNIT = 1
+"""Depth of floats from 0 to 1."""
+IS_FLOAT, IS_REDUCED = 0x80, 0x40
+"""Added to the depth of floats, and of 16-bit channels of which Pillow keeps the high byte only."""
+
+Image.MAX_IMAGE_PIXELS = None  # read_header compares sizes with its own limit, before anything is decoded
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
-GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"})
+GREY_MODES = frozenset({"1", "L", "LA", "La"}) | DEEP_MODES
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -31,13 +59,19 @@ class Decoder:
     crop: Literal["none", "center"] = "none"
     resize: Literal["none", "lanczos", "box"] = "none"
     alpha: Literal["error", "white", "black", "drop"] = "error"
+    bits: int = 16
+    """Bits of grey images of 16 or 32 bits: the highest eight are used."""
+    float_bits: int = 16
+    """Bits of the range of floats, or UNIT for a range of 0 to 1."""
+    max_bytes: int = MAX_IMAGE_BYTES
 
     def __call__(self, name: str, content: bytes) -> np.ndarray:
         """Pixels uint8 [C,H,W] of an image file; raises BadImage."""
         try:
-            return self.convert(open_image(content))
+            with decoded(content, self.max_bytes) as image:
+                return self.convert(image)
         except Exception as error:  # Pillow's readers raise nearly anything on broken files
-            raise BadImage(name, explain_error(error)) from error
+            raise BadImage(name, explain_error(error, content)) from error
 
     def convert(self, image: Image.Image) -> np.ndarray:
         """Pixels uint8 [C,H,W] of a decoded image; raises ValueError when it has another size or transparent pixels."""
@@ -50,8 +84,8 @@ class Decoder:
         mode = "L" if self.num_channels == 1 else "RGB"
         if image.mode == mode and "transparency" not in image.info:
             return image
-        if image.mode.startswith("I"):
-            image = to_eight_bits(image)
+        if image.mode in DEEP_MODES:
+            image = to_eight_bits(image, self.float_bits if image.mode == "F" else self.bits)
         if has_alpha(image):
             image = remove_alpha(image, self.alpha)
         return image.convert(mode)
@@ -69,27 +103,92 @@ class Decoder:
         return image if image.size == (width, height) else image.resize((width, height), FILTERS[self.resize])
 
 
-def read_header(content: bytes) -> Image.Image:
-    """An image of which only the header is read; raises what Pillow raises, or ValueError above MAX_PIXELS."""
-    image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"is {image.height}x{image.width} pixels, more than the {MAX_PIXELS} allowed")
+def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Image.Image:
+    """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
+    check_scans(content)
+    image = Image.open(io.BytesIO(content), formats=available_formats())
+    if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
+        raise ValueError(
+            f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
+            f"({BYTES_PER_PIXEL} bytes each)"
+        )
     return image
 
 
-def open_image(content: bytes) -> Image.Image:
+def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says."""
-    image = read_header(content)
+    image = read_header(content, max_bytes)
     image.load()
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
-def explain_error(error: Exception) -> str:
-    """The reason why an image cannot be decoded, in one line."""
+@contextmanager
+def decoded(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator[Image.Image]:
+    """As `open_image`; large images are in memory one at a time, while the block runs."""
+    header = read_header(content, max_bytes)
+    is_large = header.width * header.height * BYTES_PER_PIXEL > LARGE_BYTES
+    with _large if is_large else nullcontext():
+        header.load()
+        yield ImageOps.exif_transpose(header) if "exif" in header.info else header
+
+
+_large = threading.Lock()
+
+
+def available_formats() -> list[str]:
+    """Those of FILE_FORMATS that this Pillow can open."""
+    if not Image.OPEN.keys() >= set(FILE_FORMATS):
+        Image.init()
+    return [name for name in FILE_FORMATS if name in Image.OPEN]
+
+
+def check_scans(content: bytes) -> None:
+    """Raises ValueError for a JPEG of more than MAX_SCANS scans (ITU-T T.81, section B.2)."""
+    if not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= MAX_SCANS:
+        return
+    at, num_scans = 2, 0
+    while (found := NEXT_MARKER.search(content, at)) is not None and num_scans <= MAX_SCANS:
+        marker, at = content[found.end() - 1], found.end()
+        if marker == END_OF_IMAGE:
+            break
+        num_scans += marker == START_OF_SCAN
+        at += max(int.from_bytes(content[at : at + 2], "big"), 2)
+    if num_scans > MAX_SCANS:
+        raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans, which takes very long to decode; save it again")
+
+
+def explain_error(error: Exception, content: bytes = b"") -> str:
+    """The reason why an image cannot be decoded, in one printable line."""
+    if (missing := missing_decoder(content)) is not None:
+        return str(missing)
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image that Pillow can read"
-    text = " ".join(str(error).split())
+        return f"is not an image of a format that is read ({', '.join(FILE_FORMATS)})"
+    text = printable(" ".join(str(error).split()))
     return text or type(error).__name__
+
+
+def missing_decoder(content: bytes) -> MissingDecoder | None:
+    """The fault of this Pillow where it was built without the decoder of an image that it should read."""
+    name = next((name for name, (start, kind, _) in SIGNATURES.items() if _begins_with(content, start, kind)), None)
+    if name is None or (name in available_formats() and features.check(SIGNATURES[name][2])):
+        return None
+    return MissingDecoder(
+        f"is {name}, and the installed Pillow was built without {name}; install a wheel of it: pip install "
+        "--force-reinstall pillow"
+    )
+
+
+SIGNATURES = {
+    "WEBP": (b"RIFF", b"WEBP", "webp"),
+    "AVIF": (b"", b"ftypavi", "avif"),
+    "JPEG": (b"\xff\xd8\xff", b"", "jpg"),
+    "PNG": (b"\x89PNG\r\n\x1a\n", b"", "zlib"),
+}
+"""How files begin, what follows within 16 bytes, and the feature of Pillow that decodes them."""
+
+
+def _begins_with(content: bytes, start: bytes, then: bytes) -> bool:
+    return bool(content) and content.startswith(start) and then in content[:16]
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -98,28 +197,91 @@ def has_alpha(image: Image.Image) -> bool:
 
 def is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is not opaque."""
-    return has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+    if not has_alpha(image):
+        return False
+    opaque = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+    return opaque.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
 
 
 def is_grey(image: Image.Image) -> bool:
     return image.mode in GREY_MODES
 
 
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image reduced to its high byte."""
-    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+def depth_of(image: Image.Image, content: bytes) -> int:
+    """How many bits the values of a decoded image need where it is stored with more than 8, else 0.
+
+    One of DEPTHS or UNIT, with IS_FLOAT or IS_REDUCED. Raises ValueError for values that are no intensities.
+    """
+    if image.mode not in DEEP_MODES:
+        return IS_REDUCED | _bits_for((_brightest(image) << 8) + 255) if has_deep_channels(image, content) else 0
+    low, high = 0.0, 0.0
+    for values in _strips(image):
+        if not np.isfinite(values).all():
+            raise ValueError("holds values that are not finite; convert it to 8 or 16 bits")
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low < 0 or high > 0xFFFF:
+        raise ValueError(f"holds values from {low:g} to {high:g}, and only 0 to 65535 are read; convert it to 16 bits")
+    if image.mode != "F":
+        return _bits_for(high)
+    return IS_FLOAT | (UNIT if high <= 1 else _bits_for(high))
+
+
+def has_deep_channels(image: Image.Image, content: bytes) -> bool:
+    """Whether a decoded image of 8 bits per channel is stored with 16, of which Pillow drops the low ones."""
+    if image.format == "PNG":
+        return content[24:25] == b"\x10"
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 0)
+    return max(bits if isinstance(bits, tuple) else (bits,), default=0) == 16
+
+
+BITS_PER_SAMPLE = 258
+"""Tag of a TIFF."""
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of all channels but alpha."""
+    bands = image.getextrema() if len(image.getbands()) > 1 else (image.getextrema(),)
+    return max(int(high) for (_, high), name in zip(bands, image.getbands(), strict=True) if name not in "Aa")  # type: ignore
+
+
+def _bits_for(value: float) -> int:
+    """The smallest of DEPTHS that holds a value."""
+    return next((bits for bits in DEPTHS if value < 1 << bits), DEPTHS[-1])
+
+
+def _strips(image: Image.Image) -> Iterator[np.ndarray]:
+    """The pixels of an image, some rows at a time."""
+    rows = max(STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+
+
+def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
+    """A grey image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
+    rows = [_highest_byte(values, bits) for values in _strips(image)]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def _highest_byte(values: np.ndarray, bits: int) -> np.ndarray:
+    if bits == UNIT:
+        return np.rint(np.nan_to_num(values) * 255).clip(0, 255).astype(np.uint8)
+    whole = np.nan_to_num(values).clip(0, 0xFFFF).astype(np.uint16) >> (bits - 8)
+    return whole.clip(0, 255).astype(np.uint8)
 
 
 def remove_alpha(image: Image.Image, policy: str) -> Image.Image:
     """An opaque RGB image, as data.alpha says; raises ValueError for transparent pixels with policy `error`."""
-    image = image.convert("RGBA")
-    if policy == "drop":
+    if policy == "error" and is_transparent(image):
+        raise ValueError("is transparent; choose with data.alpha white, black or drop")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    if policy in ("drop", "error"):
         return image.convert("RGB")
-    if policy == "error":
-        if is_transparent(image):
-            raise ValueError("is transparent; choose with data.alpha white, black or drop")
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, policy), image).convert("RGB")
+    result = Image.new("RGB", image.size)
+    rows = max(STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, policy), strip).convert("RGB"), (0, top))
+    return result
 
 
 def crop_box(

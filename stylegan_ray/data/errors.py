@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.untrusted import printable
 
 
 class DataError(ConfigError):
     """A data set that cannot be trained on as configured; the command exits with status 2."""
+
+
+class MissingDecoder(ValueError):  # noqa: N818 - it describes an image
+    """An image that the installed Pillow cannot decode though another one could: no fault of the file."""
 
 
 class BadImage(ValueError):  # noqa: N818 - it describes an image; data.on_bad_image decides whether it is an error
@@ -18,4 +23,4 @@ class BadImage(ValueError):  # noqa: N818 - it describes an image; data.on_bad_i
 
     def __str__(self) -> str:
         where = "" if self.position is None else f" (sample position {self.position})"
-        return f"image {self.name!r}{where}: {self.reason}; data.on_bad_image=skip uses the next good image instead"
+        return f"image '{printable(self.name)}'{where}: {self.reason}; data.on_bad_image=skip uses the next good image instead"
