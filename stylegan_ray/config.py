@@ -68,6 +68,18 @@ class DataConfig(Section):
     """Order of an epoch: a permutation of all images, or of blocks of neighbors (for archives and object storage)."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be decoded: stop and name it, or use the next good one in its place."""
+    image_column: str | None = None
+    """Images among several: the column of Parquet files, or the ending in samples of tar files, as in mask.png."""
+    split: str | None = None
+    """Of data with splits use this one (train, test, validation), or `all`; null: train."""
+    renumber_classes: bool = False
+    """Number the classes 0, 1, 2, ... in the order of their ids, for ids with gaps; names of classes keep the ids."""
+    follow_links: bool = False
+    """Follow links that lead out of the folder; by default they are left out."""
+    max_image_mb: Annotated[int, Field(ge=1, le=1 << 14)] = 512
+    """Largest image in MiB, as a file and in memory (4 bytes a pixel)."""
+    bits: Literal[8, 10, 12, 14, 16] | None = None
+    """Bits of images that are stored with 16 or 32; null: as many as the largest value of all of them needs."""
     alpha: Literal["error", "white", "black", "drop"] = "error"
     """Transparent images: refuse, composite on white or black, or drop the alpha channel."""
     crop: Literal["none", "center"] = "none"
@@ -365,7 +377,12 @@ FREE_KEYS_ON_RESUME = frozenset(
         "train.replica_check_ticks",
     }
 )
-ADDED_KEYS: frozenset[str] = frozenset({"augment.policy", "data.balance", "train.freeze_D"})
+ADDED_KEYS: frozenset[str] = frozenset(
+    {
+        "augment.policy", "data.balance", "data.bits", "data.follow_links", "data.image_column", "data.max_image_mb",
+        "data.renumber_classes", "data.split", "train.freeze_D",
+    }
+)  # fmt: skip
 """Keys added since the first version that may not differ on resume: at their default they do not change run names."""
 
 

@@ -23,6 +23,7 @@ from stylegan_ray.data.files import Files
 from stylegan_ray.data.formats.protocol import Writer
 from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
+from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.options import PrepareOptions, format_options, translate_errors
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
 from stylegan_ray.report.console import ProgressLine, format_time
@@ -120,8 +121,8 @@ def encode_and_write(writer: Writer, task: WriteTask, run: Run, on_bad_image: st
         if bad and on_bad_image == "error":
             name, reason = bad[0]
             raise DataError(
-                f"data.path={task.dataset.path}: image {name!r} cannot be used: {reason}; repair or remove it, or "
-                "leave such images out with --data.on_bad_image skip"
+                f"data.path={task.dataset.path}: image {quoted(name)} cannot be used: {reason}; repair or remove it, "
+                "or leave such images out with --data.on_bad_image skip"
             )
         writer.add(good, pieces[1:])
         num_done, num_bad = num_done + len(good) + len(bad), num_bad + len(bad)
@@ -189,7 +190,7 @@ def check(options: PrepareOptions) -> int:
     with ProgressLine() as progress:
         try:
             place = openmoji.prepare(cfg, progress) if path == openmoji.NAME else path
-            files, index = open_data.index_files(place, progress, decode=False)
+            files, index = open_data.index_files(place, progress, decode=False, cfg=cfg)
         except DataError as error:
             if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
                 raise

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from pyarrow import fs
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.labels import list_names
+from stylegan_ray.data.left_out import list_names
 from stylegan_ray.storage import Storage
 
 

@@ -14,6 +14,7 @@ from stylegan_ray.data.labels import is_one_hot, label_vectors
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
+from stylegan_ray.untrusted import printable
 
 MOST_CLASSES = 12
 """Classes that are listed at the start of a run."""
@@ -45,8 +46,10 @@ class EncodedImages:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
         try:
             content = self.source.read(entry)
-        except ValueError as error:
-            raise BadImage(name, str(error)) from error
+        except OSError:
+            raise
+        except Exception as error:  # readers of archives raise nearly anything on damaged files
+            raise BadImage(name, printable(str(error))) from error
         return downscale(self.decoder(name, content), level)
 
 
@@ -130,8 +133,9 @@ class Dataset:
         return subset
 
     def class_name(self, number: int) -> str:
-        """The name of a class, or its number where it has none."""
-        return self.class_names[number] if self.class_names else str(number)
+        """The printable name of a class, or its number where it has none."""
+        names = self.class_names or ()
+        return printable(names[number], most=60) if number < len(names) else str(number)
 
     def check_classes(self) -> np.ndarray:
         """The class of every image int [n]; raises DataError where labels are not classes."""

@@ -64,6 +64,7 @@ class Decoder:
     float_bits: int = 16
     """Bits of the range of floats, or UNIT for a range of 0 to 1."""
     max_bytes: int = MAX_IMAGE_BYTES
+    """Of a file and of the decoded image; it does not enter the fingerprint."""
 
     def __call__(self, name: str, content: bytes) -> np.ndarray:
         """Pixels uint8 [C,H,W] of an image file; raises BadImage."""

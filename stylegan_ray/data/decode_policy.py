@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from stylegan_ray.config import DataConfig
-from stylegan_ray.data.decode import Decoder, crop_box
+from stylegan_ray.data.decode import IS_FLOAT, IS_REDUCED, UNIT, Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
-from stylegan_ray.data.labels import list_names
+from stylegan_ray.data.left_out import list_names, quoted
+from stylegan_ray.untrusted import printable
 
 Size = tuple[int, int]
+
+log = logging.getLogger(__name__)
 
 
 def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
@@ -25,7 +30,11 @@ def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
     check_resolution(resolution, path)
     channels = _choose_channels(cfg, index, good, path)
     _check_alpha(cfg, index, good, path)
-    return Decoder(resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha)
+    bits, float_bits = _choose_bits(cfg, index, good, path)
+    return Decoder(
+        resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha, bits=bits, float_bits=float_bits,
+        max_bytes=cfg.max_image_mb << 20,
+    )  # fmt: skip
 
 
 def requested_resolution(cfg: DataConfig) -> Size | None:
@@ -85,7 +94,7 @@ def _choose_channels(cfg: DataConfig, index: Index, good: np.ndarray, path: str)
     if colour.any() and not colour.all():
         raise DataError(
             f"data.path={path} holds {int(colour.sum())} colour and {int((~colour).sum())} grey images (e.g. "
-            f"{index.names[int(good[colour][0])]!r} and {index.names[int(good[~colour][0])]!r}); "
+            f"{quoted(index.names[int(good[colour][0])])} and {quoted(index.names[int(good[~colour][0])])}); "
             "choose with --data.channels 3 or --data.channels 1"
         )
     return 3 if colour.all() else 1
@@ -101,14 +110,44 @@ def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
         )
 
 
+def _choose_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> tuple[int, int]:
+    """Bits of grey images with more than 8, and of the range of floats: as the largest value of all needs them.
+
+    Raises DataError where the choice would make images dark: Pillow keeps the high byte of 16-bit colours only.
+    """
+    depth = np.zeros(0, dtype=np.uint8) if index.depth is None else index.depth[good]
+    floats, reduced = depth[depth & IS_FLOAT != 0] & 0x3F, depth[depth & IS_REDUCED != 0] & 0x3F
+    whole = depth[(depth > 0) & (depth < IS_REDUCED)]
+    if len(reduced) and (cfg.bits or reduced.max()) < 16:
+        example = good[np.flatnonzero(depth & IS_REDUCED)[0]]
+        raise DataError(
+            f"data.path={path}: the values of {len(reduced)} images with 16 bits per channel, e.g. "
+            f"{quoted(index.names[int(example)])}, need only {cfg.bits or int(reduced.max())} bits, and would be nearly "
+            "black; convert them to 8 bits per channel, or use them as they are with --data.bits 16"
+        )
+    bits = cfg.bits or int(whole.max(initial=0)) or 16
+    float_bits = int(floats.max(initial=0)) or 16
+    if len(whole) and bits < 16 and cfg.bits is None:
+        log.warning(
+            "data.path=%s: the largest value of %d images with 16 or 32 bits needs %d: values are divided by %d; "
+            "--data.bits 16 divides them by 256", path, len(whole), bits, 1 << (bits - 8),
+        )  # fmt: skip
+    if len(floats):
+        top = "1" if float_bits == UNIT else str((1 << float_bits) - 1)
+        log.warning("data.path=%s: the floats of %d images are taken as 0 to %s", path, len(floats), top)
+    return bits, float_bits
+
+
 def _reasons(index: Index, most: int = 3) -> str:
-    listed = "; ".join(f"{index.names[entry]!r} {index.bad[entry]}" for entry in sorted(index.bad)[:most])
+    listed = "; ".join(
+        f"{quoted(index.names[entry])} {printable(index.bad[entry])}" for entry in sorted(index.bad)[:most]
+    )
     return listed if len(index.bad) <= most else f"{listed}; and {len(index.bad) - most} more"
 
 
 def _names_of_size(index: Index, good: np.ndarray, size: Size) -> str:
     here = good[(index.height[good] == size[0]) & (index.width[good] == size[1])]
-    return repr(index.names[int(here[0])]) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
+    return quoted(index.names[int(here[0])]) + (f" and {len(here) - 1} more" if len(here) > 1 else "")
 
 
 def _way_out_of_misfits(cfg: DataConfig, misfits: list[Size], wanted: Size) -> str:

@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from stylegan_ray.data import formats
-from stylegan_ray.data.decode import explain_error, is_grey, is_transparent, to_eight_bits
+from stylegan_ray.data.decode import DEEP_MODES, explain_error, is_grey, is_transparent, to_eight_bits
 from stylegan_ray.data.decode_policy import check_resolution
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import Labels, is_one_hot
 from stylegan_ray.table import format_table
+from stylegan_ray.untrusted import printable
 
 CLASSES_LISTED, EXAMPLES = 20, 3
 HASH_BYTES = 16
@@ -56,7 +57,7 @@ class Examiner:
 
 def pixel_hash(image: Image.Image) -> str:
     """A hash that is equal for images that look the same, whatever their file format and mode."""
-    image = to_eight_bits(image) if image.mode.startswith("I") else image
+    image = to_eight_bits(image) if image.mode in DEEP_MODES else image
     size = f"{image.height}x{image.width}:".encode()
     return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).hexdigest()
 
@@ -138,7 +139,7 @@ def summarize(findings: Findings) -> list[tuple[str, list[str]]]:
     """What was found, as rows of a heading and its lines."""
     index = findings.updated_index()
     names, transparent = index.names, np.flatnonzero(index.flags & IS_TRANSPARENT).tolist()
-    bad = [f"{names[entry]}: {index.bad[entry]}" for entry in sorted(index.bad)]
+    bad = [f"{printable(names[entry])}: {printable(index.bad[entry])}" for entry in sorted(index.bad)]
     groups = findings.duplicates()
     repeats = sum(len(group) - 1 for group in groups)
     return [
@@ -146,8 +147,8 @@ def summarize(findings: Findings) -> list[tuple[str, list[str]]]:
         ("Formats", [_counts(findings.formats)]),
         ("Sizes", [_counts(findings.sizes) + (" (height x width)" if findings.sizes else "")]),
         ("Modes", [_counts(findings.modes)]),
-        ("Transparent", [_some([names[entry] for entry in transparent])]),
-        ("Duplicates", [_some([" = ".join(names[e] for e in group) for group in groups], repeats)]),
+        ("Transparent", [_some([printable(names[entry]) for entry in transparent])]),
+        ("Duplicates", [_some([" = ".join(printable(names[e]) for e in group) for group in groups], repeats)]),
         ("Labels", list(_label_lines(index.labels))),
         ("Unreadable", [str(len(bad)) if bad else "none", *bad]),
     ]
@@ -184,7 +185,8 @@ def _label_lines(labels: Labels) -> Iterable[str]:
         counts = np.bincount(classes, minlength=labels.size)
         yield f"{len(counts)} classes of {counts.min()} to {counts.max()} images, median {np.median(counts):g}"
         for number, count in list(enumerate(counts.tolist()))[:CLASSES_LISTED]:
-            name = labels.class_names[number] if labels.class_names and number < len(labels.class_names) else ""
+            names = labels.class_names or ()
+            name = printable(names[number], most=60) if number < len(names) else ""
             yield f"  {number:<4d} {count:>8d} {name}".rstrip()
         if len(counts) > CLASSES_LISTED:
             yield f"  and {len(counts) - CLASSES_LISTED} more"

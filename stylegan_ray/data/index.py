@@ -7,18 +7,22 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
+from PIL import features
 
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.untrusted import printable
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Increased when an index of an earlier version cannot be read."""
 
 IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
@@ -51,12 +55,19 @@ class Index:
     shards: tuple[str, ...] = ()
     """Names of the files, where one file holds several images."""
     attribution: str | None = None
+    depth: np.ndarray | None = None
+    """uint8 [n]: bits of images that are stored with more than 8 (see decode.depth_of); None: there are none."""
+    left_out: tuple[str, ...] = ()
+    """What archives hold and is not used, one line for each reason."""
+    faults: tuple[str, ...] = ()
+    """Images that could not be read by a fault of this machine: such an index is not cached."""
 
     def digest(self) -> str:
         """sha256 of names, contents and labels; does not depend on where the data is stored."""
         sha = hashlib.sha256(self.format.encode())
         parts = [self.names.characters, self.names.ends, self.crc, self.height, self.width, self.flags]
-        for part in [*parts, *([] if self.labels.values is None else [self.labels.values])]:
+        labels = self.labels.values if self.labels.sparse is None else self.labels.sparse
+        for part in [*parts, *([] if labels is None or self.labels.is_late else [labels])]:
             sha.update(np.ascontiguousarray(part).tobytes())
         return sha.hexdigest()
 
@@ -65,10 +76,15 @@ class Index:
         meta = {
             "format": self.format, "bad": self.bad, "shards": self.shards, "attribution": self.attribution,
             "label_problem": self.labels.problem, "class_names": self.labels.class_names,
+            "label_is_late": self.labels.is_late, "left_out": self.left_out,
         }  # fmt: skip
         arrays = {f"place:{name}": array for name, array in self.places.items()}
         if self.labels.values is not None:
             arrays["labels"] = self.labels.values
+        if self.labels.sparse is not None:
+            arrays["sparse_labels"] = self.labels.sparse
+        if self.depth is not None:
+            arrays["depth"] = self.depth
         scanned = {name: getattr(self, name) for name in ("height", "width", "flags", "crc")}
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.characters, "ends": self.names.ends}
@@ -85,18 +101,28 @@ class Index:
         return cls(
             format=meta["format"], names=PackedNames(arrays["joined"], arrays["ends"]),
             places={name[6:]: array for name, array in arrays.items() if name.startswith("place:")},
-            labels=Labels(arrays.get("labels"), meta["label_problem"], class_names),
+            labels=Labels(
+                arrays.get("labels"), meta["label_problem"], class_names, arrays.get("sparse_labels"),
+                meta["label_is_late"],
+            ),
             height=arrays["height"], width=arrays["width"], flags=arrays["flags"], crc=arrays["crc"],
             bad={int(i): reason for i, reason in meta["bad"].items()},
-            shards=tuple(meta["shards"]), attribution=meta["attribution"],
+            shards=tuple(meta["shards"]), attribution=meta["attribution"], depth=arrays.get("depth"),
+            left_out=tuple(meta["left_out"]),
         )  # fmt: skip
 
 
-def load_or_build_index(path: str, infos: Iterable[FileInfo], build: Callable[[], Index]) -> Index:
-    """The index of the data at `path`, from the cache while no file has another name, size or time."""
-    sha = hashlib.sha256(f"{INDEX_VERSION}".encode())
+def load_or_build_index(
+    path: str, infos: Iterable[FileInfo], build: Callable[[], Index], keys: Mapping[str, Any] | None = None
+) -> Index:
+    """The index of the data at `path`, from the cache while nothing that it follows from has changed.
+
+    That is name, size and times of every file, the `keys` of the data section, and what the installed Pillow can decode.
+    """
+    sha = hashlib.sha256(json.dumps([INDEX_VERSION, _decoders(), dict(keys or {})], sort_keys=True).encode())
     for info in infos:
-        sha.update(f"{info.name}\0{info.size}\0{info.mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        text = f"{info.name}\0{info.size}\0{info.mtime_ns}\0{info.ctime_ns}\0"
+        sha.update(text.encode("utf-8", "surrogateescape"))
     owner = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     file = cache_folder() / "prepared" / f"{owner}-{sha.hexdigest()[:16]}.npz"
     try:
@@ -104,6 +130,12 @@ def load_or_build_index(path: str, infos: Iterable[FileInfo], build: Callable[[]
     except Exception as error:  # absent, truncated or of another version: it is only a cache
         log.debug("no cached index of %s: %s", path, error)
     index = build()
+    if index.faults:
+        log.warning(
+            "data.path=%s: %d images cannot be read by a fault of this machine, e.g. %s; the index is built again "
+            "at the next start", printable(path), len(index.faults), index.faults[0],
+        )  # fmt: skip
+        return index
     try:
         index.save(file)
         _delete_older(file, owner)
@@ -115,6 +147,11 @@ def load_or_build_index(path: str, infos: Iterable[FileInfo], build: Callable[[]
             error,
         )
     return index
+
+
+def _decoders() -> list[str]:
+    """Pillow's version and the decoders that it was built with."""
+    return [PIL.__version__, *(name for name in ("avif", "jpg", "libtiff", "webp", "zlib") if features.check(name))]
 
 
 def cache_folder() -> Path:

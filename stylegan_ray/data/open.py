@@ -14,13 +14,19 @@ import numpy as np
 from stylegan_ray.config import DataConfig, nearest
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import Files, files_at
-from stylegan_ray.data.formats.folder import IMAGE_ENDINGS
+from stylegan_ray.data.files import FileInfo, Files, files_at
+from stylegan_ray.data.formats.folder import Folder, is_image
+from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index
-from stylegan_ray.data.labels import Labels, choose_label_size, list_names
+from stylegan_ray.data.labels import Labels, choose_label_size
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, joined_lines, list_names
+from stylegan_ray.data.scan import Reading
+from stylegan_ray.data.splits import choose_split, split_of_file, splits_of_images
 from stylegan_ray.storage import split_address
+from stylegan_ray.untrusted import printable, reading
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +42,7 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
 def open_index(cfg: DataConfig, progress: Progress | None = None) -> tuple[Files, Index]:
     """The files that `data.path` names, and the index of their images; raises DataError when there are none."""
     path = data_path(cfg)
-    files, index = index_files(openmoji.prepare(cfg, progress) if path == openmoji.NAME else path, progress)
+    files, index = index_files(openmoji.prepare(cfg, progress) if path == openmoji.NAME else path, progress, cfg=cfg)
     refuse_empty(files, index, path)
     return files, index
 
@@ -61,15 +67,16 @@ def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> 
             "data.shuffle=full reads a whole row group of %s for each image; data.shuffle=blocks is faster", path
         )
     decoder = choose_decoder(cfg, index, path)
-    label_size = choose_label_size(index.labels, cfg.cond, cfg.max_label_size, path)
+    labels = index.labels.renumbered() if cfg.renumber_classes else index.labels
+    label_size = choose_label_size(labels, cfg.cond, cfg.max_label_size, path)
     rows = choose_rows(len(index.names), cfg.subset, seed)
     dataset = Dataset(
         path=path, images=format.open_images(files, index, decoder), names=index.names, rows=rows,
-        label_values=index.labels.values if label_size else None, label_size=label_size,
+        label_values=labels.values if label_size else None, label_size=label_size,
         resolution=decoder.resolution, num_channels=decoder.num_channels,
-        fingerprint=_fingerprint(index, rows, vars(decoder), label_size),
-        bad=index.bad, class_names=index.labels.class_names if label_size else None, attribution=index.attribution,
-        block_rows=format.block_rows(index), label_note=note_on_labels(cfg, index.labels),
+        fingerprint=_fingerprint(index, rows, decoder, labels if label_size else None, label_size),
+        bad=index.bad, class_names=labels.class_names if label_size else None, attribution=index.attribution,
+        block_rows=format.block_rows(index), label_note=note_on_labels(cfg, labels),
     )  # fmt: skip
     if cfg.balance:
         dataset.check_classes()
@@ -91,35 +98,78 @@ def choose_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
     return np.sort(rows[:subset])
 
 
-def _fingerprint(index: Index, rows: np.ndarray, decoding: dict, label_size: int) -> str:
+def _fingerprint(index: Index, rows: np.ndarray, decoder: Decoder, used_labels: Labels | None, label_size: int) -> str:
     """sha256 of the data and of all that decides how training sees it; a run refuses to continue on another one."""
     sha = hashlib.sha256(index.digest().encode())
     sha.update(rows.tobytes() if len(rows) < len(index.names) else b"all")
-    sha.update(json.dumps([decoding, label_size], sort_keys=True).encode())
+    added = {key: getattr(decoder, key) for key in ADDED_TO_DECODER}  # they count where they differ from version 0.1
+    changed = {key: value for key, value in added.items() if value != getattr(Decoder, key)}
+    decoding = {key: value for key, value in vars(decoder).items() if key not in added and key != "max_bytes"}
+    sha.update(json.dumps([decoding | changed, label_size], sort_keys=True).encode())
+    if used_labels is not None and used_labels.values is not None and (used_labels.is_late or index.labels.is_late):
+        sha.update(used_labels.values.tobytes())
     return sha.hexdigest()
 
 
-def index_files(path: str, progress: Progress | None = None, decode: bool = True) -> tuple[Files, Index]:
+ADDED_TO_DECODER = ("bits", "float_bits")
+
+
+def index_files(
+    path: str, progress: Progress | None = None, decode: bool = True, cfg: DataConfig | None = None
+) -> tuple[Files, Index]:
     """The files at a path and the index of their images, from the cache or built now; raises DataError.
 
-    Without `decode` only headers of images are read, and the index is not cached.
+    Without `decode` only headers of images are read, and the index is not cached. What is left out is logged.
     """
+    cfg = cfg or DataConfig()
+    keys = {"image_column": cfg.image_column, "split": cfg.split, "max_bytes": cfg.max_image_mb << 20}
     with _as_data_errors(path):
-        format = formats.by_file_name(split_address(path)[1])
-        if format is not None:
-            folder, name = split_address(path if "://" in path else os.path.abspath(path))
-            files = files_at(folder)
-            infos = [files.info(name)]
+        files, format, infos, left_out = _select_files(path, cfg)
+        wanted = Reading(None if decode else 0, **keys)
+        if decode:
+            index = load_or_build_index(
+                normalize_path(path), infos, lambda: format.build_index(files, infos, progress, wanted), keys
+            )
         else:
-            files = files_at(path)
-            listing = files.listing()
-            format = formats.by_listing(listing)
-            infos = format.select(listing)
-        if not decode:
-            return files, format.build_index(files, infos, progress, 0)
-        return files, load_or_build_index(
-            normalize_path(path), infos, lambda: format.build_index(files, infos, progress)
-        )
+            index = format.build_index(files, infos, progress, wanted)
+    if left_out or index.left_out:
+        log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
+    return files, index
+
+
+def _select_files(path: str, cfg: DataConfig) -> tuple[Files, Format, list[FileInfo], list[str]]:
+    """The files that a data set consists of, their format, and what else there is, one line for each reason."""
+    max_bytes = cfg.max_image_mb << 20
+    format = formats.by_file_name(split_address(path)[1])
+    if format is not None and not os.path.isdir(path):
+        folder, name = split_address(path if "://" in path else os.path.abspath(path))
+        files = files_at(folder, cfg.follow_links, max_bytes)
+        return files, format, [files.info(name)], []
+    files = files_at(path, cfg.follow_links, max_bytes)
+    listing, left_out = files.survey()
+    format = formats.by_listing(listing, files)
+    infos = format.select(listing)
+    is_folder = format.name == Folder.name
+    left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
+    if is_folder:
+        for info in infos:
+            if info.size > max_bytes and is_image(info.name):
+                left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
+        infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name)]
+    infos, note = _of_one_split(infos, is_folder, cfg.split)
+    return files, format, infos, [*left_out.lines(), *([note] if note else [])]
+
+
+def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) -> tuple[list[FileInfo], str]:
+    """The files of the split that is used, and what to say about the others."""
+    items = [info for info in infos if not is_folder or is_image(info.name)]
+    names = [info.name for info in items]
+    splits = splits_of_images(names) if is_folder else list(map(split_of_file, names))
+    if not any(splits) and (wanted is None or not is_folder):
+        return infos, ""  # an archive may hold folders of splits
+    used, note = choose_split(splits, wanted, "images" if is_folder else "files")
+    unused = {info.name for info, keep in zip(items, used.tolist(), strict=True) if not keep}
+    return [info for info in infos if info.name not in unused], note
 
 
 def _suggest_other_files(files: Files, path: str) -> str:
@@ -131,22 +181,25 @@ def _suggest_other_files(files: Files, path: str) -> str:
         for info in files.listing()
         if (format := formats.by_file_name(info.name)) and not format.select([info])
     ]
-    return f", but {list_names(alone)}: name the file itself" if alone else f" ({', '.join(IMAGE_ENDINGS)})"
+    if alone:
+        return f", but {list_names(alone)}: name the file itself"
+    listing, left_out = files.survey()
+    left_out.add_unused((info.name for info in listing), (), are_images=True)
+    lines = joined_lines(left_out.lines())
+    return f" ({', '.join(IMAGE_ENDINGS)})" + (f", but {lines}" if lines else "")
 
 
 @contextmanager
 def _as_data_errors(path: str) -> Iterator[None]:
-    """Turns errors of the file system into errors that name data.path."""
+    """Turns whatever readers and the file system raise into errors that name data.path."""
+    shown = printable(path, most=500)
     try:
-        yield
-    except DataError:
-        raise
+        with reading(f"data.path={path}", DataError, passes=(NotADirectoryError, FileNotFoundError)):
+            yield
     except NotADirectoryError as error:
-        raise DataError(f"data.path={path} is a file, but neither a folder nor a zip, tar or Parquet file") from error
+        raise DataError(f"data.path={shown} is a file, but neither a folder nor a zip, tar or Parquet file") from error
     except FileNotFoundError as error:
-        raise DataError(f"data.path={path} does not exist{_nearest(path)}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.path={path} cannot be read: {error}") from error
+        raise DataError(f"data.path={shown} does not exist{_nearest(path)}") from error
 
 
 def normalize_path(path: str) -> str:

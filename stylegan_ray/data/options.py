@@ -56,6 +56,18 @@ class PrepareOptions:
     """Transparent images: refuse, composite on white or black, or drop the alpha channel."""
     on_bad_image: Literal["error", "skip"] = "error"
     """Images that cannot be read: refuse, or leave them out."""
+    image_column: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Images among several: the column of Parquet files, or the ending in samples of tar files, as in mask.png."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: train)")] = None
+    """Of data with splits use this one (train, test, validation), or `all`."""
+    renumber_classes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Number the classes 0, 1, 2, ... in the order of their ids."""
+    follow_links: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Follow links that lead out of the folder."""
+    max_image_mb: Annotated[int, tyro.conf.arg(metavar="MIB")] = 512
+    """Largest image, as a file and in memory (4 bytes a pixel)."""
+    bits: Annotated[Literal[8, 10, 12, 14, 16] | None, tyro.conf.arg(help_behavior_hint="(default: by range)")] = None
+    """Bits of images that are stored with 16 or 32."""
     subset: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use only this many images, chosen at random."""
     shuffle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -77,7 +89,9 @@ class PrepareOptions:
         data = {
             "path": self.source, "resolution": _size(self.resolution), "channels": self.channels, "crop": crop,
             "resize": self.resize, "alpha": self.alpha, "on_bad_image": self.on_bad_image, "subset": self.subset,
-            "shuffle": "blocks",
+            "shuffle": "blocks", "image_column": self.image_column, "split": self.split,
+            "renumber_classes": self.renumber_classes, "follow_links": self.follow_links,
+            "max_image_mb": self.max_image_mb, "bits": self.bits,
         }  # fmt: skip
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers} must be 0 (no Ray) or more")

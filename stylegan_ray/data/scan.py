@@ -11,9 +11,22 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from stylegan_ray.cores import num_cores
-from stylegan_ray.data.decode import explain_error, has_alpha, is_grey, is_transparent, open_image, read_header
+from stylegan_ray.data.decode import (
+    DEEP_MODES,
+    MAX_IMAGE_BYTES,
+    decoded,
+    depth_of,
+    explain_error,
+    has_alpha,
+    has_deep_channels,
+    is_grey,
+    is_transparent,
+    missing_decoder,
+    read_header,
+)
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
+from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.packed_names import PackedNames
 
 DECODE_UP_TO = 100_000
@@ -31,6 +44,17 @@ Reader = Callable[[int, int | None], bytes]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How images are looked for and looked at, as the data section says."""
+
+    decode_up_to: int | None = None
+    """Larger data sets are not decoded but only their headers read (None: DECODE_UP_TO)."""
+    max_bytes: int = MAX_IMAGE_BYTES
+    image_column: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
 class Scan:
     """What was found, one row per image; the arrays are fields of Index."""
 
@@ -38,22 +62,28 @@ class Scan:
     width: np.ndarray
     flags: np.ndarray
     crc: np.ndarray
+    depth: np.ndarray
     bad: dict[int, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
     @classmethod
     def empty(cls, num: int) -> Scan:
         height, width, crc = (np.zeros(num, dtype=np.uint32) for _ in range(3))
-        return cls(height, width, np.zeros(num, dtype=np.uint8), crc)
+        flags, depth = (np.zeros(num, dtype=np.uint8) for _ in range(2))
+        return cls(height, width, flags, crc, depth)
 
 
-def scan(read: Reader, names: PackedNames, progress: Progress | None = None, decode_up_to: int | None = None) -> Scan:
-    """Opens every image in a thread pool (Pillow decodes without the GIL), and decodes it if there are few enough."""
-    num, result = len(names), Scan.empty(len(names))
-    decode = num <= (DECODE_UP_TO if decode_up_to is None else decode_up_to)
+def scan(read: Reader, names: PackedNames, progress: Progress | None = None, reading: Reading | None = None) -> Scan:
+    """Opens every image in a thread pool (Pillow decodes without the GIL), and decodes it if there are few enough.
+
+    Images with more than 8 bits are always decoded, since the largest value decides how they are reduced.
+    """
+    num, result, reading = len(names), Scan.empty(len(names)), reading or Reading()
+    decode = num <= (DECODE_UP_TO if reading.decode_up_to is None else reading.decode_up_to)
 
     def check(start: int) -> int:
         for i in range(start, min(start + CHUNK, num)):
-            _check(read, names, i, decode, result)
+            _check(read, names, i, decode, result, reading.max_bytes)
         return min(start + CHUNK, num) - start
 
     done = 0
@@ -70,36 +100,49 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, dec
     return result
 
 
-def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan) -> None:
+def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan, max_bytes: int) -> None:
+    content = b""
     try:
         content = read(i, None if decode else HEAD_BYTES)
         result.crc[i] = zlib.crc32(content)
-        height, width, flags = _read_whole(content) if decode else _read_header(content, lambda: read(i, None))
-        result.height[i], result.width[i], result.flags[i] = height, width, flags
+        found = None if decode else _read_header(content, lambda: read(i, None), max_bytes)
+        if found is None:
+            found = _read_whole(content if decode else read(i, None), max_bytes)
+        result.height[i], result.width[i], result.flags[i], result.depth[i] = found
+        return
     except OSError as error:
-        if error.errno is not None and not isinstance(error, (FileNotFoundError, PermissionError)):
+        is_of_machine = error.errno is not None or isinstance(error, BlockingIOError)
+        if is_of_machine and not isinstance(error, (FileNotFoundError, PermissionError)):
             raise DataError(
-                f"image {names[i]!r} cannot be read from storage: {error}; try again when storage works"
+                f"image {quoted(names[i])} cannot be read from storage: {error}; try again when storage works"
             ) from error
-        result.flags[i], result.bad[i] = IS_BAD, explain_error(error)
+        reason = explain_error(error, content)
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        result.flags[i], result.bad[i] = IS_BAD, explain_error(error)
+        reason, is_of_machine = explain_error(error, content), isinstance(error, MemoryError)
+    result.flags[i], result.bad[i] = IS_BAD, reason
+    if is_of_machine or missing_decoder(content) is not None:
+        result.faults.append(f"{quoted(names[i])} ({reason})")
 
 
-def _read_whole(content: bytes) -> tuple[int, int, int]:
-    image = open_image(content)
-    return image.height, image.width, _flags(image, is_transparent(image))
+def _read_whole(content: bytes, max_bytes: int) -> tuple[int, int, int, int]:
+    """Height, width, flags and depth of a decoded image."""
+    with decoded(content, max_bytes) as image:
+        depth = depth_of(image, content)
+        return image.height, image.width, _flags(image, is_transparent(image)), depth
 
 
-def _read_header(content: bytes, read_all: Callable[[], bytes]) -> tuple[int, int, int]:
-    """Height, width and flags from the first bytes of a file, or from all of it if its header needs more."""
+def _read_header(content: bytes, read_all: Callable[[], bytes], max_bytes: int) -> tuple[int, int, int, int] | None:
+    """The same from the first bytes of a file, or from all of it if its header needs more; None for deep images."""
     try:
-        image = read_header(content)
+        image = read_header(content, max_bytes)
     except UnidentifiedImageError:
-        image = read_header(read_all())
+        content = read_all()
+        image = read_header(content, max_bytes)
+    if image.mode in DEEP_MODES or has_deep_channels(image, content):
+        return None
     sideways = "exif" in image.info and image.getexif().get(ORIENTATION) in SIDEWAYS
     height, width = (image.width, image.height) if sideways else (image.height, image.width)
-    return height, width, _flags(image, has_alpha(image))
+    return height, width, _flags(image, has_alpha(image)), 0
 
 
 def _flags(image: Image.Image, transparent: bool) -> int:

@@ -18,8 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
+from stylegan_ray.data.decode import open_image, read_header
 from stylegan_ray.storage import Storage
 
 WIDTH = 12.0
@@ -112,7 +112,7 @@ def draw(report: Report) -> Figure:
         cells = rows[2].subgridspec(1, 2, wspace=0.02)
         for column, (caption, png) in enumerate(report.grids):
             axes = figure.add_subplot(cells[column])
-            axes.imshow(np.asarray(Image.open(io.BytesIO(png))), cmap="gray", interpolation="nearest", resample=False)
+            axes.imshow(np.asarray(open_image(png)), cmap="gray", interpolation="nearest", resample=False)
             axes.set_title(caption, loc="left", fontsize=10)
             axes.axis("off")
     return figure
@@ -120,7 +120,7 @@ def draw(report: Report) -> Figure:
 
 def _grid_height(report: Report) -> float:
     """Inches of an image grid that is half as wide as the report."""
-    sizes = [Image.open(io.BytesIO(png)).size for _, png in report.grids]
+    sizes = [read_header(png).size for _, png in report.grids]
     return max(WIDTH / 2 * height / width for width, height in sizes)
 
 

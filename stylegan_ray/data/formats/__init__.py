@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stylegan_ray.data.files import FileInfo
+from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import Folder
 from stylegan_ray.data.formats.parquet import Parquet
 from stylegan_ray.data.formats.protocol import Format, WritableFormat
@@ -14,12 +14,12 @@ from stylegan_ray.data.formats.zip import Zip
 
 FORMATS: tuple[Format, ...] = (
     TFRecord(),
-    Folder(),
     Parquet(),
     Tar(),
+    Folder(),
     Zip(),
 )
-"""A folder has the first format that selects any of its files."""
+"""A folder has the first format that selects any of its files and claims them."""
 
 __all__ = ["FORMATS", "by_file_name", "by_listing", "by_name", "writable_formats"]
 
@@ -37,9 +37,11 @@ def by_file_name(path: str) -> Format | None:
     return None
 
 
-def by_listing(listing: Sequence[FileInfo]) -> Format:
+def by_listing(listing: Sequence[FileInfo], files: Files) -> Format:
     """The format of a folder with these files; a folder of images when no format recognises any."""
-    return next((format for format in FORMATS if format.select(listing)), by_name(Folder.name))
+    candidates = [format for format in FORMATS if format.select(listing)]
+    claiming = (format for format in candidates if format.claims(files, format.select(listing), listing))
+    return next(claiming, candidates[0] if candidates else by_name(Folder.name))
 
 
 def writable_formats() -> dict[str, WritableFormat]:

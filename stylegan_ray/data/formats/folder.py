@@ -9,12 +9,11 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE, Labels, labels_from_folders, labels_from_json
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, is_hidden
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.scan import scan
+from stylegan_ray.data.scan import Reading, scan
 
-IMAGE_ENDINGS = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
-)  # fmt: skip
+__all__ = ["IMAGE_ENDINGS", "Folder", "is_image", "label_file_among", "read_labels"]
 
 
 class Folder(EncodedFormat):
@@ -23,16 +22,17 @@ class Folder(EncodedFormat):
     name = "folder"
 
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
-        selected = [info for info in listing if is_image(info.name) or info.name == LABEL_FILE]
-        return selected if any(info.name != LABEL_FILE for info in selected) else []
+        images = [info for info in listing if is_image(info.name)]
+        labels = label_file_among([info.name for info in listing], [info.name for info in images])
+        return [info for info in listing if is_image(info.name) or info.name == labels] if images else []
 
     def build_index(
-        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
-        names = PackedNames.pack(info.name for info in infos if info.name != LABEL_FILE)
-        has_json = any(info.name == LABEL_FILE for info in infos)
-        scanned = scan(FolderSource(files, names).read, names, progress, decode_up_to)
-        labels = read_labels(files.read(LABEL_FILE) if has_json else None, names)
+        names = PackedNames.pack(info.name for info in infos if is_image(info.name))
+        label_file = next((info.name for info in infos if not is_image(info.name)), None)
+        scanned = scan(FolderSource(files, names).read, names, progress, reading)
+        labels = read_labels(files.read(label_file) if label_file else None, names, label_file or "")
         return Index(self.name, names, places={}, labels=labels, **vars(scanned))
 
     def source(self, files: Files, index: Index) -> FolderSource:
@@ -56,13 +56,24 @@ class FolderSource:
 
 
 def is_image(name: str) -> bool:
-    """Whether the name of a file is that of an image; hidden files and those that macOS adds are not images."""
-    hidden = name.rpartition("/")[2].startswith(".") or name.startswith("__MACOSX/")
-    return name.lower().endswith(IMAGE_ENDINGS) and not hidden
+    """Whether the name of a file is that of an image; hidden files and those of system folders are not images."""
+    return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
 
 
-def read_labels(content: bytes | None, names: PackedNames) -> Labels:
+def label_file_among(names: Sequence[str], images: Sequence[str]) -> str | None:
+    """The dataset.json at the root, or in the folder that holds all the images; None where there is none."""
+    found = [name for name in names if name.replace("\\", "/").rpartition("/")[2] == LABEL_FILE]
+    for name in sorted(found, key=len):
+        folder = name[: -len(LABEL_FILE)]
+        if all(image.startswith(folder) for image in images):
+            return name
+    return None
+
+
+def read_labels(content: bytes | None, names: PackedNames, label_file: str = LABEL_FILE) -> Labels:
     """Labels from the content of dataset.json, or without one from the sub-folders."""
     if not len(names):
         return Labels()
-    return labels_from_folders(names) if content is None else labels_from_json(content, names)
+    if content is None:
+        return labels_from_folders(names)
+    return labels_from_json(content, names, label_file.replace("\\", "/").removesuffix(LABEL_FILE))

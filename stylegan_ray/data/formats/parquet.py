@@ -22,11 +22,17 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.labels import Labels, texts
+from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.scan import scan
+from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.untrusted import format_bytes, parse_json, printable
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
+IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo", "pixel_values", "bytes", "content")
+"""Names of columns of images, the likeliest first."""
+LABEL_ROWS, MAX_LABEL_BYTES = 1 << 12, 1 << 26
+"""Labels that are read together, and their bytes at most."""
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory in each process: reading one image reads its whole row group."""
 MAX_GROUP_BYTES = 1 << 29
@@ -73,28 +79,42 @@ class Parquet(EncodedFormat):
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
+    def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
+        """Whether the first file has images: many image folders and tar shards have tables of metadata beside them."""
+        if all(info.name.lower().endswith(ENDING) for info in listing):
+            return True
+        try:
+            with files.open(infos[0].name) as file:
+                return bool(_image_columns(pq.ParquetFile(file).schema_arrow))
+        except Exception:  # build_index says what is wrong where this is the only format
+            return False
+
     def build_index(
-        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
+        reading = reading or Reading()
         shards, names, labels = tuple(info.name for info in infos), [], []
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
-        column, class_names = "", None
-        for number, name in enumerate(shards):
-            with files.open(name) as file:
-                parquet = _open_parquet(files, name, file)
-                column, class_names = _image_column(parquet.schema_arrow, name), _class_names(parquet.schema_arrow)
-                _add_groups(rows, parquet.metadata, number, name)
-                names += [f"{name}#{row}" for row in range(parquet.metadata.num_rows)]
+        column, class_names, note = reading.image_column, None, ""
+        for number, info in enumerate(infos):
+            with files.open(info.name) as file:
+                parquet = _open_parquet(files, info.name, file)
+                column, other = _image_column(parquet.schema_arrow, info.name, column)
+                note, class_names = note or other, _class_names(parquet.schema_arrow)
+                _refuse_many_rows(parquet.metadata, info)
+                _add_groups(rows, parquet.metadata, number, info.name)
+                names += [f"{info.name}#{row}" for row in range(parquet.metadata.num_rows)]
                 if LABEL_COLUMN in parquet.schema_arrow.names:
-                    labels += parquet.read(columns=[LABEL_COLUMN]).column(0).to_pylist()
+                    labels += _read_labels(file, parquet.schema_arrow)
         first = np.cumsum([0, *rows["size"]])[:-1]
         places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
-        places["column"] = np.array(column)
+        places["column"] = np.array(column or "")
         packed = PackedNames.pack(names)
-        scanned = scan(ParquetSource(files, shards, column, places).read, packed, progress, decode_up_to)
+        scanned = scan(ParquetSource(files, shards, column or "", places).read, packed, progress, reading)
         return Index(
-            self.name, packed, places, _labels(labels, len(names), class_names), **vars(scanned), shards=shards
-        )
+            self.name, packed, places, _labels(labels, packed, class_names), **vars(scanned), shards=shards,
+            left_out=(note,) if note else (),
+        )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> ParquetSource:
         return ParquetSource(files, index.shards, str(index.places["column"]), index.places)
@@ -117,9 +137,14 @@ class ParquetSource:
     def read(self, entry: int, at_least: int | None = None) -> bytes:
         """The bytes of an image file: all, or the first `at_least`."""
         number = int(np.searchsorted(self.places["first"], entry, side="right")) - 1
-        content = self._group(number)[entry - int(self.places["first"][number])].as_py()
+        try:
+            content = self._group(number)[entry - int(self.places["first"][number])].as_py()
+        except (pa.ArrowException, IndexError) as error:
+            raise ValueError(f"cannot be read from its row group: {error}") from error
         if content is None:
             raise ValueError("is a path or empty, not the bytes of an image")
+        if len(content) > self.files.max_bytes:
+            raise ValueError(f"takes {format_bytes(len(content))}, more than data.max_image_mb allows")
         return content if at_least is None else content[:at_least]
 
     def _group(self, number: int) -> Any:
@@ -132,7 +157,7 @@ class ParquetSource:
                 return self._groups[number]
             shard, group = int(self.places["shard"][number]), int(self.places["group"][number])
             with self.files.open(self.shards[shard]) as file:
-                table = pq.ParquetFile(file).read_row_group(group, columns=[self.column])
+                table = _with_dictionary(file, self.column).read_row_group(group, columns=[self.column])
             column = table.column(0).combine_chunks()
             self._groups[number] = column.field("bytes") if pa.types.is_struct(column.type) else column
             while len(self._groups) > 1 and sum(group.nbytes for group in self._groups.values()) > CACHE_BYTES:
@@ -152,18 +177,85 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
         ) from error
 
 
-def _image_column(schema: pa.Schema, name: str) -> str:
-    """The first column of bytes, or of structs with a field `bytes`."""
-    for field in schema:
-        dtype = field.type
-        if pa.types.is_struct(dtype) and dtype.get_field_index("bytes") >= 0:
-            dtype = dtype.field("bytes").type
+def _with_dictionary(file: Any, column: str) -> pq.ParquetFile:
+    """A Parquet file in which equal values of a column take memory once, as they do in the file."""
+    field = pq.ParquetFile(file).schema_arrow.field(column)
+    leaf = f"{column}.bytes" if pa.types.is_struct(field.type) else column
+    return pq.ParquetFile(file, read_dictionary=[leaf])
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    """Columns that can hold encoded images, the likeliest first: structs with bytes, then names such as image."""
+    found = []
+    for place, field in enumerate(schema):
+        dtype, is_struct = field.type, pa.types.is_struct(field.type)
+        if is_struct:
+            place_of_bytes = dtype.get_field_index("bytes")
+            if place_of_bytes < 0:
+                continue
+            dtype = dtype.field(place_of_bytes).type
         if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype):
-            return field.name
-    raise DataError(
-        f"data.path: {name} has no column of encoded images, only {', '.join(schema.names)}; store them as a column of "
-        "bytes, or of struct{bytes, path}"
-    )
+            name = field.name.lower()
+            rank = IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES)
+            found.append((not is_struct, rank, place, field.name))
+    return [name for *_, name in sorted(found)]
+
+
+def _image_column(schema: pa.Schema, name: str, wanted: str | None) -> tuple[str, str]:
+    """The column of images, and what to say where there are several; raises DataError where there is none."""
+    columns = _image_columns(schema)
+    if wanted in columns:
+        return wanted, ""
+    if not columns or wanted is not None:
+        given = f"no column {quoted(wanted)} of" if wanted is not None else "no column of"
+        raise DataError(
+            f"data.path: {name} has {given} encoded images, only {_plain_list(columns or schema.names)}; store them as "
+            f"a column of bytes, or of struct{{bytes, path}}{', or choose with --data.image_column' if columns else ''}"
+        )
+    same = [other for other in columns if _is_struct(schema, other) == _is_struct(schema, columns[0])]
+    if len(same) == 1:
+        return columns[0], ""
+    others = ", ".join(map(quoted, same[1:9]))
+    return columns[0], f"images are read from {quoted(columns[0])}, not {others} (choose with --data.image_column)"
+
+
+def _plain_list(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(printable(name) for name in names[:most]) + (" and others" if len(names) > most else "")
+
+
+def _is_struct(schema: pa.Schema, column: str) -> bool:
+    return pa.types.is_struct(schema.field(column).type)
+
+
+def _refuse_many_rows(metadata: Any, info: FileInfo) -> None:
+    """Raises DataError for more rows than bytes: run-length encoding makes rows without content nearly free."""
+    groups = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    if metadata.num_rows != groups or not 0 <= metadata.num_rows <= info.size:
+        raise DataError(
+            f"data.path: {info.name} claims {metadata.num_rows} rows, {groups} of them in row groups, in "
+            f"{format_bytes(info.size)}; copy it again from its origin"
+        )
+
+
+def _read_labels(file: Any, schema: pa.Schema) -> list[Any]:
+    """The labels of one file as Python values."""
+    dtype = schema.field(LABEL_COLUMN).type
+    is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
+    parquet = pq.ParquetFile(file, read_dictionary=[LABEL_COLUMN] if is_text else None)
+    labels: list[Any] = []
+    for batch in parquet.iter_batches(batch_size=LABEL_ROWS, columns=[LABEL_COLUMN]):
+        column = batch.column(0)
+        if column.nbytes > MAX_LABEL_BYTES:
+            raise DataError(
+                f"data.path: {len(column)} labels of a Parquet file take {format_bytes(column.nbytes)}; give a column "
+                f"`{LABEL_COLUMN}` of class numbers or short vectors"
+            )
+        if is_text:
+            words = [printable(text, most=200) for text in column.dictionary.to_pylist()]
+            labels += [None if number is None else words[number] for number in column.indices.to_pylist()]
+        else:
+            labels += column.to_pylist()
+    return labels
 
 
 def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str) -> None:
@@ -183,16 +275,16 @@ def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
     """Class names from the metadata that Hugging Face's library adds to the schema."""
     try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return tuple(info["info"]["features"][LABEL_COLUMN]["names"])
+        info = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), "huggingface", limit=MAX_LABEL_BYTES)
+        return texts(info["info"]["features"][LABEL_COLUMN]["names"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _labels(labels: list[Any], num: int, class_names: tuple[str, ...] | None) -> Labels:
-    if not num or len(labels) < num:
+def _labels(labels: list[Any], names: PackedNames, class_names: tuple[str, ...] | None) -> Labels:
+    if not len(names) or len(labels) < len(names):
         return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}`")
-    return Labels.of(labels, f"column `{LABEL_COLUMN}`", class_names)
+    return Labels.of(labels, f"column `{LABEL_COLUMN}`", class_names, name=lambda i: quoted(names[i]))
 
 
 class ParquetWriter:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset, EncodedImages, Images, Source
-from stylegan_ray.data.decode import Decoder, open_image, read_header
+from stylegan_ray.data.decode import MAX_IMAGE_BYTES, Decoder, open_image, read_header
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.order import BLOCK_ROWS
+from stylegan_ray.data.scan import Reading
 
 
 class StoredImage(NamedTuple):
@@ -50,18 +51,21 @@ class Format(ABC):
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
         """The files of a folder that form a data set of this format; empty when the folder holds none."""
 
+    def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
+        """Whether the selected files are the data set of a folder that holds the files of the listing."""
+        return True
+
     @abstractmethod
     def build_index(
         self,
         files: Files,
         infos: Sequence[FileInfo],
         progress: Progress | None,
-        decode_up_to: int | None = None,
+        reading: Reading | None = None,
     ) -> Index:
         """Finds all images and labels in the selected files; raises DataError when a file is damaged.
 
-        Images are decoded when there are at most `decode_up_to` (None: scan.DECODE_UP_TO), else only their headers
-        are read.
+        Images are decoded when there are at most `reading.decode_up_to`, else only their headers are read.
         """
 
     @abstractmethod
@@ -92,19 +96,19 @@ class EncodedFormat(Format):
         return EncodedImages(self.source(files, index), decoder)
 
     def inspector(self, files: Files, index: Index) -> Inspector:
-        return EncodedInspector(self.source(files, index))
+        return EncodedInspector(self.source(files, index), files.max_bytes)
 
 
 class EncodedInspector:
     """Decodes image files without converting them."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, max_bytes: int = MAX_IMAGE_BYTES) -> None:
+        self.source, self.max_bytes = source, max_bytes
 
     def __call__(self, entry: int) -> StoredImage:
         content = self.source.read(entry)
-        header = read_header(content)
-        return StoredImage(header.format or "unknown", header.mode, open_image(content))
+        header = read_header(content, self.max_bytes)
+        return StoredImage(header.format or "unknown", header.mode, open_image(content, self.max_bytes))
 
 
 class Writer(Protocol):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
@@ -13,11 +16,20 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import is_image
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import Labels, labels_from_folders, list_names
+from stylegan_ray.data.labels import Labels, labels_from_folders
+from stylegan_ray.data.left_out import NO_FILES, SPARSE, LeftOut, is_hidden, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.scan import scan
+from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.data.splits import choose_split, splits_of_images
+from stylegan_ray.untrusted import decode_utf8, format_bytes, printable
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
+SHARD_NAME = re.compile(r"\d+\D*$")
+FEW_IMAGES = 10
+"""Images beside numbered tar files that are taken as pictures of them, such as a thumbnail."""
+MOST_PARTS = 8
+"""Kinds of images in a sample; where there are more, dots belong to the names."""
+MAX_CLASS_BYTES = 1 << 12
 
 
 class Tar(EncodedFormat):
@@ -29,21 +41,27 @@ class Tar(EncodedFormat):
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
+    def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
+        """Numbered shards win against a few images beside them, a tar file among many images does not."""
+        num_images = sum(is_image(info.name) for info in listing)
+        return not num_images or (num_images <= FEW_IMAGES and all(SHARD_NAME.search(info.name) for info in infos))
+
     def build_index(
-        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
-        members, shards = _Members(), tuple(info.name for info in infos)
+        members, shards, reading = _Members(), tuple(info.name for info in infos), reading or Reading()
         for number, info in enumerate(infos):
             _read_headers(members, files, number, info.name)
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
+        notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
         names = PackedNames.pack(
             name if len(shards) == 1 else f"{shards[shard]}/{name}"
             for name, shard in zip(members.names, members.shard, strict=True)
         )
         places = {part: np.array(getattr(members, part), dtype=np.int64) for part in ("shard", "offset", "size")}
-        scanned = scan(TarSource(files, shards, places).read, names, progress, decode_up_to)
-        return Index(self.name, names, places, _labels(members), **vars(scanned), shards=shards)
+        scanned = scan(TarSource(files, shards, places).read, names, progress, reading)
+        return Index(self.name, names, places, _labels(members), **vars(scanned), shards=shards, left_out=tuple(notes))
 
     def source(self, files: Files, index: Index) -> TarSource:
         return TarSource(files, index.shards, index.places)
@@ -60,6 +78,8 @@ class TarSource:
     def read(self, entry: int, at_least: int | None = None) -> bytes:
         """The bytes of an image file: all, or the first `at_least`."""
         size = int(self.places["size"][entry])
+        if size > self.files.max_bytes:
+            raise ValueError(f"takes {format_bytes(size)}, more than data.max_image_mb={self.files.max_bytes >> 20}")
         shard, offset = self.shards[int(self.places["shard"][entry])], int(self.places["offset"][entry])
         return self.files.read_at(shard, offset, size if at_least is None else min(size, at_least))
 
@@ -72,44 +92,142 @@ class _Members:
     shard: list[int] = field(default_factory=list)
     offset: list[int] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
-    classes: dict[str, int] = field(default_factory=dict)
-    """By shard and sample key."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Text of each .cls file, by shard and name without the ending."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def keep(self, used: Sequence[bool]) -> None:
+        """Forgets images that are not used."""
+        for part in (self.names, self.shard, self.offset, self.size):
+            part[:] = compress(part, used)
 
 
 def _read_headers(members: _Members, files: Files, shard: int, file_name: str) -> None:
     """Adds the members of one tar file; raises DataError."""
+    path = f"data.path={files.root}/{file_name}"
     try:
         with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            seen, latest = set(), -1
             for member in archive:
-                if member.isfile() and is_image(member.name):
-                    members.names.append(member.name.removeprefix("./"))
+                if member.offset <= latest:  # a negative size would lead back, and so without end
+                    raise tarfile.ReadError("a member has a size that cannot be")
+                latest, name = member.offset, member.name.removeprefix("./")
+                is_label = name.lower().endswith(LABEL_ENDING) and not is_hidden(name)
+                if not is_image(name) and not is_label:
+                    members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)
+                elif member.issparse() or not member.isreg():
+                    members.left_out.add(SPARSE if member.issparse() else NO_FILES, name)
+                elif name in seen:
+                    raise DataError(f"{path} holds {quoted(name)} twice; write it again with each file once")
+                elif is_image(name):
+                    members.names.append(name)
                     members.shard.append(shard)
                     members.offset.append(member.offset_data)
                     members.size.append(member.size)
-                elif member.isfile() and member.name.endswith(LABEL_ENDING):
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    members.classes[_key(shard, member.name.removeprefix("./"))] = int(content.read())
-    except (tarfile.TarError, EOFError, ValueError) as error:
+                else:
+                    members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member, name)
+                seen.add(name)
+    except (tarfile.TarError, EOFError) as error:
         raise DataError(
-            f"data.path={files.root}/{file_name} cannot be read as an uncompressed tar file: {error}; "
+            f"{path} cannot be read as an uncompressed tar file: {printable(str(error))}; "
             "unpack it, or write it again without compression"
         ) from error
 
 
-def _key(shard: int, name: str) -> str:
-    """WebDataset's key of a sample: the name up to the first dot of its last part."""
+def _read_class(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> str:
+    if member.size > MAX_CLASS_BYTES:
+        raise DataError(
+            f"the label {quoted(name)} takes {format_bytes(member.size)}, and may take {MAX_CLASS_BYTES} B: a class "
+            "number or the name of a class"
+        )
+    content = archive.extractfile(member)
+    assert content is not None
+    return decode_utf8(content.read(), name).strip()
+
+
+def _stem(name: str) -> str:
+    """A name without its last ending."""
+    return name[: name.rindex(".")]
+
+
+def _key(name: str) -> str:
+    """WebDataset's key of a sample: the name up to the first dot of its last part that no digit follows."""
     folder, slash, last = name.rpartition("/")
-    return f"{shard}/{folder}{slash}{last.partition('.')[0]}"
+    parts = last.split(".")
+    end = next((i for i, part in enumerate(parts[1:], start=1) if not part.isdigit()), 1)
+    return f"{folder}{slash}{'.'.join(parts[:end])}"
+
+
+def _sample(members: _Members, i: int) -> str:
+    """The key of the sample of an image: its name without the ending where that has a label of its own."""
+    own = f"{members.shard[i]}/{_stem(members.names[i])}"
+    return own if own in members.classes else f"{members.shard[i]}/{_key(members.names[i])}"
+
+
+def _choose_images(members: _Members, files: Files, reading: Reading) -> list[str]:
+    """Keeps one split, and one image of each sample; what is left out as lines. Raises DataError."""
+    used, note = choose_split(splits_of_images(members.names), reading.split, "images") if members.names else ([], "")
+    members.keep(list(used))
+    samples = [_sample(members, i) for i in range(len(members.names))]
+    counts = Counter(samples)
+    parts = [
+        _part(sample, shard, name) for sample, shard, name in zip(samples, members.shard, members.names, strict=True)
+    ]
+    several = Counter(part for part, sample in zip(parts, samples, strict=True) if counts[sample] > 1)
+    notes = [note] if note else []
+    if reading.image_column is None and (not several or len(several) > MOST_PARTS):
+        return notes
+    chosen = reading.image_column or min(several, key=lambda part: (not _is_main(part), -several[part], part))
+    keep = [part == chosen or (reading.image_column is None and counts[sample] == 1)
+            for part, sample in zip(parts, samples, strict=True)]  # fmt: skip
+    if not any(keep):
+        raise DataError(
+            f"data.image_column={quoted(chosen)} is not among the endings of images in {files.root}: "
+            f"{list_names(sorted(set(parts)), most=8)}; give one of them"
+        )
+    members.keep(keep)
+    if reading.image_column is None:
+        others = [part for part in sorted(several) if part != chosen]
+        notes.append(f"samples hold several images: {quoted(chosen)} is used, not {list_names(others, most=8)} (choose "
+                     "with --data.image_column)")  # fmt: skip
+    return notes
+
+
+def _part(sample: str, shard: int, name: str) -> str:
+    """What follows the key of the sample in a name, such as png or mask.png."""
+    return name[len(sample) - len(f"{shard}/") :].lstrip(".").lower()
+
+
+def _is_main(part: str) -> bool:
+    """Whether an ending is that of the image itself, not of a mask or the like."""
+    return "." not in part or part.partition(".")[0] in ("image", "img", "input", "jpg", "jpeg", "png")
 
 
 def _labels(members: _Members) -> Labels:
     if not members.names:
         return Labels()
     if not members.classes:
-        return labels_from_folders(PackedNames.pack(members.names), "the tar files hold no .cls files")
-    keys = [_key(shard, name) for shard, name in zip(members.shard, members.names, strict=True)]
-    missing = [name for name, key in zip(members.names, keys, strict=True) if key not in members.classes]
+        return labels_from_folders(members.names, "the tar files hold no .cls files")
+    by_key: dict[str, set[str]] = {}
+    for stem, text in members.classes.items():
+        shard, _, name = stem.partition("/")
+        by_key.setdefault(f"{shard}/{_key(f'{name}{LABEL_ENDING}')}", set()).add(text)
+    texts, missing = [], []
+    for i, name in enumerate(members.names):
+        sample = _sample(members, i)
+        found = {members.classes[sample]} if sample in members.classes else by_key.get(sample, set())
+        if len(found) > 1:
+            given = list_names(sorted(found))
+            return Labels(problem=f"the sample of {quoted(name)} has several .cls files with different labels: {given}")
+        missing += [] if found else [name]
+        texts += found
     if missing:
         return Labels(problem=f"there is no .cls file for {list_names(missing)}")
-    return Labels(np.array([members.classes[key] for key in keys], dtype=np.int32))
+    try:
+        numbers = [int(text) for text in texts]
+    except ValueError:
+        if any(text.lstrip("+-").isdecimal() for text in texts):
+            wrong = next(text for text in texts if not text.lstrip("+-").isdecimal())
+            return Labels(problem=f"some .cls files hold class numbers, but others text, such as {quoted(wrong)}")
+        return Labels.of(texts, "the .cls files")
+    return Labels.of(numbers, "the .cls files", name=lambda i: quoted(members.names[i]))

@@ -17,7 +17,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.encode import to_pil
 from stylegan_ray.data.errors import BadImage, DataError
-from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.protocol import Format, StoredImage, WritableFormat
 from stylegan_ray.data.formats.tfrecord_wire import (
     Example,
@@ -34,8 +34,11 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
 from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
+from stylegan_ray.data.scan import Reading
+from stylegan_ray.untrusted import check_size, printable, short_repr
 
 ENDING, LABEL_ENDING = ".tfrecords", ".labels"
 PIECE_BYTES = 1 << 24
@@ -81,9 +84,9 @@ class TFRecord(Format):
         return [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
 
     def build_index(
-        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
-        """Checks lengths, CRCs and shapes of all records, whatever `decode_up_to` is."""
+        """Checks lengths, CRCs and shapes of all records, however few images are to be decoded."""
         records = [info for info in infos if info.name.endswith(ENDING)]
         total, done = sum(info.size for info in records), 0
         found = []
@@ -203,6 +206,7 @@ def _read_records(files: Files, info: FileInfo, check: bool, index: FileIndex) -
             try:
                 some_frames, used = find_frames(piece, at, info.size, info.name)
                 if not used:  # one record larger than a piece
+                    check_size(record_bytes(piece), files.max_bytes, f"a record of {info.name}", LIMIT_KEY)
                     file.seek(at)
                     piece = file.read(record_bytes(piece))
                     some_frames, used = find_frames(piece, at, info.size, info.name)
@@ -234,7 +238,7 @@ def _example(payload: memoryview, index: FileIndex, offset: int) -> Example:
         return index.last  # all but the pixels are the same bytes, so there is nothing to parse
     try:
         example = parse_example(payload)
-    except (ValueError, StopIteration) as error:
+    except ValueError as error:
         raise ValueError(f"the record at byte {offset} of {index.name} {error}") from error
     index.shape = index.shape or example.shape
     if example.shape != index.shape or len(example.shape) != 3:
@@ -290,14 +294,27 @@ def _labels(files: Files, infos: Sequence[FileInfo]) -> Labels:
     if not names:
         return Labels(problem="there is no .labels file beside the .tfrecords files")
     try:
-        values = np.load(io.BytesIO(files.read(names[0])), allow_pickle=False)
+        values = parse_npy(files.read(names[0]))
     except (ValueError, EOFError) as error:
-        return Labels(problem=f"{names[0]} is not a .npy array: {error}")
-    if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
-        return Labels(values.astype(np.int32))
-    if values.ndim != 2:
-        return Labels(problem=f"{names[0]} must hold one row per image, not an array of shape {values.shape}")
-    return Labels(values.astype(np.float32))
+        return Labels(problem=f"{quoted(names[0])} is not a .npy array: {printable(str(error))}")
+    return Labels.of(values, quoted(names[0]), name="row {}".format)
+
+
+def parse_npy(content: bytes) -> np.ndarray:
+    """The array of numbers in a .npy file; raises ValueError where the file is not as long as its header says."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"it is of version {version[0]}.{version[1]}, not 1.0 or 2.0")
+    shape, fortran_order, dtype = read_header[version](stream)
+    if dtype.kind not in "biuf" or len(shape) > 2 or min(shape, default=0) < 0:
+        raise ValueError(f"it is an array of {dtype} of {len(shape)} dimensions, which must hold one row per image")
+    data = memoryview(content)[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize > len(data):
+        raise ValueError(f"it holds {len(data)} bytes for an array of shape {short_repr(shape)}")
+    values = np.frombuffer(data, dtype=dtype, count=math.prod(shape))
+    return values.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _matching(labels: Labels, num: int) -> Labels:

@@ -7,6 +7,7 @@ tf.train.Example with `shape` (int64 [3]: C,H,W) and `data` (raw uint8).
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -16,11 +17,14 @@ import crc32c
 import numpy as np
 
 from stylegan_ray.data.pyramid import pyramid
+from stylegan_ray.untrusted import short_repr
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 MASK_DELTA = 0xA282EAD8
 """TFRecord stores CRCs rotated and shifted by this, since payloads may contain CRCs themselves."""
 VARINT, BYTES = 0, 2
+MAX_SIDE, MAX_NUMBERS = 1 << 16, 16
+"""Largest size of an image, and most numbers of a list that is to be a shape."""
 ORDER_SEED = 123
 """The original exporter shuffles with this seed."""
 
@@ -91,14 +95,20 @@ def parse_example(payload: memoryview) -> Example:
     shape, data = None, None
     for features in _parts(payload, (0, len(payload)), 1):
         for entry in _parts(payload, features, 1):
-            (key, *_), (feature, *_) = _parts(payload, entry, 1), _parts(payload, entry, 2)
-            if payload[slice(*key)] == b"shape":
-                shape = tuple(number for values in _parts(payload, feature, 3) for number in _int64s(payload, values))
-            elif payload[slice(*key)] == b"data":
-                data = next(part for values in _parts(payload, feature, 1) for part in _parts(payload, values, 1))
+            keys, values = _parts(payload, entry, 1), _parts(payload, entry, 2)
+            if not keys or not values:
+                continue
+            key, feature = payload[slice(*keys[0])], values[0]
+            if key == b"shape":
+                shape = tuple(number for part in _parts(payload, feature, 3) for number in _int64s(payload, part))
+            elif key == b"data":
+                found = [part for value in _parts(payload, feature, 1) for part in _parts(payload, value, 1)]
+                data = found[0] if found else None
     if shape is None or data is None:
         raise ValueError("is not an example with `shape` and `data`")
-    if data[1] - data[0] != int(np.prod(shape)):
+    if len(shape) != 3 or not all(1 <= size <= MAX_SIDE for size in shape):
+        raise ValueError(f"is of shape {short_repr(shape)}, not of three sizes from 1 to {MAX_SIDE}")
+    if data[1] - data[0] != math.prod(shape):
         raise ValueError(f"holds {data[1] - data[0]} bytes for an image of shape {shape}")
     return Example(shape, data[0], data[1] - data[0])
 
@@ -188,7 +198,7 @@ def _parts(payload: memoryview, span: Span, field: int) -> list[Span]:
 
 def _int64s(payload: memoryview, span: Span) -> list[int]:
     """The numbers of an Int64List, packed or one by one."""
-    numbers = []
+    numbers: list[int] = []
     for _, value in _fields(payload, span):
         if isinstance(value, int):
             numbers.append(value)
@@ -197,18 +207,24 @@ def _int64s(payload: memoryview, span: Span) -> list[int]:
         while at < end:
             number, at = _read_varint(payload, at)
             numbers.append(number)
+            if len(numbers) > MAX_NUMBERS:
+                raise ValueError("is not an example: its `shape` is not three numbers")
     return numbers
 
 
 def _read_varint(payload: memoryview, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
+    """A number below 2**63 in at most ten bytes, and the position after it."""
+    number = 0
+    for shift in range(0, 70, 7):
         if at >= len(payload):
             raise ValueError("is not an example: a number is truncated")
         number |= (payload[at] & 0x7F) << shift
-        shift, at = shift + 7, at + 1
+        at += 1
         if payload[at - 1] < 0x80:
+            if number >= 1 << 63:
+                break
             return number, at
+    raise ValueError("is not an example: a number is not below 2**63")
 
 
 def _varint(number: int) -> bytes:

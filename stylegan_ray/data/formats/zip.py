@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +21,15 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
-from stylegan_ray.data.formats.folder import is_image, read_labels
+from stylegan_ray.data.formats.folder import is_image, label_file_among, read_labels
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import LABEL_FILE
+from stylegan_ray.data.labels import LABEL_BYTES, LABEL_BYTES_PER_IMAGE, LABEL_FILE, MAX_LABEL_BYTES, read_tree
+from stylegan_ray.data.left_out import NO_FILES, LeftOut, quoted
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.scan import scan
+from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.data.splits import choose_split, splits_of_images
+from stylegan_ray.untrusted import BadFileError, format_bytes, inflate, printable
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
@@ -67,53 +73,120 @@ class Zip(EncodedFormat):
         return []
 
     def build_index(
-        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, decode_up_to: int | None = None
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
-        zip_name = infos[0].name
-        entries, content = _read_directory(files, zip_name)
-        names = PackedNames.pack(entry.filename for entry in entries)
+        zip_name, reading = infos[0].name, reading or Reading()
+        directory = _read_directory(files, zip_name, reading.split)
+        entries, names = directory.images, PackedNames.pack(entry.filename for entry in directory.images)
         places = {
             "offset": np.array([entry.header_offset for entry in entries], dtype=np.int64),
             "packed": np.array([entry.compress_size for entry in entries], dtype=np.int64),
             "method": np.array([entry.compress_type for entry in entries], dtype=np.uint8),
             "crc": np.array([entry.CRC for entry in entries], dtype=np.uint32),
         }
-        scanned = scan(ZipSource(files, zip_name, names, places).read, names, progress, decode_up_to)
+        scanned = scan(ZipSource(files, zip_name, names, places).read, names, progress, reading)
         scanned.crc[:] = places["crc"]
+        labels = read_labels(directory.labels, names, directory.label_file)
         return Index(
-            self.name, names, places, read_labels(content, names), **vars(scanned), shards=(zip_name,),
-            attribution=_attribution(content),
+            self.name, names, places, labels, **vars(scanned), shards=(zip_name,),
+            attribution=_attribution(directory.labels, len(names)), left_out=tuple(directory.left_out),
         )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> ZipSource:
         return ZipSource(files, index.shards[0], index.names, index.places)
 
 
-def _read_directory(files: Files, zip_name: str) -> tuple[list[zipfile.ZipInfo], bytes | None]:
-    """The entries of images by name, and the content of dataset.json; raises DataError."""
+class Directory(NamedTuple):
+    """What a zip holds."""
+
+    images: list[zipfile.ZipInfo]
+    """By name."""
+    label_file: str
+    labels: bytes | None
+    """The content of the label file, if there is one."""
+    left_out: list[str]
+
+
+def _read_directory(files: Files, zip_name: str, split: str | None) -> Directory:
+    """The entries of images, and the content of dataset.json; raises DataError."""
+    path = f"data.path={files.root}/{zip_name}"
     try:
         with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
-            entries = sorted((e for e in archive.infolist() if is_image(e.filename)), key=lambda e: e.filename)
-            content = archive.read(LABEL_FILE) if LABEL_FILE in archive.NameToInfo else None
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            entries = archive.infolist()
+            _refuse_overlaps(entries, path)
+            images, left_out = _images_among(entries, split)
+            names = [entry.filename for entry in images]
+            by_name = {entry.filename: entry for entry in entries}
+            label_file = label_file_among(list(by_name), names)
+            _refuse_packed([*images, *([by_name[label_file]] if label_file else [])], path)
+            labels = _read_labels(archive, by_name[label_file], len(names), path) if label_file else None
+    except (zipfile.BadZipFile, EOFError, zlib.error, struct.error) as error:
         raise DataError(
-            f"data.path={files.root}/{zip_name} is not a whole zip file: {error}; copy it again from its origin"
+            f"{path} is not a whole zip file: {printable(str(error))}; copy it again from its origin"
         ) from error
+    return Directory(images, label_file or "", labels, left_out)
+
+
+def _images_among(entries: list[zipfile.ZipInfo], split: str | None) -> tuple[list[zipfile.ZipInfo], list[str]]:
+    """The entries of images by name, and what else could be meant as images."""
+    left_out, images = LeftOut(), []
+    for entry in sorted(entries, key=lambda entry: entry.filename):
+        name = entry.filename.replace("\\", "/")
+        if name.endswith("/"):
+            continue
+        if not is_image(name):
+            left_out.add_unused([name], (), are_images=True)
+        elif stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+            left_out.add(NO_FILES, name)
+        else:
+            images.append(entry)
+    used, note = choose_split(splits_of_images([entry.filename for entry in images]), split, "images")
+    images = [entry for entry, keep in zip(images, used.tolist(), strict=True) if keep]
+    return images, [*left_out.lines(), *([note] if note else [])]
+
+
+def _refuse_overlaps(entries: list[zipfile.ZipInfo], path: str) -> None:
+    """Raises DataError where entries share bytes: a small file could hold any number of images (a zip bomb)."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    for entry, after in pairwise(ordered):
+        size = LOCAL_HEADER + len(entry.filename) + entry.compress_size
+        if entry.header_offset + size > after.header_offset:
+            raise DataError(
+                f"{path}: {quoted(entry.filename)} and {quoted(after.filename)} overlap in the file, as no zip "
+                "program writes it; write the zip again"
+            )
+
+
+def _refuse_packed(entries: list[zipfile.ZipInfo], path: str) -> None:
+    """Raises DataError for entries that are encrypted or compressed by an unusual method."""
     for entry in entries:
         if entry.flag_bits & IS_ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(
-                f"data.path={files.root}/{zip_name}: {entry.filename!r} is encrypted, or compressed by a method other "
+                f"{path}: {quoted(entry.filename)} is encrypted, or compressed by a method other "
                 "than deflate; write the zip again without compression (`zip -0`)"
             )
-    return entries, content
 
 
-def _attribution(content: bytes | None) -> str | None:
+def _read_labels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_images: int, path: str) -> bytes:
+    """The content of the label file, which is of bounded size; raises DataError."""
+    limit = min(LABEL_BYTES + LABEL_BYTES_PER_IMAGE * num_images, MAX_LABEL_BYTES)
+    with archive.open(entry) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DataError(
+            f"{path}: {quoted(entry.filename)} takes more than {format_bytes(limit)}, the limit for the labels of "
+            f"{num_images} images; store labels in Parquet files, or write it again"
+        )
+    return content
+
+
+def _attribution(content: bytes | None, num_images: int) -> str | None:
     try:
-        tree = json.loads(content or b"{}")
-    except ValueError:
+        tree = read_tree(content or b"{}", num_images)
+    except BadFileError:
         return None
-    return tree.get("attribution") if isinstance(tree, dict) else None
+    text = tree.get("attribution") if isinstance(tree, dict) else None
+    return printable(text, most=1000) if isinstance(text, str) else None
 
 
 @dataclass(frozen=True)
@@ -129,9 +202,15 @@ class ZipSource:
         """The bytes of an image file: all, or what the first `at_least` compressed bytes decompress to."""
         packed_size = int(self.places["packed"][entry])
         wanted = packed_size if at_least is None else min(packed_size, at_least)
+        if wanted > self.files.max_bytes:
+            raise ValueError(f"takes {format_bytes(wanted)}, more than data.max_image_mb={self.files.max_bytes >> 20}")
         packed = self._packed(entry, wanted)
-        stored = self.places["method"][entry] == zipfile.ZIP_STORED
-        content = packed if stored else zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed)
+        if self.places["method"][entry] == zipfile.ZIP_STORED:
+            content = packed
+        elif wanted == packed_size:
+            content = inflate(packed, self.files.max_bytes, "the image", "data.max_image_mb")
+        else:  # the beginning of the stream, for its header
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.files.max_bytes)
         if wanted == packed_size and zlib.crc32(content) != self.places["crc"][entry]:
             raise ValueError("is damaged: its CRC differs from the one in the zip's directory")
         return content
