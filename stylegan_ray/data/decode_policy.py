@@ -122,8 +122,8 @@ def _choose_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
         example = good[np.flatnonzero(depth & IS_REDUCED)[0]]
         raise DataError(
             f"data.path={path}: the values of {len(reduced)} images with 16 bits per channel, e.g. "
-            f"{quoted(index.names[int(example)])}, need only {cfg.bits or int(reduced.max())} bits, and would be nearly "
-            "black; convert them to 8 bits per channel, or use them as they are with --data.bits 16"
+            f"{quoted(index.names[int(example)])}, need only {cfg.bits or int(reduced.max())} bits, and would be "
+            "nearly black; convert them to 8 bits per channel, or use them as they are with --data.bits 16"
         )
     bits = cfg.bits or int(whole.max(initial=0)) or 16
     float_bits = int(floats.max(initial=0)) or 16

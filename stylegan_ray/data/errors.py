@@ -23,4 +23,5 @@ class BadImage(ValueError):  # noqa: N818 - it describes an image; data.on_bad_i
 
     def __str__(self) -> str:
         where = "" if self.position is None else f" (sample position {self.position})"
-        return f"image '{printable(self.name)}'{where}: {self.reason}; data.on_bad_image=skip uses the next good image instead"
+        image = f"image '{printable(self.name)}'{where}"
+        return f"{image}: {self.reason}; data.on_bad_image=skip uses the next good image instead"

@@ -190,7 +190,8 @@ def _status(
     is_below = f"{target}/".startswith(f"{real_root.rstrip('/')}/")
     if is_below and stat_modes.S_ISDIR(stat.st_mode):
         return None
-    if not is_below and (not follow_links or target.startswith(PSEUDO_FOLDERS)):
+    holds_root = f"{real_root}/".startswith(f"{target.rstrip('/')}/")
+    if not is_below and (not follow_links or holds_root or f"{target}/".startswith(PSEUDO_FOLDERS)):
         left_out.add(reasons.LINKS, name)
         return None
     return stat

@@ -117,7 +117,7 @@ def load_or_build_index(
 ) -> Index:
     """The index of the data at `path`, from the cache while nothing that it follows from has changed.
 
-    That is name, size and times of every file, the `keys` of the data section, and what the installed Pillow can decode.
+    That is name, size and times of every file, `keys` of the data section, and what the installed Pillow decodes.
     """
     sha = hashlib.sha256(json.dumps([INDEX_VERSION, _decoders(), dict(keys or {})], sort_keys=True).encode())
     for info in infos:

@@ -148,9 +148,7 @@ def _is_int(value: Any) -> bool:
 
 def _wrong_class(number: int, name: str) -> str:
     if number < 0:
-        return (
-            f"class {short_repr(number)} is negative, that of {name}; give it a number from 0, or leave the image out"
-        )
+        return f"class {short_repr(number)} is negative, that of {name}; number the classes from 0"
     return f"class {short_repr(number)} of {name} is not below {CLASS_BOUND}; number the classes from 0"
 
 

@@ -26,7 +26,7 @@ def split_named(word: str) -> str | None:
 
 
 def split_of_file(name: str) -> str | None:
-    """The split of an archive: a folder of this name, or the first or last word of its own, as in train-00001.parquet."""
+    """The split of an archive: a folder of its name, or the first or last word of the name (train-00001.parquet)."""
     *folders, last = name.split("/")
     words = WORD.findall(last.partition(".")[0])
     return next((split for part in [*folders, *words[:1], *words[-1:]] if (split := split_named(part))), None)

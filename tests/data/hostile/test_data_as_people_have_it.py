@@ -1,0 +1,190 @@
+"""Data sets that are almost right: read as they are meant, or what is chosen and left out is named."""
+
+import io
+import tarfile
+import unicodedata
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
+
+from stylegan_ray.data import DataError
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            content = content if isinstance(content, bytes) else encoded(content)
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def classes(data):
+    return data.labels(np.arange(data.num_images)).argmax(1).tolist()
+
+
+def test_dots_in_the_names_of_samples(tmp_path):
+    members = [("1.0.png", noise_picture(0)), ("1.0.cls", b"0"), ("1.5.png", noise_picture(1)), ("1.5.cls", b"1")]
+    assert classes(opened(write_tar(tmp_path / "d.tar", members), cond=True)) == [0, 1]
+    members = [(name.replace("1.", "a.b"), content) for name, content in members]
+    assert classes(opened(write_tar(tmp_path / "e.tar", members), cond=True)) == [0, 1]
+
+
+def test_a_member_twice(tmp_path):
+    for name in ("a.cls", "a.png"):
+        members = [("a.png", noise_picture(0)), ("a.cls", b"0"), (name, b"1")]
+        with pytest.raises(DataError, match=rf"d\.tar holds '{name}' twice"):
+            opened(write_tar(tmp_path / "d.tar", members))
+
+
+def test_image_and_mask_in_a_sample(tmp_path, caplog):
+    members = []
+    for i in range(3):
+        members += [
+            (f"{i}.mask.png", noise_picture(i, mode="L")),
+            (f"{i}.jpg.png", noise_picture(i + 5)),
+            (f"{i}.cls", b"0"),
+        ]
+    path = write_tar(tmp_path / "d.tar", members)
+    data = opened(path)
+    assert data.num_images == 3 and data.num_channels == 3
+    assert "'jpg.png' is used, not 'mask.png'" in caplog.text and "--data.image_column" in caplog.text
+    assert opened(path, image_column="mask.png").num_channels == 1
+    with pytest.raises(DataError, match=r"data.image_column='depth.png' is not among .*'jpg.png', 'mask.png'"):
+        opened(path, image_column="depth.png")
+
+
+def test_classes_in_words(tmp_path):
+    members = [("a.png", noise_picture(0)), ("a.cls", b"n02\n"), ("b.png", noise_picture(1)), ("b.cls", b"n01")]
+    data = opened(write_tar(tmp_path / "D.TAR", members), cond=True)
+    assert classes(data) == [1, 0] and data.class_names == ("n01", "n02")
+
+
+def test_folders_that_are_no_classes(tmp_path, caplog):
+    files = {f"{kind}/{i}.png": noise_picture(i) for kind in ("cat", "dog") for i in (0, 1)}
+    extra = dict.fromkeys(
+        [".ipynb_checkpoints/0.png", "@eaDir/x.png", "cat/__MACOSX/0.png", ".git/0.png", "dog/.thumbs/0.png"],
+        noise_picture(9),
+    )
+    data = opened(write_folder(tmp_path / "d", files | extra), cond=True)
+    assert data.class_names == ("cat", "dog") and data.num_images == 4
+    assert "5 in hidden or system folders" in caplog.text and "'@eaDir'" in caplog.text
+    assert opened(write_zip(tmp_path / "d.zip", files | extra), cond=True).num_images == 4
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_splits_are_no_classes(tmp_path, caplog, write):
+    files = {f"{split}/{i}.png": noise_picture(i) for split in ("train", "test", "val") for i in range(2)}
+    path = write(tmp_path / "d.zip", files)
+    assert opened(path).num_images == 2
+    assert all(words in caplog.text for words in ("test (2", "train (2", "validation (2", "--data.split"))
+    assert opened(path, split="test").num_images == 2 and opened(path, split="all").num_images == 6
+    with pytest.raises(DataError, match="sub-folder per class"):
+        opened(path, split="all", cond=True)
+    with pytest.raises(DataError, match=r"data.split='holdout' is not among .*train \(2"):
+        opened(path, split="holdout")
+
+
+def test_classes_inside_splits(tmp_path):
+    names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in ("cat", "dog") for i in range(2)]
+    root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
+    assert opened(root, cond=True).class_names == ("cat", "dog")
+    assert classes(opened(root, cond=True, split="all")) == [0, 0, 1, 1] * 2
+
+
+def write_parquet(path, **columns):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def structs(first, num=2):
+    return pa.array([{"bytes": encoded(noise_picture(first + i)), "path": ""} for i in range(num)])
+
+
+def test_a_cloned_repository_of_a_data_set(tmp_path, caplog):
+    root = write_folder(tmp_path / "d", {"thumbnail.png": noise_picture(9), "README.md": b"x"})
+    write_parquet(root / "data" / "train-00000-of-00001.parquet", image=structs(0, 3))
+    write_parquet(root / "data" / "test-00000-of-00001.parquet", image=structs(5, 2))
+    assert opened(root, shuffle="blocks").num_images == 3
+    assert "'thumbnail.png'" in caplog.text and "only train is used" in caplog.text
+    assert opened(root, shuffle="blocks", split="test").num_images == 2
+
+
+def test_metadata_beside_images_and_shards(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(2))
+    write_parquet(root / "metadata.parquet", caption=["a", "b"])
+    assert opened(root).num_images == 2
+
+
+def test_columns_of_images(tmp_path, caplog):
+    digest = pa.array([b"0" * 16, b"1" * 16])
+    path = write_parquet(tmp_path / "a.parquet", md5=digest, image=structs(0))
+    np.testing.assert_array_equal(opened(path, shuffle="blocks").read(1), chw(noise_picture(1)))
+    assert "not" not in caplog.text
+    path = write_parquet(tmp_path / "b.parquet", mask=structs(5), md5=digest, image=structs(0))
+    np.testing.assert_array_equal(opened(path, shuffle="blocks").read(1), chw(noise_picture(1)))
+    assert "'image', not 'mask'" in caplog.text and "--data.image_column" in caplog.text
+    np.testing.assert_array_equal(opened(path, shuffle="blocks", image_column="mask").read(1), chw(noise_picture(6)))
+    with pytest.raises(DataError, match=r"no column 'x' of encoded images, only image, mask, md5"):
+        opened(path, image_column="x")
+
+
+@pytest.mark.parametrize("names", ["myset/{}", "a\\{}", "deep/myset/{}"])
+def test_zips_with_one_top_folder_or_backslashes(tmp_path, names):
+    files = {names.format(name): content for name, content in numbered(2).items()}
+    labels = label_json([["000.png", 1], ["001.png", 0]])
+    path = write_zip(tmp_path / "d.zip", files | {names.format("dataset.json"): labels})
+    assert classes(opened(path, cond=True)) == [1, 0]
+    plain = write_zip(tmp_path / "e.zip", files)
+    assert opened(path).fingerprint == opened(plain).fingerprint  # as in version 0.1, which did not find these labels
+    assert opened(path, cond=True).fingerprint != opened(path).fingerprint
+
+
+def test_composed_and_decomposed_names(tmp_path):
+    name = "ä.png"
+    files = {unicodedata.normalize("NFD", name): noise_picture(0), "b.png": noise_picture(1)}
+    labels = label_json([[unicodedata.normalize("NFC", name), 1], ["b.png", 0]])
+    data = opened(write_folder(tmp_path / "d", files | {"dataset.json": labels}), cond=True)
+    assert sorted(classes(data)) == [0, 1] and classes(data)[0 if data.name(0) != "b.png" else 1] == 1
+
+
+def test_files_that_may_be_images(tmp_path, caplog):
+    root = write_folder(tmp_path / "d", {**numbered(1), "a.HEIC": b"x", "b": b"x", "c": b"x", "LICENSE": b"x"})
+    assert opened(root).num_images == 1
+    assert "'a.HEIC'" in caplog.text and "2 files without an ending" in caplog.text
+    write_folder(tmp_path / "e", {"a.heic": b"x"})
+    with pytest.raises(DataError, match=r"holds no images.*'a.heic'"):
+        opened(tmp_path / "e")
+    path = write_zip(tmp_path / "d.zip", {**numbered(1), "a.HEIC": b"x"})
+    caplog.clear()
+    assert opened(path).num_images == 1 and "'a.HEIC'" in caplog.text
+    caplog.clear()
+    assert opened(path).num_images == 1 and "'a.HEIC'" in caplog.text  # from the cache, too
+
+
+def test_a_decoder_that_is_missing_is_not_cached(tmp_path, monkeypatch, caplog):
+    root = write_folder(
+        tmp_path / "d", {"a.png": noise_picture(0), "b.webp": encoded(noise_picture(1), "WEBP", lossless=True)}
+    )
+    with monkeypatch.context() as patch:
+        patch.delitem(Image.OPEN, "WEBP")
+        with pytest.raises(DataError, match=r"'b.webp' is WEBP, and the installed Pillow was built without WEBP"):
+            opened(root)
+    assert "fault of this machine" in caplog.text
+    assert opened(root).num_images == 2
+
+
+def test_zip_entries_that_are_links(tmp_path, caplog):
+    path = write_zip(tmp_path / "d.zip", numbered(1))
+    link = zipfile.ZipInfo("x.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert opened(path).num_images == 1 and "'x.png'" in caplog.text

@@ -1,0 +1,343 @@
+"""Broken and malicious data sets: each is refused by name, or what is left out is counted and named."""
+
+import io
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
+
+from stylegan_ray.data import DataError
+from stylegan_ray.data.formats import tfrecord_wire
+
+# A case that is not bounded ends by these limits instead of harming the machine.
+LIMITS = {resource.RLIMIT_AS: 3 << 30, resource.RLIMIT_CPU: 60}
+
+
+def open_in_child(path, *options):
+    """Opens a data set in a process of bounded memory and time; returns what it prints."""
+    code = (
+        "import sys, resource\n"
+        "from stylegan_ray.config import DataConfig\n"
+        "from stylegan_ray.data import DataError, open_dataset\n"
+        "keys = dict(pair.split('=') for pair in sys.argv[2:])\n"
+        "try:\n"
+        "    data = open_dataset(DataConfig(path=sys.argv[1], **keys))\n"
+        "    print('opened', data.num_images, [data.labels(range(1)).shape])\n"
+        "except DataError as error:\n"
+        "    print('refused', error)\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)\n"
+    )
+
+    def limit():
+        for kind, value in LIMITS.items():
+            resource.setrlimit(kind, (value, value))
+
+    command = [sys.executable, "-c", code, str(path), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, preexec_fn=limit,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    text, _, peak = done.stdout.partition("peak ")
+    assert int(peak) < 1500
+    return text + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "ICO", "TGA", "PCX", "EPS", "IM", "SGI"])
+def test_only_usual_image_formats_are_decoded(tmp_path, kind):
+    root = write_folder(tmp_path / "d", {**numbered(1), "x.png": encoded(noise_picture(0, (16, 16)), kind)})
+    with pytest.raises(DataError, match=r"1 of 2 .*'x.png' is not an image of a format that is read"):
+        opened(root)
+
+
+def test_special_files_are_left_out_and_named(tmp_path, caplog):
+    root = write_folder(tmp_path / "d", numbered(2))
+    write_folder(tmp_path / "other", {"far.png": noise_picture(5)})
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "kmsg.png").symlink_to("/proc/kmsg")
+    (root / "zero.png").symlink_to("/dev/zero")
+    (root / "all").symlink_to("/")
+    (root / "far.png").symlink_to(tmp_path / "other" / "far.png")
+    (root / "near.png").symlink_to("000.png")
+    os.mkfifo(root / "pipe.png")
+    with open(root / "giant.png", "wb") as file:
+        file.truncate(4 << 30)
+    assert opened(root).num_images == 3
+    for words in ("4 links out of the folder", "--data.follow_links", "'loop.png'", "'pipe.png'", "'giant.png'"):
+        assert words in caplog.text
+    assert opened(root, follow_links=True).num_images == 4  # but not the link to a folder that holds this one
+    os.mkfifo(tmp_path / "d.zip")
+    with pytest.raises(DataError, match=r"d\.zip.*not a regular file"):
+        opened(tmp_path / "d.zip")
+
+
+def test_folders_nested_ever_deeper(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(1))
+    here = os.getcwd()
+    try:
+        os.chdir(root)
+        for _ in range(1100):
+            os.mkdir("deep")
+            os.chdir("deep")
+    finally:
+        os.chdir(here)
+    assert opened(root).num_images == 1
+
+
+def test_a_deflated_entry_of_gigabytes(tmp_path):
+    path = write_zip(tmp_path / "d.zip", {"a.png": noise_picture(0)})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("x.png", "w") as file:
+        for _ in range(700):
+            file.write(bytes(1 << 20))
+    assert "'x.png'" in (text := open_in_child(path)) and "refused" in text and "data.max_image_mb" in text
+
+
+def test_a_deflated_label_file_of_gigabytes(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(2))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("dataset.json", "w") as file:
+        for _ in range(700):
+            file.write(b"[" * (1 << 20))
+    assert "refused" in (text := open_in_child(path)) and "'dataset.json' takes more than" in text
+
+
+def test_overlapping_entries(tmp_path):
+    content = bytearray(write_zip(tmp_path / "d.zip", numbered(2)).read_bytes())
+    first, second = (content.find(b"PK\x01\x02"), content.rfind(b"PK\x01\x02"))
+    content[second + 42 : second + 46] = content[first + 42 : first + 46]  # the offset of the first entry
+    (tmp_path / "d.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"'000.png' and '001.png' overlap"):
+        opened(tmp_path / "d.zip")
+
+
+def test_a_zip_that_needs_a_later_version(tmp_path):
+    content = bytearray(write_zip(tmp_path / "d.zip", numbered(1)).read_bytes())
+    at = content.find(b"PK\x01\x02")
+    content[at + 6 : at + 8] = struct.pack("<H", 90)
+    (tmp_path / "d.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"d\.zip.*zip file version 9\.0"):
+        opened(tmp_path / "d.zip")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x0a", b"\xff\xff", b"\x0a\x01\x0a", b"\x0a\x02\x0a\x00"])
+def test_records_that_hold_no_example(tmp_path, payload):
+    root = write_folder(tmp_path / "d", {"set-r04.tfrecords": tfrecord_wire.frame_records([payload])})
+    with pytest.raises(DataError, match=r"set-r04.tfrecords .*is not an example"):
+        opened(root)
+
+
+def example(shape, data=b""):
+    def field(number, content):
+        size, head = len(content), b""
+        while size >= 0x80:
+            head, size = head + bytes([size & 0x7F | 0x80]), size >> 7
+        return bytes([number << 3 | 2]) + head + bytes([size]) + content
+
+    features = [(b"shape", field(3, field(1, shape))), (b"data", field(1, field(1, data)))]
+    return field(1, b"".join(field(1, field(1, key) + field(2, value)) for key, value in features))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b"\xff" * (1 << 20) + b"\1", b"\xff" * 10 + b"\1", b"\xff" * 9 + b"\1", b"\1" * (1 << 22), b"", b"\1\1",
+        b"\0\1\1", b"\1\1\1\1", b"\1\x80\x80\x08\1",
+    ],
+)  # fmt: skip
+def test_shapes_that_cannot_be(tmp_path, shape):
+    root = write_folder(tmp_path / "d", {"set-r04.tfrecords": tfrecord_wire.frame_records([example(shape)])})
+    with pytest.raises(DataError, match=r"set-r04\.tfrecords"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 10_000, b'{"labels":' + b"[" * 10_000 + b"]" * 10_000 + b"}", b"\xff", b"1"]
+)
+def test_label_files_that_are_none(tmp_path, content):
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": content})
+    assert opened(root).num_images == 2
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        opened(root, cond=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([2**31, 0], "class 2147483648 of '000.png'"),
+        ([2**100, 0], "class 1267.* of '000.png'"),
+        ([2_000_000_000, 0], "2000000001 classes .*--data.renumber_classes"),
+        ([20200101, 20200131], "2 of these 20200132 classes .*--data.renumber_classes"),
+        ([True, 0], "True"),
+        ([["1"], ["2"]], "'1'"),
+        ([[1.0], [1.0, 2.0]], "'001.png'"),
+        ([[1e39], [0]], "finite.*'000.png'"),
+        ([None, 0], "None"),
+        ([[], []], r"\[\]"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, labels, words):
+    pairs = [[f"{i:03d}.png", label] for i, label in enumerate(labels)]
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(pairs)})
+    with pytest.raises(DataError, match=f"data.cond=True needs labels.*{words}"):
+        opened(root, cond=True)
+    assert opened(root).num_images == 2
+
+
+def test_conflicting_labels(tmp_path):
+    pairs = [["000.png", 0], ["001.png", 1], ["000.png", 1]]
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(pairs)})
+    with pytest.raises(DataError, match=r"'000.png' is given twice, as 0 and as 1"):
+        opened(root, cond=True)
+
+
+def test_classes_with_gaps_are_renumbered(tmp_path):
+    pairs = [["000.png", 20200131], ["001.png", 20200101]]
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(pairs)})
+    data = opened(root, cond=True, renumber_classes=True)
+    assert data.labels(np.arange(2)).tolist() == [[0, 1], [1, 0]] and data.class_names == ("20200101", "20200131")
+
+
+@pytest.mark.parametrize("values", [[-1, 0], [2**32 + 1, 0], [2.0, np.nan]])
+def test_label_arrays_are_checked_before_any_cast(tmp_path, values):
+    images = [np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8) for i in range(2)]
+    records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in images])
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    root = write_folder(tmp_path / "d", {"s-r04.tfrecords": records, "s-rxx.labels": buffer.getvalue()})
+    with pytest.raises(DataError, match=r"s-rxx\.labels.*must hold class numbers"):
+        opened(root, cond=True)
+    rows = [
+        {"image": {"bytes": encoded(noise_picture(i)), "path": ""}, "label": value} for i, value in enumerate(values)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="`label` must hold class numbers"):
+        opened(tmp_path / "d.parquet", cond=True)
+
+
+def test_a_label_array_shorter_than_its_header(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 2)})
+    image = np.zeros((3, 16, 16), dtype=np.uint8)
+    records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image)])
+    root = write_folder(tmp_path / "d", {"s-r04.tfrecords": records, "s-rxx.labels": header.getvalue()})
+    with pytest.raises(DataError, match=r"not a .npy array: it holds 0 bytes"):
+        opened(root, cond=True)
+
+
+def test_dictionary_pages_used_many_times(tmp_path):
+    large = bytes(50 << 20)
+    table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array([0] * 40), pa.array([large]))})
+    pq.write_table(table, tmp_path / "d.parquet", compression="zstd", use_dictionary=True, store_schema=False,
+                   dictionary_pagesize_limit=1 << 30)  # fmt: skip
+    del table, large
+    assert (tmp_path / "d.parquet").stat().st_size < 1 << 16
+    assert "40 of 40" in open_in_child(tmp_path / "d.parquet", "shuffle=blocks")
+
+
+def test_sparse_members_of_a_tar(tmp_path):
+    with open(tmp_path / "a.cls", "wb") as file:
+        file.truncate(3 << 30)
+    (tmp_path / "a.png").write_bytes(encoded(noise_picture(0)))
+    subprocess.run(["tar", "-C", tmp_path, "-S", "-cf", tmp_path / "d.tar", "a.png", "a.cls"], check=True)
+    text = open_in_child(tmp_path / "d.tar", "cond=true")
+    assert "refused" in text and "'a.cls'" in text and "sparse" in text
+
+
+def jpeg_of_many_scans(number):
+    content = encoded(noise_picture(0, (64, 64)), "JPEG", progressive=True)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x3f\x3f\x10" + b"\x00\x00"
+    return content[:-2] + scan * number + content[-2:]
+
+
+def test_scans_of_a_progressive_jpeg(tmp_path):
+    good = encoded(noise_picture(0, (64, 64)), "JPEG", progressive=True)
+    root = write_folder(tmp_path / "d", {"a.jpg": good, "x.jpg": jpeg_of_many_scans(20_000)})
+    text = open_in_child(root)
+    assert "1 of 2 images" in text and "more than 100 scans" in text
+
+
+def grey_png(side, bits=16):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    stream, row = zlib.compressobj(9), bytes(1 + side * bits // 8)
+    data = b"".join([*(stream.compress(row) for _ in range(side)), stream.flush()])
+    header = struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path):
+    content = grey_png(9_000)
+    assert len(content) < 300_000
+    text = open_in_child(
+        write_folder(tmp_path / "d", {"a.png": content, "b.png": content}), "resolution=16", "resize=box"
+    )
+    assert "opened 2" in text
+    assert "data.max_image_mb=32" in open_in_child(tmp_path / "d", "max_image_mb=32")
+
+
+def grey(values, dtype):
+    return Image.fromarray(np.asarray(values).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("top", "dtype", "divided"),
+    [(255, np.int32, 1), (255, np.uint16, 1), (4095, np.uint16, 16), (4095, np.int32, 16), (255, np.float32, 1),
+     (65535, np.uint16, 256), (65535, np.float32, 256)],
+)  # fmt: skip
+def test_deep_images_are_read_by_the_range_of_all(tmp_path, caplog, top, dtype, divided):
+    dark, bright = np.full((16, 16), top // 8), np.full((16, 16), top)
+    root = write_folder(
+        tmp_path / "d", {f"{i}.tif": encoded(grey(values, dtype), "TIFF") for i, values in enumerate((dark, bright))}
+    )
+    data = opened(root)
+    assert [int(data.read(i).max()) for i in (0, 1)] == [top // 8 // divided, 255] and data.num_channels == 1
+    assert bool(caplog.text) == (divided != 256 or dtype == np.float32)
+
+
+def test_floats_of_zero_to_one(tmp_path, caplog):
+    data = opened(write_folder(tmp_path / "d", {"a.tif": encoded(grey(np.full((16, 16), 0.5), np.float32), "TIFF")}))
+    assert data.read(0).max() == 128 and "taken as 0 to 1" in caplog.text
+
+
+def test_stated_bits_win(tmp_path):
+    root = write_folder(tmp_path / "d", {"a.png": encoded(grey(np.full((16, 16), 4000), np.uint16))})
+    assert opened(root).read(0).max() == 250 and opened(root, bits=16).read(0).max() == 15
+    assert opened(root).fingerprint != opened(root, bits=16).fingerprint
+
+
+@pytest.mark.parametrize("value", [-1, 70_000, np.nan, np.inf])
+def test_values_that_are_no_intensities(tmp_path, value):
+    root = write_folder(tmp_path / "d", {"a.tif": encoded(grey(np.full((16, 16), value), np.float32), "TIFF")})
+    with pytest.raises(DataError, match=r"'a.tif' holds values"):
+        opened(root)
+
+
+def test_names_are_escaped_in_messages(tmp_path, caplog):
+    names = ["x\x1b[2J\n.png", "y‮.png"]
+    root = write_folder(tmp_path / "d", {**numbered(1), **dict.fromkeys(names, b"bad")})
+    with open(os.fsencode(root) + b"/z\xff.png", "wb") as file:
+        file.write(b"bad")
+    with pytest.raises(DataError) as caught:
+        opened(root)
+    assert str(caught.value).isprintable() and "x\\x1b[2J\\n.png" in str(caught.value)
+    classes = {"labels": [["a.png", 0], ["b.png", 1]], "class_names": ["\x1b[31mred\n", "\ud800"]}
+    pictures = {"a.png": noise_picture(0), "b.png": noise_picture(1)}
+    root = write_folder(tmp_path / "e", {**pictures, "dataset.json": json.dumps(classes).encode()})
+    assert opened(root, cond=True).describe_labels().isprintable()
+    with tarfile.open(tmp_path / "e.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a\nb\x1b"))
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path / "e.tar")
+    assert caplog.text.replace("\n", "").isprintable()
