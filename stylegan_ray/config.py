@@ -375,12 +375,16 @@ FREE_KEYS_ON_RESUME = frozenset(
         "train.image_snapshot_ticks",
         "train.network_snapshot_ticks",
         "train.replica_check_ticks",
+        # These choose among what lies at data.path; the fingerprint of the data decides whether a run may continue.
+        "data.split",
+        "data.follow_links",
+        "data.max_image_mb",
+        "data.image_column",
     }
 )
 ADDED_KEYS: frozenset[str] = frozenset(
     {
-        "augment.policy", "data.balance", "data.bits", "data.follow_links", "data.image_column", "data.max_image_mb",
-        "data.renumber_classes", "data.split", "train.freeze_D",
+        "augment.policy", "data.balance", "data.bits", "data.renumber_classes", "train.freeze_D",
     }
 )  # fmt: skip
 """Keys added since the first version that may not differ on resume: at their default they do not change run names."""
