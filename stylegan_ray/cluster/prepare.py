@@ -24,6 +24,7 @@ from stylegan_ray.data.formats.protocol import Writer
 from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
 from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.letterbox import letterbox
 from stylegan_ray.data.options import PrepareOptions, format_options, translate_errors
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
 from stylegan_ray.report.console import ProgressLine, format_time
@@ -73,11 +74,12 @@ def write(options: PrepareOptions, dest: str) -> int:
     cfg, is_shuffled, begin = options.config(), options.is_shuffled, time.monotonic()
     refuse_same_place(cfg.data, dest)
     with ProgressLine() as progress:
-        files, index = open_data.open_index(cfg.data, progress)
+        files, index = open_data.open_index(cfg.data, progress, prepares=True)
         dataset = open_with_labels(cfg.data, files, index)
+        print_warnings(index, dataset, is_shuffled)
+        dataset = letterbox(dataset) if options.letterbox else dataset
         order = export_order(dataset.num_images) if is_shuffled else np.arange(dataset.num_images)
         task = WriteTask.plan(dataset, options.output_format, dest, order)
-        print_warnings(index, dataset, is_shuffled)
         with write_whole(task.open_output(options.overwrite)) as output, closing(task.open_writer(output)) as writer:
             with pool(options, len(task.plans)) as run:
                 num_bad = encode_and_write(writer, task, run, options.on_bad_image, progress)
@@ -190,7 +192,7 @@ def check(options: PrepareOptions) -> int:
     with ProgressLine() as progress:
         try:
             place = openmoji.prepare(cfg, progress) if path == openmoji.NAME else path
-            files, index = open_data.index_files(place, progress, decode=False, cfg=cfg)
+            files, index = open_data.index_files(place, progress, decode=False, cfg=cfg, prepares=True)
         except DataError as error:
             if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
                 raise

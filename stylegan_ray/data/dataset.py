@@ -46,7 +46,7 @@ class EncodedImages:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
         try:
             content = self.source.read(entry)
-        except OSError:
+        except (OSError, DataError):
             raise
         except Exception as error:  # readers of archives raise nearly anything on damaged files
             raise BadImage(name, printable(str(error))) from error

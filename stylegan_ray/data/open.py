@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,10 +40,14 @@ def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = Non
     return apply_config(cfg, *open_index(cfg, progress), seed)
 
 
-def open_index(cfg: DataConfig, progress: Progress | None = None) -> tuple[Files, Index]:
-    """The files that `data.path` names, and the index of their images; raises DataError when there are none."""
+def open_index(cfg: DataConfig, progress: Progress | None = None, prepares: bool = False) -> tuple[Files, Index]:
+    """The files that `data.path` names, and the index of their images; raises DataError when there are none.
+
+    With `prepares` formats that training does not read are read as well.
+    """
     path = data_path(cfg)
-    files, index = index_files(openmoji.prepare(cfg, progress) if path == openmoji.NAME else path, progress, cfg=cfg)
+    place = openmoji.prepare(cfg, progress) if path == openmoji.NAME else path
+    files, index = index_files(place, progress, cfg=cfg, prepares=prepares)
     refuse_empty(files, index, path)
     return files, index
 
@@ -115,16 +120,23 @@ ADDED_TO_DECODER = ("bits", "float_bits")
 
 
 def index_files(
-    path: str, progress: Progress | None = None, decode: bool = True, cfg: DataConfig | None = None
+    path: str,
+    progress: Progress | None = None,
+    decode: bool = True,
+    cfg: DataConfig | None = None,
+    prepares: bool = False,
 ) -> tuple[Files, Index]:
     """The files at a path and the index of their images, from the cache or built now; raises DataError.
 
-    Without `decode` only headers of images are read, and the index is not cached. What is left out is logged.
+    Without `decode` only headers of images are read, and the index is not cached. With `prepares` formats that
+    training does not read are read as well. What is left out is logged.
     """
     cfg = cfg or DataConfig()
     keys = {"image_column": cfg.image_column, "split": cfg.split, "max_bytes": cfg.max_image_mb << 20}
     with _as_data_errors(path):
-        files, format, infos, left_out = _select_files(path, cfg)
+        files, format, infos, left_out = _select_files(path, cfg, prepares)
+        if not format.is_trainable and not prepares:
+            raise DataError(f"data.path={path} is {format.description}, which training does not read; {_advise(path)}")
         wanted = Reading(None if decode else 0, **keys)
         if decode:
             index = load_or_build_index(
@@ -137,7 +149,7 @@ def index_files(
     return files, index
 
 
-def _select_files(path: str, cfg: DataConfig) -> tuple[Files, Format, list[FileInfo], list[str]]:
+def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Format, list[FileInfo], list[str]]:
     """The files that a data set consists of, their format, and what else there is, one line for each reason."""
     max_bytes = cfg.max_image_mb << 20
     format = formats.by_file_name(split_address(path)[1])
@@ -147,7 +159,7 @@ def _select_files(path: str, cfg: DataConfig) -> tuple[Files, Format, list[FileI
         return files, format, [files.info(name)], []
     files = files_at(path, cfg.follow_links, max_bytes)
     listing, left_out = files.survey()
-    format = formats.by_listing(listing, files)
+    format = formats.by_listing(listing, files, prepares)
     infos = format.select(listing)
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
@@ -170,6 +182,12 @@ def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) ->
     used, note = choose_split(splits, wanted, "images" if is_folder else "files")
     unused = {info.name for info, keep in zip(items, used.tolist(), strict=True) if not keep}
     return [info for info in infos if info.name not in unused], note
+
+
+def _advise(path: str) -> str:
+    """The command that makes a data set that training reads."""
+    name = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+    return f"make a zip of it first: stylegan-ray prepare_data {shlex.quote(path)} {shlex.quote(name)}.zip"
 
 
 def _suggest_other_files(files: Files, path: str) -> str:

@@ -48,6 +48,8 @@ class PrepareOptions:
     """Side of the images, or height x width."""
     crop: Annotated[Literal["none", "center"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Images of another shape: refuse, or crop the centre (default: center with --resolution, else none)."""
+    letterbox: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Put images that are wider than high in the middle of a black square: LSUN's cars with --resolution 384x512."""
     resize: Literal["lanczos", "box", "none"] = "lanczos"
     """Images of another size: scale with this filter, or refuse."""
     channels: Annotated[Literal[1, 3] | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")] = None

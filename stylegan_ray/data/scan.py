@@ -110,6 +110,8 @@ def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan,
             found = _read_whole(content if decode else read(i, None), max_bytes)
         result.height[i], result.width[i], result.flags[i], result.depth[i] = found
         return
+    except DataError:
+        raise
     except OSError as error:
         is_of_machine = error.errno is not None or isinstance(error, BlockingIOError)
         if is_of_machine and not isinstance(error, (FileNotFoundError, PermissionError)):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.formats.celeba import CelebA
 from stylegan_ray.data.formats.folder import Folder
+from stylegan_ray.data.formats.foreign import CIFAR, HDF5, IDX, LMDB, Mat
 from stylegan_ray.data.formats.parquet import Parquet
 from stylegan_ray.data.formats.protocol import Format, WritableFormat
 from stylegan_ray.data.formats.tar import Tar
@@ -20,26 +22,26 @@ FORMATS: tuple[Format, ...] = (
     Zip(),
 )
 """A folder has the first format that selects any of its files and claims them."""
+FOREIGN_FORMATS: tuple[Format, ...] = (LMDB(), HDF5(), Mat(), IDX(), CIFAR(), CelebA())
+"""What only prepare_data reads; there they come before the others."""
 
-__all__ = ["FORMATS", "by_file_name", "by_listing", "by_name", "writable_formats"]
+__all__ = ["FOREIGN_FORMATS", "FORMATS", "by_file_name", "by_listing", "by_name", "writable_formats"]
 
 
 def by_name(name: str) -> Format:
     """The format of this name; raises KeyError."""
-    return {format.name: format for format in FORMATS}[name]
+    return {format.name: format for format in (*FORMATS, *FOREIGN_FORMATS)}[name]
 
 
 def by_file_name(path: str) -> Format | None:
-    """The format of a file that holds a whole data set, by its ending; None when no format has this ending."""
-    for format in FORMATS:
-        if format.single_file_ending and path.lower().endswith(format.single_file_ending):
-            return format
-    return None
+    """The format of a file that holds a whole data set, by its name; None when no format has such names."""
+    return next((format for format in (*FORMATS, *FOREIGN_FORMATS) if format.is_data_set(path)), None)
 
 
-def by_listing(listing: Sequence[FileInfo], files: Files) -> Format:
+def by_listing(listing: Sequence[FileInfo], files: Files, prepares: bool = False) -> Format:
     """The format of a folder with these files; a folder of images when no format recognises any."""
-    candidates = [format for format in FORMATS if format.select(listing)]
+    order = (*FOREIGN_FORMATS, *FORMATS) if prepares else (*FORMATS, *FOREIGN_FORMATS)
+    candidates = [format for format in order if format.select(listing)]
     claiming = (format for format in candidates if format.claims(files, format.select(listing), listing))
     return next(claiming, candidates[0] if candidates else by_name(Folder.name))
 

@@ -46,6 +46,14 @@ class Format(ABC):
     """Whether reading one image reads its neighbours as well, so that data.shuffle=blocks is faster."""
     writer: ClassVar[WritableFormat | None] = None
     """How data sets of this format are written; None when they are only read."""
+    is_trainable: ClassVar[bool] = True
+    """Whether training reads this format; False: only prepare_data does."""
+    description: ClassVar[str] = ""
+    """What messages call a data set that is not trainable."""
+
+    def is_data_set(self, path: str) -> bool:
+        """Whether a file of this name holds a whole data set."""
+        return self.single_file_ending is not None and path.lower().endswith(self.single_file_ending)
 
     @abstractmethod
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:

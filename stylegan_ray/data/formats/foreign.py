@@ -1,0 +1,177 @@
+"""Data sets of other programs that only `prepare_data` reads: LMDB, HDF5, idx, CIFAR's pickles and .mat files.
+
+They are read in child processes (see reader_process).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stylegan_ray.data.errors import DataError
+from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.formats.protocol import EncodedFormat
+from stylegan_ray.data.index import Index, Progress
+from stylegan_ray.data.labels import Labels
+from stylegan_ray.data.left_out import list_names
+from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.data.reader_process import ReaderProcess
+from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.readers.cifar_reader import is_part
+
+log = logging.getLogger(__name__)
+
+
+class ForeignFormat(EncodedFormat):
+    """A data set of another program, in one file or a few."""
+
+    is_trainable = False
+    endings: ClassVar[tuple[str, ...]] = ()
+
+    def is_data_set(self, path: str) -> bool:
+        return path.lower().endswith(self.endings) if self.endings else False
+
+    def parts(self, files: Files, infos: Sequence[FileInfo]) -> list[str]:
+        """Names of the files that the reader needs, from those that were selected."""
+        return [info.name for info in infos]
+
+    def build_index(
+        self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
+    ) -> Index:
+        if "://" in files.root:
+            raise DataError(
+                f"data.path={files.root}: {self.description} is read from a local disk; copy it there first"
+            )
+        shards = tuple(self.parts(files, infos))
+        process = reader_process(self.name, files, shards)
+        contents = process.contents()
+        for note in contents.notes:
+            log.warning("%s", note)
+        names = PackedNames.pack(contents.names)
+        labels = (
+            Labels()
+            if contents.labels is None
+            else Labels.of(contents.labels, shards[0], tuple(contents.class_names) or None)
+        )
+        scanned = scan(ForeignSource(process, names).read, names, progress, reading)
+        return Index(self.name, names, {}, labels, **vars(scanned), shards=shards)
+
+    def source(self, files: Files, index: Index) -> ForeignSource:
+        return ForeignSource(reader_process(self.name, files, index.shards), index.names)
+
+
+def reader_process(kind: str, files: Files, shards: Sequence[str]) -> ReaderProcess:
+    """A reader of these files."""
+    return ReaderProcess(kind, [f"{files.root}/{name}" for name in shards])
+
+
+@dataclass(frozen=True)
+class ForeignSource:
+    """Reads images through the child process of each process."""
+
+    process: ReaderProcess
+    names: PackedNames
+
+    def read(self, entry: int, at_least: int | None = None) -> bytes:
+        """The bytes of an image file."""
+        return self.process.read(entry, self.names[entry])
+
+
+class LMDB(ForeignFormat):
+    """The folder of an LMDB, or its data.mdb."""
+
+    name = "lmdb"
+    description = "an LMDB"
+    endings = (".mdb",)
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        return the_one([info for info in listing if _base(info.name) == "data.mdb"], self.description)
+
+
+class HDF5(ForeignFormat):
+    """An .h5 or .hdf5 file."""
+
+    name = "hdf5"
+    description = "an HDF5 file"
+    endings = (".h5", ".hdf5")
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        """None: it is opened by its own path."""
+        return []
+
+
+class Mat(ForeignFormat):
+    """A .mat file of SVHN."""
+
+    name = "mat"
+    description = "a MATLAB file"
+    endings = (".mat",)
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        """None: it is opened by its own path."""
+        return []
+
+
+class IDX(ForeignFormat):
+    """A file of images of MNIST and its like, with the file of labels beside it; a folder means its training images."""
+
+    name = "idx"
+    description = "an idx file"
+    IMAGES: ClassVar = re.compile(r"(.*)images([-.])idx3(-ubyte(?:\.gz)?)")
+
+    def is_data_set(self, path: str) -> bool:
+        return self.IMAGES.fullmatch(_base(path)) is not None
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        found = [info for info in listing if self.is_data_set(info.name)]
+        training = [info for info in found if _base(info.name).startswith("train-")] or found
+        plain = {info.name for info in training if not info.name.endswith(".gz")}
+        return the_one(
+            [info for info in training if info.name.removesuffix(".gz") not in plain - {info.name}], self.description
+        )
+
+    def parts(self, files: Files, infos: Sequence[FileInfo]) -> list[str]:
+        image_file = infos[0].name
+        match = self.IMAGES.fullmatch(_base(image_file))
+        assert match is not None
+        folder, label_file = image_file[: -len(match[0])], f"{match[1]}labels{match[2]}idx1{match[3]}"
+        for name in (label_file, label_file.removesuffix(".gz"), f"{label_file}.gz"):
+            if os.path.exists(f"{files.root}/{folder}{name}"):
+                return [image_file, folder + name]
+        log.warning("%s has no labels: there is no %s beside it", image_file, label_file)
+        return [image_file]
+
+
+class CIFAR(ForeignFormat):
+    """The folder of CIFAR-10 or CIFAR-100 for Python, or its archive; the training images."""
+
+    name = "cifar"
+    description = "CIFAR's folder of pickles"
+    ARCHIVE: ClassVar = re.compile(r"cifar-100?-python\.tar\.gz")
+
+    def is_data_set(self, path: str) -> bool:
+        return self.ARCHIVE.fullmatch(_base(path)) is not None
+
+    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+        metas = [info for info in listing if _base(info.name) in ("meta", "batches.meta")]
+        batches = [info for info in listing if is_part(info.name) and info not in metas]
+        if not metas or not batches:
+            return []
+        folder = the_one(metas, self.description)[0].name.removesuffix(_base(metas[0].name))
+        return [info for info in listing if info.name == folder + _base(info.name) and is_part(info.name)]
+
+
+def the_one(found: list[FileInfo], what: str) -> list[FileInfo]:
+    """The only file of a kind in a folder; raises DataError where there are several."""
+    if len(found) > 1:
+        names = list_names([info.name for info in found])
+        raise DataError(f"data.path holds {what} more than once, {names}; give the path of the one to read")
+    return found
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]

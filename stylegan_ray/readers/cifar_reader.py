@@ -1,0 +1,145 @@
+"""CIFAR-10 and CIFAR-100 as pickles of Python 2: batches of `data` uint8 [N,3072] and `labels` or `fine_labels`.
+
+Only names that an array of numpy needs are allowed in the pickles, each replaced by a class of this module.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm
+
+SIDE = 32
+LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
+"""Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
+MAX_BATCH_BYTES = 1 << 29
+
+
+def open_reader(paths: list[str]) -> CIFARReader:
+    files = _members(paths[0]) if paths[0].endswith(".gz") else [(path, _content(path)) for path in paths]
+    parsed = [(os.path.basename(path), load_batch(content, path)) for path, content in files]
+    return CIFARReader(
+        [(name, tree) for name, tree in parsed if b"data" in tree],
+        next((tree for _, tree in parsed if b"data" not in tree), {}),
+    )
+
+
+def _content(path: str) -> bytes:
+    if os.path.getsize(path) > MAX_BATCH_BYTES:
+        raise ReadError(f"{path} has more than {MAX_BATCH_BYTES} bytes, so it is no batch of CIFAR")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _members(path: str) -> Iterator[tuple[str, bytes]]:
+    """The training batches and the meta file of the archive, sorted by name."""
+    found = []
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            if member.isreg() and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
+                file = archive.extractfile(member)
+                assert file is not None
+                found.append((member.name, file.read()))
+    if not found:
+        raise ReadError("it holds neither data_batch_1 nor train; download cifar-10-python.tar.gz again")
+    yield from sorted(found)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is a training batch or the names of the classes."""
+    name = name.rpartition("/")[2]
+    return name in ("train", "meta", "batches.meta") or name.startswith("data_batch_")
+
+
+class CIFARReader:
+    """Images in memory."""
+
+    def __init__(self, batches: list[tuple[str, dict]], meta: dict) -> None:
+        key = next((key for key in LABELS if batches and key in batches[0][1]), None)
+        if key is None:
+            raise ReadError("it has no batch with `data` and `labels` or `fine_labels`; download CIFAR again")
+        self.images = np.concatenate([_images(name, tree) for name, tree in batches])  # [N,3,32,32]
+        labels = [label for _, tree in batches for label in _listed(tree.get(key))]
+        class_names = [_text(name) for name in _listed(meta.get(LABELS[key]))]
+        names = [f"{name}/{number:05d}" for name, tree in batches for number in range(len(_images(name, tree)))]
+        self.contents = Contents(names, class_numbers(labels, len(names), f"`{_text(key)}`"), class_names)
+
+    def read(self, number: int, name: str) -> bytes:
+        return encode_pnm(self.images[number].transpose(1, 2, 0))
+
+
+def _images(name: str, tree: dict) -> np.ndarray:
+    data = getattr(tree[b"data"], "value", None)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * SIDE * SIDE,):
+        raise ReadError(f"`data` of {name} is no array uint8 [N,{3 * SIDE * SIDE}]; download CIFAR again")
+    return data.reshape(-1, 3, SIDE, SIDE)
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+class Dtype:
+    """numpy.dtype, for bytes only."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if name not in (b"u1", "u1"):
+            raise ReadError(f"it holds an array of type {name!r}; CIFAR holds bytes only")
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which bytes do not have."""
+
+
+class Array:
+    """numpy.ndarray."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, content = state
+        if not isinstance(dtype, Dtype) or not isinstance(content, bytes) or is_fortran is True:
+            raise ReadError("it holds an array that is not stored as CIFAR stores it")
+        self.value = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()
+
+
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Dtype,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise ReadError(f"it asks for {module}.{name}, which CIFAR does not need; nothing of it was executed")
+        return ALLOWED[module, name]
+
+
+def load_batch(content: bytes, path: str) -> dict:
+    """The dictionary of a batch, with texts as bytes; raises ReadError."""
+    try:
+        tree = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except ReadError as error:
+        raise ReadError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged or hostile file can fail anywhere in the unpickler
+        raise ReadError(f"{path} is no whole pickle of CIFAR: {error}; download it again") from error
+    if not isinstance(tree, dict):
+        raise ReadError(f"{path} holds no dictionary, so it is no batch of CIFAR")
+    return tree

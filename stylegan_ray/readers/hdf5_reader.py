@@ -1,0 +1,62 @@
+"""HDF5 files with `imgs` uint8 [N,C,H,W] or [N,H,W,C] and `labels` [N], as StudioGAN writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm, import_optional
+
+IMAGES, LABELS = "imgs", "labels"
+CHUNK_CACHE_BYTES = 1 << 28
+"""Decompressed chunks in memory: StudioGAN's hold 500 images each."""
+
+
+def open_reader(paths: list[str]) -> HDF5Reader:
+    h5py = import_optional("h5py")
+    file = h5py.File(paths[0], "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=10007)
+    images = _dataset(h5py, file, IMAGES)
+    if images is None:
+        raise ReadError(
+            f"it has no data set `{IMAGES}`, only {', '.join(list(file)[:5]) or 'nothing'}; store images as uint8 "
+            f"[N,C,H,W] or [N,H,W,C] under `{IMAGES}` and classes under `{LABELS}`"
+        )
+    return HDF5Reader(images, _dataset(h5py, file, LABELS))
+
+
+def _dataset(h5py: Any, file: Any, name: str) -> Any:
+    """A data set that is stored in this very file; None where there is none."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    found = file[name] if isinstance(link, h5py.HardLink) else None
+    if found is None or not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise ReadError(f"its `{name}` is stored in another file, which is not read; write one file that holds it")
+    return found
+
+
+class HDF5Reader:
+    """Reads one image at a time."""
+
+    def __init__(self, images: Any, labels: Any) -> None:
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) != 4 or not {shape[1], shape[3]} & {1, 3}:
+            raise ReadError(
+                f"its `{IMAGES}` is {images.dtype} of shape {shape}; it must be uint8 [N,C,H,W] or [N,H,W,C] with one "
+                "or three channels"
+            )
+        self.images, self.channels_first = images, shape[1] in (1, 3)
+        num = len(images)
+        values = None if labels is None else class_numbers(_all_of(labels, num), num, f"`{LABELS}`")
+        self.contents = Contents([f"{IMAGES}#{number}" for number in range(num)], values)
+
+    def read(self, number: int, name: str) -> bytes:
+        image = self.images[number]
+        return encode_pnm(image.transpose(1, 2, 0) if self.channels_first else image)
+
+
+def _all_of(labels: Any, num: int) -> np.ndarray:
+    if labels.size != num:
+        raise ReadError(f"its `{LABELS}` has shape {labels.shape}, and there are {num} images; store a class for each")
+    return labels[()]

@@ -1,0 +1,60 @@
+"""LMDB data sets of encoded images: those of rosinality's stylegan2-pytorch, and those of LSUN.
+
+Rosinality's program stores an image as `<size>-<number, five digits>` once per size, and their number as `length`;
+LSUN stores WebP files under the hash of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, ReadError, import_optional
+
+LENGTH_KEY = b"length"
+NUMBERED_KEY = re.compile(rb"([1-9]\d{0,4})-(\d{5,12})")
+
+
+def open_reader(paths: list[str]) -> LMDBReader:
+    lmdb = import_optional("lmdb")
+    environment = lmdb.open(paths[0], subdir=False, readonly=True, lock=False, create=False, readahead=False)
+    return LMDBReader(environment.begin())
+
+
+class LMDBReader:
+    """Reads values by key."""
+
+    def __init__(self, transaction: Any) -> None:
+        self.transaction = transaction
+        length = transaction.get(LENGTH_KEY)
+        keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+        if length is None:
+            names = [key.decode("utf-8", "surrogateescape") for key in keys]
+            if any("\0" in name for name in names):
+                raise ReadError("its keys hold NUL bytes, so it is no LMDB of images of LSUN or rosinality")
+            self.contents = Contents(names)
+        else:
+            self.contents = _numbered_contents(keys, length)
+
+    def read(self, number: int, name: str) -> bytes:
+        content = self.transaction.get(name.encode("utf-8", "surrogateescape"))
+        if content is None:
+            raise ValueError("is not in the file, which says that it holds it")
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"has {len(content)} bytes, more than the {MAX_FILE_BYTES} allowed")
+        return bytes(content)
+
+
+def _numbered_contents(keys: list[bytes], length: bytes) -> Contents:
+    """The images of the largest size; the smaller ones are copies of them."""
+    sizes = Counter(int(match[1]) for key in keys if (match := NUMBERED_KEY.fullmatch(key)))
+    if not sizes or not length.isdigit() or not 0 < int(length) <= max(sizes.values()):
+        raise ReadError(
+            f"its key `length` is {length[:20]!r}, but it holds {max(sizes.values(), default=0)} images of one size "
+            "under keys such as 256-00000; make it again"
+        )
+    largest = max(sizes)
+    smaller = ", ".join(str(size) for size in sorted(sizes) if size != largest)
+    notes = [f"Images of size {largest} are read; those of size {smaller} are copies of them"] if smaller else []
+    return Contents([f"{largest}-{number:05d}" for number in range(int(length))], notes=notes)

@@ -1,0 +1,98 @@
+"""What a reader of another program's data set is, and raw pixels as image files."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+MAX_FILE_BYTES = 1 << 28
+"""Encoded image files above this size are refused, as are frames between the processes."""
+
+MAX_CLASSES = 1 << 16
+
+
+class ReadError(Exception):
+    """A file that cannot be read as the data set that its name promises: what is wrong, and a way out."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data set holds besides its images."""
+
+    names: Sequence[str]
+    """A name per image."""
+    labels: np.ndarray | None = None
+    """Class numbers [n], or None."""
+    class_names: Sequence[str] = ()
+    notes: Sequence[str] = field(default_factory=list)
+    """What the user may not expect, a line each."""
+
+
+class Reader(Protocol):
+    """An open data set."""
+
+    contents: Contents
+
+    def read(self, number: int, name: str) -> bytes:
+        """The image file with this number and name; raises ValueError where there is none."""
+        ...
+
+
+def encode_pnm(pixels: np.ndarray) -> bytes:
+    """A PPM or PGM file of uint8 [H,W], [H,W,1] or [H,W,3]: pixels behind a header, which every image library reads."""
+    height, width, *channels = pixels.shape
+    kind = b"P6" if channels == [3] else b"P5"
+    return b"%s\n%d %d\n255\n" % (kind, width, height) + np.ascontiguousarray(pixels).tobytes()
+
+
+def import_optional(module: str) -> Any:
+    """A module of the extra [formats]; raises ReadError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ReadError(
+            f"the package {package} is needed to read it and cannot be imported ({error}); "
+            f"install it with pip install 'stylegan-ray[formats]'"
+        ) from error
+
+
+def class_numbers(values: Any, num: int, what: str) -> np.ndarray:
+    """Labels int32 [n] from whole numbers; raises ReadError for anything else."""
+    labels = np.asarray(values)
+    if labels.size != num or labels.dtype.kind not in "iu":
+        raise ReadError(f"{what} must be {num} whole numbers, and it is {labels.dtype} of shape {labels.shape}")
+    labels = labels.reshape(-1)
+    if num and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
+        raise ReadError(f"{what} holds classes from {labels.min()} to {labels.max()}; 0 to {MAX_CLASSES - 1} are read")
+    return labels.astype(np.int32)
+
+
+def pack_contents(contents: Contents) -> bytes:
+    """Contents as plain arrays in a .npz file."""
+    buffer = io.BytesIO()
+    arrays = {"names": _pack(contents.names), "class_names": _pack(contents.class_names)}
+    arrays |= {} if contents.labels is None else {"labels": contents.labels}
+    np.savez(buffer, notes=_pack(contents.notes), **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def unpack_contents(content: bytes) -> Contents:
+    """The contents that `pack_contents` packed."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        texts = [_unpack(file[name]) for name in ("names", "class_names", "notes")]
+        labels = file["labels"] if "labels" in file.files else None
+    return Contents(texts[0], labels, texts[1], texts[2])
+
+
+def _pack(texts: Sequence[str]) -> np.ndarray:
+    return np.frombuffer("\0".join(["", *texts]).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+
+
+def _unpack(packed: np.ndarray) -> list[str]:
+    return packed.tobytes().decode("utf-8", "surrogateescape").split("\0")[1:]

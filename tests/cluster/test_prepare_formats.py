@@ -1,0 +1,370 @@
+"""Data sets of other programs, written by those programs' libraries and made ready by the command."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import h5py
+import lmdb
+import numpy as np
+import pytest
+import scipy.io
+from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
+
+from stylegan_ray import cli
+from stylegan_ray.data import reader_process as process
+from stylegan_ray.readers.protocol import import_optional
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
+
+
+def run(*words):
+    return cli.run(cli.prepare_data, [*map(str, words), "--workers", "0"])
+
+
+def noise(*shape):
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+
+
+def pixels(path):
+    data = opened(path)
+    return np.stack([data.read(i) for i in range(data.num_images)])
+
+
+def label_tree(path):
+    """Labels in order, and the names of the classes, from dataset.json."""
+    with zipfile.ZipFile(path) as archive:
+        tree = json.loads(archive.read("dataset.json"))
+    return tree["labels"] and [label for _, label in tree["labels"]], tree.get("class_names")
+
+
+def write_lmdb(folder, items):
+    environment = lmdb.open(str(folder), map_size=1 << 24)
+    with environment.begin(write=True) as transaction:
+        for key, value in items.items():
+            transaction.put(key, value)
+    environment.close()
+    return folder
+
+
+def test_lmdb_of_rosinality(tmp_path, caplog, capsys):
+    images = {size: [noise_picture(size + i, (size, size)) for i in range(3)] for size in (8, 16)}
+    items = {f"{size}-{i:05d}".encode(): encoded(images[size][i]) for size in images for i in range(3)}
+    source = write_lmdb(tmp_path / "set_lmdb", {**items, b"length": b"3"})
+    assert run(source, tmp_path / "d.zip") == 0
+    assert "size 16" in caplog.text
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), np.stack([chw(image) for image in images[16]]))
+    assert run(source / "data.mdb", tmp_path / "file.zip") == 0
+    assert (tmp_path / "file.zip").read_bytes() == (tmp_path / "d.zip").read_bytes()
+    assert run(source, "--check") == 0
+    assert "3 (lmdb)" in capsys.readouterr().out
+
+
+def test_lmdb_of_lsun(tmp_path):
+    images = {bytes([97 + i]) * 40: noise_picture(i) for i in range(3)}
+    items = {key: encoded(image, "WEBP", lossless=True) for key, image in images.items()}
+    assert run(write_lmdb(tmp_path / "cat_lmdb", items), tmp_path / "d.zip") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), np.stack([chw(image) for image in images.values()]))
+    assert label_tree(tmp_path / "d.zip") == (None, None)
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_hdf5_of_studiogan(tmp_path, channels_first):
+    images = noise(5, 3, 16, 16)
+    with h5py.File(tmp_path / "CIFAR10_16_train.hdf5", "w") as file:
+        stored = images if channels_first else images.transpose(0, 2, 3, 1)
+        file.create_dataset("imgs", data=stored, chunks=(4, *stored.shape[1:]), compression="gzip")
+        file.create_dataset("labels", data=np.array([3, 0, 1, 0, 9], dtype=np.int64))
+    assert run(tmp_path / "CIFAR10_16_train.hdf5", tmp_path / "d.zip") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), images)
+    assert label_tree(tmp_path / "d.zip")[0] == [3, 0, 1, 0, 9]
+
+
+def test_hdf5_that_points_to_other_files(tmp_path, capsys):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["imgs"] = noise(2, 3, 16, 16)
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["imgs"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "imgs")
+    (tmp_path / "raw").write_bytes(bytes(2 * 3 * 256))
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file.create_dataset("imgs", (2, 3, 16, 16), np.uint8, external=[(str(tmp_path / "raw"), 0, 2 * 3 * 256)])
+    for name in ("link.h5", "external.h5"):
+        assert run(tmp_path / name, tmp_path / "d.zip") == 2
+        assert "another file" in capsys.readouterr().err
+
+
+def write_idx(path, array):
+    """As the format's description says: two zeros, 8 for bytes, the number of dimensions, big-endian sizes."""
+    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_mnist(tmp_path, caplog, ending):
+    (tmp_path / "raw").mkdir()
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"raw/{part}-images-idx3-ubyte{ending}", noise(4, 28, 28))
+        write_idx(tmp_path / f"raw/{part}-labels-idx1-ubyte{ending}", np.array([5, 0, 4, 1], dtype=np.uint8))
+    assert run(tmp_path / "raw", tmp_path / "d.zip") == 0
+    padded = np.pad(noise(4, 28, 28), [(0, 0), (2, 2), (2, 2)])[:, None]
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), padded)
+    assert label_tree(tmp_path / "d.zip")[0] == [5, 0, 4, 1]
+    (tmp_path / f"raw/t10k-labels-idx1-ubyte{ending}").unlink()
+    assert run(tmp_path / f"raw/t10k-images-idx3-ubyte{ending}", tmp_path / "e.zip") == 0
+    assert "has no labels" in caplog.text and label_tree(tmp_path / "e.zip")[0] is None
+
+
+def python2_pickle(tree):
+    """A pickle of protocol 2 as Python 2 and its numpy write it: texts as byte strings, and arrays by their parts."""
+    out = io.BytesIO()
+    out.write(b"\x80\x02")
+
+    def put(value):
+        if isinstance(value, dict):
+            out.write(b"}(")
+            for pair in value.items():
+                put(pair[0])
+                put(pair[1])
+            out.write(b"u")
+        elif isinstance(value, list):
+            out.write(b"](")
+            for item in value:
+                put(item)
+            out.write(b"e")
+        elif isinstance(value, bytes):
+            out.write(b"T" + struct.pack("<i", len(value)) + value)
+        elif isinstance(value, int):
+            out.write(b"J" + struct.pack("<i", value))
+        else:
+            put_array(value)
+
+    def put_array(array):
+        out.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01")
+        put(array.shape[0])
+        put(array.shape[1])
+        out.write(
+            b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        )
+        put(array.tobytes())
+        out.write(b"tb")
+
+    put(tree)
+    out.write(b".")
+    return out.getvalue()
+
+
+def cifar10():
+    """Five batches of three images, a test batch, and the names of ten classes."""
+    batch = lambda i: {b"batch_label": b"one", b"labels": [i, 9, 0], b"data": noise(3, 3072) ^ np.uint8(i)}  # noqa: E731
+    files = {f"data_batch_{i}": python2_pickle(batch(i)) for i in range(1, 6)}
+    names = [b"class %d" % i for i in range(10)]
+    meta = {b"num_cases_per_batch": 3, b"label_names": names, b"num_vis": 3072}
+    return {**files, "test_batch": python2_pickle(batch(7)), "batches.meta": python2_pickle(meta)}
+
+
+def test_cifar10_as_folder_and_as_archive(tmp_path):
+    assert pickle.loads(cifar10()["data_batch_1"], encoding="bytes")[b"labels"] == [1, 9, 0]
+    folder = write_folder(tmp_path / "cifar/cifar-10-batches-py", cifar10())
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(folder, "cifar-10-batches-py")
+    expected = np.concatenate([(noise(3, 3072) ^ np.uint8(i)).reshape(3, 3, 32, 32) for i in range(1, 6)])
+    for number, source in enumerate((folder, tmp_path / "cifar", tmp_path / "cifar-10-python.tar.gz")):
+        assert run(source, tmp_path / f"{number}.zip") == 0
+        np.testing.assert_array_equal(pixels(tmp_path / f"{number}.zip"), expected)
+        labels, names = label_tree(tmp_path / f"{number}.zip")
+        assert labels == [label for i in range(1, 6) for label in (i, 9, 0)]
+        assert names == [f"class {i}" for i in range(10)]
+
+
+def test_cifar100_has_fine_labels(tmp_path):
+    data = {b"data": noise(2, 3072), b"fine_labels": [1, 2], b"coarse_labels": [0, 0]}
+    names = {b"fine_label_names": [b"apple", b"baby", b"bear"], b"coarse_label_names": [b"all"]}
+    files = {"train": python2_pickle(data), "test": python2_pickle(data), "meta": python2_pickle(names)}
+    assert run(write_folder(tmp_path / "cifar-100-python", files), tmp_path / "d.zip") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), noise(2, 3072).reshape(2, 3, 32, 32))
+    assert label_tree(tmp_path / "d.zip") == ([1, 2], ["apple", "baby", "bear"])
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (pickle.dumps({b"data": Harm()}, protocol=2), "asks for posix.mkdir"),
+        (b"\x80\x02Nr\xff\xff\xff\x3f.", "data_batch_1"),
+        (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "data_batch_1"),
+        (b"\x80\x02}.", "`labels`"),
+        (python2_pickle({b"labels": [0], b"data": noise(1, 100)}), "[N,3072]"),
+        (python2_pickle({b"labels": [0, 1], b"data": noise(1, 3072)}), "1 whole numbers"),
+        (cifar10()["data_batch_1"][:5000], "no whole pickle"),
+    ],
+)
+def test_hostile_pickles(tmp_path, monkeypatch, capsys, batch, says):
+    monkeypatch.chdir(tmp_path)
+    source = write_folder(tmp_path / "c", {"data_batch_1": batch, "batches.meta": cifar10()["batches.meta"]})
+    assert run(source, tmp_path / "d.zip") == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "d.zip").exists()
+
+
+def test_svhn(tmp_path):
+    images = noise(32, 32, 3, 4)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": images, "y": np.array([[1], [9], [10], [2]], dtype=np.uint8)})
+    assert run(tmp_path / "train_32x32.mat", tmp_path / "d.zip") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), images.transpose(3, 2, 0, 1))
+    assert label_tree(tmp_path / "d.zip") == ([1, 9, 0, 2], list("0123456789"))
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_celeba(tmp_path, caplog, capsys, table):
+    rows = [("001.png", 1, -1, 1), ("000.png", -1, -1, 1), ("002.png", -1, 1, -1)]
+    lines = [",".join(map(str, row)) if table else "{}  {} {} {}".format(*row) for row in rows]
+    head = ["image_id,Bald,Smiling,Young"] if table else ["3", "Bald Smiling Young "]
+    name = "list_attr_celeba.csv" if table else "Anno/list_attr_celeba.txt"
+    images = {f"img_align_celeba/{image}": picture for image, picture in numbered(4).items()}
+    source = write_folder(tmp_path / "celeba", {**images, name: "\r\n".join([*head, *lines]).encode()})
+    assert run(source, tmp_path / "d.zip") == 0
+    assert "003.png" in caplog.text
+    assert label_tree(tmp_path / "d.zip") == ([[0, 0, 1], [1, 0, 1], [0, 1, 0]], ["Bald", "Smiling", "Young"])
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), pixels(source)[:3])
+    (source / name).write_bytes(b"\n".join([*(line.encode() for line in head), b"000.png -1 2 1"]))
+    assert run(source, tmp_path / "e.zip") == 2
+    assert f"{name}, line {2 if table else 3}" in capsys.readouterr().err
+
+
+def test_lsun_cars_become_384x512_in_a_black_square(tmp_path):
+    images = {f"{i}.png": noise_picture(i, (384, 512)) for i in range(2)}
+    assert (
+        run(write_folder(tmp_path / "car", images), tmp_path / "d.zip", "--resolution", "384x512", "--letterbox") == 0
+    )
+    found = pixels(tmp_path / "d.zip")
+    assert found.shape == (2, 3, 512, 512) and not found[:, :, :64].any() and not found[:, :, 448:].any()
+    np.testing.assert_array_equal(found[0, :, 64:448], chw(images["0.png"]))
+    assert run(tmp_path / "car", tmp_path / "car_set", "--resolution", "384x512", "--letterbox", "--no-shuffle") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "car_set"), found)
+
+
+def test_letterbox_needs_a_size(tmp_path, capsys):
+    source = write_folder(tmp_path / "car", numbered(2))
+    assert run(source, tmp_path / "d.zip", "--letterbox") == 2
+    assert "--resolution 384x512" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["set.h5", "set.mat", "train-images-idx3-ubyte", "lmdb/data.mdb"])
+def test_training_says_how_to_prepare_them(tmp_path, capsys, name):
+    (tmp_path / "lmdb").mkdir()
+    (tmp_path / name).write_bytes(b"")
+    path = tmp_path / "lmdb" if "lmdb" in name else tmp_path / name
+    assert cli.run(cli.train, ["tiny", str(path), "--dry-run"]) == 2
+    assert f"stylegan-ray prepare_data {path} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("set.h5", b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 20),
+        ("set.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\xff" * 200),
+        ("data.mdb", b"\x00" * 16 + b"\xde\xc0\xef\xbe" + b"\xff" * 9000),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12),
+        ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 9, 28, 28))),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert run(tmp_path / name, tmp_path / "d.zip") == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / name) in error and "Traceback" not in error and "data." not in error
+
+
+def killing(step):
+    """A python that ends in a crash instead of the reader, before or after it has told its contents."""
+    program = (
+        "import os, sys; from stylegan_ray.readers import child; "
+        "child.{} = lambda *_: os.abort(); child.main(*sys.argv[3:4], sys.argv[4:])"
+    )
+    return f"#!/bin/sh\nexec {sys.executable} -c '{program.format(step)}' \"$@\"\n"
+
+
+@pytest.mark.parametrize("step", ["open_reader", "serve"])
+def test_the_death_of_the_child_is_a_data_error(tmp_path, monkeypatch, capfd, step):
+    scipy.io.savemat(tmp_path / "a.mat", {"X": noise(32, 32, 3, 4), "y": np.ones((4, 1), np.uint8)})
+    (tmp_path / "python").write_text(killing(step))
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert run(tmp_path / "a.mat", tmp_path / "d.zip") == 2
+    error = capfd.readouterr().err
+    assert f"{tmp_path}/a.mat" in error and "SIGABRT" in error and "Traceback" not in error
+
+
+def test_a_truncated_lmdb_ends_the_child_and_not_the_command(tmp_path):
+    """The map ends beyond the file, which is a SIGBUS in the process that reads there."""
+    items = {f"16-{i:05d}".encode(): encoded(noise_picture(i, (64, 64))) for i in range(20)}
+    source = write_lmdb(tmp_path / "lmdb", {**items, b"length": b"20"})
+    os.truncate(source / "data.mdb", 60_000)
+    command = [sys.executable, "-m", "stylegan_ray.cli", "prepare_data", source, tmp_path / "d.zip", "--workers", "0"]
+    command[1:3] = ["-c", "import sys; from stylegan_ray.cli import main; main()"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "lmdb/data.mdb" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_child_that_hangs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "REPLY_SEC", 0.5)
+    (tmp_path / "a.mat").write_bytes(b"")
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert run(tmp_path / "a.mat", tmp_path / "d.zip") == 2
+    assert "did not answer" in capsys.readouterr().err
+
+
+def children():
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"stylegan_ray.readers.child" in words:
+            found.append((path.parent.name, words))
+    return found
+
+
+def test_children_end_with_their_parent(tmp_path):
+    """Also where it is killed."""
+    scipy.io.savemat(tmp_path / "a.mat", {"X": noise(32, 32, 3, 4), "y": np.ones((4, 1), np.uint8)})
+    program = (
+        "import sys, time; from stylegan_ray.data.reader_process import ReaderProcess\n"
+        "reader = ReaderProcess('mat', sys.argv[1:]); print(len(reader.read(0, '')), flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.mat")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert int(parent.stdout.readline()) > 3072
+        mine = lambda: [pid for pid, words in children() if str(tmp_path / "a.mat").encode() in words]  # noqa: E731
+        assert len(mine()) == 1
+        parent.send_signal(signal.SIGKILL)
+    for _ in range(100):
+        if not mine():
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    assert not mine()
+
+
+def test_a_missing_package_is_named(tmp_path):
+    with pytest.raises(Exception, match=r"no_such_package.*stylegan-ray\[formats\]"):
+        import_optional("no_such_package.io")
