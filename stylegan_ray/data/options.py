@@ -159,7 +159,7 @@ def to_option_names(text: str) -> str:
         r"\bdata\.path(=|: )?", lambda match: "SOURCE " if match[1] == "=" else f"SOURCE{match[1] or ''}", text
     )
     text = text.replace("cluster.num_workers", "--workers")
-    text = re.sub(r"(?:--)?\b(?:data|cluster)\.(\w+)", lambda match: f"--{match[1].replace('_', '-')}", text)
+    text = re.sub(r"(?<!/)(?:--)?\b(?:data|cluster)\.(\w+)", lambda match: f"--{match[1].replace('_', '-')}", text)
     return re.sub(r"(--resolution) (\d+) (\d+)", r"\1 \2x\3", text)
 
 
