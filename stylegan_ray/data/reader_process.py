@@ -20,6 +20,8 @@ from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, unpack_conte
 
 REPLY_SEC = 600.0
 """How long the child may take for an answer; the first one reads all of a .mat or .gz file."""
+END_SEC = 30.0
+"""How long the child may take to end when it has closed its pipes."""
 MAX_CONTENTS_BYTES = 1 << 33
 PACKAGE_ROOT = str(Path(__file__).parents[2])
 
@@ -72,7 +74,7 @@ class Child:
         try:
             self.process.stdin.write(REQUEST.pack(number, len(encoded)) + encoded)
         except OSError:
-            raise self._death("ended") from None
+            raise self._death("died") from None
         return self._reply(MAX_FILE_BYTES)
 
     def _reply(self, most: int) -> bytes:
@@ -103,13 +105,20 @@ class Child:
     def _death(self, event: str) -> DataError:
         """The error for a child that cannot be used any more."""
         if event == "died":
-            code = self.process.wait()
-            event = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            event = self._ending()
         self._end()
         return DataError(
             f"data.path={self.path}: the process that reads this file {event}, so the file is damaged or was made to "
             "harm; copy it again from its origin"
         )
+
+    def _ending(self) -> str:
+        """How the child ended, which has closed its pipes."""
+        try:
+            code = self.process.wait(END_SEC)
+        except subprocess.TimeoutExpired:
+            return "closed its pipes"
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def end_child(process: subprocess.Popen, owner: int) -> None:
