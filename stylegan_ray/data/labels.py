@@ -75,8 +75,8 @@ class Labels:
         if classes is None or classes.ndim == 2:
             return self
         numbers, values = np.unique(classes, return_inverse=True)
-        old = self.class_names or ()
-        names = tuple(old[number] if number < len(old) else str(number) for number in numbers.tolist())
+        old: tuple[str, ...] = self.class_names or ()
+        names = tuple(old[number] if number < len(old) else str(number) for number in map(int, numbers))
         return Labels(values.astype(np.int32), class_names=names)
 
 

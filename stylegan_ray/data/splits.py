@@ -48,9 +48,8 @@ def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) ->
     Items without a split are used where no split is asked for. Raises DataError where there is none to use.
     """
     counts = Counter(split for split in splits if split)
-    chosen = wanted
-    if wanted is None:
-        chosen = "train" if len(counts) > 1 and "train" in counts else ALL
+    usual = "train" if len(counts) > 1 and "train" in counts else ALL
+    chosen = usual if wanted is None else wanted
     if chosen == ALL:
         return np.ones(len(splits), dtype=bool), ""
     chosen = split_named(chosen) or chosen

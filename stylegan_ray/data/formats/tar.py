@@ -98,7 +98,8 @@ class _Members:
 
     def keep(self, used: Sequence[bool]) -> None:
         """Forgets images that are not used."""
-        for part in (self.names, self.shard, self.offset, self.size):
+        self.names[:] = compress(self.names, used)
+        for part in (self.shard, self.offset, self.size):
             part[:] = compress(part, used)
 
 
