@@ -17,7 +17,6 @@ from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
 from stylegan_ray.data.atomic_output import write_whole
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.doctor import Examiner, Findings, format_rows, recommend_keys, summarize
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
 from stylegan_ray.data.formats.protocol import Writer
@@ -29,9 +28,6 @@ from stylegan_ray.data.options import PrepareOptions, format_options, translate_
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
 from stylegan_ray.report.console import ProgressLine, format_time
 
-IMAGES_PER_CHECK = 128
-"""Images that one task of --check reads."""
-
 Run = Callable[[Callable[[Any], Sequence[bytes]], Sequence[Any]], Iterator[Sequence[bytes]]]
 """Calls a function with every plan; yields the results in the order of the plans."""
 
@@ -39,13 +35,9 @@ Run = Callable[[Callable[[Any], Sequence[bytes]], Sequence[Any]], Iterator[Seque
 def prepare_data(options: PrepareOptions) -> int:
     """Writes or checks a data set; returns the exit status."""
     refuse_relative_paths(options)
-    if options.dest is None and not options.check:
-        raise ConfigError(
-            "DEST is missing; give a .zip, a .parquet or a folder for TFRecord files, or only check SOURCE with --check"
-        )
     try:
         with translate_errors():
-            return check(options) if options.check or options.dest is None else write(options, options.dest)
+            return what_to_do(options)(options)
     except FileNotFoundError as error:
         raise DataError(
             f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it"
@@ -55,9 +47,25 @@ def prepare_data(options: PrepareOptions) -> int:
         return 1
 
 
+def what_to_do(options: PrepareOptions) -> Callable[[PrepareOptions], int]:
+    """The function that does what the options ask for; raises ConfigError when they do not go together."""
+    from stylegan_ray.cluster import doctor
+
+    doctor.refuse_options(options)
+    if options.check:
+        return doctor.check
+    if options.dest is None:
+        raise ConfigError(
+            "DEST is missing; give a .zip, a .parquet or a folder for TFRecord files, or only check SOURCE with --check"
+        )
+    return doctor.fix if options.fix else write
+
+
 def refuse_relative_paths(options: PrepareOptions) -> None:
     """Raises ConfigError for relative paths in a submitted job, whose working directory is deleted with it."""
-    for name, path in (("SOURCE", options.source), ("DEST", options.dest or "/")):
+    paths = {"SOURCE": options.source, "DEST": options.dest, "--json": options.json, "--sheet": options.sheet}
+    for name, path in paths.items():
+        path = path or "/"
         is_fixed = path == openmoji.NAME or "://" in path or os.path.isabs(os.path.expanduser(path))
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not is_fixed:
             raise ConfigError(
@@ -69,29 +77,42 @@ def refuse_relative_paths(options: PrepareOptions) -> None:
 # Writing.
 
 
-def write(options: PrepareOptions, dest: str) -> int:
+def write(options: PrepareOptions) -> int:
     """Reads SOURCE and writes DEST; returns the exit status."""
     cfg, is_shuffled, begin = options.config(), options.is_shuffled, time.monotonic()
-    refuse_same_place(cfg.data, dest)
+    refuse_same_place(cfg.data, options)
     with ProgressLine() as progress:
         files, index = open_data.open_index(cfg.data, progress, prepares=True)
         dataset = open_with_labels(cfg.data, files, index)
-        print_warnings(index, dataset, is_shuffled)
         dataset = letterbox(dataset) if options.letterbox else dataset
-        order = export_order(dataset.num_images) if is_shuffled else np.arange(dataset.num_images)
-        task = WriteTask.plan(dataset, options.output_format, dest, order)
-        with write_whole(task.open_output(options.overwrite)) as output, closing(task.open_writer(output)) as writer:
-            with pool(options, len(task.plans)) as run:
-                num_bad = encode_and_write(writer, task, run, options.on_bad_image, progress)
-            if not task.is_file:
-                write_attribution(output, dataset)
-            writer.finish()
+        task = plan_task(dataset, options)
+        print_warnings(index, dataset, is_shuffled)
+        num_bad = write_task(task, options, progress)
     print(closing_message(task, num_bad, time.monotonic() - begin))
     return 0
 
 
-def refuse_same_place(cfg: DataConfig, dest: str) -> None:
+def plan_task(dataset: Dataset, options: PrepareOptions) -> WriteTask:
+    """A data set to be written to DEST, in the order that the options ask for."""
+    assert options.dest is not None
+    order = export_order(dataset.num_images) if options.is_shuffled else np.arange(dataset.num_images)
+    return WriteTask.plan(dataset, options.output_format, options.dest, order)
+
+
+def write_task(task: WriteTask, options: PrepareOptions, progress: ProgressLine) -> int:
+    """Writes a data set as a whole or not at all; returns how many of its images could not be read."""
+    with write_whole(task.open_output(options.overwrite)) as output, closing(task.open_writer(output)) as writer:
+        with pool(options, len(task.plans)) as run:
+            num_bad = encode_and_write(writer, task, run, options.on_bad_image, progress)
+        if not task.is_file:
+            write_attribution(output, task.dataset)
+        writer.finish()
+    return num_bad
+
+
+def refuse_same_place(cfg: DataConfig, options: PrepareOptions) -> None:
     """Raises DataError when DEST is SOURCE."""
+    dest = options.dest or ""
     source = open_data.normalize_path(open_data.data_path(cfg))
     if "://" not in dest and open_data.normalize_path(os.path.expanduser(dest)) == source:
         raise DataError(f"DEST {dest} is SOURCE itself; give another DEST")
@@ -180,40 +201,3 @@ def train_command(path: str, keys: dict[str, Any]) -> str:
     is_job = sys.argv[0].endswith("prepare_data.py")
     command = f"python {sys.argv[0].removesuffix('prepare_data.py')}train.py" if is_job else "stylegan-ray train"
     return f"{command} config-f {shlex.quote(path)} {format_options(keys)}".rstrip()
-
-
-# Checking.
-
-
-def check(options: PrepareOptions) -> int:
-    """Reads every image and prints what is found; returns 1 when some cannot be read."""
-    cfg = options.config().data
-    path = open_data.data_path(cfg)
-    with ProgressLine() as progress:
-        try:
-            place = openmoji.prepare(cfg, progress) if path == openmoji.NAME else path
-            files, index = open_data.index_files(place, progress, decode=False, cfg=cfg, prepares=True)
-        except DataError as error:
-            if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
-                raise
-            print(f"Unreadable   {error}")
-            return 1
-        open_data.refuse_empty(files, index, path)
-        findings = examine(files, index, options, progress)
-    print(format_rows(summarize(findings)))
-    if findings.bad and len(findings.bad) == len(index.names):
-        return 1
-    print(f"{'Train':12s} {train_command(path, recommend_keys(findings.updated_index()))}")
-    return 1 if findings.bad else 0
-
-
-def examine(files: Files, index: Index, options: PrepareOptions, progress: ProgressLine) -> Findings:
-    """What the data doctor finds in all images."""
-    findings, num = Findings(index), len(index.names)
-    plans = [np.arange(i, min(i + IMAGES_PER_CHECK, num)) for i in range(0, num, IMAGES_PER_CHECK)]
-    examiner = Examiner(formats.by_name(index.format).inspector(files, index))
-    with pool(options, len(plans)) as run:
-        for plan, pieces in zip(plans, run(examiner, plans), strict=True):
-            findings.add(plan, pieces)
-            progress(int(plan[-1]) + 1, num, "reading images")
-    return findings

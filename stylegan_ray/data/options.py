@@ -13,6 +13,7 @@ import tyro
 
 from stylegan_ray.config import ConfigError, RunConfig, validated
 from stylegan_ray.data import formats
+from stylegan_ray.data.doctor.doubts import KIND_NAMES
 from stylegan_ray.data.formats.protocol import Format
 
 DEFAULT_FORMAT = "tfrecords"
@@ -22,9 +23,10 @@ OTHER_ENDINGS = (".tfrecords", ".png", ".json", ".lmdb")
 """Endings of files that are no data set of a format that is written as one file."""
 
 if TYPE_CHECKING:
-    FormatName = str
+    FormatName = DoubtName = str
 else:
     FormatName = Literal[tuple(formats.writable_formats())]
+    DoubtName = Literal[tuple(name for name in KIND_NAMES if name != "unreadable")]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,16 @@ class PrepareOptions:
     dest: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DEST]", help_behavior_hint="")] = None
     """What to write: a file or a folder, here or in object storage."""
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read every image, print what is found and how to train on it; write nothing. Status 1: some are unreadable."""
+    """Read every image, print what is found and how to train on it; write no data set. Status 1: some are unreadable."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """With --check or --fix: write everything that is found to this file."""
+    sheet: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """With --check or --fix: draw the doubtful images to this PNG file."""
+    fix: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Check SOURCE and write DEST without what is doubtful: by policies that are printed, with every change in
+    DEST.changes.json."""
+    keep: Annotated[tuple[DoubtName, ...], tyro.conf.arg(metavar="KIND", help_behavior_hint="")] = ()
+    """With --fix: kinds of doubtful images that are written as they are, such as blurred or near-duplicate."""
     format: Annotated[FormatName | None, tyro.conf.arg(help_behavior_hint="(default: by the name of DEST)")] = None
     """Format of DEST; parquet in a folder is several files."""
     resolution: Annotated[str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="(default: as it is)")] = None

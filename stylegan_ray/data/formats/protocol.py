@@ -25,6 +25,8 @@ class StoredImage(NamedTuple):
     mode: str
     """Pillow's mode in the file, such as RGB or P."""
     image: Image.Image
+    header: Image.Image | None = None
+    """The image before it was decoded and turned upright, for formats that store image files."""
 
 
 class Inspector(Protocol):
@@ -116,7 +118,7 @@ class EncodedInspector:
     def __call__(self, entry: int) -> StoredImage:
         content = self.source.read(entry)
         header = read_header(content, self.max_bytes)
-        return StoredImage(header.format or "unknown", header.mode, open_image(content, self.max_bytes))
+        return StoredImage(header.format or "unknown", header.mode, open_image(content, self.max_bytes), header)
 
 
 class Writer(Protocol):

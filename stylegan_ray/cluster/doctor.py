@@ -1,0 +1,162 @@
+"""Checks data sets and cleans them: tasks of Ray examine the images, and this process reports and writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from stylegan_ray.cluster.prepare import (
+    closing_message,
+    plan_task,
+    pool,
+    refuse_same_place,
+    train_command,
+    write_task,
+)
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.data import formats, openmoji
+from stylegan_ray.data import open as open_data
+from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.doctor.doubts import KINDS, find_doubts
+from stylegan_ray.data.doctor.examiner import Examiner
+from stylegan_ray.data.doctor.findings import Findings
+from stylegan_ray.data.doctor.fix import Fix
+from stylegan_ray.data.doctor.sheet import Thumbnailer, choose_tiles, draw_sheet
+from stylegan_ray.data.doctor.summary import Doubts, format_rows, recommend_keys, report, summarize
+from stylegan_ray.data.errors import DataError
+from stylegan_ray.data.files import Files
+from stylegan_ray.data.formats.protocol import Inspector
+from stylegan_ray.data.index import Index, write_atomically
+from stylegan_ray.data.options import PrepareOptions
+from stylegan_ray.report.console import ProgressLine
+from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.table import format_table
+
+IMAGES_PER_CHECK = 128
+"""Images that one task reads."""
+CHANGES_ENDING = ".changes.json"
+HEADING_WIDTH = max(len(kind.heading) for kind in KINDS)
+
+
+def refuse_options(options: PrepareOptions) -> None:
+    """Raises ConfigError for options of the doctor that do not go together, or reports that cannot be written."""
+    if options.check and options.fix:
+        raise ConfigError("--check writes no data set and --fix does; give one of them")
+    if options.keep and not options.fix:
+        raise ConfigError(f"--keep {' '.join(options.keep)} says what --fix leaves alone; give --fix too, or leave it out")
+    for name, file in (("--json", options.json), ("--sheet", options.sheet)):
+        if file is None:
+            continue
+        if not (options.check or options.fix):
+            raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
+        folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
+        if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
+            raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
+
+
+def check(options: PrepareOptions) -> int:
+    """Reads every image and prints what is found; returns 1 when some cannot be read."""
+    cfg = options.config()
+    path = open_data.data_path(cfg.data)
+    with ProgressLine() as progress:
+        try:
+            files, index = open_unchecked(cfg, progress)
+        except DataError as error:
+            if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise
+            print(f"Unreadable   {error}")
+            return 1
+        findings, doubts = examine_and_report(files, index, options, path, progress)
+    if findings.bad and not len(findings.good):
+        return 1
+    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, recommend_keys(findings.updated_index))}")
+    return 1 if findings.bad else 0
+
+
+def fix(options: PrepareOptions) -> int:
+    """Reads every image and writes DEST without what is doubtful; returns the exit status."""
+    assert options.dest is not None
+    cfg, begin = options.config(), time.monotonic()
+    refuse_same_place(cfg.data, options)
+    options.output_format  # noqa: B018 - raises ConfigError before anything is read
+    path = open_data.data_path(cfg.data)
+    with ProgressLine() as progress:
+        files, index = open_unchecked(cfg, progress)
+        findings, doubts = examine_and_report(files, index, options, path, progress)
+        if not len(findings.good):
+            raise DataError(f"data.path={path}: no image can be read, so there is nothing to fix")
+        plan = Fix.plan(findings, doubts, options.keep)
+        data = plan.config(cfg.data).model_copy(update={"cond": index.labels.values is not None})
+        dataset = open_data.apply_config(data, files, findings.updated_index)
+        decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
+        dataset = plan.apply(dataset, decoder, inspector_of(files, index))
+        task = plan_task(dataset, options)
+        num_bad = write_task(task, options, progress)
+    changes = plan.report(dataset, np.concatenate(task.plans))
+    write_file(options.dest.rstrip("/") + CHANGES_ENDING, json.dumps(changes, indent=1).encode())
+    print(policies(plan))
+    print(closing_message(task, num_bad, time.monotonic() - begin))
+    print(f"  Changes   {len(changes['changes'])} images: {options.dest.rstrip('/')}{CHANGES_ENDING}")
+    return 0
+
+
+def open_unchecked(cfg: RunConfig, progress: ProgressLine) -> tuple[Files, Index]:
+    """The files at SOURCE and an index made from the headers of the images; raises DataError when there are none."""
+    path = open_data.data_path(cfg.data)
+    place = openmoji.prepare(cfg.data, progress) if path == openmoji.NAME else path
+    files, index = open_data.index_files(place, progress, decode=False, cfg=cfg.data, prepares=True)
+    open_data.refuse_empty(files, index, path)
+    return files, index
+
+
+def examine_and_report(
+    files: Files, index: Index, options: PrepareOptions, path: str, progress: ProgressLine
+) -> tuple[Findings, Doubts]:
+    """Examines all images, prints what is found, and writes the reports that are asked for."""
+    num = len(index.names)
+    plans = [np.arange(i, min(i + IMAGES_PER_CHECK, num)) for i in range(0, num, IMAGES_PER_CHECK)]
+    inspector, findings = inspector_of(files, index), Findings(index)
+    with pool(options, len(plans)) as run:
+        for plan, pieces in zip(plans, run(Examiner(inspector), plans), strict=True):
+            findings.add(plan, pieces)
+            progress(int(plan[-1]) + 1, num, "reading images")
+        doubts = find_doubts(findings)
+        print(format_rows(summarize(findings, doubts)))
+        if options.json is not None:
+            write_file(options.json, json.dumps(report(findings, doubts, path), indent=1).encode())
+        if options.sheet is not None:
+            entries = sorted({tile.entry for tiles in choose_tiles(findings, doubts).values() for tile in tiles})
+            few = [np.array(entries[i : i + IMAGES_PER_CHECK]) for i in range(0, len(entries), IMAGES_PER_CHECK)]
+            thumbnails: Mapping[int, bytes] = {
+                int(entry): piece
+                for plan, pieces in zip(few, run(Thumbnailer(inspector), few), strict=True)
+                for entry, piece in zip(plan, pieces, strict=True)
+            }
+            write_file(options.sheet, draw_sheet(findings, doubts, thumbnails, path))
+    return findings, doubts
+
+
+def inspector_of(files: Files, index: Index) -> Inspector:
+    """What reads images as they are stored."""
+    return formats.by_name(index.format).inspector(files, index)
+
+
+def policies(plan: Fix) -> str:
+    """What was done with the doubtful images, a line for each kind."""
+    rows = [(kind.heading, str(len(plan.doubts[kind.name])), kind.policy) for kind in KINDS if plan.doubts[kind.name]]
+    return format_table([("doubtful", "images", "done"), *rows]) if rows else "Nothing is doubtful."
+
+
+def write_file(address: str, content: bytes) -> None:
+    """Writes a report to a local path or an address in object storage; it appears as a whole."""
+    if "://" in address:
+        folder, name = split_address(address)
+        Storage.at(folder).write(name, content)
+        return
+    with write_atomically(Path(address).expanduser()) as partial:
+        partial.write_bytes(content)

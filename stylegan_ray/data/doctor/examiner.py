@@ -1,0 +1,94 @@
+"""Describes images one by one, in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stylegan_ray.data.decode import DEEP_MODES, UNIT, explain_error, is_grey, is_transparent, to_eight_bits
+from stylegan_ray.data.doctor.traits import HASH_BYTES, TRAITS, bars_of, flatness_of, look_of, on_white, sharpness_of
+from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.formats.protocol import Inspector, StoredImage
+from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT
+
+ORIENTATION = 0x0112
+HAS_PAGES = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
+"""File formats of which images after the first one are not shown; a MPO file of a camera begins with its photo."""
+GREY_BITS: Mapping[str, int] = {"I": 32, "F": 32}
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Describes images one by one, in any process."""
+
+    inspect: Inspector
+
+    def __call__(self, entries: np.ndarray) -> list[bytes]:
+        """A list of facts about each image as JSON (see `describe`), and the bytes of its TRAITS."""
+        traits = np.zeros(len(entries), dtype=TRAITS)
+        facts = [self.describe(entry, traits[place : place + 1]) for place, entry in enumerate(entries.tolist())]
+        return [json.dumps(facts).encode(), traits.tobytes()]
+
+    def describe(self, entry: int, traits: np.ndarray) -> dict[str, Any]:
+        """File format, mode and colour profile of an image, or what is wrong with it; fills its traits [1]."""
+        try:
+            stored = self.inspect(entry)
+            measure(stored, traits)
+            return {"format": stored.file_format, "mode": stored.mode, "profile": profile_of(stored.image)}
+        except BadImage as error:
+            problem = error.reason
+        except OSError as error:
+            if error.errno is not None and not isinstance(error, PermissionError):
+                raise
+            problem = explain_error(error)
+        except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+            problem = explain_error(error)
+        traits["flags"] = IS_BAD
+        return {"problem": problem}
+
+
+def measure(stored: StoredImage, traits: np.ndarray) -> None:
+    """Fills the traits [1] of an image."""
+    image, header = stored.image, stored.header or stored.image
+    traits["height"], traits["width"] = image.height, image.width
+    traits["flags"] = (not is_grey(image)) * IS_COLOUR | is_transparent(image) * IS_TRANSPARENT
+    traits["num_frames"] = getattr(header, "n_frames", 1) if stored.file_format in HAS_PAGES else 1
+    traits["orientation"] = header.getexif().get(ORIENTATION, 1) if "exif" in header.info else 1
+    traits["bits"] = bits_of(header)
+    traits["pixels"] = np.frombuffer(pixel_hash(image), dtype=np.uint8)
+    shown = on_white(image)
+    rgb = np.asarray(shown)
+    bars = bars_of(rgb)
+    traits["flatness"] = flatness_of(rgb)
+    traits["bars"], traits["bar_colours"], traits["straightness"] = bars
+    traits["sharpness"] = sharpness_of(np.asarray(shown.crop(bars.box(*rgb.shape[:2])).convert("L")))
+    traits["look"], traits["luma"], traits["chroma"] = look_of(shown)
+
+
+def bits_of(header: Image.Image) -> int:
+    """Bits per channel that the file stores; only 8 are used."""
+    if header.mode in GREY_BITS:
+        return GREY_BITS[header.mode]
+    tiles = getattr(header, "tile", None)
+    raw_mode = str(tiles[0][3]) if tiles else ""  # Pillow reads RGB;16B as RGB
+    return 16 if ";16" in header.mode or ";16" in raw_mode else 8
+
+
+def profile_of(image: Image.Image) -> str:
+    """The colour space of the embedded ICC profile, such as RGB or CMYK; empty without one."""
+    profile = image.info.get("icc_profile") or b""
+    return profile[16:20].decode("latin-1").strip() if len(profile) >= 128 else ""
+
+
+def pixel_hash(image: Image.Image) -> bytes:
+    """A hash that is equal for images with the same pixels, whatever their file format and mode."""
+    if image.mode in DEEP_MODES:
+        image = to_eight_bits(image, UNIT if image.mode == "F" else 16)
+    size = f"{image.height}x{image.width}:".encode()
+    return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).digest()
