@@ -48,7 +48,8 @@ def refuse_options(options: PrepareOptions) -> None:
     if options.check and options.fix:
         raise ConfigError("--check writes no data set and --fix does; give one of them")
     if options.keep and not options.fix:
-        raise ConfigError(f"--keep {' '.join(options.keep)} says what --fix leaves alone; give --fix too, or leave it out")
+        kinds = " ".join(options.keep)
+        raise ConfigError(f"--keep {kinds} says what --fix leaves alone; give --fix too, or leave --keep out")
     for name, file in (("--json", options.json), ("--sheet", options.sheet)):
         if file is None:
             continue
@@ -71,7 +72,7 @@ def check(options: PrepareOptions) -> int:
                 raise
             print(f"Unreadable   {error}")
             return 1
-        findings, doubts = examine_and_report(files, index, options, path, progress)
+        findings, _ = examine_and_report(files, index, options, path, progress)
     if findings.bad and not len(findings.good):
         return 1
     print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, recommend_keys(findings.updated_index))}")

@@ -43,7 +43,7 @@ class PrepareOptions:
     dest: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DEST]", help_behavior_hint="")] = None
     """What to write: a file or a folder, here or in object storage."""
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read every image, print what is found and how to train on it; write no data set. Status 1: some are unreadable."""
+    """Read every image, print what is found and how to train on it; write no data. Status 1: some are unreadable."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """With --check or --fix: write everything that is found to this file."""
     sheet: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None

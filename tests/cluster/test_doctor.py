@@ -1,0 +1,138 @@
+"""The data doctor on a data set with one image of each defect, and what it makes of it."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder
+from support.spoiled import EXPECTED, SIDE, spoiled
+
+from stylegan_ray import cli
+from stylegan_ray.data.decode import open_image
+
+NUM_CLEAN = 60
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STYLEGAN_RAY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def spoiled_set(cache, tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("spoiled"), spoiled(NUM_CLEAN))
+
+
+def run(*words):
+    return cli.run(cli.prepare_data, [*map(str, words), "--workers", "0"])
+
+
+def test_every_defect_is_found_and_nothing_else(spoiled_set, tmp_path, capsys):
+    assert run(spoiled_set, "--check", "--json", tmp_path / "f.json", "--sheet", tmp_path / "f.png") == 1
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert {kind: {doubt["name"] for doubt in doubts} for kind, doubts in found["doubts"].items()} == EXPECTED
+    assert found["images"] == len(list(spoiled_set.iterdir())) and found["sizes"][f"{SIDE}x{SIDE}"] > NUM_CLEAN
+    assert found["frames"] == {"1": found["images"] - 6, "2": 2, "3": 1}
+    assert found["modes"]["CMYK"] == 1 and found["bits"]["16"] == 2 and found["orientations"]["6"] == 1
+    assert {tuple(group)[1] for group in found["duplicates"]} == EXPECTED["duplicate"]
+    sheet = Image.open(tmp_path / "f.png")
+    assert sheet.mode == "RGB" and sheet.width > 500 < sheet.height and len(sheet.getcolors(1 << 24)) > 100
+    text = capsys.readouterr().out
+    assert "Blurred          2: " in text and "padded-wide.png (bars of 12 px (top)" in text
+
+
+@pytest.mark.parametrize("dest", ["d.zip", "d"])
+def test_fix_writes_what_is_left_and_says_what_it_did(spoiled_set, tmp_path, capsys, dest):
+    assert run(spoiled_set, "--fix", tmp_path / dest, "--no-shuffle") == 0
+    text = capsys.readouterr().out
+    assert "Blurred " in text and "left out" in text and f"{dest}.changes.json" in text
+    changes = json.loads((tmp_path / f"{dest}.changes.json").read_text())
+    by_name = {change["name"]: change for change in changes["changes"]}
+    assert set(by_name) == set().union(*EXPECTED.values())
+    left_out = ("unreadable", "duplicate", "near-duplicate", "single-coloured", "blurred")
+    gone = set().union(*(EXPECTED[kind] for kind in left_out))
+    assert {name for name, change in by_name.items() if change["number"] is None} == gone
+    data = opened(tmp_path / dest)
+    assert data.num_images == changes["images_written"] == changes["images_read"] - len(gone)
+    assert data.shape() == (3, SIDE, SIDE)
+    trimmed = data.read(by_name["padded-wide.png"]["number"])
+    assert trimmed[:, :2].mean() > 50, "the bars are gone"
+    turned = open_image((spoiled_set / "turned.jpg").read_bytes())
+    np.testing.assert_array_equal(data.read(by_name["turned.jpg"]["number"]), np.asarray(turned).transpose(2, 0, 1))
+    assert run(tmp_path / dest, "--check", "--json", tmp_path / "again.json") == 0
+    assert not any(json.loads((tmp_path / "again.json").read_text())["doubts"].values())
+
+
+def test_kinds_can_be_kept(spoiled_set, tmp_path):
+    assert run(spoiled_set, tmp_path / "d.zip", "--fix", "--keep", "blurred", "padded", "near-duplicate") == 0
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())
+    acted = {change["kind"] for image in changes["changes"] for change in image["changes"]}
+    assert acted == EXPECTED.keys() - {"blurred", "padded", "near-duplicate"}
+
+
+def test_labels_stay_with_their_images(tmp_path, cache):
+    files = numbered(6) | {"006.png": Image.new("RGB", (16, 16)), "007.png": noise_picture(2)}
+    named = [[name, i % 4] for i, name in enumerate(files)]
+    source = write_folder(tmp_path / "s", {**files, "dataset.json": label_json(named)})
+    assert run(source, tmp_path / "d.zip", "--fix") == 0
+    with zipfile.ZipFile(tmp_path / "d.zip") as archive:
+        assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == [0, 1, 2, 3, 0, 1]
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())["changes"]
+    assert [change["why"] for image in changes for change in image["changes"]] == [
+        "100% of its pixels have one colour", "= 002.png, but with another label",
+    ]  # fmt: skip
+
+
+def test_images_of_many_sizes_are_all_named(tmp_path, cache):
+    files = {f"{i}.png": noise_picture(i, (32 + i, 40)) for i in range(5)} | {"g.png": noise_picture(9, (32, 32), "L")}
+    assert run(write_folder(tmp_path / "s", files), tmp_path / "d.zip", "--fix") == 0
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())
+    assert changes["resolution"] == [32, 32] and opened(tmp_path / "d.zip").shape() == (3, 32, 32)
+    assert [change["name"] for change in changes["changes"]] == [*(f"{i}.png" for i in range(5)), "g.png"]
+
+
+def test_a_common_background_is_no_padding_and_a_frame_is(tmp_path, cache):
+    def framed(seed, colour):
+        image = Image.new("RGB", (32, 32), colour)
+        image.paste(noise_picture(seed, (20, 20)), (6, 6))
+        return encoded(image)
+
+    files = {f"{i}.png": framed(i, "white") for i in range(8)} | {"odd.png": framed(8, "navy")}
+    assert run(write_folder(tmp_path / "s", files), "--check", "--json", tmp_path / "f.json") == 0
+    doubts = json.loads((tmp_path / "f.json").read_text())["doubts"]
+    assert [doubt["name"] for doubt in doubts["padded"]] == ["odd.png"]
+
+
+def test_names_cannot_forge_lines(tmp_path, cache, capsys):
+    source = write_folder(tmp_path / "s", {**numbered(3), "a\nUnreadable none\x1b[2J.png": b"x"})
+    assert run(source, "--check", "--sheet", tmp_path / "f.png") == 1
+    text = capsys.readouterr().out
+    assert "\x1b" not in text and "a\\nUnreadable none\\x1b[2J.png: " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("{s} --json {t}/f.json", "--json"),
+        ("{s} {t}/d.zip --sheet {t}/f.png", "--sheet"),
+        ("{s} --check --json {t}/absent/f.json", "cannot be written"),
+        ("{s} --check --sheet {t}", "cannot be written"),
+        ("{s} --check --fix {t}/d", "give one of them"),
+        ("{s} --check --keep blurred", "--keep blurred"),
+        ("{s} --fix", "DEST is missing"),
+        ("{s} --fix {s}", "is SOURCE itself"),
+        ("{t}/flat --fix {t}/d", "--fix leaves out every image"),
+    ],
+)
+def test_mistakes(tmp_path, cache, capsys, words, says):
+    write_folder(tmp_path / "s", numbered(2))
+    write_folder(tmp_path / "flat", {"a.png": Image.new("RGB", (16, 16))})
+    assert run(*words.format(s=tmp_path / "s", t=tmp_path).split()) == 2
+    error = capsys.readouterr().err
+    assert says in error and "data." not in error and "Traceback" not in error
+    assert not (tmp_path / "d").exists() and not list(tmp_path.glob("*.json"))
