@@ -279,6 +279,7 @@ def test_training_says_how_to_prepare_them(tmp_path, capsys, name):
         ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12),
         ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 9, 28, 28))),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damaged_files_are_named(tmp_path, capsys, name, content):
     (tmp_path / name).write_bytes(content)

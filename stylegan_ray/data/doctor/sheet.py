@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from stylegan_ray.data.doctor.doubts import KINDS, Kind
 from stylegan_ray.data.doctor.findings import Findings
 from stylegan_ray.data.doctor.summary import Doubts
-from stylegan_ray.untrusted import printable
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.formats.protocol import Inspector
+from stylegan_ray.untrusted import printable
 
 TILE, GAP, MARGIN, COLUMNS = 132, 12, 24, 7
 """Pixels, and tiles in a row."""

@@ -19,7 +19,7 @@ from stylegan_ray.table import format_table
 from stylegan_ray.untrusted import printable
 
 CLASSES_LISTED, SIZES_LISTED, EXAMPLES, BAR = 20, 6, 3, 20
-SIZES_IN_JSON = 1000
+SIZES_IN_JSON, LONGEST = 1000, 1 << 16
 
 Doubts = Mapping[str, Reasons]
 
