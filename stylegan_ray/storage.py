@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -48,6 +48,54 @@ def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: 
                 say(f"fault: storage does not respond: {one_line(error)}; trying again")
             time.sleep(pause)
     return action()
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yields the name of a file beside a path on disk, which becomes that path at the end, or goes after an error.
+
+    So readers see the old content or all of the new one, whenever this process or the machine ends.
+    """
+    target = os.fspath(path)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    partial = f"{target}.{os.getpid()}{PART}"
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        with suppress(OSError):  # it would take space on a full disk
+            os.remove(partial)
+        raise
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> str:
+    """Writes a whole file on disk atomically; returns its path."""
+    with whole_file(path) as partial:
+        Path(partial).write_bytes(content)
+    return os.fspath(path)
+
+
+def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> None:
+    """Deletes what writers of these files left in a folder on disk when they were killed."""
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in found:
+        target, _, pid = name.removesuffix(PART).rpartition(".")
+        if name.endswith(PART) and target in names and pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                os.remove(os.path.join(folder, name))
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this host lives."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 @dataclass(frozen=True)
@@ -93,18 +141,8 @@ class Storage:
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(content)
             return
-        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        partial = f"{target}.{os.getpid()}{PART}"
-        try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except OSError:
-            with suppress(OSError):  # a partial file would take space on a full disk
-                os.remove(partial)
-            raise
+        with whole_file(target) as partial, open(partial, "wb") as file:
+            file.write(content)
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in a folder; empty where it does not exist."""
@@ -117,7 +155,8 @@ class Storage:
     def delete(self, name: str) -> None:
         """Deletes a file, if it exists."""
         if self.exists(name):
-            self.filesystem.delete_file(self.path(name))
+            with suppress(FileNotFoundError):  # somebody else was quicker
+                self.filesystem.delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
         """Deletes a folder and its content, if it exists."""

@@ -16,6 +16,7 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.lease import Claim, held
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Results, Runner, check_reals, evaluate, run_serially, weights_of
 from stylegan_ray.metrics.detectors import Weights
@@ -42,21 +43,23 @@ def compute_metrics(options: EvaluateOptions) -> int:
     specs = parse_metrics(options.metrics or cfg.metrics.names)
     if not specs:
         raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
-    with ProgressLine() as progress:
-        dataset = open_reals(options, networks, specs, progress)
-        weights, missing = weights_of(specs, options.detector)
-        plan = make_plan(options, networks)
-        with block_runner(options, cfg, weights) as run:
-            rows, origin = [], {"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address}
-            for part, of_class in parts_of(options, networks, dataset):
-                rows += evaluate(
-                    networks.G_ema, part, [spec.name for spec in specs], plan, repeat=options.repeat,
-                    available=({name: found.build() for name, found in weights.items()}, missing),
-                    cache=RealsCache.of_user(), progress=progress, run=run, provenance=origin | of_class,
-                )  # fmt: skip
     place = absolute(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
-    append_jsonl(Storage.at(folder), name, rows)
+    way_out = "wait for its end, or give another file with --out FILE"
+    with held(folder, "evaluate", [Claim(name)], way_out, key="--out" if options.out else ""):
+        with ProgressLine() as progress:
+            dataset = open_reals(options, networks, specs, progress)
+            weights, missing = weights_of(specs, options.detector)
+            plan = make_plan(options, networks)
+            with block_runner(options, cfg, weights) as run:
+                rows, origin = [], {"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address}
+                for part, of_class in parts_of(options, networks, dataset):
+                    rows += evaluate(
+                        networks.G_ema, part, [spec.name for spec in specs], plan, repeat=options.repeat,
+                        available=({name: found.build() for name, found in weights.items()}, missing),
+                        cache=RealsCache.of_user(), progress=progress, run=run, provenance=origin | of_class,
+                    )  # fmt: skip
+        append_jsonl(Storage.at(folder), name, rows)
     print("\n".join([*format_rows(rows), f"Rows  {place}"]))
     return int(any("unavailable" in row for row in rows))
 

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.images.generate import class_labels
-from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
+from stylegan_ray.images.many import (
+    Part,
+    PartWriter,
+    Recipe,
+    begin_folder,
+    checksum_of,
+    end_folder,
+    missing_parts,
+)
+from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.options import GenerateOptions
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
@@ -26,7 +35,7 @@ def generate_many(options: GenerateOptions) -> int:
     num = check_options(options)
     networks = load(options.checkpoint)
     outdir = absolute(options.outdir or "")
-    with runner(options, networks.config) as (run, device):
+    with outdir_lease(outdir), runner(options, networks.config) as (run, device):
         recipe = recipe_of(options, networks, device)
         began = time.monotonic()
         try:

@@ -9,7 +9,7 @@ import shlex
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.report.graph import check_graph
 from stylegan_ray.run_folder import (
@@ -64,6 +65,8 @@ RAY_DEFAULTS = {
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
 }
 NEWEST_TRIED_RAY = (2, 60)
+RUN_CLAIM = "run"
+"""What train and tune claim in a folder: all but what evaluate writes there."""
 SEC_BETWEEN_RESIZES = 20.0
 """How often an elastic group looks for new nodes at most."""
 
@@ -122,7 +125,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
         view.message(closing_message(run.address, run.cfg, "done", command_line()))
         return 0
     warn_of_new_ray(ray.__version__, view.message)
-    with joined(run.cfg, view.message):
+    with run_lease(run.address, "train", view.message), joined(run.cfg, view.message):
         share = share_of_cluster(run.cfg, view.message)
         with checked_nodes(run.cfg, run.dataset, run.address, share, view.message) as run.clearance:
             view.message("\n".join(filter(None, [
@@ -137,6 +140,12 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             state = "done" if outcome.state == "done" else "stopped"
             view.message(closing_message(run.address, run.cfg, state, command_line()))
             return 130 if stop_requested() else 0
+
+
+def run_lease(address: str, command: str, say: Callable[[str], None]) -> AbstractContextManager[Lease]:
+    """Inside, this command alone writes the run or sweep at an address."""
+    way_out = f"wait for its end, end it with stylegan-ray stop {shlex.quote(address)}, or give another --run.name"
+    return held(address, command, [Claim(RUN_CLAIM)], way_out, say, "run.storage")
 
 
 def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], bool] = lambda: False) -> Outcome:

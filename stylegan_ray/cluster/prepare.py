@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from stylegan_ray.config import ConfigError, DataConfig
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
-from stylegan_ray.data.atomic_output import write_whole
+from stylegan_ray.data.atomic_output import delete_leftovers, write_whole
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
@@ -26,7 +26,9 @@ from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.letterbox import letterbox
 from stylegan_ray.data.options import PrepareOptions, format_options, translate_errors
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
+from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ProgressLine, format_time
+from stylegan_ray.storage import split_address
 
 Run = Callable[[Callable[[Any], Sequence[bytes]], Sequence[Any]], Iterator[Sequence[bytes]]]
 """Calls a function with every plan; yields the results in the order of the plans."""
@@ -87,7 +89,9 @@ def write(options: PrepareOptions) -> int:
         dataset = letterbox(dataset) if options.letterbox else dataset
         task = plan_task(dataset, options)
         print_warnings(index, dataset, is_shuffled)
-        num_bad = write_task(task, options, progress)
+        with dest_lease(options):
+            delete_leftovers(task.dest, task.is_file)
+            num_bad = write_task(task, options, progress)
     print(closing_message(task, num_bad, time.monotonic() - begin))
     return 0
 
@@ -108,6 +112,16 @@ def write_task(task: WriteTask, options: PrepareOptions, progress: ProgressLine)
             write_attribution(output, task.dataset)
         writer.finish()
     return num_bad
+
+
+def dest_lease(options: PrepareOptions) -> AbstractContextManager[Lease]:
+    """Inside, this command alone writes DEST. The lease is beside it, since a data set's folder holds nothing else."""
+    dest = options.dest or ""
+    address = dest if "://" in dest else os.path.realpath(os.path.expanduser(dest))
+    folder, name = split_address(address)
+    if folder.endswith(":/"):  # a bucket has nothing beside it
+        folder, name = address, "."
+    return held(folder, "prepare_data", [Claim(name)], "wait for its end, or give another DEST", key="DEST")
 
 
 def refuse_same_place(cfg: DataConfig, options: PrepareOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pyarrow import fs
 
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names
+from stylegan_ray.lease import PREFIX as LEASE
 from stylegan_ray.storage import Storage
 
 
@@ -42,6 +44,12 @@ def write_whole(output: Output) -> Iterator[Output]:
     except BaseException:
         output.abandon()
         raise
+
+
+def delete_leftovers(address: str, is_file: bool) -> None:
+    """Deletes what a writer of a place on disk left when it was killed; nobody else may be writing it."""
+    if "://" not in address:
+        LocalOutput(address, is_file).delete_leftovers()
 
 
 def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: bool, num_bytes: int = 0) -> Output:
@@ -102,6 +110,16 @@ class LocalOutput:
     def begin(self) -> None:
         self.partial.mkdir(parents=True)
 
+    def delete_leftovers(self) -> None:
+        """Deletes what a writer of this place left when it was killed, and puts back the data set that it replaced."""
+        older = re.compile(rf"\.{re.escape(self.path.name)}\.[0-9a-f]{{8}}\.(part|old)")
+        for path in list(self.path.parent.iterdir()) if self.path.parent.is_dir() else []:
+            match = older.fullmatch(path.name)
+            if match and match[1] == "old" and not self.path.exists():
+                os.rename(path, self.path)
+            elif match:
+                shutil.rmtree(path, ignore_errors=True)
+
     def free_bytes(self) -> float:
         return shutil.disk_usage(self.partial).free
 
@@ -147,7 +165,8 @@ class StoredOutput:
             return None
         selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
         found = self.storage.filesystem.get_file_info(selector)
-        return sorted(info.path[len(place) :].lstrip("/") for info in found if info.type == fs.FileType.File)
+        names = (info.path[len(place) :].lstrip("/") for info in found if info.type == fs.FileType.File)
+        return sorted(name for name in names if not name.startswith(LEASE))
 
     def begin(self) -> None:
         """Raises OSError when nothing can be written."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from stylegan_ray.images.options import GenerateOptions, numbers, strengths
 from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
+from stylegan_ray.lease import Claim, held
+from stylegan_ray.storage import delete_partials, write_file
 
 
 def generate_images(options: GenerateOptions) -> Iterator[str]:
@@ -32,8 +36,38 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
         _check_number(options, len(saved.ws))
     sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
     gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index, saved)
+    address = os.path.abspath(options.outdir) if options.outdir else None
+    with outdir_lease(address, None if options.load_w else seeds, options.directions or ""):
+        yield from _write_all(gallery, options)
+
+
+def outdir_lease(
+    address: str | None, seeds: Sequence[int] | None = None, edit: str = ""
+) -> AbstractContextManager[object]:
+    """Inside, this command alone writes the images of these seeds into a folder; None for all that can be there."""
+    if address is None:
+        return nullcontext()
+    kind = f"images {edit}".rstrip()
+    claims = [Claim(kind)] if seeds is None else [Claim(kind, first, last) for first, last in ranges(seeds)]
+    way_out = "wait for its end, give other --seeds, or another folder"
+    return held(address, "generate", claims, way_out, key="--outdir")
+
+
+def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and last number of each range without a gap."""
+    found: list[tuple[int, int]] = []
+    for value in sorted(set(values)):
+        if found and found[-1][1] == value - 1:
+            found[-1] = (found[-1][0], value)
+        else:
+            found.append((value, value))
+    return found
+
+
+def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
+    _delete_leftovers(gallery, options)
     if options.directions:
-        yield from _write_edits(gallery, _edit_of(G, options), options)
+        yield from _write_edits(gallery, _edit_of(gallery.sampler.G, options), options)
         return
     if options.save_w:
         yield _write_w(options.save_w, gallery.ws, gallery.maps)
@@ -48,6 +82,19 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
         cols, rows = options.tiles or (1, 1)
         write_video(Path(options.video), gallery.walk_frames(options.frames, cols, rows), options.fps)
         yield options.video
+
+
+def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
+    """Deletes what a command that wrote the same files left when it was killed."""
+    if options.outdir:
+        edit = f"-{_edit_name(options)}" if options.directions else ""
+        delete_partials(options.outdir, {f"{name}{edit}.png" for name in gallery.names})
+    for path in map(Path, filter(None, (options.grid, options.video, options.save_w))):
+        delete_partials(path.parent, {path.name})
+
+
+def _edit_name(options: GenerateOptions) -> str:
+    return f"{options.directions}{options.direction.replace(',', '_').replace(' ', '')}"
 
 
 def _check(options: GenerateOptions) -> None:
@@ -125,7 +172,7 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
     if options.save_w:
         maps = gallery.maps and [x.repeat_interleave(styles[0, ..., 0, 0].numel(), dim=0) for x in gallery.maps]
         yield _write_w(options.save_w, styles.flatten(0, 2), maps)
-    name = f"{options.directions}{options.direction.replace(',', '_').replace(' ', '')}"
+    name = _edit_name(options)
     if options.grid or options.outdir or not options.video:
         strips = []
         for number, image_name in enumerate(gallery.names):
@@ -206,12 +253,8 @@ class Gallery:
 
 
 def _write(path: Path, image: Tensor) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(image))
-    return str(path)
+    return write_file(path, png(image))
 
 
 def _write_w(path: str, ws: Tensor, maps: Sequence[Tensor] | None) -> str:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(save_w(ws, maps or ()))
-    return path
+    return write_file(path, save_w(ws, maps or ()))

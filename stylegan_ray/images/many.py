@@ -16,6 +16,7 @@ import torch
 from stylegan_ray.config import ConfigError
 from stylegan_ray.images.generate import NoiseMode, Sampler, class_labels
 from stylegan_ray.images.grid import Range, pil_uint8, png
+from stylegan_ray.lease import PREFIX as LEASE
 from stylegan_ray.storage import PART, Storage
 
 MANIFEST = "generate.json"
@@ -88,7 +89,7 @@ def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
 
     Raises ConfigError where the folder holds images of another recipe, or other files.
     """
-    names = storage.names()
+    names = [name for name in storage.names() if not name.startswith(LEASE)]
     if MANIFEST in names:
         check_recipe(json.loads(storage.read(MANIFEST)), recipe, address)
     elif names:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.data.encode import to_pil
+from stylegan_ray.storage import whole_file
 
 PILLOW_OPTIONS = {
     ".webp": {"quality": 90, "method": 4, "minimize_size": True},
@@ -34,20 +35,20 @@ def check_video_path(path: Path) -> None:
 def write_video(path: Path, frames: Iterator[Tensor], fps: int) -> None:
     """Writes uint8 frames [C,H,W] as a video; WebP and GIF loop."""
     check_video_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".mp4":
-        _write_mp4(path, frames, fps)
-        return
-    images = (to_pil(frame.cpu().numpy()) for frame in frames)
-    options = {"save_all": True, "append_images": images, "duration": round(1000 / fps), "loop": 0}
-    next(images).save(path, **options, **PILLOW_OPTIONS[path.suffix])
+    with whole_file(path) as partial:
+        if path.suffix == ".mp4":
+            _write_mp4(partial, frames, fps)
+            return
+        images = (to_pil(frame.cpu().numpy()) for frame in frames)
+        options = {"save_all": True, "append_images": images, "duration": round(1000 / fps), "loop": 0}
+        next(images).save(partial, path.suffix.lstrip(".").upper(), **options, **PILLOW_OPTIONS[path.suffix])
 
 
-def _write_mp4(path: Path, frames: Iterator[Tensor], fps: int) -> None:
+def _write_mp4(path: str, frames: Iterator[Tensor], fps: int) -> None:
     """H.264, visually lossless; odd sides grow by one pixel, since yuv420p needs even ones."""
     import av
 
-    with av.open(str(path), "w") as container:
+    with av.open(path, "w", format="mp4") as container:
         stream = None
         for frame in frames:
             pixels = frame.cpu().numpy().transpose(1, 2, 0)  # [H,W,C]

@@ -17,7 +17,14 @@ from typing import Any
 
 import yaml
 
-from stylegan_ray.cluster.launch import check_writable, command_line, complete_config, default_name, use_ray_defaults
+from stylegan_ray.cluster.launch import (
+    check_writable,
+    command_line,
+    complete_config,
+    default_name,
+    run_lease,
+    use_ray_defaults,
+)
 from stylegan_ray.cluster.nodes import Node, alive_nodes
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import (
@@ -75,6 +82,13 @@ def tune(plan: Plan) -> int:
     use_ray_defaults()
     use_tune_defaults()
     sweep = open_sweep(plan)
+    with run_lease(sweep.address, "tune", print):
+        return run_sweep(sweep)
+
+
+def run_sweep(sweep: Sweep) -> int:
+    """Runs a sweep that this command alone writes; returns the exit status."""
+    plan = sweep.plan
     import_journal(sweep.storage, sweep.storage.folder(TRIALS))
     trials = read_trials(sweep.storage.folder(TRIALS), plan.objective)
     view = SweepView(trials, plan.objective, plan.num_samples, plan.higher_is_better)
