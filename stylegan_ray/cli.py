@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.images.options import ConvertOptions, GenerateOptions
 from stylegan_ray.options import parse_options, train_options
@@ -37,14 +39,24 @@ def overview() -> str:
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 2 wrong usage or configuration, 130 interrupted, 1 otherwise."""
+    interrupts.install()
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return interrupted(command)
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:  # what Ray's own handler raises while Ray starts
+            raise
+        return interrupted(command)
+
+
+def interrupted(command: Callable[[Sequence[str]], int]) -> int:
+    """Prints how to go on with a command; returns the exit status."""
+    print(f"interrupted{WAYS_ON.get(command.__name__, '')}", file=sys.stderr)
+    return 130
 
 
 def command_name(name: str) -> str:
@@ -195,6 +207,15 @@ COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
     "tune": tune, "convert": convert, "project": project, "serve": serve, "benchmark": benchmark,
 }  # fmt: skip
+WAYS_ON = {
+    "train": "; the same command continues from the newest checkpoint",
+    "tune": "; the same command continues the sweep",
+    "evaluate": "; no row was written: the same command starts again",
+    "generate": "; each file that was written is whole: the same command writes the others",
+    "prepare_data": "; nothing was written: the same command starts again",
+    "project": "; each file that was written is whole: the same command starts again",
+}
+"""What the same command does after an interruption."""
 BENCHMARKS = {
     "step": "benchmarks.step",
     "augment": "benchmarks.augment",
@@ -213,3 +234,6 @@ BENCHMARKS = {
     "generate": "benchmarks.cluster.generate",
 }
 """The module of each benchmark; only the requested one is imported."""
+
+if __name__ == "__main__":
+    main()

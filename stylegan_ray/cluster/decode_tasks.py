@@ -18,6 +18,8 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from stylegan_ray.interrupts import hear_sigint
+
 
 @dataclass(frozen=True)
 class MicroBatchPlan:
@@ -186,6 +188,7 @@ class DecodeDatasource(Datasource):
 
 def decode(source: ray.ObjectRef, task: Task, pace: Pace, max_retries: int) -> Iterator[pa.Table]:
     """Yields a block for each chunk, when its turn comes."""
+    hear_sigint()
     attempt, opened = pace.count_start(task), _opened(source)
     # A restarted task has to yield its blocks again: an error in place of one that has arrived is lost.
     ends_at = pace.last_position(task) if attempt > 1 + max_retries else None

@@ -383,4 +383,7 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
 
 def command_line() -> str:
     """The command line of this process."""
-    return shlex.join(["python" if sys.argv[0].endswith(".py") else "", *sys.argv]).removeprefix("'' ")
+    program, *words = sys.argv
+    if os.path.realpath(program) == str(Path(__file__).resolve().parents[1] / "cli.py"):
+        return shlex.join(["python", "-m", "stylegan_ray.cli", *words])
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import shlex
+import socket
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +20,8 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
+import stylegan_ray
+from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
@@ -29,6 +35,14 @@ LOCAL_DEFAULTS = {
     "RAY_enable_metrics_collection": "0",
 }
 """What a cluster of this machine alone is started with, where nobody has set it."""
+ANSWER_SEC = 6.0
+"""How long what is at an address has to answer."""
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+HTTP2_SETTINGS = b"\4"
+"""The type of the frame that a server begins with."""
+RAY_TLS = os.environ.get("RAY_USE_TLS", "0") not in ("0", "false")
+MOST_TEMP_CHARACTERS = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store_0123")
+"""Of the folder for temporary files: the path of a socket has at most 107 characters."""
 SEC_BETWEEN_LOOKS = 5.0
 """How often a run that waits for nodes looks for them."""
 
@@ -71,38 +85,109 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
     workers of a run whose driver was an actor and died: its PlacementGroupCleaner asks there.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
     """
-    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS")
     # Messages of workers come through the channel; their output, and what Ray prints, stays in Ray's logs.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address:
-        join(address, quiet)
-    else:
-        start_local(cfg, say, quiet | {"include_dashboard": dashboard}, num_runs)
+    with interrupts.kept(), code_of_driver():
+        if is_local(cfg):
+            start_local(cfg, say, quiet | {"include_dashboard": dashboard}, num_runs)
+        else:
+            join(*given_address(cfg), quiet)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def join(address: str, quiet: dict[str, Any]) -> None:
-    """Makes this process a driver of a running cluster; raises ConfigError."""
+def given_address(cfg: RunConfig) -> tuple[str | None, str]:
+    """The address of the cluster to join, and what gives it; None for a new local one."""
+    if cfg.cluster.address:
+        return cfg.cluster.address, "cluster.address"
+    return os.environ.get("RAY_ADDRESS") or None, "RAY_ADDRESS"
+
+
+def is_local(cfg: RunConfig) -> bool:
+    """Whether a cluster of this machine alone is started."""
+    return given_address(cfg)[0] in (None, "local")
+
+
+def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
+    """Makes this process a driver of a running cluster; raises ConfigError that names what gives the address."""
+    assert address is not None
+    here = "cluster.address=local starts Ray on this machine" + (
+        ", and so does a shell without the variable: unset RAY_ADDRESS" if source == "RAY_ADDRESS" else ""
+    )
     if "://" in address:
+        submit = address.replace("ray://", "http://")
         raise ConfigError(
-            f"cluster.address={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; "
-            f"from elsewhere, submit the job: ray job submit --address {address.replace('ray://', 'http://')} "
-            f"--working-dir . -- python jobs/train.py ..."
+            f"{source}={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; from "
+            f"elsewhere, submit the job: ray job submit --address {submit} --working-dir . -- {command_words()}; {here}"
+        )
+    if not RAY_TLS and (problem := no_answer(address)):
+        raise ConfigError(
+            f"{source}={address}: {problem}; start Ray there (ray start --head --port=...), or give the address of a "
+            f"cluster that runs; {here}"
         )
     try:
         ray.init(address=address, **quiet)
     except AuthenticationError as error:
         raise ConfigError(
-            f"cluster.address={address}: the cluster requires its token, in ~/.ray/auth_token, in a file that "
+            f"{source}={address}: the cluster requires its token, in ~/.ray/auth_token, in a file that "
             f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
         ) from error
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there: {one_line(error)}") from error
+        raise ConfigError(f"{source}={address}: no Ray cluster answers there: {one_line(error)}; {here}") from error
     except RuntimeError as error:
-        raise ConfigError(f"cluster.address={address} cannot be joined: {one_line(error)}") from error
+        raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
+
+
+def command_words() -> str:
+    """This command as a job is submitted with it."""
+    program, *words = sys.argv
+    name = os.path.basename(program)
+    if name.endswith(".py") and name != "cli.py":
+        return shlex.join(["python", program, *words])
+    return shlex.join(["stylegan-ray", *words])
+
+
+def no_answer(address: str) -> str | None:
+    """Why no Ray can be at HOST:PORT, found within ANSWER_SEC; None where one may be.
+
+    Ray itself would wait for minutes. Its server speaks HTTP/2: it greets whoever opens a connection.
+    """
+    host, colon, port = address.strip("[]").rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        return None if address == "auto" else "an address is HOST:PORT, auto or local"
+    deadline = time.monotonic() + ANSWER_SEC
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SEC / 2) as connection:
+            connection.settimeout(max(deadline - time.monotonic(), 0.1))
+            connection.sendall(HTTP2_GREETING)
+            answer = connection.recv(9)
+    except TimeoutError:
+        return f"nothing answers there within {ANSWER_SEC:g} s"
+    except OSError as error:
+        return f"nothing answers there: {one_line(error)}"
+    return None if answer[3:4] == HTTP2_SETTINGS else "what answers there is no Ray"
+
+
+@contextmanager
+def code_of_driver() -> Iterator[None]:
+    """Inside, the current folder is that of this package's code: Ray lets workers look for modules there first.
+
+    They would import another checkout of this package, or a torch.py, from where the command was given. Installed code
+    needs no folder, and what a folder like site-packages holds must not come before Python's own modules. A submitted
+    job has its own folder, which holds its code.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        yield
+        return
+    before, own = os.open(".", os.O_RDONLY), Path(stylegan_ray.__file__).parents[1]
+    os.chdir("/" if own.name in ("site-packages", "dist-packages") else own)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.close(before)
 
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
@@ -112,8 +197,42 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
     set_token()
+    set_folder(say)
     os.environ.update({key: value for key, value in LOCAL_DEFAULTS.items() if key not in os.environ})
     ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), **quiet)
+
+
+def set_folder(say: Say) -> None:
+    """Gives Ray a folder that this user can write and whose sockets' paths are short enough, where its own has none."""
+    given = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = os.environ[given] if given else tempfile.gettempdir()
+    why = None
+    if len(os.path.abspath(folder)) > MOST_TEMP_CHARACTERS:
+        why = f"{given}={folder} is too long for the paths of Ray's sockets"
+    elif not can_write(Path(folder, "ray")):
+        why = f"{Path(folder, 'ray')} cannot be written by this user"
+    if why is None:
+        return
+    own = Path("/tmp", f"stylegan_ray-{os.getuid()}")
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        is_ours = own.stat(follow_symlinks=False).st_uid == os.getuid() and own.is_dir() and not own.is_symlink()
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        raise ConfigError(f"{why}, nor can {own}; give Ray a short folder of your own with RAY_TMPDIR")
+    say(f"{why}; Ray's files go to {own}, or to where RAY_TMPDIR says")
+    os.environ["RAY_TMPDIR"] = str(own)
+
+
+def can_write(folder: Path) -> bool:
+    """Whether a folder is there or can be made, and files can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def set_token() -> None:

@@ -16,6 +16,7 @@ import torch
 from stylegan_ray import distributed
 from stylegan_ray.cluster.channel import Sender
 from stylegan_ray.config import RunConfig
+from stylegan_ray.interrupts import handled_by, hear_sigint, note_hangup
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage
 
@@ -33,7 +34,7 @@ _terminated = threading.Event()
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT or SIGTERM asks for a stop, and the second raises KeyboardInterrupt.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP asks for a stop, and the second raises KeyboardInterrupt.
 
     Yields whether a stop was asked for; the call that first finds it so says so, since a handler must not print. Only
     for the main thread.
@@ -42,6 +43,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     has_said = threading.Event()
 
     def handle(number: int, _frame: Any) -> None:
+        note_hangup(number)
         received.append(number)
         if len(received) > 1:
             raise KeyboardInterrupt
@@ -52,16 +54,13 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             say("Saving, then stopping; once more to stop at once.")
         return bool(received)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(handle):
         yield stop_requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def notice_sigterm() -> None:
     """Makes SIGTERM of this worker a wish to leave; for its main thread, after Ray has installed its own handler."""
+    hear_sigint()
     signal.signal(signal.SIGTERM, lambda _number, _frame: _terminated.set())
 
 

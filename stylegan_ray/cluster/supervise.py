@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from stylegan_ray.storage import Storage, one_line
 
 PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
 """Before Ray Train is restarted after a failure that it does not retry itself; the last one repeats."""
+IMPORT_ERROR = re.compile(r"^\s*(?:ImportError|ModuleNotFoundError|SyntaxError): .*", re.MULTILINE)
+"""The last line of a traceback that Ray passes on as text."""
 LOOK_SEC = 0.5
 """How often the channel is read and a wish to stop is looked for."""
 
@@ -66,6 +69,21 @@ class Attempt(threading.Thread):
             self.error = error
 
 
+def import_error(error: BaseException | None) -> str | None:
+    """The message of an error of an import, which each attempt would meet again; None for other errors."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, (ImportError, SyntaxError)):
+            return one_line(error, 500)
+        if isinstance(error, (RayError, WorkerGroupError)) and (match := IMPORT_ERROR.search(str(error))):
+            return one_line(match[0], 500)
+        failures = getattr(error, "worker_failures", {}).values()
+        causes = [*failures, getattr(error, "controller_failure", None), getattr(error, "cause", None), error.__cause__]
+        error = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    return None
+
+
 class Supervisor:
     """Makes attempts until one ends the run. Works in a driver and in an actor, in any thread.
 
@@ -83,13 +101,15 @@ class Supervisor:
         self.group: Any = None
         """Placement group of the workers, as rank 0 tells it."""
         self._stop_written = False
+        self._trains = False
+        """Whether workers of the current attempt have begun to train."""
 
     def outcome_of(self, fit: Callable[[], Outcome]) -> Outcome:
         """Calls `fit`, again where it fails for a reason that may pass; returns how the run ended."""
         num_failed = 0
         while True:
             self._free_group()
-            attempt = Attempt(fit)
+            attempt, self._trains = Attempt(fit), False
             attempt.start()
             lost = self._watch(attempt)
             if lost is not None:
@@ -107,6 +127,8 @@ class Supervisor:
         """How the run ends after Ray Train gave up with an error; None for another attempt."""
         if end := self.faults.end():
             return Outcome(*end)  # type: ignore[arg-type]
+        if text := import_error(error):
+            return Outcome("failed", f"the workers cannot import what they need: {text}")
         if isinstance(error, WorkerGroupError):  # the workers failed more often than cluster.max_failures allows
             return Outcome("failed", str(error))
         if self.stop_requested():
@@ -137,6 +159,8 @@ class Supervisor:
                 self._show(kind, content)
             if not is_alive:
                 return None
+            if not self._trains and self.stop_requested():
+                return Outcome("stopped")  # there is nothing to save before the workers are up
             self._pass_on_stop()
             self.view.refresh()
             attempt.join(LOOK_SEC)
@@ -149,7 +173,7 @@ class Supervisor:
         elif kind == MESSAGE:
             self.view.message(content)
         elif kind == GROUP:
-            self.group = content
+            self.group, self._trains = content, True
 
     def _pass_on_stop(self) -> None:
         """Writes the STOP file that the workers look for, again where the storage fails."""

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from stylegan_ray.interrupts import hear_sigint
+
 Work = Callable[[Any], Any]
 """What a task does with a plan. It is unpickled once per process, which keeps it, and what it has opened or built."""
 
@@ -86,6 +88,7 @@ def result_of(ref: ray.ObjectRef) -> Any:
 
 def run_work(work: list[ray.ObjectRef], plan: Any) -> Any:
     """Runs in a task: the work on one plan."""
+    hear_sigint()
     (reference,) = work
     if reference.hex() not in _WORK:
         _WORK.clear()

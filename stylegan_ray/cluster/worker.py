@@ -171,8 +171,7 @@ class Worker:
         """Rank 0 says that the group starts, and passes on the placement group that it lives in."""
         if not self.is_first:
             return
-        if not self.worker.in_process:
-            self.sender.post(GROUP, ray.util.get_current_placement_group())
+        self.sender.post(GROUP, None if self.worker.in_process else ray.util.get_current_placement_group())
         rows = read_jsonl(self.storage, TICKS) if self.storage.exists(TICKS) else []
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"

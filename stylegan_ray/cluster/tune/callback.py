@@ -27,6 +27,7 @@ from stylegan_ray.cluster.tune.trials import (
     spare_runs,
 )
 from stylegan_ray.config import ConfigError
+from stylegan_ray.interrupts import asking_signals, note_hangup
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage
 
@@ -89,11 +90,12 @@ class Session:
         return self.sweep.folder(TRIALS)
 
     def begin(self, callback: SweepCallback) -> None:
-        """Makes SIGINT, SIGTERM and the STOP file do what Tune does on SIGINT: store its state and end its actors."""
+        """Makes SIGINT, SIGTERM, SIGHUP and the STOP file do what Tune does on SIGINT: store its state and end its actors."""
         self.view.num_samples = callback.num_samples
         store_and_end: Any = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: Any) -> None:
+            note_hangup(number)
             if self.was_stopped:
                 raise KeyboardInterrupt
             self.was_stopped = True
@@ -103,7 +105,7 @@ class Session:
             store_and_end(number, frame)
             signal.signal(signal.SIGINT, handle)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in asking_signals():
             signal.signal(number, handle)
 
     def start(self, tune_trial: TuneTrial) -> None:

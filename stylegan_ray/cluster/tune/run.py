@@ -9,14 +9,14 @@ import logging
 import math
 import os
 import re
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
+from stylegan_ray import interrupts
 from stylegan_ray.cluster.launch import (
     check_writable,
     command_line,
@@ -213,7 +213,7 @@ def run_trials(sweep: Sweep, trainable: Any, share: Share, at_once: int, view: S
     folder = sweep.storage.folder(TRIALS)
     for trial in running.known.values():
         free_disk(folder, trial.record)
-    with handlers_restored():
+    with interrupts.kept():
         for tuner in tuners(sweep, trainable, share, at_once, running.known, view):
             tuner.fit()
             if running.was_stopped:
@@ -229,17 +229,6 @@ def run_trials(sweep: Sweep, trainable: Any, share: Share, at_once: int, view: S
     paths = write_outputs(sweep.storage, sweep.plan, sweep.cfg, running.known)
     view.message(closing_message(sweep, paths, is_whole=not sweep.open_numbers(running.known)))
     return 130 if running.was_stopped else 0
-
-
-@contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Puts the handlers of SIGINT and SIGTERM back at the end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:
