@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,15 @@ def interrupted(command: Callable[[Sequence[str]], int]) -> int:
     return 130
 
 
+def keep_to_loopback(address: str | None) -> None:
+    """Makes a Ray that is started on this machine alone listen on its loopback interface only.
+
+    Ray has a switch for this, made for systems whose firewalls ask; it reads it when it is imported.
+    """
+    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 def command_name(name: str) -> str:
     """A command as the user typed it: jobs/train.py, or stylegan-ray train."""
     return sys.argv[0] if sys.argv[0].endswith(f"{name}.py") else f"stylegan-ray {name}"
@@ -78,6 +88,7 @@ def train(argv: Sequence[str]) -> int:
             text = describe(options.cfg, progress, options.resume_from)
         print(text)
         return 0
+    keep_to_loopback(options.cfg.cluster.address)
     from stylegan_ray.cluster import launch
 
     return launch.train(options.cfg, options.resume_from)
@@ -87,6 +98,7 @@ def generate(argv: Sequence[str]) -> int:
     """Generates images with a trained network: grids, single files, style mixing, videos."""
     options = parse_options(GenerateOptions, argv, command_name("generate"))
     if options.n is not None:
+        keep_to_loopback(options.address)
         from stylegan_ray.cluster.generate import generate_many
 
         return generate_many(options)
@@ -112,6 +124,7 @@ def project(argv: Sequence[str]) -> int:
     from stylegan_ray.images.project_options import ProjectOptions
 
     options = parse_options(ProjectOptions, argv, command_name("project"))
+    keep_to_loopback(options.address)
     from stylegan_ray.cluster.project import project_images
 
     return project_images(options)
@@ -124,6 +137,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
     if name is None:
         options = parse_options(options.EvaluateOptions, argv, command_name("evaluate"))
+        keep_to_loopback(options.address)
         from stylegan_ray.cluster.evaluate import compute_metrics
 
         return compute_metrics(options)
@@ -149,6 +163,7 @@ def prepare_data(argv: Sequence[str]) -> int:
     from stylegan_ray.data.options import PrepareOptions
 
     options = parse_options(PrepareOptions, argv, command_name("prepare_data"))
+    keep_to_loopback(options.config().cluster.address)
     from stylegan_ray.cluster import prepare
 
     return prepare.prepare_data(options)
@@ -166,6 +181,7 @@ def tune(argv: Sequence[str]) -> int:
     from stylegan_ray.cluster.tune.options import sweep_options
 
     plan = sweep_options(argv, command_name("tune"))
+    keep_to_loopback(plan.cfg.cluster.address)
     from stylegan_ray.cluster.tune.run import tune as run_sweep
 
     return run_sweep(plan)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest
-from stylegan_ray.storage import PART, Storage, join_address
+from stylegan_ray.storage import PART, Storage, join_address, one_line
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
 
@@ -282,9 +282,20 @@ def find_run(run: str, storage: str | None = None) -> str:
     raise ConfigError(f"no run {run!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}")
 
 
+def how_ended(run: Storage) -> str | None:
+    """How the last command that trained a run ended; None while one trains it, or where that cannot be told."""
+    try:
+        ended = json.loads(run.read(RUN_FILE))["ended"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return one_line(ended.encode("unicode_escape").decode()) if isinstance(ended, str) else None
+
+
 def ask_to_stop(run: str, storage: str | None = None) -> str:
-    """Writes the STOP file of a run; returns a message for the user."""
+    """Writes the STOP file of a run, unless it has ended; returns a message for the user."""
     address = find_run(run, storage)
+    if ended := how_ended(Storage.at(address)):
+        return f"{address} does not run: its last command ended, {ended}. The command that started it continues it."
     Storage.at(address).write(STOP, b"")
     return (
         f"Asked {address} to stop. It saves its state after the current minibatches and ends;\n"

@@ -212,7 +212,10 @@ def test_the_lease_beats(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--outdir"), held(str(tmp_path / "file" / "in"), "x", RUN, "", key="--outdir"):
+    with (
+        pytest.raises(ConfigError, match="--outdir"),
+        held(str(tmp_path / "file" / "in"), "x", RUN, "", key="--outdir"),
+    ):
         pass
 
 
@@ -228,7 +231,10 @@ def test_object_storage(monkeypatch):
         folder = Storage.at("s3://bucket/run")
         with held("s3://bucket/run", "train", RUN, "", key="run.storage") as mine:
             before = folder.read(mine.name)
-            with pytest.raises(ConfigError, match="run.storage"), held("s3://bucket/run", "train", RUN, "", key="run.storage"):
+            with (
+                pytest.raises(ConfigError, match=r"run\.storage"),
+                held("s3://bucket/run", "train", RUN, "", key="run.storage"),
+            ):
                 pass
             deadline = time.monotonic() + 10
             while folder.read(mine.name) == before and time.monotonic() < deadline:

@@ -11,6 +11,7 @@ from stylegan_ray import cli
 from stylegan_ray.config import ConfigError
 from stylegan_ray.run_folder import (
     append_jsonl,
+    ask_to_stop,
     checkpoint_name,
     checkpoint_nimg,
     cut,
@@ -178,3 +179,12 @@ def test_storage_address(monkeypatch):
     assert storage_address("~/runs") == "/home/ann/runs"
     monkeypatch.delenv("STYLEGAN_RAY_STORAGE")
     assert storage_address() == "/home/ann/stylegan_ray/runs"
+
+
+def test_a_run_that_has_ended_is_not_asked_to_stop(tmp_path):
+    folder = Storage.at(tmp_path / "run")
+    folder.write("config.yaml", b"")
+    folder.write("run.json", b'{"ended": "done"}')
+    assert "does not run" in ask_to_stop(str(tmp_path / "run")) and not folder.exists("STOP")
+    folder.write("run.json", b'{"ended": null}')
+    assert "Asked" in ask_to_stop(str(tmp_path / "run")) and folder.exists("STOP")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.generate import class_labels
 from stylegan_ray.images.many import (
     Part,
@@ -17,7 +18,6 @@ from stylegan_ray.images.many import (
     end_folder,
     missing_parts,
 )
-from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.options import GenerateOptions
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load

@@ -122,7 +122,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
         view.message(
             f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
         )
-        view.message(closing_message(run.address, run.cfg, "done", command_line()))
+        view.message(closing_message(run.address, run.cfg, "done", command_line(), run.cur_nimg / 1000))
         return 0
     warn_of_new_ray(ray.__version__, view.message)
     with run_lease(run.address, "train", view.message), joined(run.cfg, view.message):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +22,12 @@ from ray.train.torch import TorchConfig
 
 from stylegan_ray import distributed
 from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, format_workers, listener, unreached
+from stylegan_ray.cluster.nodes import interfaces
 from stylegan_ray.cluster.signals import notice_sigterm
 
 STORE_SEC = 60.0
 """How long a worker waits for what another one stores."""
+LOOPBACK = "lo"
 CONNECT_SEC = 10.0
 FIRST_SUM_SEC = 120.0
 OPERATION_SEC = 1800.0
@@ -72,7 +77,9 @@ def connected(interface: str | None, device: torch.device) -> Iterator[None]:
     host = own[rank]
     if len(set(own)) > 1 or interface:
         host = choose_interface(interface, host)
-    store = connect_store(rank, own, host)
+    elif LOOPBACK in interfaces():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    store = connect_store(rank, own, host) if len(set(own)) > 1 else file_store(len(own))
     if len(set(own)) > 1:
         meet(store, rank, own, host)
     dist.init_process_group(
@@ -82,6 +89,17 @@ def connected(interface: str | None, device: torch.device) -> Iterator[None]:
     distributed.first_sum(device, own, FIRST_SUM_SEC)
     yield
     dist.destroy_process_group()  # after an error it might wait for workers that are gone
+
+
+def file_store(num_workers: int) -> dist.FileStore:
+    """The store of workers on one machine: a file, since a server would listen on all of its addresses.
+
+    The last worker deletes it.
+    """
+    path = os.path.join(tempfile.gettempdir(), f"stylegan_ray-group-{uuid.uuid4().hex}")
+    is_first = ray.train.get_context().get_world_rank() == 0
+    shared: Any = broadcast_from_rank_zero(path if is_first else None)
+    return dist.FileStore(shared, num_workers)
 
 
 def connect_store(rank: int, hosts: Sequence[str], host: str) -> dist.TCPStore:

@@ -47,6 +47,13 @@ SEC_BETWEEN_LOOKS = 5.0
 """How often a run that waits for nodes looks for them."""
 
 
+class StartError(SystemExit):
+    """Ray could not be started; ends the command with status 1 and this message, not with a traceback of Ray."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"error: {text}")
+
+
 class TooSmallError(ConfigError):
     """The cluster is too small for the least number of workers."""
 
@@ -199,7 +206,15 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
     set_token()
     set_folder(say)
     os.environ.update({key: value for key, value in LOCAL_DEFAULTS.items() if key not in os.environ})
-    ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), **quiet)
+    try:
+        # Where the command line has set Ray's switch (cli.keep_to_loopback), this is also where its servers listen.
+        ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
+    except Exception as error:  # Ray raises bare ones
+        ray.shutdown()
+        raise StartError(
+            f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it is "
+            f"less so"
+        ) from error
 
 
 def set_folder(say: Say) -> None:

@@ -170,14 +170,21 @@ def tick_line(row: Mapping[str, Any]) -> str:
 
 
 def closing_message(
-    address: str, cfg: RunConfig, state: Literal["done", "stopped"], command: str = "stylegan-ray train"
+    address: str,
+    cfg: RunConfig,
+    state: Literal["done", "stopped"],
+    command: str = "stylegan-ray train",
+    kimg: float = 0.0,
 ) -> str:
-    """What the driver prints at the end of a run: where its images are, how to make more, how to continue it."""
+    """What the driver prints at the end of a run: where its images are, how to make more, how to continue it.
+
+    `kimg` is what a finished run has reached, which may be more than this command's train.total_kimg.
+    """
     run = Storage.at(address)
     grids, network, folder = images_of(run), newest_network(run), shlex.quote(address.rstrip("/"))
     if state == "done":
         command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
-        command += f" --train.total_kimg {2 * cfg.train.total_kimg:g}"
+        command += f" --train.total_kimg {2 * max(cfg.train.total_kimg, kimg):g}"
     lines = {
         "Images": join_address(address, grids[-1]) if grids else None,
         "Reals": join_address(address, f"{REALS}.png") if run.exists(f"{REALS}.png") else None,

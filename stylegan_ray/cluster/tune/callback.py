@@ -90,7 +90,7 @@ class Session:
         return self.sweep.folder(TRIALS)
 
     def begin(self, callback: SweepCallback) -> None:
-        """Makes SIGINT, SIGTERM, SIGHUP and the STOP file do what Tune does on SIGINT: store its state and end its actors."""
+        """Makes signals and the STOP file do what Tune does on SIGINT: store its state and end its actors."""
         self.view.num_samples = callback.num_samples
         store_and_end: Any = signal.getsignal(signal.SIGINT)
 

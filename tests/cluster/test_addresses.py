@@ -1,0 +1,108 @@
+"""Addresses where no Ray answers, folders that Ray cannot use, and the code that workers run."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from stylegan_ray.cluster import resources  # noqa: E402
+from stylegan_ray.cluster.resources import code_of_driver, join, joined, no_answer, set_folder  # noqa: E402
+from stylegan_ray.cluster.supervise import import_error  # noqa: E402
+from stylegan_ray.config import ConfigError, load_config  # noqa: E402
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_closed_port_is_named_at_once_with_the_way_out():
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        join(f"127.0.0.1:{closed_port()}", "cluster.address", {})
+    assert time.monotonic() - began < 10
+    assert all(word in str(caught.value) for word in ("cluster.address=127.0.0.1", "nothing answers", "local"))
+
+
+def test_a_port_that_is_silent_is_no_ray(monkeypatch):
+    monkeypatch.setattr(resources, "ANSWER_SEC", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert "nothing answers" in (no_answer(f"127.0.0.1:{server.getsockname()[1]}") or "")
+
+
+def test_what_speaks_something_else_is_no_ray():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert no_answer(f"127.0.0.1:{server.getsockname()[1]}") == "what answers there is no Ray"
+        thread.join()
+
+
+def test_a_ray_answers(ray_local):
+    assert no_answer(ray.get_runtime_context().gcs_address) is None
+
+
+def test_the_variable_is_named_where_it_gives_the_address(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    monkeypatch.setattr(sys, "argv", ["jobs/tune.py", "space.yaml"])
+    with pytest.raises(ConfigError) as caught, joined(load_config("tiny"), print):
+        pass
+    text = str(caught.value)
+    assert all(
+        word in text for word in ("RAY_ADDRESS=http://127.0.0.1:8265", "unset RAY_ADDRESS", "tune.py space.yaml")
+    )
+    assert "cluster.address=http" not in text
+
+
+def test_a_folder_that_is_too_long_for_sockets_is_replaced_with_a_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    said = []
+    set_folder(said.append)
+    folder = Path(os.environ["RAY_TMPDIR"])
+    assert len(said) == 1 and "TMPDIR=" in said[0] and str(folder) in said[0]
+    assert len(str(folder)) <= resources.MOST_TEMP_CHARACTERS and folder.stat().st_mode & 0o77 == 0
+
+
+def test_a_folder_of_another_user_is_replaced(monkeypatch, tmp_path):
+    monkeypatch.setattr(resources, "MOST_TEMP_CHARACTERS", 1000)
+    (tmp_path / "ray").write_text("stands for a folder without rights, which root does not know")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    said = []
+    set_folder(said.append)
+    assert len(said) == 1 and "cannot be written" in said[0] and os.environ["RAY_TMPDIR"] != str(tmp_path)
+
+
+def test_a_good_folder_stays(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    set_folder(pytest.fail)
+    assert os.environ["RAY_TMPDIR"] == "/tmp"
+
+
+def test_workers_look_for_code_where_the_driver_found_it(monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
+    with code_of_driver():
+        assert not Path("torch.py").exists()
+    assert Path.cwd() == tmp_path
+
+
+def test_errors_of_imports_are_found_behind_others():
+    from ray.train import ControllerError, WorkerGroupError
+
+    broken = ModuleNotFoundError("No module named 'missing'")
+    assert "missing" in (import_error(WorkerGroupError("", {0: broken})) or "")
+    assert "missing" in (import_error(ControllerError(broken)) or "")
+    assert import_error(WorkerGroupError("", {0: OSError("no")})) is None

@@ -1,0 +1,67 @@
+"""Signals of a command: all that ask for its end raise KeyboardInterrupt, also where SIGINT was ignored."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.jobs import ROOT
+
+COMMAND = """
+import sys, time
+from stylegan_ray import cli
+def train(argv):
+    print("runs", flush=True)
+    time.sleep(60)
+    return 0
+sys.exit(cli.run(train, []))
+"""
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def started(prepare=None, **options):
+    process = subprocess.Popen([sys.executable, "-c", COMMAND], env=ENV, text=True, preexec_fn=prepare, **options)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_ends_a_command_with_130_and_how_to_continue(number):
+    def ignore():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it puts in the background
+
+    process = started(ignore, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in said
+
+
+def test_nohup_is_respected():
+    process = started(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    process.stdout.close()
+
+
+def test_a_terminal_that_is_gone_does_not_disturb_the_end():
+    master, terminal = pty.openpty()
+    process = started(stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    assert os.read(master, 100).startswith(b"runs")
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 130
+
+
+def test_the_module_of_the_command_line_is_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "stylegan_ray.cli", "nothing"], env=ENV, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown command 'nothing'" in done.stderr
