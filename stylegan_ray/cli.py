@@ -246,6 +246,7 @@ BENCHMARKS = {
     "metrics": "benchmarks.cluster.metrics",
     "scaling": "benchmarks.cluster.scaling",
     "chaos": "benchmarks.cluster.chaos",
+    "crash": "benchmarks.cluster.crash",
     "sweep": "benchmarks.cluster.sweep",
     "generate": "benchmarks.cluster.generate",
 }

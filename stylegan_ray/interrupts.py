@@ -16,7 +16,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 def asking_signals() -> list[int]:
     """Signals that ask this process to end; not SIGHUP where it was started to survive it, as by nohup."""
-    asks = [signal.SIGINT, signal.SIGTERM]
+    asks: list[int] = [signal.SIGINT, signal.SIGTERM]
     return asks if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*asks, signal.SIGHUP]
 
 

@@ -1,0 +1,195 @@
+"""Benchmark `crash`: commands that get signals at random moments leave no half files, no processes, and can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from PIL import Image
+
+from benchmarks.cluster.victims import is_alive, kill
+from benchmarks.command import Bars, Common, Figures
+from benchmarks.results import at_most
+from stylegan_ray.config import ConfigError, RunConfig
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+MARK = "STYLEGAN_RAY_CRASH"
+"""A variable by which the processes of a command are known, whoever their parent is."""
+SEC_TO_GO = 15.0
+"""How long after the end of a command its processes may live."""
+MOST_SEC = 900.0
+SMALL = {
+    "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8, "model.mapping_layers": 2, "model.fmap_base": 32,
+    "model.fmap_max": 8, "schedule.minibatch_size": 8, "schedule.minibatch_gpu": 4, "schedule.minibatch_repeats": 2,
+    "schedule.tick_kimg": 0.064, "schedule.tick_kimg_dict": "{}", "train.grid_size": "[4, 2]", "data.resolution": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options(Common):
+    """Sends SIGINT, SIGTERM, SIGHUP and SIGKILL, in turns, to commands at seeded random moments.
+
+    The same command with the same --folder goes on where it was ended.
+    """
+
+    folder: Path = Path("crash")
+    """Where the commands write, and what was found is kept."""
+    commands: tuple[str, ...] = ("train", "tune", "prepare_data", "generate", "evaluate")
+    """Commands to hurt."""
+    crashes: int = 50
+    """Signals for each command."""
+    seed: int = 0
+    """Of the moments."""
+
+
+def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
+    """What was left behind after each signal; the configuration is not used, all commands are small."""
+    unknown = set(options.commands) - set(words_of(options.folder))
+    if unknown:
+        raise ConfigError(f"--commands {' '.join(unknown)}: known are {', '.join(words_of(options.folder))}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    folder, notes = options.folder.resolve(), options.folder / "crashes.jsonl"
+    rows = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+    if {"generate", "evaluate"} & set(options.commands) and not (folder / "runs" / "network").exists():
+        run_whole(folder, "network")
+    for name in options.commands:
+        done = [row for row in rows if row["command"] == name and row["seed"] == options.seed]
+        sec = done[0]["sec_whole"] if done else None
+        for number in range(len(done), options.crashes):
+            sec = sec or run_whole(folder, name)
+            rng = np.random.default_rng([options.seed, *name.encode(), number])
+            row = crash(folder, name, SIGNALS[number % len(SIGNALS)], float(rng.uniform(0, sec)))
+            rows.append(row | {"seed": options.seed, "number": number, "sec_whole": sec})
+            notes.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            print(json.dumps(rows[-1]), flush=True)
+    ours = [row for row in rows if row["seed"] == options.seed and row["command"] in options.commands]
+    return {"crashes": ours}, bars_of(ours)
+
+
+def bars_of(rows: Sequence[dict[str, Any]]) -> Bars:
+    silent = [row for row in rows if row["signal"] != "SIGKILL" and not row["says_how_to_continue"]]
+    return [
+        at_most("half files", sum(len(row["half_files"]) for row in rows), 0),
+        at_most(f"processes after {SEC_TO_GO:g} s", sum(len(row["left"]) for row in rows), 0),
+        at_most("files left after the next whole command", sum(len(row["left_over"]) for row in rows), 0),
+        at_most("signals without a word how to continue", len(silent), 0),
+    ]
+
+
+def words_of(folder: Path) -> dict[str, list[str]]:
+    """The commands, which write below the folder."""
+    small = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
+    train = ["config-f", "openmoji", *small, "--train.total_kimg", "0.32"]
+    network = str(folder / "runs" / "network")
+    return {
+        "network": ["train", *train, "--run.name", "network"],
+        "train": ["train", *train, "--run.name", "train"],
+        "tune": ["tune", *train, "--run.name", "tune", "--samples", "2"],
+        "prepare_data": [
+            "prepare_data", "openmoji", str(folder / "data.zip"), "--resolution", "16", "--overwrite", "--workers", "0"
+        ],
+        "generate": ["generate", network, "--seeds", "0-499", "--outdir", str(folder / "images")],
+        "evaluate": ["evaluate", network, "--metrics", "fid500_tiny", "--num-tasks", "0"],
+    }  # fmt: skip
+
+
+def start(folder: Path, name: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """Starts a command; returns it and its log."""
+    log = folder / f"{name}.log"
+    env = {**os.environ, "STYLEGAN_RAY_STORAGE": str(folder / "runs"), MARK: str(folder), "PYTHONUNBUFFERED": "1"}
+    with open(log, "wb") as out:
+        words = [sys.executable, "-m", "stylegan_ray.cli", *words_of(folder)[name]]
+        return subprocess.Popen(words, stdout=out, stderr=out, env=env, start_new_session=True), log
+
+
+def run_whole(folder: Path, name: str) -> float:
+    """Runs a command to its end; returns the seconds."""
+    began = time.monotonic()
+    process, log = start(folder, name)
+    if process.wait(MOST_SEC):
+        raise RuntimeError(f"{name} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
+    return time.monotonic() - began
+
+
+def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> dict[str, Any]:
+    """Sends a signal to a command after a while; returns what was left, then and after the next whole command."""
+    if name in ("train", "tune"):
+        subprocess.run(["rm", "-rf", str(folder / "runs" / name)], check=True)
+    process, log = start(folder, name)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(after_sec)
+    had_ended = process.poll() is not None
+    process.send_signal(number)
+    sent = time.monotonic()
+    process.wait(MOST_SEC)
+    ended, left = time.monotonic(), marked(folder)
+    while left and time.monotonic() - ended < SEC_TO_GO:
+        time.sleep(0.1)
+        left = marked(folder)
+    kill(left)
+    said = log.read_text(errors="replace")
+    half = [
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not is_whole(folder, path)
+    ]
+    run_whole(folder, name)
+    return {
+        "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
+        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left,
+        "says_how_to_continue": had_ended or "same command" in said or "Continue " in said,
+        "left_over": list(leftovers(folder)),
+    }  # fmt: skip
+
+
+def marked(folder: Path) -> list[int]:
+    """Processes with the mark of this folder in their environment."""
+    mark, found = f"{MARK}={folder}".encode(), []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            is_ours = entry.isdigit() and mark in Path("/proc", entry, "environ").read_bytes().split(b"\0")
+            if is_ours and is_alive(int(entry)):
+                found.append(int(entry))
+    return found
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    """Unfinished files and leases."""
+    for path in folder.rglob("*"):
+        if path.name.endswith((".part", ".old")) or path.name.startswith(".lease-"):
+            yield str(path.relative_to(folder))
+
+
+def is_whole(folder: Path, path: Path) -> bool:
+    """Whether a file under its final name can be read to its end; others and growing logs are not looked at."""
+    folders = path.relative_to(folder).parts[:-1]
+    of_ray = any(part.startswith(".") for part in folders) or ("tune" in folders[2:] and "trials" not in folders)
+    if of_ray or path.name.startswith(".") or path.name.endswith((".part", ".log")):
+        return True
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "np") as file:
+                [file.get_tensor(key) for key in file.keys()]
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+        elif path.suffix == ".jsonl":
+            [json.loads(line) for line in path.read_bytes().splitlines()]
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+    except Exception:
+        return False
+    return True
