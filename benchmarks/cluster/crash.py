@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 
 def bars_of(rows: Sequence[dict[str, Any]]) -> Bars:
-    silent = [row for row in rows if row["signal"] != "SIGKILL" and not row["says_how_to_continue"]]
+    silent = [row for row in rows if row["can_be_answered"] and not row["says_how_to_continue"]]
     return [
         at_most("half files", sum(len(row["half_files"]) for row in rows), 0),
         at_most(f"processes after {SEC_TO_GO:g} s", sum(len(row["left"]) for row in rows), 0),
@@ -147,9 +148,18 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
         "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left,
-        "says_how_to_continue": had_ended or "same command" in said or "Continue " in said,
+        "can_be_answered": number != signal.SIGKILL and after_sec > sec_to_load() and not had_ended,
+        "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
     }  # fmt: skip
+
+
+@cache
+def sec_to_load() -> float:
+    """How long Python loads the code of a command, which answers no signal before."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import stylegan_ray.cli"], check=True)
+    return 2 * (time.monotonic() - began)
 
 
 def marked(folder: Path) -> list[int]:
