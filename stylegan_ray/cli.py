@@ -163,7 +163,7 @@ def prepare_data(argv: Sequence[str]) -> int:
     from stylegan_ray.data.options import PrepareOptions
 
     options = parse_options(PrepareOptions, argv, command_name("prepare_data"))
-    keep_to_loopback(options.config().cluster.address)
+    keep_to_loopback(options.address)
     from stylegan_ray.cluster import prepare
 
     return prepare.prepare_data(options)
