@@ -209,7 +209,7 @@ def size_of(file: Any, name: object) -> int | None:
         descriptor = None
     if descriptor is not None:
         return check_regular(descriptor, name)
-    size = getattr(file, "size", None)
+    size: Any = getattr(file, "size", None)
     try:
         return int(size()) if callable(size) else None
     except (OSError, ValueError):  # a stream of pyarrow without random access
