@@ -209,9 +209,8 @@ def size_of(file: Any, name: object) -> int | None:
         descriptor = None
     if descriptor is not None:
         return check_regular(descriptor, name)
-    size: Any = getattr(file, "size", None)
     try:
-        return int(size()) if callable(size) else None
+        return int(file.size()) if callable(getattr(file, "size", None)) else None
     except (OSError, ValueError):  # a stream of pyarrow without random access
         return None
 
