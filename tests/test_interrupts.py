@@ -22,17 +22,20 @@ sys.exit(cli.run(train, []))
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def started(prepare=None, **options):
-    process = subprocess.Popen([sys.executable, "-c", COMMAND], env=ENV, text=True, preexec_fn=prepare, **options)
-    return process
+def started(ignored=None, **options):
+    """The command; one signal is ignored from the start, all others are as in a new terminal."""
+
+    def prepare():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+    return subprocess.Popen([sys.executable, "-c", COMMAND], env=ENV, text=True, preexec_fn=prepare, **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_ends_a_command_with_130_and_how_to_continue(number):
-    def ignore():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it puts in the background
-
-    process = started(ignore, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    in_background = signal.SIGINT  # a shell ignores it in what it puts in the background
+    process = started(in_background, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == "runs\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -40,7 +43,7 @@ def test_each_ends_a_command_with_130_and_how_to_continue(number):
 
 
 def test_nohup_is_respected():
-    process = started(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), stdout=subprocess.PIPE)
+    process = started(signal.SIGHUP, stdout=subprocess.PIPE)
     assert process.stdout.readline() == "runs\n"
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)

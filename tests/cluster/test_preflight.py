@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -212,10 +213,11 @@ def test_a_run_waits_for_nodes_of_a_growing_cluster(monkeypatch):
         share_of_cluster(config(**{"cluster.num_workers": 8, "cluster.gpus_per_worker": 1}), said.append)
 
 
-def test_a_driver_elsewhere_is_told_to_submit():
+def test_a_driver_elsewhere_is_told_to_submit(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jobs/train.py", "tiny"])
     for address in ("http://head:8265", "ray://head:10001"):
         with pytest.raises(ConfigError, match=r"ray job submit --address http://head.*jobs/train\.py"):
-            join(address, {})
+            join(address, "--cluster.address", {})
 
 
 def test_software_names_what_numbers_depend_on():
