@@ -15,9 +15,11 @@ import tyro
 
 from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.options import ConvertOptions, GenerateOptions
 from stylegan_ray.options import parse_options, train_options
 from stylegan_ray.run_folder import ask_to_stop
+from stylegan_ray.untrusted import UserError
 
 
 def main() -> None:
@@ -43,8 +45,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
     interrupts.install()
     try:
         return command(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return interrupted(command)

@@ -16,14 +16,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stylegan_ray.untrusted import UserError
+from stylegan_ray.credentials import clean, without_credentials
+from stylegan_ray.untrusted import CONFIG_BYTES, UserError, parse_yaml, printable, read_file, reading
 
 FORMAT_VERSION = 1
 """Version of the saved configuration and checkpoints; raised when an older file could be misread."""
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**53)]
+Width = Annotated[int, Field(gt=0, le=1 << 14)]
+"""Feature maps or neurons of a layer."""
+Depth = Annotated[int, Field(gt=0, le=128)]
+"""Layers of a mapping network."""
+Side = Annotated[int, Field(ge=4, le=1 << 14)]
+"""Pixels of a side of an image."""
+Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
+"""Taps of a FIR filter."""
+RUN_NAME = 200
+"""Most bytes of a run's name in UTF-8; file systems allow 255, and files that are being written have longer names."""
 
 
 class ConfigError(UserError):
@@ -33,7 +44,9 @@ class ConfigError(UserError):
 class Section(BaseModel):
     """Base of all sections: immutable, no unknown keys, attribute docstrings are the descriptions in --help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RunSection(Section):
@@ -41,22 +54,32 @@ class RunSection(Section):
     """Folder of the run in run.storage; null: <preset>-<data>-<8 hex digits of the configuration>."""
     storage: str | None = None
     """Where runs are stored: a folder, s3:// or gs://; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of every random number of the run."""
     preset: str = "config-f"
     """The preset that the configuration is based on; set by `load_config`."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_name(cls, name: str | None) -> str | None:
+        """A run's name is the name of one folder, and it is printed."""
+        if name is not None and (not name.strip() or name in (".", "..") or set(name) & set("/\\?#")):
+            raise ValueError("must be the name of one folder, without / \\ ? #; run.storage says where it is stored")
+        if name is not None and (not name.isprintable() or len(name.encode("utf-8", "replace")) > RUN_NAME):
+            raise ValueError(f"must be printable, of at most {RUN_NAME} bytes")
+        return name
 
 
 class DataConfig(Section):
     path: str | None = None
     """Training images: a folder, zip, TFRecords, Parquet or tar set; null or `openmoji`: the built-in OpenMoji set."""
-    resolution: Annotated[int, Field(ge=4)] | tuple[Positive, Positive] | None = None
+    resolution: Side | tuple[Side, Side] | None = None
     """Side of the training images in pixels, or height and width; null: that of the data."""
     channels: Literal[1, 3] | None = None
     """1: grayscale, 3: RGB; null: that of the data."""
     cond: bool = False
     """Train a conditional model on the labels of the dataset."""
-    max_label_size: Annotated[int, Field(ge=0)] | None = None
+    max_label_size: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Use only this many leading columns of the labels; null: all."""
     balance: bool = False
     """Show every class equally often, and draw the labels of generated images likewise; needs data.cond."""
@@ -95,15 +118,15 @@ class ModelConfig(Section):
     """How the blocks of G contribute to the image."""
     D_architecture: Literal["resnet", "skip", "orig"] = "resnet"
     """How the image enters the blocks of D."""
-    z_dim: Positive = 512
+    z_dim: Width = 512
     """Dimensionality of the latent z."""
-    w_dim: Positive = 512
+    w_dim: Width = 512
     """Dimensionality of the mapped latent w."""
-    mapping_layers: Positive = 8
+    mapping_layers: Depth = 8
     """Number of fully connected layers from z to w."""
-    mapping_fmaps: Positive = 512
+    mapping_fmaps: Width = 512
     """Width of the hidden mapping layers."""
-    mapping_embed: Positive | None = None
+    mapping_embed: Width | None = None
     """Width of the label embedding (label_mode separate); null: w_dim."""
     mapping_lrmul: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate multiplier of the mapping network."""
@@ -113,27 +136,27 @@ class ModelConfig(Section):
     """Normalize z (and the label embedding) before the mapping network."""
     label_mode: Literal["joint", "separate"] = "joint"
     """Label conditioning of the TensorFlow original (joint) or of StyleGAN2-ADA (separate: D uses a projection)."""
-    D_mapping_layers: Positive = 8
+    D_mapping_layers: Depth = 8
     """Number of layers of D's label mapping network (label_mode separate)."""
-    cmap_dim: Positive | None = None
+    cmap_dim: Width | None = None
     """Dimensionality of D's label projection (label_mode separate); null: the width of D's last block."""
-    fmap_base: Positive = 16384
+    fmap_base: Annotated[int, Field(gt=0, le=1 << 25)] = 16384
     """A layer has fmap_base / 2^(stage * fmap_decay) feature maps, between fmap_min and fmap_max."""
-    fmap_decay: Annotated[float, Field(gt=0)] = 1.0
+    fmap_decay: Annotated[float, Field(gt=0, le=16)] = 1.0
     """How fast the number of feature maps decreases with resolution."""
-    fmap_min: Positive = 1
+    fmap_min: Width = 1
     """Minimum number of feature maps of a layer."""
-    fmap_max: Positive = 512
+    fmap_max: Width = 512
     """Maximum number of feature maps of a layer."""
     nonlinearity: Literal["lrelu", "relu"] = "lrelu"
     """Activation of the synthesis network and of D."""
-    resample_kernel: tuple[float, ...] | None = (1.0, 3.0, 3.0, 1.0)
+    resample_kernel: Filter | None = (1.0, 3.0, 3.0, 1.0)
     """FIR filter of up- and downsampling; null: 2-tap box."""
     fused_modconv: Literal["auto", "scaled", "grouped"] = "auto"
     """Modulated convolution: scale the activations, use one grouped convolution, or whichever is faster."""
-    mbstd_group_size: Annotated[int, Field(ge=0)] | None = 4
+    mbstd_group_size: Annotated[int, Field(ge=0, le=1 << 20)] | None = 4
     """Group size of the minibatch standard deviation layer; 0 or 1: off; null: the whole micro-batch."""
-    mbstd_num_features: Positive = 1
+    mbstd_num_features: Width = 1
     """Number of feature maps that the minibatch standard deviation layer adds."""
     style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Probability of style mixing in a micro-batch."""
@@ -143,7 +166,7 @@ class ModelConfig(Section):
     """Add noise inputs to the synthesis layers."""
     conv_clamp: Annotated[float, Field(gt=0)] | None = None
     """Clamp the output of convolutions to this magnitude; null: off."""
-    num_lowp_res: Annotated[int, Field(ge=0)] = 0
+    num_lowp_res: Annotated[int, Field(ge=0, le=32)] = 0
     """Number of the highest resolutions that run in lowp_dtype."""
     lowp_dtype: Literal["bfloat16", "float16"] = "bfloat16"
     """Data type of the low-precision resolutions."""
@@ -157,7 +180,7 @@ class ModelConfig(Section):
     """StyleGAN1: instance normalization."""
     const_input_layer: bool = True
     """StyleGAN1: learned constant input of the synthesis network."""
-    blur_filter: tuple[float, ...] | None = (1.0, 2.0, 1.0)
+    blur_filter: Filter | None = (1.0, 2.0, 1.0)
     """StyleGAN1: low-pass filter after upsampling and before downsampling; null: none."""
     fused_scale: Literal["auto", "on", "off"] = "auto"
     """StyleGAN1: resample and convolve in one operation; auto: from 128 pixels."""
@@ -433,6 +456,7 @@ class RunConfig(Section):
         _check_workers(self.cluster.num_workers)
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
+        _check_filters(self.model)
         _check_family(self.model)
         _check_compile(self)
         _check_balance(self.data)
@@ -448,12 +472,23 @@ class RunConfig(Section):
         return validated(_overridden(self.model_dump(), overrides))
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its dotted key, as JSON types."""
-        return _flat(self.model_dump(mode="json"))
+        """Every value by its dotted key, as JSON types, without credentials."""
+        return _flat(self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as JSON types, without credentials in addresses: what may be stored and shown."""
+        return clean(self.model_dump(mode="json"))
+
+    def of_network(self) -> dict[str, Any]:
+        """What a network file says of its training: nothing of the place, the machines and the data."""
+        values = {section: entry for section, entry in self.plain().items() if section not in ("run", "cluster")}
+        for section, key in (("data", "path"), ("metrics", "detector")):
+            del values[section][key]
+        return values
 
     def to_yaml(self) -> str:
-        """The configuration as YAML; `load_config` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """The configuration as YAML, without credentials; `load_config` reads it back."""
+        return yaml.safe_dump(self.plain(), sort_keys=False)
 
     def digest(self, added: Set[str] = ADDED_KEYS, deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> str:
         """8 hex digits that identify the run in its name, the same in every version of this program.
@@ -493,7 +528,7 @@ def unknown_key(key: str, deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> C
     """The error for a key that a user gave and that does not exist."""
     if key in deleted:
         return ConfigError(f"{key}: this key was deleted; {deleted[key].instead}")
-    return ConfigError(f"unknown key {key!r}{nearest(key, known_keys())}")
+    return ConfigError(f"unknown key {printable(key, 80)!r}{nearest(key, known_keys())}")
 
 
 def _without_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey]) -> Mapping[str, Any]:
@@ -501,6 +536,8 @@ def _without_deleted(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey])
 
     Keys that may differ on resume are dropped whatever their value.
     """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"a configuration is a mapping of sections, not {type(tree).__name__}")
     tree = {section: dict(values) if isinstance(values, Mapping) else values for section, values in tree.items()}
     for key, gone in deleted.items():
         section, name = key.split(".")
@@ -570,7 +607,7 @@ def preset_names() -> list[str]:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """A hint that names the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:100], list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -583,22 +620,29 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     path = Path(preset)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
-            raise ConfigError(f"preset file {preset} does not exist; built-in presets: {', '.join(preset_names())}")
-        text, name = path.read_text(), path.stem
+            raise ConfigError(
+                f"preset file {printable(preset, 500)} does not exist; built-in presets: {', '.join(preset_names())}"
+            )
+        content, name = _read_file(path), path.stem
     elif preset in preset_names():
-        text, name = (_presets() / f"{'config-e' if preset in VARIANTS else preset}.yaml").read_text(), preset
+        content, name = (_presets() / f"{'config-e' if preset in VARIANTS else preset}.yaml").read_bytes(), preset
     else:
         hint = nearest(preset, preset_names())
-        raise ConfigError(f"unknown preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file")
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"preset file {preset} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
         raise ConfigError(
-            f"preset file {preset} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}"
+            f"unknown preset {printable(preset)!r}{hint}; presets: {', '.join(preset_names())}, or a YAML file"
         )
+    where = f"preset file {printable(preset, 500)}"
+    with reading(where, ConfigError):
+        tree = parse_yaml(content, where)
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}")
     return {str(key): value for key, value in tree.items()}, name
+
+
+def _read_file(path: Path) -> bytes:
+    with reading(f"preset file {printable(path, 500)}", ConfigError):
+        return read_file(path, CONFIG_BYTES)
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -642,19 +686,28 @@ def _explain(error: ValidationError) -> Iterable[str]:
         key = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "extra_forbidden":
             words = known_keys() if "." in key else list(RunConfig.model_fields)
-            yield f"unknown key {key!r}{nearest(key, words)}"
+            yield f"unknown key {printable(key, 80)!r}{nearest(key, words)}"
         elif key:
-            rule = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-            rules.setdefault(f"{key}={problem['input']!r}", []).append(rule)
+            rule = problem["msg"].removeprefix("Value error, ")
+            rule = f"{rule[0].lower()}{rule[1:]}"
+            rules.setdefault(f"{printable(key, 80)}={_shown(problem['input'])}", []).append(rule)
         else:
             yield problem["msg"].removeprefix("Value error, ")
     for given, several in rules.items():
         yield f"{given}: {', or '.join(several)}{_default_hint(given.partition('=')[0])}"
 
 
+def _shown(value: Any) -> str:
+    """A value as messages show it: a short, printable repr, text in quotes."""
+    if isinstance(value, str):
+        return f"'{printable(without_credentials(value))}'"
+    return without_credentials(printable(value))
+
+
 def _default_hint(key: str) -> str:
     section, _, name = key.partition(".")
-    field = RunConfig.model_fields[section].annotation.model_fields.get(name) if name else None  # type: ignore[union-attr]
+    known = name and section in RunConfig.model_fields
+    field = RunConfig.model_fields[section].annotation.model_fields.get(name) if known else None  # type: ignore[union-attr]
     return "" if field is None else f" (default: {field.default!r})"
 
 
@@ -700,6 +753,13 @@ def _check_balance(data: DataConfig) -> None:
 def _check_drange(drange: tuple[float, float]) -> None:
     if drange[0] >= drange[1]:
         raise ValueError(f"train.drange_net={drange} must increase from the first value to the second; try [-1, 1]")
+
+
+def _check_filters(model: ModelConfig) -> None:
+    for key in ("resample_kernel", "blur_filter"):
+        taps = getattr(model, key)
+        if taps is not None and not 1e-6 < abs(sum(taps)) < 1e6:
+            raise ValueError(f"model.{key}={taps} must have taps with a sum other than 0; try [1, 3, 3, 1]")
 
 
 STYLE1_ONLY = (

@@ -31,6 +31,7 @@ from stylegan_ray.config import (
     preset_names,
     unknown_key,
 )
+from stylegan_ray.untrusted import BadFileError, parse_yaml, printable
 
 Command = TypeVar("Command")
 DEFAULT_PRESET = "tiny"
@@ -163,7 +164,7 @@ def _key_of_option(name: str, deleted: Mapping[str, DeletedKey]) -> tuple[str, b
             raise unknown_key(key, deleted)
     by_last_part = [key for key in keys.values() if key.split(".")[1].lower() == spelled]
     hint = f"; did you mean '--{by_last_part[0]}'?" if by_last_part else nearest(f"--{spelled}", _all_options())
-    raise ConfigError(f"unknown option '--{name}'{hint}")
+    raise ConfigError(f"unknown option '--{printable(name, 80)}'{hint}")
 
 
 def option_keys() -> list[str]:
@@ -202,8 +203,8 @@ def _yaml(text: str) -> Any:
     if text.startswith("{"):
         text = re.sub(r"(?<=\d):(?=\S)", ": ", text)  # in YAML, {128:0.5} is a key without a value
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, "the value")
+    except BadFileError:
         return text
 
 

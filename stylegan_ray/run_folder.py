@@ -5,6 +5,7 @@ No other module spells these names.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,10 +14,26 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from stylegan_ray.config import ConfigError, RunConfig, nearest
+from stylegan_ray.config import FORMAT_VERSION, ConfigError, RunConfig, nearest, validated
+from stylegan_ray.credentials import clean
 from stylegan_ray.storage import PART, Storage, join_address, one_line
+from stylegan_ray.untrusted import (
+    CONFIG_BYTES,
+    BadFileError,
+    check_size,
+    parse_json,
+    parse_yaml,
+    printable,
+    reading,
+)
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
+RUN_FILE_BYTES = 1 << 24
+"""Largest RUN_FILE, which holds the names of classes."""
+HEADER_BYTES = 1 << 22
+"""Largest header of a network file; that of StyleGAN2 at 1024 pixels takes 40 kB."""
+CHECKPOINT_BYTES = 16 << 30
+"""Largest STATE of a checkpoint; that of StyleGAN2 at 1024 pixels takes 0.7 GB in float32."""
 
 CONFIG = "config.yaml"
 RUN_FILE = "run.json"
@@ -53,6 +70,10 @@ NETWORK_ENDINGS = (OUR_ENDING, ".pkl", ".pt", ".pth")
 """Endings of network files: ours, NVIDIA's and rosinality's."""
 
 
+class CheckpointError(BadFileError):
+    """A checkpoint is missing, incomplete or damaged."""
+
+
 def kimg_name(nimg: int) -> str:
     """Thousands of images as file names spell them: 000012, or 000000.250 where they are not whole."""
     kimg, rest = divmod(nimg, 1000)
@@ -81,7 +102,7 @@ def checkpoint_name(nimg: int) -> str:
 
 def checkpoint_nimg(name: str) -> int | None:
     """The clock value in the name of a checkpoint; None for other names."""
-    match = re.fullmatch(r"ckpt-(\d+)", name)
+    match = re.fullmatch(r"ckpt-([0-9]{1,18})", name)
     return int(match[1]) if match else None
 
 
@@ -94,6 +115,64 @@ def complete_checkpoints(checkpoints: Storage) -> list[str]:
     """Names of the complete checkpoints, oldest first; their checksums are not verified."""
     names = [name for name in checkpoints.names() if checkpoint_nimg(name) is not None]
     return [name for name in names if checkpoints.exists(f"{name}/{COMPLETE}")]
+
+
+def completion(files: Mapping[str, bytes]) -> bytes:
+    """The content of COMPLETE for the files of a checkpoint."""
+    sums = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
+    }
+    return json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode()
+
+
+def read_complete(folder: Storage) -> dict[str, bytes]:
+    """The contents of STATE, COUNTERS and CONFIG of a checkpoint, which are those that COMPLETE promises.
+
+    Sizes are compared before a file is read, then checksums. Raises CheckpointError where one is missing or damaged,
+    and ConfigError for a checkpoint of another format, since older ones cannot be read either.
+    """
+    promised = _promised(folder)
+    return {name: _verified(folder, name, *promised[name]) for name in (STATE, COUNTERS, CONFIG)}
+
+
+def _promised(folder: Storage) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of the files of a checkpoint, as COMPLETE states them."""
+    where = f"checkpoint {printable(folder.path(), 500)}"
+    try:
+        content = parse_json(folder.read(COMPLETE, CONFIG_BYTES), COMPLETE)
+        version, files = content["format_version"], content["files"]
+        if version != FORMAT_VERSION:
+            raise ConfigError(
+                f"{where} has format {printable(version, 20)} and this version reads {FORMAT_VERSION}; continue the "
+                "run with the version that wrote it"
+            )
+        if {*files} != {STATE, COUNTERS, CONFIG}:
+            raise BadFileError(f"it names {printable(sorted(files), 100)}, not {STATE}, {COUNTERS} and {CONFIG}")
+        promised = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+        if not all(type(size) is int and isinstance(checksum, str) for size, checksum in promised.values()):
+            raise BadFileError("its sizes and checksums are not integers and text")
+        return promised
+    except (FileNotFoundError, BadFileError, KeyError, TypeError, AttributeError) as error:
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({printable(error)})"
+        raise CheckpointError(f"{where} is not complete: no valid {COMPLETE} file{reason}") from None
+
+
+def _verified(folder: Storage, name: str, size: int, checksum: str) -> bytes:
+    where = f"checkpoint file {printable(folder.path(name), 500)}"
+    most = CHECKPOINT_BYTES if name == STATE else CONFIG_BYTES
+    try:
+        there = folder.size(name)
+        content = folder.read(name, most) if there in (None, size) else None
+    except FileNotFoundError:
+        raise CheckpointError(f"{where} is missing") from None
+    except BadFileError as error:
+        raise CheckpointError(f"{where} cannot be read: {error}") from None
+    if content is None or len(content) != size or hashlib.sha256(content).hexdigest() != checksum:
+        found = there if content is None else len(content)
+        raise CheckpointError(
+            f"{where} is damaged: {found} bytes that do not match its checksum ({size} bytes were written)"
+        )
+    return content
 
 
 def networks_of(run: Storage) -> dict[str, int]:
@@ -170,15 +249,24 @@ def _kimg_in(name: str, pattern: re.Pattern[str]) -> int | None:
 
 def _nimg_in_header(run: Storage, name: str) -> int:
     """cur_nimg in the metadata of a network file: 8 bytes with the header's length, then the header as JSON."""
-    with run.filesystem.open_input_file(run.path(name)) as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return int(header.get("__metadata__", {}).get("cur_nimg", 0))
+    with run.open(name) as file, reading(run.path(name), passes=(OSError,)):
+        length = int.from_bytes(file.read(8), "little")
+        check_size(length, HEADER_BYTES, "its header")
+        header = parse_json(file.read(length), "its header", HEADER_BYTES)
+        nimg = int(header.get("__metadata__", {}).get("cur_nimg", 0))
+        if not 0 <= nimg < 2**53:
+            raise BadFileError(f"its cur_nimg {nimg} is out of range")
+        return nimg
 
 
 def jsonl_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of a .jsonl file; NaN and infinity, which JSON lacks, become null."""
+    """A row as a line of a .jsonl file; NaN and infinity, which JSON lacks, become null.
+
+    Credentials in addresses are left out.
+    """
     finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in clean(row).items()
     }
     return f"{json.dumps(finite)}\n".encode()
 
@@ -188,7 +276,7 @@ def jsonl_rows(content: bytes) -> list[dict[str, Any]]:
     rows = []
     for line in content.splitlines():
         with suppress(ValueError):
-            rows.append(json.loads(line))
+            rows.append(parse_json(line, "row", allow_nan=True))
     return [row for row in rows if isinstance(row, dict)]
 
 
@@ -258,6 +346,28 @@ def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
             "metrics.detector": cfg.metrics.detector,
         }
     )
+
+
+def read_config(run: Storage) -> RunConfig:
+    """The configuration of a run, from its CONFIG; raises ConfigError that names the file, or FileNotFoundError."""
+    where = run.path(CONFIG)
+    content = run.read(CONFIG, CONFIG_BYTES)
+    with reading(where, ConfigError):
+        tree = parse_yaml(content, where)
+        if not isinstance(tree, dict):
+            raise BadFileError(f"{where} is no configuration; restore the file, or start a new run")
+        return validated(tree)
+
+
+def read_run_file(run: Storage) -> dict[str, Any]:
+    """The content of RUN_FILE; raises ConfigError that names the file, or FileNotFoundError."""
+    where = run.path(RUN_FILE)
+    content = run.read(RUN_FILE, RUN_FILE_BYTES)
+    with reading(where, ConfigError):
+        found = parse_json(content, where, RUN_FILE_BYTES)
+        if not isinstance(found, dict):
+            raise BadFileError(f"{where} is not an object of JSON; restore the file, or start a new run")
+        return found
 
 
 def is_run(address: str) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyarrow import fs
+
+from stylegan_ray.untrusted import NETWORK_BYTES, check_size, open_regular, printable, read_at_most
 
 Result = TypeVar("Result")
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0, 60.0, 60.0, 60.0)
@@ -34,8 +37,7 @@ def split_address(address: str) -> tuple[str, str]:
 
 def one_line(error: object, most: int = 200) -> str:
     """The message of an error on one line of at most `most` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return printable(" ".join(str(error).split()) or type(error).__name__, most)
 
 
 def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: Sequence[float] = PAUSES_SEC) -> Result:
@@ -129,10 +131,27 @@ class Storage:
         """The storage of a subfolder."""
         return Storage(self.filesystem, self.path(name))
 
-    def read(self, name: str) -> bytes:
-        """The content of a file; raises FileNotFoundError where it does not exist."""
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return stream.read()
+    def read(self, name: str, most: int = NETWORK_BYTES, key: str | None = None) -> bytes:
+        """The content of a file of at most `most` bytes; `key` is the configuration key of that limit.
+
+        Raises FileNotFoundError where it does not exist, BadFileError where it is larger or not a regular file.
+        """
+        check_size(self.size(name) or 0, most, self.path(name), key)
+        with self.open(name) as file:
+            return read_at_most(file, most, self.path(name), key)
+
+    def open(self, name: str) -> Any:
+        """A file, open for reading from begin to end; raises BadFileError where it is a device or a pipe."""
+        if self.is_local:
+            return open_regular(self.path(name))
+        return self.filesystem.open_input_stream(self.path(name))
+
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes, None for a store that does not tell; raises FileNotFoundError."""
+        info = self.filesystem.get_file_info(self.path(name))
+        if info.type == fs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path(name))
+        return info.size
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a whole file; on a local disk atomically, readers see the old or the new content."""

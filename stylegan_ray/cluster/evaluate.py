@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop import Networks
@@ -26,7 +27,7 @@ from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.row_files import absolute, rows_file
 from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.run_folder import append_jsonl, refuse_relative
+from stylegan_ray.run_folder import NETWORK_ENDINGS, append_jsonl, is_run, read_config, refuse_relative
 from stylegan_ray.storage import Storage, split_address
 
 MAX_BLOCKS_PER_TASK = 4
@@ -39,7 +40,8 @@ def compute_metrics(options: EvaluateOptions) -> int:
     refuse_relative({"DATA": options.data, "--out": options.out, "--detector": options.detector})
     address = absolute(locate(options.checkpoint))
     networks = load(address)
-    cfg = networks.config
+    cfg = training_config(networks.config, address)
+    networks = replace(networks, config=cfg)
     specs = parse_metrics(options.metrics or cfg.metrics.names)
     if not specs:
         raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
@@ -60,8 +62,17 @@ def compute_metrics(options: EvaluateOptions) -> int:
                         cache=RealsCache.of_user(), progress=progress, run=run, provenance=origin | of_class,
                     )  # fmt: skip
         append_jsonl(Storage.at(folder), name, rows)
-    print("\n".join([*format_rows(rows), f"Rows  {place}"]))
+    print(without_credentials("\n".join([*format_rows(rows), f"Rows  {place}"])))
     return int(any("unavailable" in row for row in rows))
+
+
+def training_config(cfg: RunConfig, address: str) -> RunConfig:
+    """The configuration of networks with the place and the data of their run, which a network file does not name."""
+    folder, name = split_address(address)
+    if not name.endswith(NETWORK_ENDINGS) or not is_run(folder):
+        return cfg
+    run = read_config(Storage.at(folder))
+    return cfg.model_copy(update={"run": run.run, "data": cfg.data.model_copy(update={"path": run.data.path})})
 
 
 def format_rows(rows: Sequence[Row]) -> Iterator[str]:
@@ -86,8 +97,11 @@ def open_reals(
     G, cfg = networks.G_ema, networks.config
     if not any(spec.needs_reals for spec in specs) and not G.label_size:
         return None
-    if options.data is None and options.checkpoint.endswith(".pkl"):
-        raise ConfigError(f"{options.checkpoint} does not record its training data; give DATA after it")
+    is_alone = options.checkpoint.endswith(NETWORK_ENDINGS) and not is_run(split_address(options.checkpoint)[0])
+    if options.data is None and is_alone and cfg.data.path is None:
+        raise ConfigError(
+            f"{options.checkpoint} does not record its training data; give DATA after it (openmoji is built in)"
+        )
     shape = {"resolution": G.resolution, "channels": G.num_channels, "cond": bool(G.label_size)}
     data = cfg.data.model_copy(update=shape | ({"path": options.data, "subset": None} if options.data else {}))
     dataset = open_dataset(data, cfg.run.seed, progress)

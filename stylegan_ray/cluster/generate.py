@@ -9,16 +9,8 @@ from contextlib import contextmanager
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.generate import class_labels
-from stylegan_ray.images.many import (
-    Part,
-    PartWriter,
-    Recipe,
-    begin_folder,
-    checksum_of,
-    end_folder,
-    missing_parts,
-)
-from stylegan_ray.images.options import GenerateOptions
+from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
+from stylegan_ray.images.options import GenerateOptions, check_ranges
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.metrics.row_files import absolute
@@ -57,6 +49,7 @@ def generate_many(options: GenerateOptions) -> int:
 def check_options(options: GenerateOptions) -> int:
     """The number of images; raises ConfigError for options that do not go with --n."""
     num = options.n or 0
+    check_ranges(options)
     for name, least in (("n", 1), ("batch", 1), ("shard", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} {getattr(options, name)} must be at least {least}")

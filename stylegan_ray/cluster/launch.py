@@ -30,6 +30,7 @@ from stylegan_ray.cluster.source import Source, source_entry, stored_source
 from stylegan_ray.cluster.supervise import Outcome, Supervisor, View
 from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
+from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.lease import Claim, Lease, held
@@ -46,6 +47,8 @@ from stylegan_ray.run_folder import (
     complete_checkpoints,
     delete_leftovers,
     ray_folder,
+    read_config,
+    read_run_file,
     refuse_relative_paths,
     storage_address,
 )
@@ -67,6 +70,8 @@ RAY_DEFAULTS = {
 NEWEST_TRIED_RAY = (2, 60)
 RUN_CLAIM = "run"
 """What train and tune claim in a folder: all but what evaluate writes there."""
+LONGEST_NAME = 60
+"""Characters of the data's name in the name of a run, at most."""
 SEC_BETWEEN_RESIZES = 20.0
 """How often an elastic group looks for new nodes at most."""
 
@@ -276,15 +281,17 @@ def stored_config(address: str) -> RunConfig | None:
         run = Storage.at(address)
         if not complete_checkpoints(run.folder(CHECKPOINTS)):
             return None
-        return load_config_text(run.read(CONFIG).decode())
+        return read_config(run)
     except (OSError, ValueError):
         return None
 
 
 def default_name(cfg: RunConfig) -> str:
     """<preset>-<data>-<8 hex digits of the configuration>."""
-    data = "openmoji" if cfg.data.path is None else Path(cfg.data.path.rstrip("/")).stem
-    return f"{cfg.run.preset}-{data}-{cfg.digest()}"
+    path = "openmoji" if cfg.data.path is None else without_credentials(cfg.data.path)
+    data = Path(path.partition("?")[0].rstrip("/") if "://" in path else path.rstrip("/")).stem
+    kept = "".join(character if character.isprintable() and character not in "/\\?#" else "_" for character in data)
+    return f"{cfg.run.preset}-{kept[:LONGEST_NAME]}-{cfg.digest()}"
 
 
 def check_writable(address: str) -> None:
@@ -304,7 +311,7 @@ def check_continues(run: Run) -> None:
     """Raises ConfigError when the folder holds a run of another configuration or other data."""
     if not run.storage.exists(CONFIG) or not run.is_started:
         return
-    old = load_config_text(run.storage.read(CONFIG).decode())
+    old = read_config(run.storage)
     changed = differences(old, run.cfg)
     if changed:
         lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
@@ -312,7 +319,8 @@ def check_continues(run: Run) -> None:
             f"run {run.address} was started with another configuration:\n{lines}\n"
             f"give the old values, or another --run.name for a new run"
         )
-    before = json.loads(run.storage.read(RUN_FILE))["data"]["fingerprint"]
+    data = read_run_file(run.storage).get("data")
+    before = data.get("fingerprint") if isinstance(data, dict) else None
     if before != run.dataset.fingerprint:
         raise ConfigError(
             f"run {run.address} was started on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
@@ -320,19 +328,10 @@ def check_continues(run: Run) -> None:
         )
 
 
-def load_config_text(text: str) -> RunConfig:
-    """The configuration of a saved config.yaml."""
-    import yaml
-
-    from stylegan_ray.config import validated
-
-    return validated(yaml.safe_load(text))
-
-
 def has_ended(run: Storage) -> bool:
     """Whether the last command that trained a run could store how it ended."""
     try:
-        return json.loads(run.read(RUN_FILE))["ended"] is not None
+        return read_run_file(run)["ended"] is not None
     except (FileNotFoundError, ValueError, KeyError):
         return True
 
@@ -342,13 +341,13 @@ def write_start(run: Run, share: Share) -> None:
     storage = run.storage
     delete_leftovers(storage)
     storage.write(CONFIG, run.cfg.to_yaml().encode())
-    storage.write(RUN_FILE, json.dumps(provenance(run, share), indent=1).encode())
+    storage.write(RUN_FILE, json.dumps(clean(provenance(run, share)), indent=1).encode())
 
 
 def write_end(run: Run, state: str) -> None:
     """Stores in run.json how the command ended, where the storage lets it, and deletes the folder of Ray Train."""
     with suppress(OSError, ValueError):
-        content = json.loads(run.storage.read(RUN_FILE))
+        content = read_run_file(run.storage)
         run.storage.write(RUN_FILE, json.dumps(content | {"ended": state}, indent=1).encode())
         run.storage.delete_folder(RAY_FOLDER)
 
@@ -382,8 +381,8 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command line of this process."""
-    program, *words = sys.argv
+    """The command line of this process, without credentials."""
+    program, *words = map(without_credentials, sys.argv)
     if os.path.realpath(program) == str(Path(__file__).resolve().parents[1] / "cli.py"):
         return shlex.join(["python", "-m", "stylegan_ray.cli", *words])
     return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])

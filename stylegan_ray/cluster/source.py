@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.interop.loading import checksum, locate
-from stylegan_ray.run_folder import RUN_FILE
+from stylegan_ray.run_folder import RUN_FILE, read_run_file
 from stylegan_ray.storage import Storage
+from stylegan_ray.untrusted import printable, reading
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,16 @@ def stored_source(run: Storage, given: str | None) -> Source | None:
     Raises ConfigError when `given`, the --resume-from of today, is another one. A run that is the source may have moved
     on, and a file may have been deleted since.
     """
-    stored = json.loads(run.read(RUN_FILE))
+    stored = read_run_file(run)
     if "source" not in stored:  # written by an earlier version
         return None
-    source = Source(**stored["source"]) if stored["source"] else None
+    with reading(run.path(RUN_FILE), ConfigError):
+        source = Source(**stored["source"]) if stored["source"] else None
     if given is not None and not (source and _is_same(source, given)):
         same = f"--resume-from {source.given}" if source else "no --resume-from"
         raise ConfigError(
-            f"--resume-from {given}: run {stored['name']} was started with {source or 'new networks'}, and continues "
-            f"from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
+            f"--resume-from {given}: run {printable(stored.get('name'))} was started with {source or 'new networks'}, and "
+            f"continues from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
         )
     return source
 
@@ -61,6 +63,8 @@ def _is_same(source: Source, given: str) -> bool:
     try:
         now = Source.of(given)
     except ConfigError:
-        return given == source.given
+        return without_credentials(given) == without_credentials(source.given)
     names_a_run = locate(given) != given
-    return now.sha256 == source.sha256 or (names_a_run and given == source.given)
+    return now.sha256 == source.sha256 or (
+        names_a_run and without_credentials(given) == without_credentials(source.given)
+    )

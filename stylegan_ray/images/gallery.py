@@ -15,12 +15,16 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.images.directions import Edit, find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
-from stylegan_ray.images.options import GenerateOptions, numbers, strengths
+from stylegan_ray.images.options import GenerateOptions, check_ranges, numbers, strengths
+from stylegan_ray.images.outputs import check_file, check_folder, check_grid, writing
 from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
 from stylegan_ray.storage import delete_partials, write_file
+
+MOST_FRAMES = 50_000
+"""Frames of one tile of a video, whose w are computed at once."""
 
 
 def generate_images(options: GenerateOptions) -> Iterator[str]:
@@ -80,7 +84,8 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
         yield from _write_stills(gallery, options)
     if options.video:
         cols, rows = options.tiles or (1, 1)
-        write_video(Path(options.video), gallery.walk_frames(options.frames, cols, rows), options.fps)
+        with writing(options.video, "--video"):
+            write_video(Path(options.video), gallery.walk_frames(options.frames, cols, rows), options.fps)
         yield options.video
 
 
@@ -99,12 +104,12 @@ def _edit_name(options: GenerateOptions) -> str:
 
 def _check(options: GenerateOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
-    for name in ("frames", "fps", "batch"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} {getattr(options, name)} must be at least 1")
-    cols, rows = options.tiles or (1, 1)
-    if cols < 1 or rows < 1:
-        raise ConfigError(f"--tiles {cols} {rows}: columns and rows must be at least 1")
+    check_ranges(options)
+    for name in ("grid", "save_w", "video"):
+        if path := getattr(options, name):
+            check_file(path, f"--{name.replace('_', '-')}")
+    if options.outdir:
+        check_folder(options.outdir, "--outdir")
     if options.video:
         check_video_path(Path(options.video))
     if options.directions:
@@ -130,6 +135,10 @@ def _check_number(options: GenerateOptions, num: int) -> None:
     if options.video:
         if num < 2 * cols * rows:
             raise ConfigError(f"--video with {cols}x{rows} tiles needs at least {2 * cols * rows} {named}, not {num}")
+        if num * options.frames > MOST_FRAMES * cols * rows:
+            raise ConfigError(
+                f"--frames {options.frames} between {num} {named} are more than {MOST_FRAMES:,} frames; give fewer"
+            )
     elif options.tiles and options.mix_seeds is None and num > cols * rows:
         raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; {named} names {num}")
 
@@ -147,12 +156,17 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
+    has_grid = bool(options.grid or not options.outdir)
+    if has_grid:
+        cols, rows = options.tiles or (1, 1)
+        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.seeds)
     images = []
     for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:
-            yield _write(Path(options.outdir) / f"{name}.png", image)
-        images.append(image)
-    if options.grid or not options.outdir:
+            yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
+        if has_grid:
+            images.append(image)
+    if has_grid:
         name = "saved_w.png" if options.load_w else f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
         tiles = None if options.video else options.tiles
         yield _write(Path(options.grid or name), image_grid(torch.stack(images), *(tiles or ())))
@@ -178,14 +192,15 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
         for number, image_name in enumerate(gallery.names):
             strip = gallery.edit_grid(styles[number : number + 1], number)
             if options.outdir:
-                yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip)
+                yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip, "--outdir")
             strips.append(strip)
         if options.grid or not options.outdir:
             yield _write(Path(options.grid or f"{name}.png"), torch.cat(strips, dim=1))
     if options.video:
         t = torch.linspace(0, 1, max(options.frames, 2)).tolist()
         there = [values[0] + (values[-1] - values[0]) * x for x in t]
-        write_video(Path(options.video), gallery.edit_frames(edit, [*there, *there[-2:0:-1]]), options.fps)
+        with writing(options.video, "--video"):
+            write_video(Path(options.video), gallery.edit_frames(edit, [*there, *there[-2:0:-1]]), options.fps)
         yield options.video
 
 
@@ -252,9 +267,11 @@ class Gallery:
             yield pil_uint8(image, self.drange).cpu()
 
 
-def _write(path: Path, image: Tensor) -> str:
-    return write_file(path, png(image))
+def _write(path: Path, image: Tensor, option: str = "--grid") -> str:
+    with writing(path, option):
+        return write_file(path, png(image))
 
 
 def _write_w(path: str, ws: Tensor, maps: Sequence[Tensor] | None) -> str:
-    return write_file(path, save_w(ws, maps or ()))
+    with writing(path, "--save-w"):
+        return write_file(path, save_w(ws, maps or ()))

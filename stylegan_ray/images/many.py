@@ -17,7 +17,8 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.images.generate import NoiseMode, Sampler, class_labels
 from stylegan_ray.images.grid import Range, pil_uint8, png
 from stylegan_ray.lease import PREFIX as LEASE
-from stylegan_ray.storage import PART, Storage
+from stylegan_ray.storage import PART, Storage, join_address
+from stylegan_ray.untrusted import JSON_BYTES, parse_json, printable, reading
 
 MANIFEST = "generate.json"
 """What the images of a folder were made with, so that a command that continues makes the same ones."""
@@ -91,7 +92,10 @@ def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
     """
     names = [name for name in storage.names() if not name.startswith(LEASE)]
     if MANIFEST in names:
-        check_recipe(json.loads(storage.read(MANIFEST)), recipe, address)
+        where = join_address(address, MANIFEST)
+        with reading(where, ConfigError, passes=(OSError,)):
+            stored = parse_json(storage.read(MANIFEST, JSON_BYTES), where)
+            check_recipe(stored if isinstance(stored, dict) else {}, recipe, address)
     elif names:
         raise ConfigError(f"--outdir {address} holds files and no {MANIFEST}, such as {names[0]}; give an empty folder")
     else:
@@ -107,8 +111,8 @@ def check_recipe(stored: dict[str, Any], recipe: Recipe, address: str) -> None:
     for key, value in asdict(recipe).items():
         if stored.get(key) != value:
             raise ConfigError(
-                f"--outdir {address} holds images made with {key}={stored.get(key)}, and this command has {value}; "
-                f"give another folder, or the options of {MANIFEST} there"
+                f"--outdir {address} holds images made with {key}={printable(stored.get(key))}, and this command has "
+                f"{value}; give another folder, or the options of {MANIFEST} there"
             )
 
 

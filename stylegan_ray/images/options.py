@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,59 @@ class ConvertOptions:
     """Upload the folder to this private repository of the Hugging Face Hub (needs the extra `hub`)."""
 
 
+RANGE = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+LARGEST = 2**32 - 1
+"""Largest seed, as of numpy's RandomState, which gives z of a seed."""
+MOST_NUMBERS = 100_000
+MOST_STRENGTHS = 1_000
+
+
+def check_ranges(options: GenerateOptions) -> None:
+    """Raises ConfigError for numbers that are out of range."""
+    for name, most in (("frames", 10_000), ("fps", 1_000), ("batch", 1 << 16)):
+        if not 1 <= getattr(options, name) <= most:
+            raise ConfigError(f"--{name} {getattr(options, name)} must be from 1 to {most}")
+    if not math.isfinite(options.trunc):
+        raise ConfigError(f"--trunc {options.trunc} must be a finite number, such as 0.7; 1 is no truncation")
+    if options.cutoff is not None and options.cutoff < 0:
+        raise ConfigError(f"--cutoff {options.cutoff} must be at least 0")
+    cols, rows = options.tiles or (1, 1)
+    if cols < 1 or rows < 1 or cols * rows > MOST_NUMBERS:
+        raise ConfigError(f"--tiles {cols} {rows}: columns and rows must be at least 1, {MOST_NUMBERS:,} tiles at most")
+
+
 def strengths(text: str) -> list[float]:
     """Equally spaced values of FIRST:LAST or FIRST:LAST:COUNT; raises ConfigError for any other text."""
     try:
         first, last, *rest = (float(part) for part in text.split(":"))
         (count,) = (int(part) for part in rest or [7])
     except (ValueError, OverflowError):
-        raise ConfigError(f"--strength {text}: write FIRST:LAST or FIRST:LAST:COUNT, as in -3:3 or -3:3:9") from None
-    if count < 2 or not all(math.isfinite(value) for value in (first, last)):
-        raise ConfigError(f"--strength {text}: both ends must be finite, and COUNT at least 2")
+        raise ConfigError(
+            f"--strength {printable(text)}: write FIRST:LAST or FIRST:LAST:COUNT, as in -3:3 or -3:3:9"
+        ) from None
+    if not 2 <= count <= MOST_STRENGTHS or not all(math.isfinite(value) for value in (first, last)):
+        raise ConfigError(
+            f"--strength {printable(text)}: both ends must be finite, and COUNT from 2 to {MOST_STRENGTHS}"
+        )
     return [first + (last - first) * i / (count - 1) for i in range(count)]
 
 
 def numbers(text: str, option: str) -> list[int]:
     """The numbers in a list of numbers and ranges, as in 0-7,12; raises ConfigError for any other text."""
     found: list[int] = []
-    try:
-        for part in text.replace(" ", "").split(","):
-            first, dash, last = part.partition("-")
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
-        raise ConfigError(f"{option} {text}: write numbers and ranges as in 0-7,12") from None
+    for part in text.replace(" ", "").split(","):
+        match = RANGE.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"{option} {printable(text)}: write numbers from 0 and ranges as in 0-7,12")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > LARGEST:
+            raise ConfigError(f"{option} {printable(text)}: {last} is too large; numbers are at most {LARGEST}")
+        if len(found) + max(last - first + 1, 0) > MOST_NUMBERS:
+            raise ConfigError(
+                f"{option} {printable(text)} names more than {MOST_NUMBERS:,} numbers; give fewer at a time, or "
+                "generate --n NUM, which works in parts"
+            )
+        found += range(first, last + 1)
     if not found:
-        raise ConfigError(f"{option} {text} contains no number; ranges rise, as in 0-7")
+        raise ConfigError(f"{option} {printable(text)} contains no number; ranges rise, as in 0-7")
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from stylegan_ray.interop.hub import CONFIG_JSON, plain
-from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE
+from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE, RUN_FILE_BYTES
 from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.untrusted import parse_json
 
 
 def run_of(network: str) -> str:
@@ -36,7 +36,7 @@ def class_names_of(network: str, num_classes: int) -> list[str]:
 def _json(folder: str, name: str) -> dict[str, Any]:
     """The content of a JSON file; empty where it is absent or no object."""
     try:
-        content = json.loads(Storage.at(folder).read(name))
+        content = parse_json(Storage.at(folder).read(name, RUN_FILE_BYTES), name, RUN_FILE_BYTES)
     except (ValueError, OSError):
         return {}
     return content if isinstance(content, dict) else {}

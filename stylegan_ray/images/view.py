@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 
-from stylegan_ray.config import ConfigError, validated
+from stylegan_ray.config import ConfigError
 from stylegan_ray.images.directions import find_directions
 from stylegan_ray.images.generate import place_on_walk
 from stylegan_ray.images.grid import pil_uint8, png
@@ -19,7 +18,7 @@ from stylegan_ray.images.training_data import class_names_of
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import locate, read_networks
 from stylegan_ray.networks.shapes import images_at_once
-from stylegan_ray.run_folder import COMPLETE, CONFIG, NETWORK_ENDINGS, best_name, find_run
+from stylegan_ray.run_folder import COMPLETE, NETWORK_ENDINGS, best_name, find_run, read_config
 from stylegan_ray.storage import Storage, join_address, one_line, split_address
 
 Prefer = Literal["newest", "best"]
@@ -86,7 +85,7 @@ def find_network(run: str, prefer: Prefer = "newest") -> Found:
 def best_of(run: str) -> str | None:
     """The address of a run's best network, by the first of its metrics that has one; None where there is none."""
     storage = Storage.at(run)
-    names, cfg = storage.names(), validated(yaml.safe_load(storage.read(CONFIG)))
+    names, cfg = storage.names(), read_config(storage)
     best = next((name for name in map(best_name, cfg.metrics.names) if name in names), None)
     return join_address(run, best) if best else None
 

@@ -8,12 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import nvidia, rosinality, tensorflow
-from stylegan_ray.interop.native import Networks, networks_from_bytes, networks_from_checkpoint, run_config
+from stylegan_ray.interop.native import (
+    MOST_LEVELS,
+    Networks,
+    header_size,
+    networks_from_bytes,
+    networks_from_checkpoint,
+    run_config,
+    stated_networks,
+)
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
-from stylegan_ray.interop.unpickler import Record, load_pickle
+from stylegan_ray.interop.sizes import checked_float
+from stylegan_ray.interop.torch_files import is_torch_file
+from stylegan_ray.interop.unpickler import Array, Record, load_pickle
 from stylegan_ray.run_folder import (
     COMPLETE,
     CONFIG,
@@ -23,8 +34,15 @@ from stylegan_ray.run_folder import (
     STATE,
     find_run,
     newest_network,
+    read_complete,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
+from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, printable, reading
+
+MOST_MODULES = 2_000
+"""Modules of a pickled network, at most; StyleGAN2 at 1024 pixels has 80."""
+DEEPEST_MODULE = 16
+MOST_COMPONENTS = 8
 
 
 def load(checkpoint: str, needed: Sequence[str] = ("G_ema",)) -> Networks:
@@ -34,8 +52,9 @@ def load(checkpoint: str, needed: Sequence[str] = ("G_ema",)) -> Networks:
     """
     address = locate(checkpoint)
     try:
-        networks = read_networks(address)
-    except (ValueError, OSError) as error:
+        with reading(address, ConfigError, passes=(FileNotFoundError,)):
+            networks = read_networks(address)
+    except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     found = networks.parts()
     if missing := [part for part in needed if part not in found]:
@@ -89,26 +108,26 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
     address = os.fspath(path).rstrip("/")
     folder, name = split_address(address)
     try:
-        here = Storage.at(address)
-        names = [] if _is_file(address) else here.names()
-        return _from_folder(here, names) if names else _from_bytes(Storage.at(folder).read(name))
+        with reading(address, passes=(FileNotFoundError,)):
+            here = Storage.at(address)
+            names = [] if _is_file(address) else here.names()
+            return _from_folder(here, names) if names else _from_file(Storage.at(folder), name)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no networks at {address}: there is no such file or folder") from None
-    except ValueError as error:
-        raise ValueError(f"{address}: {error}") from error
+        raise FileNotFoundError(f"no networks at {printable(address)}: there is no such file or folder") from None
 
 
 def _from_folder(folder: Storage, names: list[str]) -> Networks:
     """The networks of a checkpoint, or the newest ones of a run."""
     if STATE in names:
         if COMPLETE not in names:
-            raise ValueError("the checkpoint is not complete; use another one of the run, or the run itself")
-        return networks_from_checkpoint(*(folder.read(name) for name in (STATE, CONFIG, COUNTERS)))
+            raise BadFileError("the checkpoint is not complete; use another one of the run, or the run itself")
+        contents = read_complete(folder)
+        return networks_from_checkpoint(*(contents[name] for name in (STATE, CONFIG, COUNTERS)))
     newest = PUBLISHED if PUBLISHED in names else newest_network(folder)
     if newest is None:
-        raise ValueError("the folder holds no network file and no complete checkpoint")
+        raise BadFileError("the folder holds no network file and no complete checkpoint")
     if newest.endswith(NETWORK_ENDINGS):
-        return _from_bytes(folder.read(newest))
+        return _from_file(folder, newest)
     return _from_folder(folder.folder(newest), folder.names(newest))
 
 
@@ -125,18 +144,29 @@ def _holds(address: str, name: str) -> bool:
         return False
 
 
-def _from_bytes(content: bytes) -> Networks:
-    """The networks of a file; its content decides which reader is used, not its name."""
-    if content[8:9] == b"{":  # safetensors: the length of its header, then the header
+def _from_file(folder: Storage, name: str) -> Networks:
+    """The networks of a file; its content decides which reader is used, not its name.
+
+    What the file begins with is read first, so that a large one that cannot hold networks is not read at all.
+    """
+    with folder.open(name) as file:
+        head = file.read(4096)
+        size = folder.size(name)
+        is_torch, is_pickle = is_torch_file(head), head[:1] == b"\x80"
+        if head[8:9] == b"{":  # safetensors: the length of its header, then the header
+            length = header_size(head, size)
+            stated_networks(head[:length] + file.read(max(length - len(head), 0)))
+        elif not is_torch and not is_pickle:
+            raise BadFileError(describe_other_file(head))
+    content = folder.read(name, NETWORK_BYTES)
+    if not is_torch and not is_pickle:
         return networks_from_bytes(content)
-    if rosinality.is_torch_file(content):
+    if is_torch:
         return rosinality.read(content)
-    if content[:1] != b"\x80":
-        raise ValueError(describe_other_file(content))
     try:
         return _from_pickle(load_pickle(content))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"the networks in the pickle are incomplete: {error!r}") from error
+        raise BadFileError(f"the networks in the pickle are incomplete: {printable(error)}") from error
 
 
 def _from_pickle(found: Any) -> Networks:
@@ -144,7 +174,7 @@ def _from_pickle(found: Any) -> Networks:
         return _from_tensorflow(*found)
     if isinstance(found, Mapping) and all(isinstance(found.get(part), Record) for part in ("G", "D", "G_ema")):
         return _from_ada(found)
-    raise ValueError("the pickle holds no networks of StyleGAN, StyleGAN2 or StyleGAN2-ADA")
+    raise BadFileError("the pickle holds no networks of StyleGAN, StyleGAN2 or StyleGAN2-ADA")
 
 
 def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
@@ -155,15 +185,31 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
         parts.append(tensorflow.network_from_tf(func, kwargs, variables))
         models.append(tensorflow.model_config(func, kwargs))
     cfg, D_model = run_config(models[1], models[0])
-    return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=float(variables["lod"]))
+    lod = checked_float(variables["lod"], "lod", 0, MOST_LEVELS)
+    return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=lod)
 
 
-def _variables(record: Record) -> dict[str, Any]:
+def _variables(record: Record, depth: int = 4) -> dict[str, Any]:
     """Variables of a network and its components under their full names."""
-    variables = {name: np.asarray(value) for name, value in record.state["variables"]}
-    for key, component in record.state.get("components", {}).items():
-        variables |= {f"G_{key}/{name}": value for name, value in _variables(component).items()}
+    components = record.state.get("components", {})
+    if depth == 0 or len(components) > MOST_COMPONENTS:
+        raise BadFileError(f"the networks in the pickle have more than {MOST_COMPONENTS} components, or too deep ones")
+    variables = {_word(name): _array(name, value) for name, value in record.state["variables"]}
+    for key, component in components.items():
+        variables |= {f"G_{key}/{name}": value for name, value in _variables(component, depth - 1).items()}
     return variables
+
+
+def _word(name: Any) -> str:
+    if not isinstance(name, str):
+        raise BadFileError(f"the networks in the pickle have a variable named {printable(name, 40)}")
+    return name
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, Array):
+        raise BadFileError(f"variable {printable(name, 60)} is no array of numbers")
+    return value.value
 
 
 def _from_ada(found: Mapping[str, Any]) -> Networks:
@@ -180,17 +226,31 @@ def _from_ada(found: Mapping[str, Any]) -> Networks:
     cfg, D_model = run_config(models["G"], models["D"])
     pipe = found.get("augment_pipe")
     p = dict(_tensors(pipe)).get("p") if isinstance(pipe, Record) else None
-    return Networks(**parts, config=cfg, D_model=D_model, augment_p=None if p is None else float(p))
+    p = None if p is None else checked_float(p, "augment_pipe.p", 0, 1)
+    return Networks(**parts, config=cfg, D_model=D_model, augment_p=p)
 
 
-def _tensors(module: Record, prefix: str = "") -> Any:
-    """Names and tensors of a pickled module, as its state_dict would list them."""
+def _tensors(module: Record) -> list[tuple[str, Any]]:
+    """Names and tensors of a pickled module, as its state_dict would list them; raises BadFileError for too many."""
+    return list(_walk(module, "", [0], 0))
+
+
+def _walk(module: Any, prefix: str, count: list[int], depth: int) -> Any:
+    count[0] += 1
+    if not isinstance(module, Record) or count[0] > MOST_MODULES or depth > DEEPEST_MODULE:
+        raise BadFileError(
+            f"the networks in the pickle have more than {MOST_MODULES} modules, nest them more than {DEEPEST_MODULE} "
+            "deep, or have something else among them"
+        )
     state = module.state
     passing = state.get("_non_persistent_buffers_set", ())
     for group in ("_parameters", "_buffers"):
         for name, tensor in state[group].items():
-            if tensor is not None and name not in passing:
-                yield prefix + name, tensor
+            if tensor is None or name in passing:
+                continue
+            if not isinstance(tensor, Tensor):
+                raise BadFileError(f"{printable(prefix + str(name), 60)} is no tensor")
+            yield f"{prefix}{name}", tensor
     for name, part in state["_modules"].items():
         if part is not None:
-            yield from _tensors(part, f"{prefix}{name}.")
+            yield from _walk(part, f"{prefix}{name}.", count, depth + 1)

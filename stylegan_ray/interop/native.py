@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
 from stylegan_ray.config import FORMAT_VERSION, ModelConfig, RunConfig, validated
+from stylegan_ray.interop.sizes import (
+    LARGEST_CLOCK,
+    DataShape,
+    checked_float,
+    checked_int,
+    data_shape,
+    require_numbers,
+    require_shapes,
+    stated_shapes,
+)
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.run_folder import CONFIG, COUNTERS, HEADER_BYTES, STATE
+from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, check_size, parse_json, parse_yaml, printable
 
 PARTS = ("G", "D", "G_ema")
 D_KEYS = frozenset({"D_architecture", "D_mapping_layers", "cmap_dim", "mbstd_group_size", "mbstd_num_features"})
 """Keys of `model` that only D reads."""
+
+READ_AS_JSON = (
+    "config", "D_model", "resolution", "num_channels", "label_size", "format_version", "cur_nimg", "lod", "augment_p",
+)  # fmt: skip
+"""Entries of the metadata; `parts` is words."""
+FLOATING = ("F16", "BF16", "F32", "F64")
+"""Types of numbers that networks have, by their names in a header."""
+MOST_LEVELS = 20
+"""Levels of a network, at most."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ def save_network(
     }
     like = next(iter(given.values()))
     metadata = {
-        "config": json.dumps(cfg.model_dump(mode="json")),
+        "config": json.dumps(cfg.of_network()),
         "cur_nimg": str(cur_nimg),
         "resolution": json.dumps(list(like.resolution)),
         "num_channels": str(like.num_channels),
@@ -75,62 +96,140 @@ def save_network(
     return safetensors.torch.save(tensors, metadata)
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What the header of a network file states, checked against itself: its tensors are those of its configuration."""
+
+    config: RunConfig
+    D_model: ModelConfig | None
+    shape: DataShape
+    parts: tuple[str, ...]
+    cur_nimg: int
+    lod: float
+    augment_p: float | None
+
+
+def header_size(head: bytes, size: int) -> int:
+    """Bytes of the header of a network file, with the eight that state its length; raises BadFileError."""
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or length > size - 8:
+        raise BadFileError(f"not a complete safetensors file: its header does not fit into it; {COPY_AGAIN}")
+    check_size(length, HEADER_BYTES, "its header")
+    return 8 + length
+
+
+def stated_networks(header: bytes) -> Stated:
+    """Reads the header of a file of `save_network` (with its length); raises BadFileError where it cannot be one."""
+    content = parse_json(header[8:], "its header", HEADER_BYTES)
+    metadata = content.pop("__metadata__", {}) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(metadata, dict):
+        raise BadFileError(f"not a complete safetensors file: its header is no object; {COPY_AGAIN}")
+    if missing := [key for key in ("config", "resolution", "num_channels", "label_size") if key not in metadata]:
+        raise BadFileError(f"not a network file of stylegan_ray: its metadata lacks {', '.join(missing)}")
+    values = {key: parse_json(str(metadata[key]).encode(), f"its {key}") for key in READ_AS_JSON if key in metadata}
+    if values.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+        raise BadFileError(
+            f"file format {printable(values['format_version'], 20)} is newer than {FORMAT_VERSION}; update stylegan_ray"
+        )
+    cfg = validated(_section(values["config"], "config"))
+    D_model = validated({"model": _section(values["D_model"], "D_model")}).model if "D_model" in values else None
+    parts = tuple(str(metadata.get("parts", " ".join(PARTS))).split())
+    if not parts or len(set(parts)) != len(parts) or not set(parts) <= set(PARTS):
+        raise BadFileError(f"its metadata names the networks {printable(parts)}; they must be among {', '.join(PARTS)}")
+    shape = data_shape(values["resolution"], values["num_channels"], values["label_size"])
+    _require_tensors({name: _stated_shape(name, entry) for name, entry in content.items()}, cfg, D_model, shape, parts)
+    return Stated(
+        cfg, D_model, shape, parts, checked_int(values.get("cur_nimg", 0), "cur_nimg", 0, LARGEST_CLOCK),
+        checked_float(values.get("lod", 0.0), "lod", 0, MOST_LEVELS),
+        checked_float(values["augment_p"], "augment_p", 0, 1) if "augment_p" in values else None,
+    )  # fmt: skip
+
+
 def networks_from_bytes(content: bytes) -> Networks:
-    """Reads a file of `save_network`; raises ValueError where it is damaged, foreign or newer than this version."""
+    """Reads a file of `save_network`; raises BadFileError where it is damaged, foreign or newer than this version."""
+    stated = stated_networks(content[: header_size(content[:8], len(content))])
     try:
         tensors = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"not a complete safetensors file: {error}; copy or download it again") from error
-    missing = [key for key in ("config", "resolution", "num_channels", "label_size") if key not in metadata]
-    if missing:
-        raise ValueError(f"not a network file of stylegan_ray: its metadata lacks {', '.join(missing)}")
-    if int(metadata.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
-        raise ValueError(
-            f"file format {metadata['format_version']} is newer than {FORMAT_VERSION}; update stylegan_ray"
-        )
-    D_model = validated({"model": json.loads(metadata["D_model"])}).model if "D_model" in metadata else None
-    shape = json.loads(metadata["resolution"]), int(metadata["num_channels"]), int(metadata["label_size"])
-    cfg = validated(json.loads(metadata["config"]))
-    parts = metadata.get("parts", " ".join(PARTS)).split()
-    if not parts or not set(parts) <= set(PARTS):
-        raise ValueError(f"its metadata names the networks {parts}; they must be among {', '.join(PARTS)}")
-    networks = _build(tensors, cfg, D_model, shape, int(metadata.get("cur_nimg", 0)), parts)
-    p = metadata.get("augment_p")
-    return replace(networks, lod=float(metadata.get("lod", 0.0)), augment_p=None if p is None else float(p))
+    except safetensors.SafetensorError as error:
+        raise BadFileError(f"not a complete safetensors file: {printable(error)}; {COPY_AGAIN}") from error
+    networks = _build(tensors, stated.config, stated.D_model, stated.shape, stated.cur_nimg, stated.parts)
+    return replace(networks, lod=stated.lod, augment_p=stated.augment_p)
 
 
 def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) -> Networks:
-    """The networks of a training checkpoint, from the contents of its three files."""
-    tensors = safetensors.torch.load(state)
-    cfg = validated(yaml.safe_load(config_yaml))
+    """The networks of a training checkpoint, from the contents of its three files; raises BadFileError."""
+    cfg = validated(_section(parse_yaml(config_yaml, CONFIG), CONFIG))
+    values = _section(parse_json(counters, COUNTERS), COUNTERS)
+    try:
+        tensors = safetensors.torch.load(state)
+    except safetensors.SafetensorError as error:
+        raise BadFileError(f"{STATE} is not a complete safetensors file: {printable(error)}; {COPY_AGAIN}") from error
     G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
-    values = json.loads(counters)
-    networks = _build(tensors, cfg, None, _shape_of(G), int(values["cur_nimg"]))
+    shape = data_shape(*_shape_of(G))
+    networks_only = {name: value for name, value in tensors.items() if name.partition(".")[0] in PARTS}
+    _require_tensors({name: tuple(value.shape) for name, value in networks_only.items()}, cfg, None, shape, PARTS)
+    networks = _build(
+        networks_only, cfg, None, shape, checked_int(values.get("cur_nimg"), "cur_nimg", 0, LARGEST_CLOCK)
+    )
     p = values.get("augment_p") if cfg.augment.mode == "ada" else None
-    return replace(networks, lod=max(float(values.get("prev_lod", 0.0)), 0.0), augment_p=p)
+    lod = checked_float(values.get("prev_lod", 0.0), "prev_lod", -1, MOST_LEVELS)
+    return replace(networks, lod=max(lod, 0.0), augment_p=None if p is None else checked_float(p, "augment_p", 0, 1))
+
+
+def _section(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadFileError(f"its {name} is no mapping of keys; {COPY_AGAIN}")
+    return value
+
+
+def _stated_shape(name: str, entry: Any) -> tuple[int, ...]:
+    """The shape of a tensor in a header; its type and place are checked by the library that reads it."""
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape):
+        raise BadFileError(f"not a complete safetensors file: tensor {printable(name, 60)} has no shape; {COPY_AGAIN}")
+    if entry.get("dtype") not in FLOATING:
+        raise BadFileError(
+            f"tensor {printable(name, 60)} holds {printable(entry.get('dtype'), 20)}, not floating-point numbers"
+        )
+    return tuple(shape)
+
+
+def _require_tensors(
+    found: Mapping[str, tuple[int, ...]],
+    cfg: RunConfig,
+    D_model: ModelConfig | None,
+    shape: DataShape,
+    parts: Sequence[str],
+) -> None:
+    """Raises BadFileError where the tensors of a file are not exactly those of its networks."""
+    if unknown := [name for name in found if name.partition(".")[0] not in parts]:
+        raise BadFileError(f"tensors of no network in the file: {', '.join(printable(n, 60) for n in unknown[:4])}")
+    for part in parts:
+        expected = stated_shapes(*_plan(part, cfg, D_model), shape)
+        require_shapes(
+            expected, {n.partition(".")[2]: s for n, s in found.items() if n.partition(".")[0] == part}, part
+        )
+
+
+def _plan(part: str, cfg: RunConfig, D_model: ModelConfig | None) -> tuple[Any, ModelConfig]:
+    """The builder of a network and the `model` section that it reads."""
+    return (build_discriminator, D_model or cfg.model) if part == "D" else (build_generator, cfg.model)
 
 
 def _build(
     tensors: Mapping[str, Tensor],
     cfg: RunConfig,
     D_model: ModelConfig | None,
-    shape: tuple,
+    shape: DataShape,
     cur_nimg: int,
     parts: Sequence[str] = PARTS,
 ) -> Networks:
+    """The networks of tensors whose names and shapes are checked."""
     networks: dict[str, Any] = dict.fromkeys(PARTS)
     for part in parts:
-        model = (D_model or cfg.model) if part == "D" else cfg.model
-        build = build_discriminator if part == "D" else build_generator
-        with torch.device("meta"):  # compared first, so that a wrong configuration fails at once
-            expected = {name: tuple(value.shape) for name, value in build(model, *shape).state_dict().items()}
+        build, model = _plan(part, cfg, D_model)
         state = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
-        found = {name: tuple(value.shape) for name, value in state.items()}
-        if found != expected:
-            wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-            what = ", ".join(f"{n} {found.get(n, 'missing')} for {expected.get(n, 'none')}" for n in wrong[:4])
-            raise ValueError(f"{len(wrong)} tensors of {part} do not fit the configuration in the file: {what}")
+        require_numbers(state, part)
         with torch.random.fork_rng(devices=[]):
             network = build(model, *shape)
         network.to(next(iter(state.values())).dtype).load_state_dict(state)
@@ -140,7 +239,9 @@ def _build(
 
 def _shape_of(G: Mapping[str, Tensor]) -> tuple[tuple[int, int], int, int]:
     """Resolution, channels and label size of a generator, from the shapes of its tensors."""
-    levels = sorted({int(name.split(".")[1][1:]) for name in G if name.startswith("synthesis.b")})
+    levels = sorted({int(match[1]) for name in G if (match := re.match(r"synthesis\.b(\d{1,9})\.", name))})
+    if not levels or len(levels) > MOST_LEVELS or f"synthesis.b{levels[-1]}.torgb.weight" not in G:
+        raise BadFileError(f"{STATE} holds no generator; {COPY_AGAIN}")
     first, last = f"synthesis.b{levels[0]}", f"synthesis.b{levels[-1]}"
     start = [value.shape[2:] for name, value in G.items() if name.startswith(first) and name.endswith("constant")]
     height, width = start[0] if start else (levels[0], levels[0])

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.config import ModelConfig, validated
+from stylegan_ray.interop.sizes import checked_int, data_shape, require_numbers
 from stylegan_ray.interop.unpickler import Record
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.untrusted import BadFileError, printable
+
+MOST_NAMED = 8
+"""Tensors and arguments that a message names at most."""
+MOST_ARGUMENTS = 200
+"""Keyword arguments of a network, nested ones included."""
 
 KEYS = {
     "G": {
@@ -61,9 +68,13 @@ def network_from_ada(part: str, init_kwargs: Mapping[str, Any], state_dict: Mapp
     """The Generator (part G) or Discriminator (part D) of the port, built with these arguments, with this state."""
     cfg = model_config(part, init_kwargs)
     build = build_generator if part == "G" else build_discriminator
+    shape = data_shape(*(init_kwargs.get(key) for key in ("img_resolution", "img_channels", "c_dim")))
+    with torch.device("meta"):
+        like = build(cfg, *shape)
+    fitting = fitting_state(like, state_dict)  # compared first, so that a file cannot ask for more memory than it has
     with torch.random.fork_rng(devices=[]):
-        network = build(cfg, init_kwargs["img_resolution"], init_kwargs["img_channels"], init_kwargs["c_dim"])
-    load_state(network, state_dict)
+        network = build(cfg, *shape)
+    network.load_state_dict(fitting)
     return network.eval()
 
 
@@ -74,10 +85,11 @@ def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
     flat, keys = _flat(init_kwargs), KEYS[part]
     unknown = [key for key in flat if key not in keys and key not in ELSEWHERE]
     if unknown:
-        raise ValueError(f"StyleGAN2-ADA {part} has keyword arguments that are not known here: {', '.join(unknown)}")
+        raise ValueError(f"StyleGAN2-ADA {part} has keyword arguments that are not known here: {_listed(unknown)}")
     values: dict[str, Any] = {"label_mode": "separate"}
     values |= {keys[key]: value for key, value in flat.items() if key in keys}
-    values["fmap_base"] = flat.get("synthesis_kwargs.channel_base" if part == "G" else "channel_base", 32768) // 2
+    base = flat.get("synthesis_kwargs.channel_base" if part == "G" else "channel_base", 32768)
+    values["fmap_base"] = checked_int(base, "channel_base", 2, 1 << 26) // 2
     if part == "G":
         values["mapping_fmaps"] = values.get("mapping_fmaps") or init_kwargs["w_dim"]
     if values.get("mbstd_num_features") == 0:  # our word for no such layer
@@ -121,20 +133,30 @@ def _attributes(module: Record, *path: str) -> Mapping[str, Any]:
     return module.state
 
 
-def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Fills a network from the port's state; all of its tensors must be given, and only filters besides."""
+def fitting_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The port's state under our names and shapes; raises ValueError where it is not exactly that of the network."""
     theirs = {_our_name(name): tensor for name, tensor in state_dict.items() if not name.endswith("resample_filter")}
     state = network.state_dict()
     missing, extra = [name for name in state if name not in theirs], [name for name in theirs if name not in state]
     if missing or extra:
-        raise ValueError(f"state does not fit: missing {missing or 'none'}, not used {extra or 'none'}")
+        raise BadFileError(f"state does not fit: missing {_listed(missing)}, not used {_listed(extra)}")
+    fitting = {}
     for name, tensor in state.items():
         value = torch.as_tensor(theirs[name])
-        if name.endswith(("constant", "noise_const")):  # stored without the leading axes
+        squeezed = name.endswith(("constant", "noise_const")) and value.numel() == tensor.numel()
+        if squeezed:  # stored without the leading axes
             value = value.reshape(tensor.shape)
         if value.shape != tensor.shape:
-            raise ValueError(f"{name} is {tuple(value.shape)} in the file, but {tuple(tensor.shape)} here")
-        tensor.copy_(value)
+            raise BadFileError(f"{name} is {tuple(value.shape)} in the file, but {tuple(tensor.shape)} here")
+        fitting[name] = value
+    require_numbers(fitting)
+    return fitting
+
+
+def _listed(names: list[str]) -> str:
+    """Some of the names, for a message."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(printable(name, 60) for name in names[:MOST_NAMED])}{more}" if names else "none"
 
 
 def _our_name(name: str) -> str:
@@ -142,14 +164,20 @@ def _our_name(name: str) -> str:
     return {"mapping.w_avg": "w_avg"}.get(name, re.sub(r"\.const$", ".constant", name))
 
 
-def _flat(kwargs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(kwargs: Mapping[str, Any], prefix: str = "", depth: int = 4) -> dict[str, Any]:
     """Nested keyword arguments with dotted names; those that are None have their default and are left out."""
+    if not isinstance(kwargs, Mapping) or len(kwargs) > MOST_ARGUMENTS or depth == 0:
+        raise BadFileError("the keyword arguments of its networks are too many or nested too deeply")
     flat: dict[str, Any] = {}
     for key, value in kwargs.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.", depth - 1)
         elif key == "resample_filter":
-            flat[prefix + key] = (1.0,) if value is None else value  # none: insert zeros and keep samples unfiltered
+            flat[f"{prefix}{key}"] = (
+                (1.0,) if value is None else value
+            )  # none: insert zeros and keep samples unfiltered
         elif value is not None or key == "mbstd_group_size":
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
+        if len(flat) > MOST_ARGUMENTS:
+            raise BadFileError("the keyword arguments of its networks are too many")
     return flat

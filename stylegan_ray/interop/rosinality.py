@@ -6,10 +6,8 @@ Our parameters hold the same numbers; names and leading axes differ, and FIR fil
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,20 +24,23 @@ from stylegan_ray.interop.requirements import (
     require_square,
     require_values,
 )
+from stylegan_ray.interop.sizes import data_shape, require_numbers, require_shapes
+from stylegan_ray.interop.torch_files import read_torch_file
 from stylegan_ray.networks import Generator, build_discriminator, build_generator
 from stylegan_ray.rng import stream, stream_key
+from stylegan_ray.untrusted import BadFileError, printable
 
 FORMAT = "a .pt file in rosinality's layout"
 KEYS = {"G": "g", "D": "d", "G_ema": "g_ema"}
 """Our names of the networks and the keys of the file."""
-LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
-"""The number with which torch.save began files before version 1.6."""
 G_VALUES = {
     "family": "stylegan2", "G_architecture": "skip", "nonlinearity": "lrelu", "mapping_nonlinearity": "lrelu",
     "mapping_lrmul": 0.01, "normalize_latents": True, "use_noise": True,
 }  # fmt: skip
 D_VALUES = {"family": "stylegan2", "D_architecture": "resnet", "nonlinearity": "lrelu"}
 """Keys of `model` that the file does not hold, with the values that its readers assume."""
+LARGEST_FILTER = 32
+"""Taps of a FIR filter, at most."""
 NUM_LATENTS = 10_000
 """Latents whose mean w is the centre of truncation of a file without latent_avg (StyleGAN2 paper, appendix D)."""
 NAME = re.compile(
@@ -51,17 +52,12 @@ PLAIN, LED, BROAD = (0, 0), (1, 0), (1, 2)
 """Axes of length one that a tensor of the file has before and after ours."""
 
 
-def is_torch_file(content: bytes) -> bool:
-    """Whether a file was written by torch.save: a zip archive, or its older format."""
-    return content[:4] == b"PK\x03\x04" or content[2 : 2 + len(LEGACY)] == LEGACY
-
-
 def read(content: bytes) -> Networks:
     """The networks of a file; nothing in it is executed. Raises ValueError for a file that holds none."""
     found = _load(content)
     states = {part: _state(found[key], key) for part, key in KEYS.items() if key in found}
     if not states:
-        keys = ", ".join(sorted(map(str, found))[:8])
+        keys = ", ".join(printable(key, 40) for key in sorted(map(str, found))[:8])
         raise ValueError(
             f"no networks in rosinality's layout: expected the keys g, d and g_ema (one at least), found {keys}"
         )
@@ -91,64 +87,34 @@ def write(networks: Networks) -> Written:
 
 
 def _load(content: bytes) -> Mapping[str, Any]:
-    """The dictionary of the file, read by torch's restricted unpickler."""
-    if content[:2] == b"PK":
-        _refuse_compressed(content)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of its training, plain values
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can fail anywhere in the unpickler
-        raise ValueError(
-            f"the file of torch.save cannot be read as plain tensors, and nothing of it was executed; it may be "
-            f"incomplete: download it again ({str(error).splitlines()[0][:200]})"
-        ) from error
+    """The dictionary of the file, whose tensors are views of its storages."""
+    found = read_torch_file(content)
     if not isinstance(found, Mapping):
-        raise ValueError(f"expected a dictionary with the keys g, d and g_ema, found {type(found).__name__}")
+        raise BadFileError(f"expected a dictionary with the keys g, d and g_ema, found {type(found).__name__}")
     return found
 
 
-def _refuse_compressed(content: bytes) -> None:
-    """Raises ValueError for an archive that torch.save did not write: its entries are never compressed."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise ValueError(
-            f"the file begins like one of torch.save, but is incomplete or damaged ({error}); download or copy it again"
-        ) from error
-    if any(e.filename.endswith("/models/model.json") for e in entries):
-        raise ValueError("found a program of torch.export, which holds no networks; use the file it was made from")
-    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(content):
-        raise ValueError("a compressed archive, which torch.save does not write; expected a .pt file of networks")
-
-
 def _state(found: Any, key: str) -> dict[str, Tensor]:
-    """The tensors of a network without its filters; raises ValueError where they are not plain, finite numbers."""
+    """The tensors of a network; raises ValueError where they are no tensors, or not of rosinality's networks."""
     if not isinstance(found, Mapping):
-        raise ValueError(f"{key} must be a state_dict, not {type(found).__name__}")
+        raise BadFileError(f"{key} must be a state_dict, not {type(found).__name__}")
     for name, value in found.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
-            raise ValueError(f"{key}: {name!r} must be a tensor of floating-point numbers")
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{key}: {name!r} has more elements than its storage holds")
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{key}: {name!r} holds NaN or infinite values")
-    if unknown := [name for name in found if not NAME.fullmatch(str(name))]:
-        raise ValueError(f"{key}: tensors that rosinality's networks do not have: {', '.join(map(str, unknown[:4]))}")
+        if not isinstance(value, Tensor):
+            raise BadFileError(f"{key}: {printable(name, 60)!r} must be a tensor of floating-point numbers")
+    if unknown := [printable(name, 60) for name in found if not NAME.fullmatch(str(name))]:
+        raise BadFileError(f"{key}: tensors that rosinality's networks do not have: {', '.join(unknown[:4])}")
     return dict(found)
 
 
 def _network(part: str, state: Mapping[str, Tensor], model: ModelConfig) -> nn.Module:
     build = build_discriminator if part == "D" else build_generator
-    shape = (_resolution(state), _num_channels(part, state), 0)
+    shape = data_shape(_resolution(state), _num_channels(part, state), 0)
     with torch.device("meta"):  # compared first, so that a file cannot ask for more memory than it has
         like = build(model, *shape)
     expected = {theirs: _with_axes(like.state_dict()[ours].shape, axes) for ours, theirs, axes in _names(like)}
     found = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("kernel")}
-    if expected != found:
-        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        what = ", ".join(f"{n} {found.get(n, 'missing')} for {expected.get(n, 'none')}" for n in wrong[:4])
-        raise ValueError(f"{len(wrong)} tensors of {KEYS[part]} do not fit together: {what}")
+    require_shapes(expected, found, KEYS[part])
+    require_numbers(state, KEYS[part])
     with torch.random.fork_rng(devices=[]):
         network = build(model, *shape).to(next(iter(state.values())).dtype)
     ours = network.state_dict()
@@ -265,7 +231,7 @@ class _Shapes:
         self.state, self.key = state, key
 
     def __call__(self, name: str, axis: int) -> int:
-        if name not in self.state or self.state[name].ndim <= axis:
+        if name not in self.state or self.state[name].ndim <= axis or not self.state[name].numel():
             raise ValueError(f"{self.key} has no tensor {name} as rosinality's networks have; the file is not complete")
         return self.state[name].shape[axis]
 
@@ -301,9 +267,12 @@ def _width_keys(widths: Sequence[int], dense: int | None, key: str) -> dict[str,
 
 def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
     """The FIR filter in a state; raises ValueError for filters that differ or are no outer product."""
-    kernels = [value.double() for name, value in state.items() if name.endswith("kernel")]
-    if not kernels:
+    stored = [value for name, value in state.items() if name.endswith("kernel")]
+    if not stored:
         return (1.0, 3.0, 3.0, 1.0)
+    if any(value.ndim != 2 or not 0 < value.numel() <= LARGEST_FILTER**2 for value in stored):
+        raise BadFileError(f"its FIR filters (*.kernel) are not of 1 to {LARGEST_FILTER} taps in both directions")
+    kernels = [value.double() for value in stored]
     scaled = [kernel / kernel.sum() for kernel in kernels]
     taps = scaled[0].sum(dim=0)
     if any(k.shape != scaled[0].shape or not torch.allclose(k, torch.outer(taps, taps), atol=1e-6) for k in scaled):
@@ -319,7 +288,8 @@ def _w_avg(latent_avg: Any, G: Generator) -> Tensor:
         z = stream(stream_key(0, 0, "w_avg"), 0).standard_normal((NUM_LATENTS, G.z_dim), dtype=np.float32)
         with torch.no_grad():
             return G.mapping(torch.from_numpy(z).to(G.w_avg.dtype)).mean(dim=0)
-    if not isinstance(latent_avg, Tensor) or latent_avg.numel() != G.w_dim or not torch.isfinite(latent_avg).all():
+    is_w = isinstance(latent_avg, Tensor) and latent_avg.numel() == G.w_dim and latent_avg.is_floating_point()
+    if not is_w or not torch.isfinite(latent_avg).all():
         raise ValueError(f"latent_avg must be a tensor of {G.w_dim} finite numbers, one w")
     return latent_avg.reshape(G.w_dim)
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from stylegan_ray.config import ModelConfig, validated
+from stylegan_ray.interop.sizes import checked_int, data_shape, require_numbers
 from stylegan_ray.networks import (
     Discriminator,
     Generator,
@@ -27,6 +28,10 @@ from stylegan_ray.networks import (
     build_synthesis,
 )
 from stylegan_ray.networks.stylegan1 import Style1Block, Style1Epilogue
+from stylegan_ray.untrusted import BadFileError, printable
+
+MOST_NAMED = 8
+"""Variables and arguments that a message names at most."""
 
 
 class Layout(NamedTuple):
@@ -109,9 +114,14 @@ def network_from_tf(func: str, build_kwargs: Mapping[str, Any], variables: Mappi
     A Generator for G_main, else the Mapping, Synthesis or Discriminator. Evaluations are ours: no truncation
     unless asked for (`truncation` gives what the original does).
     """
+    with torch.device("meta"):
+        like = build(func, build_kwargs)
+    arrays = fitting_arrays(like, variables)  # compared first, so that a file cannot ask for more memory than it has
     with torch.random.fork_rng(devices=[]):
         network = build(func, build_kwargs)
-    load_variables(network, variables)
+    state = network.state_dict()
+    for name, array in arrays.items():
+        state[name].copy_(torch.tensor(array))
     return network.eval()
 
 
@@ -120,7 +130,7 @@ def model_config(func: str, build_kwargs: Mapping[str, Any]) -> ModelConfig:
     values: dict[str, Any] = {"family": _family(func, build_kwargs)}
     unknown = [key for key in build_kwargs if key not in KEYS and key not in ELSEWHERE and key != "architecture"]
     if unknown:
-        raise ValueError(f"{func} has keyword arguments that are not known here: {', '.join(unknown)}")
+        raise BadFileError(f"{func} has keyword arguments that are not known here: {_listed(unknown)}")
     values |= {KEYS[key]: value for key, value in build_kwargs.items() if key in KEYS}
     if isinstance(values.get("fused_scale"), bool):
         values["fused_scale"] = "on" if values["fused_scale"] else "off"
@@ -154,7 +164,9 @@ def full_name(func: str) -> str:
     """A function name with its module, for the functions that build whole networks (pickles lack the module)."""
     names = [name for name in FAMILIES if name.endswith(f".{func}")]
     if not names:
-        raise ValueError(f"network function {func!r} is not known here; known are {', '.join(FAMILIES)}")
+        raise BadFileError(
+            f"network function {printable(func, 60)!r} is not known here; known are {', '.join(FAMILIES)}"
+        )
     return names[0]
 
 
@@ -171,20 +183,31 @@ def truncation(func: str, run_kwargs: Mapping[str, Any]) -> tuple[float, int | N
     return psi, cutoff
 
 
-def load_variables(network: nn.Module, variables: Mapping[str, ArrayLike]) -> None:
-    """Fills a network from variables under the original's names; exactly its variables must be given."""
+def fitting_arrays(network: nn.Module, variables: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
+    """Variables under our names and in our layouts; raises ValueError where they are not exactly those of a network."""
     state = network.state_dict()
     rows = list(tf_names(network))
-    missing = [theirs for _, theirs, _ in rows if theirs not in variables]
-    extra = [name for name in variables if name not in {theirs for _, theirs, _ in rows} and not name.endswith("lod")]
+    known = {theirs for _, theirs, _ in rows}
+    missing = [theirs for theirs in known if theirs not in variables]
+    extra = [name for name in variables if name not in known and not str(name).endswith("lod")]
     if missing or extra:
-        raise ValueError(f"variables do not fit: missing {missing or 'none'}, not used {extra or 'none'}")
+        raise BadFileError(f"variables do not fit: missing {_listed(missing)}, not used {_listed(extra)}")
+    fitting = {}
     for ours, theirs, layout in rows:
         array, shape = np.asarray(variables[theirs]), tuple(state[ours].shape)
         array = layout.ours(array) if array.ndim == len(shape) else array
         if array.shape != shape:
-            raise ValueError(f"variable {theirs} becomes {array.shape}, but {ours} is {shape}")
-        state[ours].copy_(torch.tensor(array + np.asarray(layout.offset, array.dtype)))
+            raise BadFileError(f"variable {theirs} becomes {array.shape}, but {ours} is {shape}")
+        require_numbers({theirs: array})
+        fitting[ours] = array + np.asarray(layout.offset, array.dtype)
+    return fitting
+
+
+def _listed(names: list[str]) -> str:
+    """Some of the names, for a message."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    shown = ", ".join(repr(printable(name, 60)) for name in sorted(map(str, names))[:MOST_NAMED])
+    return f"{shown}{more}" if names else "none"
 
 
 def tf_variables(network: nn.Module) -> dict[str, NDArray]:
@@ -221,10 +244,12 @@ def tf_names(network: nn.Module) -> Iterator[tuple[str, str, Layout]]:
 def build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
     """A new network like the one that `func` builds from these arguments."""
     cfg, kwargs = model_config(func, build_kwargs), build_kwargs
-    resolution, num_channels = kwargs.get("resolution", 1024), kwargs.get("num_channels", 3)
-    label_size = kwargs.get("label_size", 0)
+    resolution, num_channels, label_size = data_shape(
+        kwargs.get("resolution", 1024), kwargs.get("num_channels", 3), kwargs.get("label_size", 0)
+    )
     if _name(func) == "G_mapping":
-        return build_mapping(cfg, label_size, kwargs.get("dlatent_broadcast"))
+        num_ws = kwargs.get("dlatent_broadcast")
+        return build_mapping(cfg, label_size, num_ws if num_ws is None else checked_int(num_ws, "num_ws", 1, 64))
     if _name(func).startswith("G_synthesis"):
         return build_synthesis(cfg, resolution, num_channels)
     if _name(func).startswith("D_"):
@@ -234,9 +259,9 @@ def build(func: str, build_kwargs: Mapping[str, Any]) -> nn.Module:
 
 def _family(func: str, build_kwargs: Mapping[str, Any]) -> str:
     module, _, name = func.rpartition(".")
-    full = f"{module.rpartition('.')[2]}.{build_kwargs.get('synthesis_func', name)}"
+    full = f"{module.rpartition('.')[2]}.{printable(build_kwargs.get('synthesis_func', name), 60)}"
     if full not in FAMILIES:
-        raise ValueError(f"network function {func} is not known here; known are {', '.join(FAMILIES)}")
+        raise BadFileError(f"network function {printable(func, 60)} is not known here; known are {', '.join(FAMILIES)}")
     return FAMILIES[full]
 
 

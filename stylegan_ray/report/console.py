@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 from torch import Tensor
 
 from stylegan_ray.config import RunConfig
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.run_folder import REALS, TENSORBOARD, images_of, newest_network
 from stylegan_ray.storage import Storage, join_address
 
@@ -54,7 +55,7 @@ class ConsoleView:
     def message(self, text: str) -> None:
         """Prints lines of text; the bar stays below them."""
         clear = "\r\x1b[2K" if self.is_live else ""
-        print(f"{clear}{text}", file=self.stream, flush=True)
+        print(f"{clear}{without_credentials(text)}", file=self.stream, flush=True)
         self.refresh()
 
     def refresh(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.grid import png
 from stylegan_ray.report.console import tick_line
 from stylegan_ray.report.spool import Spool
@@ -58,7 +59,7 @@ class RunFiles:
 
     def message(self, text: str) -> None:
         """Appends lines of text to log.txt."""
-        self._append(LOG, f"{text}\n".encode())
+        self._append(LOG, f"{without_credentials(text)}\n".encode("utf-8", "backslashreplace"))
 
     def sync(self) -> None:
         """Brings the storage up to date; raises OSError when it refuses. May be called in any thread."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -11,19 +10,29 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
-from stylegan_ray.config import FORMAT_VERSION, RunConfig, validated
-from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
+from stylegan_ray.config import RunConfig, validated
+from stylegan_ray.run_folder import (
+    COMPLETE,
+    CONFIG,
+    COUNTERS,
+    STATE,
+    CheckpointError,
+    checkpoint_name,
+    complete_checkpoints,
+    completion,
+    read_complete,
+)
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.state import TrainState
+from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, decode_utf8, parse_json, parse_yaml, printable, reading
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete or damaged."""
+CLOCKS = ("cur_nimg", "iteration", "tick", "tick_start_nimg", "stream_salt", "num_nonfinite")
+"""Counters that are integers from 0."""
 
 
 @dataclass(frozen=True)
@@ -69,64 +78,53 @@ class Snapshot:
         return all(bool(value.isfinite().all()) for value in self.tensors.values() if value.is_floating_point())
 
     def config(self) -> RunConfig:
-        return validated(yaml.safe_load(self.config_yaml))
+        with reading(CONFIG, CheckpointError):
+            return validated(parse_yaml(self.config_yaml, CONFIG))
 
 
 def write_checkpoint(snapshot: Snapshot, checkpoints: Storage) -> str:
     """Writes a checkpoint into the folder of checkpoints, COMPLETE last; returns its name."""
     folder, files = checkpoints.folder(snapshot.name), snapshot.files()
-    sums = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
-    }
-    if _holds(folder, sums):
+    complete = completion(files)
+    if _holds(folder, json.loads(complete)["files"][STATE]):
         return snapshot.name
     delete_checkpoint(checkpoints, snapshot.name)  # left over from a run that died while writing it
     for name, content in files.items():
         folder.write(name, content)
-    folder.write(COMPLETE, json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode())
+    folder.write(COMPLETE, complete)
     return snapshot.name
 
 
-def _holds(folder: Storage, sums: Mapping[str, Any]) -> bool:
+def _holds(folder: Storage, state: Mapping[str, Any]) -> bool:
     """Whether the folder holds a complete checkpoint of the same tensors, which then is not rewritten."""
     try:
-        there = json.loads(folder.read(COMPLETE))["files"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return parse_json(folder.read(COMPLETE, CONFIG_BYTES), COMPLETE)["files"].get(STATE) == state
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return there.get(STATE) == sums[STATE]
 
 
 def read_checkpoint(folder: Storage) -> Snapshot:
     """Reads and verifies one checkpoint; raises CheckpointError when it is incomplete or damaged.
 
-    One of another format is not damaged: it raises ValueError, since older ones cannot be read either.
+    One of another format is not damaged: it raises ConfigError, since older ones cannot be read either.
     """
-    try:
-        complete = json.loads(folder.read(COMPLETE))
-        version, files = complete["format_version"], complete["files"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"checkpoint {folder.path()} is not complete: no valid {COMPLETE} file") from None
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"checkpoint {folder.path()} has format {version} and this version reads {FORMAT_VERSION}; continue the "
-            f"run with the version that wrote it"
-        )
-    contents = {name: _verified(folder, name, expected) for name, expected in files.items()}
-    tensors = safetensors.torch.load(contents[STATE])
-    return Snapshot(tensors, json.loads(contents[COUNTERS]), contents[CONFIG].decode())
+    contents = read_complete(folder)
+    with reading(f"checkpoint {folder.path()}", CheckpointError):
+        counters = parse_json(contents[COUNTERS], COUNTERS)
+        check_counters(counters)
+        return Snapshot(safetensors.torch.load(contents[STATE]), counters, decode_utf8(contents[CONFIG], CONFIG))
 
 
-def _verified(folder: Storage, name: str, expected: Mapping[str, Any]) -> bytes:
-    try:
-        content = folder.read(name)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint file {folder.path(name)} is missing") from None
-    if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise CheckpointError(
-            f"checkpoint file {folder.path(name)} is damaged: {len(content)} bytes that do not match its checksum "
-            f"({expected['bytes']} bytes were written)"
-        )
-    return content
+def check_counters(counters: Any) -> None:
+    """Raises BadFileError where the numbers of a state are not numbers in their range."""
+    if not isinstance(counters, dict):
+        raise BadFileError(f"{COUNTERS} is not an object of JSON")
+    for name, value in counters.items():
+        if name in CLOCKS and (type(value) is not int or not 0 <= value < 2**53):
+            raise BadFileError(f"{COUNTERS}: {name}={printable(value, 40)} must be an integer from 0")
+    p = counters.get("augment_p", 0.0)
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise BadFileError(f"{COUNTERS}: augment_p={printable(p, 40)} must be a number from 0 to 1")
 
 
 def newest_checkpoint(checkpoints: Storage, usable: Callable[[Snapshot], bool] = lambda _: True) -> Snapshot | None:

@@ -11,6 +11,7 @@ import torch
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import load_network, read_networks, save_network
 from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.run_folder import completion
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def write_checkpoint(folder, cfg, G, D, G_ema, nimg, complete=True):
     (folder / "state.json").write_text(json.dumps({"cur_nimg": nimg}))
     (folder / "config.yaml").write_text(cfg.to_yaml())
     if complete:
-        (folder / "COMPLETE").write_text("{}")
+        files = ("state.safetensors", "state.json", "config.yaml")
+        (folder / "COMPLETE").write_bytes(completion({name: (folder / name).read_bytes() for name in files}))
 
 
 def test_a_file_by_absolute_and_relative_path(run, same, monkeypatch):

@@ -71,8 +71,9 @@ def _pickle_calling(name, argument):
 
 
 def test_known_classes_cannot_be_spoiled_for_the_next_file():
-    """A pickle may set attributes on what it names; those are copies made for this file."""
-    load_pickle(b"\x80\x02cdnnlib.util\nEasyDict\nN}(X\x07\x00\x00\x00__len__K\x00u\x86b.")
+    """A pickle cannot set attributes on what it names."""
+    with pytest.raises(UnsafePickleError):
+        load_pickle(b"\x80\x02cdnnlib.util\nEasyDict\nN}(X\x07\x00\x00\x00__len__K\x00u\x86b.")
     fresh = load_pickle(b"\x80\x02cdnnlib.util\nEasyDict\n)\x81.")
     assert len(fresh) == 0
 

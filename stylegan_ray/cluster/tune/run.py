@@ -40,9 +40,11 @@ from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.trials import PINNED, Trial, free, read_trials
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
+from stylegan_ray.credentials import clean
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.untrusted import CONFIG_BYTES, parse_yaml, printable, reading
 
 FILE, TRIALS, EXPERIMENT = "sweep.yaml", "trials", "tune"
 """In a sweep's folder: what it searches, the folder of its trials, and Ray Tune's own folder."""
@@ -143,14 +145,19 @@ def check_continues(sweep: Sweep) -> None:
     """Raises ConfigError when the folder holds a sweep that this one does not continue."""
     if not sweep.storage.exists(FILE):
         return
-    old = yaml.safe_load(sweep.storage.read(FILE))
-    now = json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list))
-    changed = {key: (old["sweep"].get(key), now[key]) for key in now if old["sweep"].get(key) != now[key]}
-    changed |= differences(validated(old["config"]), sweep.cfg)
-    if old["fingerprint"] != sweep.dataset.fingerprint:
-        changed["data"] = (old["fingerprint"], sweep.dataset.fingerprint)
+    where = sweep.storage.path(FILE)
+    now = clean(json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)))
+    with reading(where, ConfigError):
+        old = parse_yaml(sweep.storage.read(FILE, CONFIG_BYTES), where)
+        before = {key: old["sweep"].get(key) for key in now}, validated(old["config"]), old["fingerprint"]
+    changed = {key: (before[0][key], now[key]) for key in now if before[0][key] != now[key]}
+    changed |= differences(before[1], sweep.cfg)
+    if before[2] != sweep.dataset.fingerprint:
+        changed["data"] = (before[2], sweep.dataset.fingerprint)
     if changed:
-        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
+        lines = "\n".join(
+            f"  {key}: {printable(was)} then, {printable(value)} now" for key, (was, value) in changed.items()
+        )
         raise ConfigError(
             f"sweep {sweep.address} began with other options:\n{lines}\n"
             f"give the old values, or another --run.name for a new sweep"
@@ -164,9 +171,9 @@ def write_beginnings(sweep: Sweep) -> None:
         "command": command_line(),
         "sweep": json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)),
         "fingerprint": sweep.dataset.fingerprint,
-        "config": sweep.cfg.model_dump(mode="json"),
+        "config": sweep.cfg.plain(),
     }
-    sweep.storage.write(FILE, yaml.safe_dump(stored, sort_keys=False).encode())
+    sweep.storage.write(FILE, yaml.safe_dump(clean(stored), sort_keys=False).encode())
 
 
 def places(cfg: RunConfig, wanted: int | None, num_left: int, say: Any) -> tuple[Share, int]:

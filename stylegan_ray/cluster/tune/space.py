@@ -6,14 +6,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unknown_key
 from stylegan_ray.rng import stream, stream_key
+from stylegan_ray.storage import one_line
+from stylegan_ray.untrusted import CONFIG_BYTES, parse_yaml, printable, read_file, reading
 
 Values = dict[str, Any]
 RANGES, LISTS = ("uniform", "loguniform"), ("choice", "grid")
@@ -119,18 +119,16 @@ class Space:
         if path is None:
             return cls.parse(DEFAULT_SPACE, "the default space", base)
         try:
-            text = Path(path).read_text()
-        except OSError as error:
-            raise ConfigError(f"space file {path} cannot be read: {error.strerror}") from error
-        return cls.parse(text, path, base)
+            content = read_file(path, CONFIG_BYTES)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"space file {printable(path, 500)} cannot be read: {one_line(error)}") from error
+        return cls.parse(content, path, base)
 
     @classmethod
-    def parse(cls, text: str, where: str, base: RunConfig) -> Space:
+    def parse(cls, text: str | bytes, where: str, base: RunConfig) -> Space:
         """The space of a YAML text; raises ConfigError that names the file, the key and a way out."""
-        try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: not valid YAML: {error}") from error
+        with reading(where, ConfigError):
+            tree = parse_yaml(text, where)
         if not isinstance(tree, dict) or not tree:
             raise ConfigError(f"{where}: a space is a mapping of dotted keys, such as\n{DEFAULT_SPACE}")
         try:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from stylegan_ray.config import ConfigError
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     COMPLETE,
@@ -31,6 +32,7 @@ from stylegan_ray.train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from stylegan_ray.untrusted import parse_json, reading
 
 State = Literal["open", "finished", "stopped", "diverged", "failed"]
 PINNED = "pinned"
@@ -153,10 +155,12 @@ def number_of(name: str) -> int:
 def read_record(trials: Storage, number: int) -> Record | None:
     """The record of a trial, None where it has not begun."""
     try:
-        stored = json.loads(trials.read(f"{run_name(number)}.json"))
+        name = f"{run_name(number)}.json"
+        stored = parse_json(trials.read(name), name)
     except (FileNotFoundError, ValueError):
         return None
-    return Record(**{**stored, "copies": tuple(Copy(**copy) for copy in stored["copies"])})
+    with reading(trials.path(name), ConfigError):
+        return Record(**{**stored, "copies": tuple(Copy(**copy) for copy in stored["copies"])})
 
 
 def write_record(trials: Storage, record: Record) -> None:

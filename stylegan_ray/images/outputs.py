@@ -1,0 +1,64 @@
+"""Where pictures are written: a place that takes none is named with its option, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stylegan_ray.config import ConfigError
+from stylegan_ray.storage import one_line
+from stylegan_ray.untrusted import printable
+
+MOST_PIXELS = 1 << 30
+"""Pixels of a grid, at most; PNG itself ends at 2^31 in a row."""
+
+
+def check_file(path: str | os.PathLike[str], option: str) -> None:
+    """Raises ConfigError where a file cannot be written at a path; creates nothing."""
+    with writing(path, option):
+        if os.path.isdir(path):
+            raise ConfigError(
+                f"{option} {printable(path)} is a folder; give the path of a file, such as {Path(path) / 'images.png'}"
+            )
+        _check_place(Path(path).absolute().parent)
+
+
+def check_folder(path: str | os.PathLike[str], option: str) -> None:
+    """Raises ConfigError where files cannot be written into a folder, which may not exist yet; creates nothing."""
+    with writing(path, option):
+        _check_place(Path(path).absolute())
+
+
+def check_grid(num: int, resolution: Sequence[int], seeds: str) -> None:
+    """Raises ConfigError where the images are too many for one picture."""
+    height, width = resolution
+    if num * height * width > MOST_PIXELS:
+        raise ConfigError(
+            f"--seeds {printable(seeds)}: a grid of {num} images of {width}x{height} is too large for one file; give "
+            f"--outdir without --grid, or at most {MOST_PIXELS // (height * width)} seeds"
+        )
+
+
+def _check_place(folder: Path) -> None:
+    """Raises OSError where the folder, or the first one above it that exists, takes no new files."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{printable(folder)} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{printable(folder)} cannot be written to")
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], option: str) -> Iterator[None]:
+    """Turns what prevents a file from being written into ConfigError with its option and path."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{option} {printable(path)} cannot be written: {one_line(error)}; give another path"
+        ) from error
