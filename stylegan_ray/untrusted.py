@@ -99,7 +99,7 @@ def describe(raised: BaseException) -> str:
         return f"cannot be read: it needs more memory than there is; {COPY_AGAIN}"
     if isinstance(raised, OSError) and raised.errno is not None:
         return f"cannot be read: {printable(os.strerror(raised.errno))}"
-    text = printable(_message(raised))
+    text = printable(_message(raised), most=1000)
     if isinstance(raised, ValueError) and not isinstance(raised, UnicodeError) and text:
         return text  # our own readers raise ValueError with a whole message
     return f"cannot be read: {type(raised).__name__}{': ' * bool(text)}{text}; {COPY_AGAIN}"
@@ -210,8 +210,8 @@ def size_of(file: Any, name: object) -> int | None:
     if descriptor is not None:
         return check_regular(descriptor, name)
     try:
-        return int(file.size()) if callable(getattr(file, "size", None)) else None
-    except (OSError, ValueError):  # a stream of pyarrow without random access
+        return int(file.size())
+    except (OSError, ValueError, AttributeError, TypeError):  # a stream of pyarrow without random access
         return None
 
 

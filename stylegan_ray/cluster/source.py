@@ -48,8 +48,8 @@ def stored_source(run: Storage, given: str | None) -> Source | None:
     if given is not None and not (source and _is_same(source, given)):
         same = f"--resume-from {source.given}" if source else "no --resume-from"
         raise ConfigError(
-            f"--resume-from {given}: run {printable(stored.get('name'))} was started with {source or 'new networks'}, and "
-            f"continues from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
+            f"--resume-from {given}: run {printable(stored.get('name'))} was started with "
+            f"{source or 'new networks'}, and continues from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
         )
     return source
 

@@ -90,7 +90,7 @@ def test_a_file_cannot_ask_for_huge_networks(made):
     content = save_network(G, D, G_ema, cfg, 0)
     metadata = metadata_of(content)
     config = json.loads(metadata["config"])
-    config["model"] |= {"fmap_base": 2**26, "fmap_max": 2**20, "w_dim": 2**20}
+    config["model"] |= {"fmap_base": 2**25, "fmap_max": 2**14, "w_dim": 2**14}
     metadata["config"] = json.dumps(config)
     with pytest.raises(ValueError, match="do not fit the configuration"):
         networks_from_bytes(safetensors.torch.save(safetensors.torch.load(content), metadata))
