@@ -49,7 +49,8 @@ def stored_source(run: Storage, given: str | None) -> Source | None:
         same = f"--resume-from {source.given}" if source else "no --resume-from"
         raise ConfigError(
             f"--resume-from {given}: run {printable(stored.get('name'))} was started with "
-            f"{source or 'new networks'}, and continues from its own newest checkpoint; give {same} to continue it, or another --run.name for a new run"
+            f"{source or 'new networks'}, and continues from its own newest checkpoint; give {same} to continue "
+            "it, or another --run.name for a new run"
         )
     return source
 

@@ -151,7 +151,7 @@ def _from_file(folder: Storage, name: str) -> Networks:
     """
     with folder.open(name) as file:
         head = file.read(4096)
-        size = folder.size(name)
+        size = folder.size(name) or 0
         is_torch, is_pickle = is_torch_file(head), head[:1] == b"\x80"
         if head[8:9] == b"{":  # safetensors: the length of its header, then the header
             length = header_size(head, size)
