@@ -1,0 +1,147 @@
+"""Small whole files of every kind that is read, as the first inputs of fuzzing."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import safetensors.torch
+import torch
+from support.data_sets import encoded, label_json, noise_picture
+
+from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.data.formats import tfrecord_wire
+from stylegan_ray.images.saved_w import save_w
+from stylegan_ray.interop import rosinality, tf_pickle
+from stylegan_ray.interop.native import Networks, networks_from_bytes, save_network
+from stylegan_ray.networks import build_discriminator, build_generator
+
+TINY = {
+    "model.z_dim": 4, "model.w_dim": 4, "model.mapping_layers": 1, "model.mapping_fmaps": 4, "model.fmap_base": 8,
+    "model.fmap_max": 4,
+}  # fmt: skip
+
+
+@cache
+def network(**overrides: Any) -> bytes:
+    """A network file of ours for 8x8 pixels, about 30 kB."""
+    torch.manual_seed(0)
+    cfg = load_config("config-f", TINY | overrides)
+    G, D, G_ema = (build(cfg.model, (8, 8), 3, 0) for build in (build_generator, build_discriminator, build_generator))
+    return save_network(G, D, G_ema, cfg, 1000)
+
+
+def networks() -> Networks:
+    return networks_from_bytes(network())
+
+
+def tensorflow_pickles() -> list[bytes]:
+    return [tf_pickle.write(networks()).content]
+
+
+def rosinality_files() -> list[bytes]:
+    return [rosinality.write(networks()).content]
+
+
+def config() -> RunConfig:
+    return load_config("tiny", {})
+
+
+def network_config() -> bytes:
+    """config.yaml of a checkpoint."""
+    return networks().config.to_yaml().encode()
+
+
+def counters() -> list[bytes]:
+    """state.json of a checkpoint."""
+    return [json.dumps({"cur_nimg": 1000, "prev_lod": 0.0}).encode()]
+
+
+def spaces() -> list[bytes]:
+    return [
+        b"schedule.G_lrate: {loguniform: [0.0005, 0.01]}\ntrain.G_reg_interval: {choice: [1, 2]}\n",
+        b"run.seed: {grid: [0, 1]}\ndata.subset: 200\n",
+    ]
+
+
+def checkpoint_tensors() -> bytes:
+    """state.safetensors of a checkpoint, without optimisers."""
+    return safetensors.torch.save({**safetensors.torch.load(network()), "pl_mean": torch.zeros(())})
+
+
+def zips() -> list[bytes]:
+    return [_zip(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+
+
+def _zip(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in _labelled_images().items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tars() -> list[bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for i in range(2):
+            for name, content in ((f"{i}.png", image()), (f"{i}.cls", str(i).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return [buffer.getvalue()]
+
+
+def parquets() -> list[bytes]:
+    table = pa.table({"image": [{"bytes": image(), "path": "a.png"}] * 2, "label": [0, 1]})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    return [buffer.getvalue()]
+
+
+def tfrecords() -> list[bytes]:
+    pixels = np.zeros((3, 8, 8), dtype=np.uint8)
+    return [tfrecord_wire.frame_records([tfrecord_wire.encode_example(pixels)] * 2)]
+
+
+def images() -> list[bytes]:
+    """One picture in each allowed format."""
+    kinds = {"PNG": "RGBA", "JPEG": "RGB", "WEBP": "RGB", "BMP": "RGB", "TIFF": "L", "GIF": "L", "PPM": "RGB"}
+    return [image(kind, mode) for kind, mode in kinds.items()]
+
+
+def image(kind: str = "PNG", mode: str = "RGB") -> bytes:
+    return encoded(noise_picture(0, (8, 8), mode), kind)
+
+
+def labels() -> list[bytes]:
+    return [
+        label_json([["0.png", 0], ["1.png", 2]]),
+        label_json([["0.png", [0.0, 1.0]], ["1.png", [1.0, 0.0]]]),
+        json.dumps({"labels": None, "class_names": ["a"]}).encode(),
+    ]
+
+
+def _labelled_images() -> dict[str, bytes]:
+    return {"0.png": image(), "1.png": image(), "dataset.json": labels()[0]}
+
+
+def saved_ws() -> list[bytes]:
+    return [save_w(torch.zeros(1, networks().G_ema.synthesis.num_ws, 4))]
+
+
+def rows() -> list[bytes]:
+    row = {"metric": "fid5k_tiny", "value": 3.5, "nimg": 1000, "checkpoint": "x.safetensors"}
+    return [json.dumps(row).encode() + b"\n" + json.dumps(row | {"value": None}).encode() + b"\n"]
+
+
+def plain_pickles() -> list[bytes]:
+    return [pickle.dumps({"a": [1, 2.0, ("b", None)], "c": b"x"}, protocol) for protocol in (0, 2, 4)]

@@ -1,0 +1,160 @@
+"""What is fuzzed: a reader, whole files to start from, and the errors that it may raise.
+
+A reader that raises anything else, takes more than a few seconds, or needs more than a gigabyte has a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from fuzz import seeds
+
+from stylegan_ray.cluster.tune.space import Space
+from stylegan_ray.config import ConfigError, load_config
+from stylegan_ray.data import formats
+from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.files import FileInfo, Files, files_at
+from stylegan_ray.data.labels import Labels, labels_from_json
+from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.images.saved_w import load_w
+from stylegan_ray.interop import load_network
+from stylegan_ray.interop.unpickler import load_pickle
+from stylegan_ray.metrics.row_files import load_rows
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader."""
+
+    read: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    errors: tuple[type[Exception], ...]
+    """What it may raise: errors whose message is for the user."""
+
+
+def attempt(target: Target, content: bytes) -> None:
+    """Reads an input; raises what a reader may not raise."""
+    try:
+        target.read(content)
+    except target.errors as error:
+        assert str(error).replace("\n", "").isprintable(), f"a message that forges lines: {error!r}"
+
+
+def resident_mb() -> int:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@cache
+def folder() -> Path:
+    """A folder in memory, where there is one, for files of one process."""
+    return Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+
+
+def written(name: str, content: bytes) -> str:
+    path = folder() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def network_file(ending: str) -> Callable[[bytes], object]:
+    return lambda content: load_network(written(f"network{ending}", content))
+
+
+def checkpoint_file(name: str) -> Callable[[bytes], object]:
+    """Reads a checkpoint one of whose files was changed."""
+
+    def read(content: bytes) -> object:
+        whole = {STATE: seeds.checkpoint_tensors(), CONFIG: seeds.network_config(), COUNTERS: seeds.counters()[0]}
+        for other, text in (whole | {COMPLETE: b"{}", name: content}).items():
+            written(f"{name}/{other}", text)
+        return load_network(folder() / name)
+
+    return read
+
+
+def preset(content: bytes) -> object:
+    return load_config(written("preset.yaml", content), {})
+
+
+def space(content: bytes) -> object:
+    return Space.read(written("space.yaml", content), seeds.config())
+
+
+def data_file(ending: str) -> Callable[[bytes], object]:
+    """Indexes a data set in one file and decodes all of its images."""
+
+    def read(content: bytes) -> object:
+        path = written(f"data{ending}", content)
+        format = formats.by_file_name(f"data{ending}")
+        assert format is not None
+        files = files_at(os.path.dirname(path))
+        return read_images(format, files, [files.info(f"data{ending}")])
+
+    return read
+
+
+def tfrecord_files(content: bytes) -> object:
+    path = Path(written("tfrecords/data-r03.tfrecords", content))
+    files = files_at(str(path.parent))
+    listing = files.listing()
+    return read_images(formats.by_listing(listing), files, listing)
+
+
+def read_images(format: formats.Format, files: Files, infos: list[FileInfo]) -> np.ndarray | None:
+    index = format.build_index(files, infos, None)
+    good = [i for i in range(len(index.names)) if i not in index.bad]
+    if not good:
+        return None
+    decoder = Decoder((8, 8), 3, "center", "lanczos", "drop")
+    images = format.open_images(files, format.select_level(index, None), decoder)
+    return images.read(np.array(good))
+
+
+def image(content: bytes) -> object:
+    return Decoder((8, 8), 3, "center", "lanczos", "drop")("image", content)
+
+
+def labels(content: bytes) -> Labels:
+    return labels_from_json(content, PackedNames.pack(["0.png", "1.png"]))
+
+
+def saved_w(content: bytes) -> object:
+    return load_w([written("w.npz", content)], seeds.networks().G_ema)
+
+
+def rows(content: bytes) -> object:
+    return load_rows(written("rows.jsonl", content))
+
+
+NETWORK_ERRORS = (ValueError,)
+TARGETS: dict[str, Target] = {
+    "network": Target(network_file(".safetensors"), lambda: [seeds.network()], NETWORK_ERRORS),
+    "tensorflow_pickle": Target(network_file(".pkl"), seeds.tensorflow_pickles, NETWORK_ERRORS),
+    "pickle": Target(load_pickle, seeds.plain_pickles, NETWORK_ERRORS),
+    "rosinality": Target(network_file(".pt"), seeds.rosinality_files, NETWORK_ERRORS),
+    "checkpoint_tensors": Target(checkpoint_file(STATE), lambda: [seeds.checkpoint_tensors()], NETWORK_ERRORS),
+    "checkpoint_config": Target(checkpoint_file(CONFIG), lambda: [seeds.network_config()], NETWORK_ERRORS),
+    "checkpoint_counters": Target(checkpoint_file(COUNTERS), seeds.counters, NETWORK_ERRORS),
+    "preset": Target(preset, lambda: [seeds.network_config(), b"model:\n  fmap_base: 8\n"], (ConfigError,)),
+    "space": Target(space, seeds.spaces, (ConfigError,)),
+    "zip": Target(data_file(".zip"), seeds.zips, (ConfigError, BadImage)),
+    "tar": Target(data_file(".tar"), seeds.tars, (ConfigError, BadImage)),
+    "parquet": Target(data_file(".parquet"), seeds.parquets, (ConfigError, BadImage)),
+    "tfrecord": Target(tfrecord_files, seeds.tfrecords, (ConfigError, BadImage)),
+    "image": Target(image, seeds.images, (BadImage,)),
+    "labels": Target(labels, seeds.labels, (ConfigError,)),
+    "saved_w": Target(saved_w, seeds.saved_ws, (ConfigError,)),
+    "rows": Target(rows, seeds.rows, (ConfigError,)),
+}
+"""Every reader of files that come from others, by name."""
