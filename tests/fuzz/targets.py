@@ -12,22 +12,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from fuzz import seeds
 
 from stylegan_ray.cluster.tune.space import Space
-from stylegan_ray.config import ConfigError, load_config
-from stylegan_ray.data import formats
+from stylegan_ray.config import ConfigError, DataConfig, load_config
+from stylegan_ray.data import open_dataset
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import BadImage
-from stylegan_ray.data.files import FileInfo, Files, files_at
 from stylegan_ray.data.labels import Labels, labels_from_json
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.images.saved_w import load_w
 from stylegan_ray.interop import load_network
 from stylegan_ray.interop.unpickler import load_pickle
 from stylegan_ray.metrics.row_files import load_rows
-from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, completion
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,10 @@ def checkpoint_file(name: str) -> Callable[[bytes], object]:
 
     def read(content: bytes) -> object:
         whole = {STATE: seeds.checkpoint_tensors(), CONFIG: seeds.network_config(), COUNTERS: seeds.counters()[0]}
-        for other, text in (whole | {COMPLETE: b"{}", name: content}).items():
-            written(f"{name}/{other}", text)
-        return load_network(folder() / name)
+        files = whole | {name: content}
+        for other, text in ({COMPLETE: completion(files)} | files).items():
+            written(f"checkpoint/{other}", text)
+        return load_network(folder() / "checkpoint")
 
     return read
 
@@ -91,34 +90,20 @@ def space(content: bytes) -> object:
     return Space.read(written("space.yaml", content), seeds.config())
 
 
-def data_file(ending: str) -> Callable[[bytes], object]:
-    """Indexes a data set in one file and decodes all of its images."""
+def data_file(name: str) -> Callable[[bytes], object]:
+    """Opens a data set in one file, or in the folder of this file, and decodes all of its images."""
 
     def read(content: bytes) -> object:
-        path = written(f"data{ending}", content)
-        format = formats.by_file_name(f"data{ending}")
-        assert format is not None
-        files = files_at(os.path.dirname(path))
-        return read_images(format, files, [files.info(f"data{ending}")])
+        path = written(name, content)
+        os.environ["STYLEGAN_RAY_CACHE"] = str(folder() / "cache")
+        cfg = DataConfig(
+            path=path if "/" not in name else os.path.dirname(path), resolution=8, crop="center", resize="lanczos",
+            alpha="drop", cond="/" not in name, on_bad_image="skip",
+        )  # fmt: skip
+        dataset = open_dataset(cfg)
+        return [dataset.read(i) for i in range(dataset.num_images) if i not in dataset.bad]
 
     return read
-
-
-def tfrecord_files(content: bytes) -> object:
-    path = Path(written("tfrecords/data-r03.tfrecords", content))
-    files = files_at(str(path.parent))
-    listing = files.listing()
-    return read_images(formats.by_listing(listing), files, listing)
-
-
-def read_images(format: formats.Format, files: Files, infos: list[FileInfo]) -> np.ndarray | None:
-    index = format.build_index(files, infos, None)
-    good = [i for i in range(len(index.names)) if i not in index.bad]
-    if not good:
-        return None
-    decoder = Decoder((8, 8), 3, "center", "lanczos", "drop")
-    images = format.open_images(files, format.select_level(index, None), decoder)
-    return images.read(np.array(good))
 
 
 def image(content: bytes) -> object:
@@ -148,10 +133,10 @@ TARGETS: dict[str, Target] = {
     "checkpoint_counters": Target(checkpoint_file(COUNTERS), seeds.counters, NETWORK_ERRORS),
     "preset": Target(preset, lambda: [seeds.network_config(), b"model:\n  fmap_base: 8\n"], (ConfigError,)),
     "space": Target(space, seeds.spaces, (ConfigError,)),
-    "zip": Target(data_file(".zip"), seeds.zips, (ConfigError, BadImage)),
-    "tar": Target(data_file(".tar"), seeds.tars, (ConfigError, BadImage)),
-    "parquet": Target(data_file(".parquet"), seeds.parquets, (ConfigError, BadImage)),
-    "tfrecord": Target(tfrecord_files, seeds.tfrecords, (ConfigError, BadImage)),
+    "zip": Target(data_file("data.zip"), seeds.zips, (ConfigError, BadImage)),
+    "tar": Target(data_file("data.tar"), seeds.tars, (ConfigError, BadImage)),
+    "parquet": Target(data_file("data.parquet"), seeds.parquets, (ConfigError, BadImage)),
+    "tfrecord": Target(data_file("tfrecords/data-r03.tfrecords"), seeds.tfrecords, (ConfigError, BadImage)),
     "image": Target(image, seeds.images, (BadImage,)),
     "labels": Target(labels, seeds.labels, (ConfigError,)),
     "saved_w": Target(saved_w, seeds.saved_ws, (ConfigError,)),

@@ -36,7 +36,7 @@ def test_out_and_in_again(G, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"<html>", "no .npz file"),
+        (b"<html>", "expected an .npz file"),
         (save_w(torch.zeros(1, 6, 4)), r"\(1, 6, 4\).*\(N, 4, 4\)"),
         (save_w(torch.zeros(1, 4, 4), [torch.zeros(1, 1, 4, 4)]), "noise maps"),
         (save_w(torch.zeros(1, 4, 4)).replace(b"w.npy", b"v.npy"), "no array `w`"),
@@ -57,6 +57,6 @@ def test_nothing_in_a_file_is_executed(G, tmp_path):
             return (exec, (f"open({str(tmp_path / 'hit')!r}, 'w')",))
 
     np.savez(tmp_path / "w.npz", w=np.array([Bomb()], dtype=object))
-    with pytest.raises(ConfigError, match=r"no \.npz file"):
+    with pytest.raises(ConfigError, match=r"expected an .npz file"):
         load_w([str(tmp_path / "w.npz")], G)
     assert not (tmp_path / "hit").exists()

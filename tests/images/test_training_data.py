@@ -15,8 +15,10 @@ def write(path, content):
 @pytest.mark.parametrize("network", ["network-final.safetensors", "checkpoints/ckpt-000000001000"])
 def test_classes_of_a_run(tmp_path, network):
     write(tmp_path / "run.json", json.dumps({"data": {"class_names": ["cat", "d\x1b[1mog\n", "owl"], "path": "x.zip"}}))
-    assert class_names_of(str(tmp_path / network), 3) == ["cat", "d[1mog", "owl"]
-    assert class_names_of(str(tmp_path / network), 2) == ["cat", "d[1mog"], "data.max_label_size keeps the first ones"
+    assert class_names_of(str(tmp_path / network), 3) == ["cat", "d\\x1b[1mog", "owl"]
+    assert class_names_of(str(tmp_path / network), 2) == ["cat", "d\\x1b[1mog"], (
+        "data.max_label_size keeps the first ones"
+    )
     assert class_names_of(str(tmp_path / network), 4) == class_names_of(str(tmp_path / network), 0) == []
 
 

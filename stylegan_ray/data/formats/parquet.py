@@ -140,7 +140,7 @@ class ParquetSource:
         try:
             content = self._group(number)[entry - int(self.places["first"][number])].as_py()
         except (pa.ArrowException, IndexError) as error:
-            raise ValueError(f"cannot be read from its row group: {error}") from error
+            raise ValueError(f"cannot be read from its row group: {printable(str(error))}") from error
         if content is None:
             raise ValueError("is a path or empty, not the bytes of an image")
         if len(content) > self.files.max_bytes:
@@ -156,13 +156,26 @@ class ParquetSource:
                 self._groups.move_to_end(number)
                 return self._groups[number]
             shard, group = int(self.places["shard"][number]), int(self.places["group"][number])
-            with self.files.open(self.shards[shard]) as file:
-                table = _with_dictionary(file, self.column).read_row_group(group, columns=[self.column])
-            column = table.column(0).combine_chunks()
+            column = self._table(self.shards[shard], group).column(0).combine_chunks()
             self._groups[number] = column.field("bytes") if pa.types.is_struct(column.type) else column
             while len(self._groups) > 1 and sum(group.nbytes for group in self._groups.values()) > CACHE_BYTES:
                 self._groups.popitem(last=False)
             return self._groups[number]
+
+    def _table(self, shard: str, group: int) -> pa.Table:
+        """A row group; raises OSError where storage fails, ValueError where the row group is damaged.
+
+        Arrow raises OSError for both: storage that answers, and then gives the same again, is not at fault.
+        """
+        for is_last in (False, True):
+            try:
+                with self.files.open(shard) as file:
+                    return _with_dictionary(file, self.column).read_row_group(group, columns=[self.column])
+            except OSError as error:
+                self.files.read_at(shard, 0, 1)
+                if is_last:
+                    raise ValueError(f"cannot be read from its row group: {printable(str(error))}") from error
+        raise AssertionError
 
     def _forget(self) -> None:
         self._pid, self._lock, self._groups = os.getpid(), threading.Lock(), OrderedDict()
@@ -173,7 +186,8 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
         return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
-            f"data.path={files.root}/{name} is not a whole Parquet file: {error}; copy it again from its origin"
+            f"data.path={files.root}/{name} is not a whole Parquet file: {printable(str(error))}; copy "
+            "it again from its origin"
         ) from error
 
 
