@@ -55,7 +55,7 @@ def test_the_images_of_a_class_are_a_data_set(images):
 def test_metrics_are_computed_for_classes_that_are_large_enough(images, tmp_path, capsys):
     file = network(tmp_path, images, cond=True)
     words = ["--metrics", "fid100_tiny", "--by-class", "--num-tasks", "0", "--out", str(tmp_path / "rows.jsonl")]
-    assert cli.run(cli.evaluate, [file, *words]) == 0
+    assert cli.run(cli.evaluate, [file, str(images), *words]) == 0
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [(row.get("class"), row["num_real"]) for row in rows] == [(None, 100), ("cats", 100), ("dogs", 100)]
     assert len({row["value"] for row in rows}) == 3
@@ -78,5 +78,5 @@ def test_a_run_on_a_subset_can_be_compared_with_all_images(images):
 def test_a_network_without_classes_has_no_metrics_by_class(images, tmp_path, capsys):
     file = network(tmp_path, images, cond=False)
     words = ["--metrics", "fid100_tiny", "--by-class", "--num-tasks", "0"]
-    assert cli.run(cli.evaluate, [file, *words]) == 2
+    assert cli.run(cli.evaluate, [file, str(images), *words]) == 2
     assert "--by-class" in capsys.readouterr().err

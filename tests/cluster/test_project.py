@@ -103,7 +103,7 @@ def test_several_images_in_tasks_and_in_this_process_are_alike(folder, ray_local
         ("wide.png --class 2", "classes 0 to 1"),
         ("wide.png --steps 0", "at least 1"),
         ("wide.png --num-tasks -1", "at least 0"),
-        ("wide.png --load-w wide.png", "no .npz file"),
+        ("wide.png --load-w wide.png", "expected an .npz file"),
         ("wide.png --distance lpips", "--distance pyramid"),
         ("wide.png --device gpu", "cpu, cuda"),
     ],
