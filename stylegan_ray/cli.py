@@ -249,6 +249,7 @@ BENCHMARKS = {
     "scaling": "benchmarks.cluster.scaling",
     "chaos": "benchmarks.cluster.chaos",
     "crash": "benchmarks.cluster.crash",
+    "soak": "benchmarks.cluster.soak",
     "sweep": "benchmarks.cluster.sweep",
     "generate": "benchmarks.cluster.generate",
 }
