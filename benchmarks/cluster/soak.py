@@ -238,18 +238,26 @@ def title(command: str) -> str:
     return "other"
 
 
-def object_store_mb(session: Path | None) -> float:
-    """MiB in use in the object store, as the raylet writes it to its log folder every few seconds; 0 before."""
-    with suppress(OSError, AttributeError, AssertionError):
-        assert session is not None
-        text = (session / "logs" / "debug_state.txt").read_text(errors="replace")
-        local = text[text.index("Local resources:") :]
-        total, free = (
-            int(re.search(rf'"{word}": ?{{[^}}]*?object_store_memory: \[(\d+)', local)[1])  # type: ignore[index]
-            for word in ("total", "available")
-        )
-        return (total - free) / 1e4 / 2**20  # Ray counts in ten-thousandths
-    return 0.0
+def object_store_mb(session: Path | None) -> float | None:
+    """MiB in use in the object store, as the raylet writes it to its log folder every few seconds.
+
+    None before it has, and while it writes.
+    """
+    try:
+        text = (session / "logs" / "debug_state.txt").read_text(errors="replace") if session else ""
+    except OSError:
+        return None
+    return store_in_use_mb(text)
+
+
+def store_in_use_mb(text: str) -> float | None:
+    """The part of a raylet's debug_state.txt about the object store: what it has less what is free."""
+    local = text.partition("Local resources:")[2]
+    found = [re.search(rf'"{word}": ?{{[^}}]*?object_store_memory: \[(\d+)', local) for word in ("total", "available")]
+    if None in found:
+        return None
+    total, free = (int(match[1]) for match in found if match)
+    return (total - free) / 1e4 / 2**20  # Ray counts in ten-thousandths
 
 
 def disk_mb(path: Path) -> float:
@@ -333,9 +341,10 @@ def lifetime(samples: Sequence[tuple[float, Row]], quantity: str) -> Lifetime:
     return [hours for hours, _ in samples], [row[quantity] for _, row in samples]
 
 
-def series(rows: Sequence[Row], read: Callable[[Row], float]) -> Lifetime:
-    """One quantity of the whole run over its time."""
-    return [row["sec"] / 3600 for row in rows], [read(row) for row in rows]
+def series(rows: Sequence[Row], read: Callable[[Row], float | None]) -> Lifetime:
+    """One quantity of the whole run over its time, without the samples that lack it."""
+    found = [(row["sec"] / 3600, value) for row in rows if (value := read(row)) is not None]
+    return [hours for hours, _ in found], [value for _, value in found]
 
 
 def fit(lifetimes: Iterable[Lifetime]) -> Row | None:
