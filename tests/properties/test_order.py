@@ -1,5 +1,7 @@
 """Which image is shown where, whatever the seed, the number of images, the slice, and the number of workers."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def test_slices_and_workers_see_the_same_images(order, positions, num_workers):
 @given(SEEDS, st.integers(0, 50), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 40))
 def test_balance_shows_each_class_once_a_round_and_each_of_its_images_once_a_pass(seed, salt, sizes, first_round):
     edges = np.cumsum([0, *sizes])
-    classes = [np.arange(start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    classes = [np.arange(start, end) for start, end in itertools.pairwise(edges)]
     rounds = np.lcm.reduce(sizes) if np.lcm.reduce(sizes) < 100 else max(sizes)
     first_round -= first_round % max(rounds, 1)
     positions = np.arange(rounds * len(sizes)) + first_round * len(sizes)

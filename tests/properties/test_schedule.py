@@ -1,7 +1,7 @@
 """The schedule is a function of cur_nimg alone, and the micro-batches of all workers are the stream of positions."""
 
 import math
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,9 @@ def schedules(draw: st.DrawFn) -> tuple[RunConfig, int]:
     keys = {
         "model.family": "revised", "schedule.minibatch_gpu": gpu,
         "schedule.minibatch_size": gpu * draw(st.integers(1, 6)),
-        "schedule.minibatch_size_dict": {s: gpu * n for s, n in draw(st.dictionaries(sides, st.integers(1, 6))).items()},
+        "schedule.minibatch_size_dict": {
+            side: gpu * n for side, n in draw(st.dictionaries(sides, st.integers(1, 6))).items()
+        },
         "schedule.G_lrate_dict": draw(rates), "schedule.D_lrate_dict": draw(rates),
         "schedule.lrate_rampup_kimg": draw(st.floats(0, 100)), "schedule.minibatch_repeats": draw(st.integers(1, 5)),
         "schedule.lod_initial_resolution": draw(st.none() | sides),
@@ -53,7 +55,7 @@ def test_what_changes_moves_one_way_and_stays_in_its_range(drawn, nimgs):
 def test_a_run_that_continues_walks_on_as_if_it_had_not_stopped(drawn, nimg, num_groups):
     cfg, log2 = drawn
     groups = list(islice(walk(cfg, nimg, log2), 6))
-    assert groups[0].nimg == nimg and all(a.end_nimg == b.nimg for a, b in zip(groups, groups[1:], strict=False))
+    assert groups[0].nimg == nimg and all(a.end_nimg == b.nimg for a, b in pairwise(groups))
     assert list(islice(walk(cfg, groups[num_groups].nimg, log2), 6 - num_groups)) == groups[num_groups:]
     assert group_at(cfg, groups[num_groups].nimg, log2) == groups[num_groups]
 

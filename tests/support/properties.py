@@ -56,7 +56,8 @@ def values(annotation: Any, limits: dict[str, Any] | None = None) -> st.SearchSt
         return st.integers(least, limits.get("le", MOST))
     if annotation is float:
         bounds = {"min_value": limits.get("ge", limits.get("gt")), "max_value": limits.get("le", limits.get("lt"))}
-        return st.floats(**bounds, exclude_min="gt" in limits, exclude_max="lt" in limits, allow_nan=False, allow_infinity=False)
+        bounds |= {"exclude_min": "gt" in limits, "exclude_max": "lt" in limits}
+        return st.floats(**bounds, allow_nan=False, allow_infinity=False)
     assert annotation is str, annotation
     return st.from_regex(limits["pattern"], fullmatch=True) if "pattern" in limits else TEXT
 
