@@ -26,7 +26,10 @@ from stylegan_ray.storage import Storage
 
 
 def project_images(options: ProjectOptions) -> int:
-    """Projects the images of the command and writes their files as soon as each is done; returns the exit status."""
+    """Projects the images of the command and writes their files as soon as each is done; returns the exit status.
+
+    Images whose files are there, made with the same network and options, are skipped.
+    """
     refuse_relative({"--outdir": options.outdir, "IMAGE": next(iter(options.images), None)})
     _check(options)
     networks = load(options.network)
@@ -34,8 +37,16 @@ def project_images(options: ProjectOptions) -> int:
     outdir = _storage(options.outdir)
     projector = make_projector(options, networks)
     print(f"Distance  {projector.distance.description}")
+    left = []
+    for target in targets:
+        if projector.is_done(target, outdir):
+            print(f"{target.stem}  skipped: {outdir.path(f'{target.stem}.npz')} is of this network, image and options")
+        else:
+            left.append(target)
+    if not left:
+        return 0
     with ProgressLine() as progress:
-        for result in results(options, networks.config, projector, targets, progress):
+        for result in results(options, networks.config, projector, left, progress):
             for name, content in result.files.items():
                 outdir.write(name, content)
             line = f"{result.stem}  PSNR {result.psnr:.2f} dB, distance {result.distance:.5f}"
@@ -52,6 +63,7 @@ def make_projector(options: ProjectOptions, networks: Networks) -> Projector:
         G, choose_distance(options.distance, options.detectors), w_statistics(G, options.class_index),
         ProjectionPlan(num_steps=options.steps, space=options.space, noise=options.noise, seed=options.seed),
         networks.config.train.drange_net, networks.lod, start, options.video, options.frames,
+        options.class_index,
     )  # fmt: skip
 
 

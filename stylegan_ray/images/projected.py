@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.images.grid import Range, pil_uint8, png, shrink2
+from stylegan_ray.images.many import checksum_of
 from stylegan_ray.images.perceptual import DistanceWeights
 from stylegan_ray.images.project_options import ProjectOptions
 from stylegan_ray.images.projection import ProjectionPlan, WStatistics, project, psnr
-from stylegan_ray.images.saved_w import save_w
+from stylegan_ray.images.saved_w import read_made_with, save_w
 from stylegan_ray.images.video import write_video
 from stylegan_ray.storage import Storage, split_address
 
@@ -94,6 +97,8 @@ class Projector:
     video: str | None = None
     """Ending of the video; None: no video is made."""
     num_frames: int = 100
+    class_index: int | None = None
+    """Class of which `statistics` are; None: all."""
 
     def __call__(self, target: Target, progress: Progress | None = None) -> Projected:
         """The files and figures of one image."""
@@ -112,11 +117,34 @@ class Projector:
             self.G, distance, self.statistics, self.plan, self.drange, self.lod, self.start, watch
         )  # fmt: skip
         image = pil_uint8(found.image, self.drange).cpu()
-        files = {f"{target.stem}.png": png(image), f"{target.stem}.npz": save_w(found.w, found.noise)}
+        files = {f"{target.stem}.png": png(image)}
         if self.video:
             frames += [self._frame(wanted, found.image)] * FPS  # the result stays for a second
             files[f"{target.stem}.{self.video}"] = _encoded(frames, self.video)
+        # Last: where this file is whole, the others are.
+        files[f"{target.stem}.npz"] = save_w(found.w, found.noise, self.checksum(target))
         return Projected(target.stem, files, psnr(image, wanted), found.distance)
+
+    def is_done(self, target: Target, storage: Storage) -> bool:
+        """Whether a storage holds the files of a target, made with the same network, image and options."""
+        endings = ["png", "npz", *([self.video] if self.video else [])]
+        if not all(storage.exists(f"{target.stem}.{ending}") for ending in endings):
+            return False
+        return read_made_with(storage.read(f"{target.stem}.npz")) == self.checksum(target)
+
+    def checksum(self, target: Target) -> bytes:
+        """sha256 of what decides the files of a target, apart from the device and its rounding."""
+        chosen = {
+            "network": self._network, "plan": asdict(self.plan), "distance": self.distance.description,
+            "drange": list(self.drange), "lod": self.lod, "class": self.class_index, "video": self.video,
+            "num_frames": self.num_frames if self.video else None, "shape": target.pixels.shape,
+        }  # fmt: skip
+        start = b"" if self.start is None else self.start.detach().cpu().numpy().tobytes()
+        return hashlib.sha256(json.dumps(chosen).encode() + start + target.pixels.tobytes()).digest()
+
+    @cached_property
+    def _network(self) -> str:
+        return checksum_of(self.G)
 
     @cached_property
     def _distance_to(self) -> Any:

@@ -1,4 +1,7 @@
-"""Files of w (.npz): `w` float32 [N,num_ws,w_dim], and with noise maps `noise0`, `noise1`, ... [N or 1,1,H,W]."""
+"""Files of w (.npz): `w` float32 [N,num_ws,w_dim], and with noise maps `noise0`, `noise1`, ... [N or 1,1,H,W].
+
+Files of `project` also hold `made_with`, uint8 [32]: a checksum of what they were made with.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,24 @@ class SavedW:
     """Maps [N,1,H,W] of every layer with noise, or None: those stored in the network."""
 
 
-def save_w(ws: Tensor, noise: Sequence[Tensor] = ()) -> bytes:
+def save_w(ws: Tensor, noise: Sequence[Tensor] = (), made_with: bytes | None = None) -> bytes:
     """The content of a file of w."""
     arrays = {"w": ws, **{f"noise{layer}": maps for layer, maps in enumerate(noise)}}
     buffer = io.BytesIO()
     found: dict[str, Any] = {name: value.detach().cpu().float().numpy() for name, value in arrays.items()}
+    if made_with is not None:
+        found["made_with"] = np.frombuffer(made_with, np.uint8)
     np.savez(buffer, **found)
     return buffer.getvalue()
+
+
+def read_made_with(content: bytes) -> bytes | None:
+    """The checksum in a file of w; None where there is none, or the content is another."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return bytes(file["made_with"].tobytes())
+    except (OSError, ValueError, EOFError, AttributeError, KeyError, IndexError, zipfile.BadZipFile):
+        return None
 
 
 def load_w(paths: Sequence[str], G: Any, lod: float = 0.0, option: str = "--load-w") -> SavedW:

@@ -74,6 +74,46 @@ def test_a_projection_continues_from_its_w(project):
         assert a["w"].shape == (1, 6, 6)
 
 
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_command_that_was_killed_skips_what_is_finished(project, tmp_path):
+    words = ("wide.png", "plain.v2.png", "--steps", "2", "--num-tasks", "0")
+    project(*words)
+    out, before = tmp_path / "projected", written(tmp_path / "projected")
+    (out / "plain.v2.npz").unlink()
+    said = project(*words)
+    assert "wide  skipped" in said and "plain.v2  PSNR" in said
+    after = written(out)
+    assert after["wide.npz"] == before["wide.npz"] and after["plain.v2.png"] != before["plain.v2.png"]
+    assert "PSNR" not in project(*words) and written(out) == after
+
+
+@pytest.mark.parametrize("change", ["option", "image", "network", "missing", "damaged", "video"])
+def test_a_result_of_something_else_is_made_again(project, tmp_path, change):
+    words = ["wide.png", "--steps", "2"]
+    project(*words)
+    out = tmp_path / "projected"
+    if change == "option":
+        words += ["--seed", "1"]
+    elif change == "image":
+        shutil.copy("plain.v2.png", "wide.png")
+    elif change == "network":
+        networks = load("net.safetensors")
+        next(networks.G_ema.parameters()).data += 1
+        content = save_network(networks.G, networks.D, networks.G_ema, networks.config, 0)
+        (tmp_path / "net.safetensors").write_bytes(content)
+    elif change == "missing":
+        (out / "wide.png").unlink()
+    elif change == "damaged":
+        (out / "wide.npz").write_bytes((out / "wide.npz").read_bytes()[:99])
+    else:
+        words += ["--video", "gif", "--frames", "2"]
+    assert "wide  PSNR" in project(*words)
+    assert "wide  skipped" in project(*words)
+
+
 @pytest.mark.cluster
 def test_several_images_in_tasks_and_in_this_process_are_alike(folder, ray_local):
     images = (str(folder / "wide.png"), str(folder / "plain.v2.png"))

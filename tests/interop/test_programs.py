@@ -49,6 +49,8 @@ def check_onnx(networks):
             (images,) = session.run(None, part | {"psi": np.array(0.6, np.float32)})
             label = None if labels is None else labels[:num]
             assert np.abs(images - G(z[:num], label, psi=0.6, lod=lod).numpy()).max() < TOLERANCE
+            (of_one,) = session.run(None, part | {"psi": np.array([0.6], np.float32)})
+            np.testing.assert_array_equal(of_one, images)
     return session
 
 
