@@ -13,8 +13,8 @@ class ProjectOptions:
     """Finds the w with which a network makes given images (StyleGAN2, appendix D).
 
     For each image the projection is written as STEM.png, its w and noise maps as STEM.npz. Several images are
-    distributed over the nodes of a cluster, or over the cores of this machine. Images that the same command has finished
-    before are skipped.
+    distributed over the nodes of a cluster, or over the cores of this machine. Images that the same command has
+    finished before are skipped.
     """
 
     network: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NETWORK")]
