@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -33,21 +34,27 @@ def write_network(folder, cfg, nimg):
     (folder / snapshot_name(nimg)).write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server of a run of its own; it follows the run."""
-    folder = tmp_path_factory.mktemp("run")
-    cfg = toy_config(**{f"model.{key}": 64 for key in ("z_dim", "w_dim", "mapping_fmaps", "fmap_base", "fmap_max")})
+@contextmanager
+def serving(folder, cfg, *options):
+    """A server of a run, whose network it writes; it follows the run."""
     (folder / CONFIG).write_text(cfg.to_yaml())
     write_network(folder, cfg, 1000)
     port = browser.free_port()
-    words = (str(folder), "--port", str(port), "--follow", "--follow-seconds", "0.5")
+    words = (str(folder), "--port", str(port), "--follow", "--follow-seconds", "0.5", *options)
     job = Job("serve", *words, storage=folder.parent, log=folder / "serve.log")
     try:
         job.wait_for(lambda: "Ctrl-C" in job.text())
         yield SimpleNamespace(base=f"http://127.0.0.1:{port}", folder=folder, cfg=cfg, job=job)
     finally:
         job.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server for all tests of one process that computes images."""
+    sizes = {f"model.{key}": 64 for key in ("z_dim", "w_dim", "mapping_fmaps", "fmap_base", "fmap_max")}
+    with serving(tmp_path_factory.mktemp("run"), toy_config(**sizes)) as found:
+        yield found
 
 
 def get(server, path):
@@ -83,6 +90,19 @@ def test_a_newer_network_of_the_run_is_loaded(server):
     write_network(server.folder, server.cfg, 2000)
     server.job.wait_for(lambda: json.loads(get(server, "/network.json"))["kimg"] == 2, 30)
     assert get(server, "/image.png?seed=1") != before
+
+
+def test_two_replicas_load_a_newer_network(tmp_path):
+    with serving(tmp_path, toy_config(), "--replicas", "2") as server:
+        before = {get(server, "/image.png?seed=1") for _ in range(8)}
+        write_network(tmp_path, server.cfg, 2000)
+
+        def all_are_new():
+            return {json.loads(get(server, "/network.json"))["kimg"] for _ in range(16)} == {2}
+
+        server.job.wait_for(all_are_new, 30)
+        after = {get(server, "/image.png?seed=1") for _ in range(8)}
+        assert len(before) == len(after) == 1 and before != after
 
 
 SHOWN = "document.getElementById('image').src"
