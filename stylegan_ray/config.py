@@ -19,7 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stylegan_ray.credentials import clean, without_credentials
-from stylegan_ray.untrusted import CONFIG_BYTES, UserError, parse_yaml, printable, read_file, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, UserError, printable, read_file, reading
+from stylegan_ray.untrusted_text import parse_yaml
 
 FORMAT_VERSION = 1
 """Version of the saved configuration and checkpoints; raised when an older file could be misread."""

@@ -31,7 +31,8 @@ from stylegan_ray.config import (
     preset_names,
     unknown_key,
 )
-from stylegan_ray.untrusted import BadFileError, parse_yaml, printable
+from stylegan_ray.untrusted import BadFileError, printable
+from stylegan_ray.untrusted_text import parse_yaml
 
 Command = TypeVar("Command")
 DEFAULT_PRESET = "tiny"

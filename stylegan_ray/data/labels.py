@@ -13,7 +13,8 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.splits import split_named
-from stylegan_ray.untrusted import BadFileError, parse_json, short_repr
+from stylegan_ray.untrusted import BadFileError, short_repr
+from stylegan_ray.untrusted_text import parse_json
 
 LABEL_FILE = "dataset.json"
 LABEL_BYTES, LABEL_BYTES_PER_IMAGE = 1 << 20, 1 << 15

@@ -18,7 +18,8 @@ from stylegan_ray.images.generate import NoiseMode, Sampler, class_labels
 from stylegan_ray.images.grid import Range, pil_uint8, png
 from stylegan_ray.lease import PREFIX as LEASE
 from stylegan_ray.storage import PART, Storage, join_address
-from stylegan_ray.untrusted import JSON_BYTES, parse_json, printable, reading
+from stylegan_ray.untrusted import printable, reading
+from stylegan_ray.untrusted_text import JSON_BYTES, parse_json
 
 MANIFEST = "generate.json"
 """What the images of a folder were made with, so that a command that continues makes the same ones."""

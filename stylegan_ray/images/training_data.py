@@ -7,7 +7,7 @@ from typing import Any
 from stylegan_ray.interop.hub import CONFIG_JSON, plain
 from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE, RUN_FILE_BYTES
 from stylegan_ray.storage import Storage, split_address
-from stylegan_ray.untrusted import parse_json
+from stylegan_ray.untrusted_text import parse_json
 
 
 def run_of(network: str) -> str:

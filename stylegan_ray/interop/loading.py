@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stylegan_ray.checkpoint_files import read_complete
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import nvidia, rosinality, tensorflow
 from stylegan_ray.interop.native import (
@@ -34,7 +35,6 @@ from stylegan_ray.run_folder import (
     STATE,
     find_run,
     newest_network,
-    read_complete,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
 from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, printable, reading

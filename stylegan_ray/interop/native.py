@@ -25,7 +25,8 @@ from stylegan_ray.interop.sizes import (
 )
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.run_folder import CONFIG, COUNTERS, HEADER_BYTES, STATE
-from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, check_size, parse_json, parse_yaml, printable
+from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, check_size, printable
+from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
 PARTS = ("G", "D", "G_ema")
 D_KEYS = frozenset({"D_architecture", "D_mapping_layers", "cmap_dim", "mbstd_group_size", "mbstd_num_features"})

@@ -12,21 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from stylegan_ray.checkpoint_files import CheckpointError, completion, read_complete
 from stylegan_ray.config import RunConfig, validated
-from stylegan_ray.run_folder import (
-    COMPLETE,
-    CONFIG,
-    COUNTERS,
-    STATE,
-    CheckpointError,
-    checkpoint_name,
-    complete_checkpoints,
-    completion,
-    read_complete,
-)
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.state import TrainState
-from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, decode_utf8, parse_json, parse_yaml, printable, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, printable, reading
+from stylegan_ray.untrusted_text import decode_utf8, parse_json, parse_yaml
 
 log = logging.getLogger(__name__)
 

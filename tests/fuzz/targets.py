@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fuzz import seeds
 
+from stylegan_ray.checkpoint_files import completion
 from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import ConfigError, DataConfig, load_config
 from stylegan_ray.data import open_dataset
@@ -25,7 +26,7 @@ from stylegan_ray.images.saved_w import load_w
 from stylegan_ray.interop import load_network
 from stylegan_ray.interop.unpickler import load_pickle
 from stylegan_ray.metrics.row_files import load_rows
-from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, completion
+from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from stylegan_ray.untrusted import (
     UserError,
     inflate,
     open_regular,
-    parse_json,
-    parse_yaml,
     printable,
     read_at_most,
     read_file,
     reading,
 )
+from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
 
 class OtherError(ValueError):

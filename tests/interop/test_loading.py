@@ -8,10 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from stylegan_ray.checkpoint_files import completion
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import load_network, read_networks, save_network
 from stylegan_ray.interop.loading import load, locate
-from stylegan_ray.run_folder import completion
 
 
 @pytest.fixture

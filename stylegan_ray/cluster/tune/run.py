@@ -44,7 +44,8 @@ from stylegan_ray.credentials import clean
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, join_address
-from stylegan_ray.untrusted import CONFIG_BYTES, parse_yaml, printable, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
+from stylegan_ray.untrusted_text import parse_yaml
 
 FILE, TRIALS, EXPERIMENT = "sweep.yaml", "trials", "tune"
 """In a sweep's folder: what it searches, the folder of its trials, and Ray Tune's own folder."""

@@ -13,7 +13,8 @@ import numpy as np
 from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unknown_key
 from stylegan_ray.rng import stream, stream_key
 from stylegan_ray.storage import one_line
-from stylegan_ray.untrusted import CONFIG_BYTES, parse_yaml, printable, read_file, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, printable, read_file, reading
+from stylegan_ray.untrusted_text import parse_yaml
 
 Values = dict[str, Any]
 RANGES, LISTS = ("uniform", "loguniform"), ("choice", "grid")

@@ -32,7 +32,8 @@ from stylegan_ray.train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from stylegan_ray.untrusted import parse_json, reading
+from stylegan_ray.untrusted import reading
+from stylegan_ray.untrusted_text import parse_json
 
 State = Literal["open", "finished", "stopped", "diverged", "failed"]
 PINNED = "pinned"

@@ -26,7 +26,8 @@ from stylegan_ray.data.labels import Labels, texts
 from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.untrusted import format_bytes, parse_json, printable
+from stylegan_ray.untrusted import format_bytes, printable
+from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
 IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo", "pixel_values", "bytes", "content")

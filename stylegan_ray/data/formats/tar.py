@@ -21,7 +21,8 @@ from stylegan_ray.data.left_out import NO_FILES, SPARSE, LeftOut, is_hidden, lis
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import decode_utf8, format_bytes, printable
+from stylegan_ray.untrusted import format_bytes, printable
+from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
 SHARD_NAME = re.compile(r"\d+\D*$")
