@@ -135,7 +135,7 @@ class Projector:
     def checksum(self, target: Target) -> bytes:
         """sha256 of what decides the files of a target, apart from the device and its rounding."""
         chosen = {
-            "network": self._network, "plan": asdict(self.plan), "distance": self.distance.description,
+            "network": self._network, "plan": asdict(self.plan), "distance": self.distance.weights.name,
             "drange": list(self.drange), "lod": self.lod, "class": self.class_index, "video": self.video,
             "num_frames": self.num_frames if self.video else None, "shape": target.pixels.shape,
         }  # fmt: skip
