@@ -88,7 +88,7 @@ def G():
     return build_generator(load_config("config-f", SMALL).model, 8, 3, 0)
 
 
-FLOATS = st.floats(width=32, allow_nan=False)
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @examples(30)
