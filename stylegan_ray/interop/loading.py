@@ -154,7 +154,7 @@ def _from_file(folder: Storage, name: str) -> Networks:
         size = folder.size(name) or 0
         is_torch, is_pickle = is_torch_file(head), head[:1] == b"\x80"
         if head[8:9] == b"{":  # safetensors: the length of its header, then the header
-            length = header_size(head, size)
+            length = header_size(head, NETWORK_BYTES if size is None else size)
             stated_networks(head[:length] + file.read(max(length - len(head), 0)))
         elif not is_torch and not is_pickle:
             raise BadFileError(describe_other_file(head))
