@@ -155,6 +155,7 @@ def serve(argv: Sequence[str]) -> int:
     from stylegan_ray.cluster.serve.options import ServeOptions
 
     options = parse_options(ServeOptions, argv, command_name("serve"))
+    keep_to_loopback(options.address)
     from stylegan_ray.cluster.serve.launch import serve_network
 
     return serve_network(options)

@@ -16,7 +16,7 @@ from typing import Any
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.credentials import clean
 from stylegan_ray.storage import PART, Storage, join_address, one_line
-from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, printable, reading
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
 DEFAULT_STORAGE = "~/stylegan_ray/runs"
@@ -284,7 +284,10 @@ def read_config(run: Storage) -> RunConfig:
         tree = parse_yaml(content, where)
         if not isinstance(tree, dict):
             raise BadFileError(f"{where} is no configuration; restore the file, or start a new run")
-        return validated(tree)
+        try:
+            return validated(tree)
+        except ConfigError as error:
+            raise ConfigError(f"{printable(where, 500)}: {'; '.join(str(error).splitlines())}") from None
 
 
 def read_run_file(run: Storage) -> dict[str, Any]:
@@ -312,6 +315,10 @@ def find_run(run: str, storage: str | None = None) -> str:
     for address in (run, join_address(base, run)):
         if is_run(address):
             return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
+    if os.path.isfile(os.path.expanduser(run)):
+        raise ConfigError(
+            f"no run {printable(run)!r}: it is a file, and a run is a folder; give that folder, or its name"
+        )
     try:
         known = [name for name in Storage.at(base).names() if is_run(join_address(base, name))]
     except (ValueError, OSError) as error:

@@ -75,7 +75,8 @@ def locate(checkpoint: str) -> str:
     if _holds(checkpoint, PUBLISHED):
         return join_address(checkpoint, PUBLISHED)
     run = find_run(checkpoint)
-    newest = newest_network(Storage.at(run))
+    with reading(run, ConfigError):
+        newest = newest_network(Storage.at(run))
     if newest is None:
         raise ConfigError(f"run {run} has no networks yet; its first checkpoint is written at its first tick")
     return join_address(run, newest)
@@ -112,6 +113,8 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
             here = Storage.at(address)
             names = [] if _is_file(address) else here.names()
             return _from_folder(here, names) if names else _from_file(Storage.at(folder), name)
+    except ConfigError as error:  # a configuration in the file that is out of range
+        raise BadFileError(f"{printable(address, 500)}: {'; '.join(str(error).splitlines())}") from error
     except FileNotFoundError:
         raise FileNotFoundError(f"no networks at {printable(address)}: there is no such file or folder") from None
 
@@ -151,7 +154,7 @@ def _from_file(folder: Storage, name: str) -> Networks:
     """
     with folder.open(name) as file:
         head = file.read(4096)
-        size = folder.size(name) or 0
+        size = folder.size(name)
         is_torch, is_pickle = is_torch_file(head), head[:1] == b"\x80"
         if head[8:9] == b"{":  # safetensors: the length of its header, then the header
             length = header_size(head, NETWORK_BYTES if size is None else size)

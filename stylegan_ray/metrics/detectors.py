@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from stylegan_ray.config import nearest
 from stylegan_ray.data.index import cache_folder
+from stylegan_ray.interop.torch_files import read_torch_file
 from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
 from stylegan_ray.storage import Storage, join_address, split_address
+from stylegan_ray.untrusted import BadFileError
 
 IMAGES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on the caller
 
@@ -276,8 +278,10 @@ class Scripted(nn.Module):
 
 
 def _state(content: bytes) -> dict[str, Tensor]:
-    # weights_only: tensors and containers, no code.
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state = read_torch_file(content)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadFileError("it holds something other than tensors by name; fetch it again")
+    return state
 
 
 def _filled(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Calls on hostile input in a process of its own: what takes memory, hangs or dies there fails a test, not the tests."""
+"""Calls on hostile input in a process of its own: what takes memory, hangs or dies there fails one test only."""
 
 from __future__ import annotations
 
