@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from importlib import resources
@@ -620,7 +621,7 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     """What a preset file contains, and the preset's name."""
     path = Path(preset)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        if not os.path.exists(path):
             raise ConfigError(
                 f"preset file {printable(preset, 500)} does not exist; built-in presets: {', '.join(preset_names())}"
             )
@@ -667,7 +668,7 @@ def _overridden(
     merged = _merge(tree, _nested(overrides, deleted))
     train = merged.get("train")
     if isinstance(train, dict) and isinstance(auto := train.get("auto"), (list, tuple)):
-        train["auto"] = [key for key in auto if key not in overrides]
+        train["auto"] = [key for key in auto if not isinstance(key, str) or key not in overrides]
     return merged
 
 

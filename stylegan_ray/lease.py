@@ -28,6 +28,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.storage import PART, Storage, one_line
+from stylegan_ray.untrusted import printable
 
 PREFIX = ".lease-"
 BEAT_SEC = 10.0
@@ -129,11 +130,13 @@ def held(
     label = f"{key}: " if key else ""
     try:
         lease = Lease(Storage.at(address), Owner.of_this_process(command, claims))
-        lease.acquire(say, f"{label}{address} is in use by", way_out)
+        lease.acquire(say, f"{label}{printable(address, 500)} is in use by", way_out)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{label}{address} cannot be written: {one_line(error)}; give another place") from error
+        raise ConfigError(
+            f"{label}{printable(address, 500)} cannot be written: {one_line(error)}; give another place"
+        ) from error
     try:
         yield lease
     finally:

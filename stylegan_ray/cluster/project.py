@@ -119,7 +119,7 @@ class ProjectWork:
 
 def moved(projector: Projector, device: str) -> Projector:
     """The projector on another device."""
-    statistics = projector.statistics._replace(mean=projector.statistics.mean.to(device))
+    statistics = WStatistics(projector.statistics.mean.to(device), projector.statistics.sigma)
     start = None if projector.start is None else projector.start.to(device)
     return replace(projector, G=projector.G.to(device), statistics=statistics, start=start)
 

@@ -22,6 +22,7 @@ from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
 from stylegan_ray.storage import delete_partials, write_file
+from stylegan_ray.untrusted import printable
 
 MOST_FRAMES = 50_000
 """Frames of one tile of a video, whose w are computed at once."""
@@ -149,7 +150,7 @@ def choose_device(wanted: str) -> torch.device:
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if wanted == "auto" else wanted)
     except RuntimeError:
-        raise ConfigError(f"--device {wanted}: write cpu, cuda, cuda:1 or auto") from None
+        raise ConfigError(f"--device {printable(wanted)}: write cpu, cuda, cuda:1 or auto") from None
     if device.type == "cuda" and not has_cuda:
         raise ConfigError(f"--device {wanted}: torch sees no GPU here; leave --device out")
     return device

@@ -43,6 +43,8 @@ def check_grid(num: int, resolution: Sequence[int], seeds: str) -> None:
 
 def _check_place(folder: Path) -> None:
     """Raises OSError where the folder, or the first one above it that exists, takes no new files."""
+    if "\0" in str(folder):
+        raise ValueError("it holds a null character")
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():

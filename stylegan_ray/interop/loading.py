@@ -70,7 +70,7 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if _is_file(checkpoint) or _holds(checkpoint, STATE):
+    if _is_file(checkpoint) or _holds(checkpoint, STATE) or _holds(checkpoint, COMPLETE):
         return checkpoint
     if _holds(checkpoint, PUBLISHED):
         return join_address(checkpoint, PUBLISHED)
@@ -121,7 +121,7 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
 
 def _from_folder(folder: Storage, names: list[str]) -> Networks:
     """The networks of a checkpoint, or the newest ones of a run."""
-    if STATE in names:
+    if STATE in names or COMPLETE in names:
         if COMPLETE not in names:
             raise BadFileError("the checkpoint is not complete; use another one of the run, or the run itself")
         contents = read_complete(folder)

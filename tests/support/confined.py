@@ -1,4 +1,4 @@
-"""Calls on hostile input in a process of its own: what takes memory, hangs or dies there fails one test only."""
+"""Calls on hostile input in a process of its own: what takes memory, hangs or dies there fails one test."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""Options of commands as no one means them: status 2 and one message that names the option, before anything is made."""
+
+import os
+
+import pytest
+
+from stylegan_ray import cli
+from stylegan_ray.config import ConfigError
+from stylegan_ray.images.options import numbers, strengths
+from stylegan_ray.interop import save_network
+
+
+@pytest.fixture
+def generate(tmp_path, networks, monkeypatch, capsys):
+    """Calls the command in an empty folder; returns its status, and what it said or wrote."""
+    cfg, G, D, G_ema = networks
+    (tmp_path / "network.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 0))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*words):
+        status = cli.run(cli.generate, [str(tmp_path / "network.safetensors"), *words])
+        said = capsys.readouterr()
+        return status, said.err if status else said.out
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0-99999999999", "0-999999999", "4294967296", "99999999999999999999999",
+        "-1", "--1", "0--5", "1-", "5-1", "", ",",
+        "0,,1", "x", "0x10", "1e3", "1.5", "٣", "²", "0-1-2", "1" * 5_000, "\x1b[2J", ",".join(["0-60000"] * 2),
+    ],
+)  # fmt: skip
+def test_ranges_of_numbers(text):
+    with pytest.raises(ConfigError, match="--seeds") as caught:
+        numbers(text, "--seeds")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_other_ranges_are_read():
+    assert numbers("0-2, 7,4294967295", "--seeds") == [0, 1, 2, 7, 4294967295]
+
+
+@pytest.mark.parametrize("text", ["", ":", "1:2:3:4", "nan:1", "inf:1", "0:1:1", "0:1:100000", "x:y", "\x1b:1"])
+def test_strengths(text):
+    with pytest.raises(ConfigError, match="--strength") as caught:
+        strengths(text)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--trunc", "nan"], "--trunc"), (["--trunc", "inf"], "--trunc"), (["--trunc", "-inf"], "--trunc"),
+        (["--seeds", "0-99999999999"], "--seeds"), (["--seeds", "4294967296"], "--seeds"),
+        (["--cutoff", "-1"], "--cutoff"),
+        (["--tiles", "1000000", "1000000"], "--tiles"), (["--tiles", "-1", "1"], "--tiles"),
+        (["--batch", "0"], "--batch"), (["--fps", "1000000", "--video", "x.webp"], "--fps"),
+        (["--frames", "1000000000", "--video", "x.webp"], "--frames"), (["--class", "5"], "no classes"),
+        (["--grid", "."], "--grid"), (["--grid", "/dev"], "--grid"), (["--grid", "/dev/null/x.png"], "--grid"),
+        (["--grid", "/proc/x.png"], "--grid"), (["--grid", "a\x00b"], "--grid"), (["--grid", "x" * 300], "--grid"),
+        (["--outdir", "/proc/x"], "--outdir"), (["--outdir", "file"], "--outdir"), (["--outdir", "file/x"], "--outdir"),
+        (["--outdir", "a\x00b"], "--outdir"), (["--outdir", "x" * 300], "--outdir"), (["--save-w", "."], "--save-w"),
+        (["--video", "/proc/x.webp", "--seeds", "0-1", "--frames", "1"], "--video"),
+        (["--load-w", "file"], "--load-w"), (["--load-w", "/dev/zero"], "--load-w"), (["--load-w", "gone"], "--load-w"),
+        (["--device", "\x1b[2J"], "--device"), (["--n", "5"], "--outdir"),
+        (["--n", "5", "--outdir", "x", "--trunc", "nan"], "--trunc"),
+    ],
+)  # fmt: skip
+def test_options_of_generate(generate, words, named):
+    with open("file", "w"):
+        pass
+    status, said = generate(*words)
+    assert status == 2 and named in said, said
+    assert all(line.isprintable() for line in said.splitlines()) and len(said) < 1000
+    assert os.listdir(".") == ["file"]
+
+
+def test_what_is_right_is_written(generate):
+    assert generate("--seeds", "0-1", "--outdir", "new/deep") == (0, "new/deep/seed0000.png\nnew/deep/seed0001.png\n")
+
+
+def test_a_folder_without_rights(generate, tmp_path):
+    (tmp_path / "here" / "shut").mkdir(mode=0o500)
+    if os.access(tmp_path / "here" / "shut", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    for option, path in (("--grid", "shut/x.png"), ("--outdir", "shut/x")):
+        status, said = generate(option, path)
+        assert status == 2 and option in said and "shut" in said
