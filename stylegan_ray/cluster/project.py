@@ -15,7 +15,7 @@ from stylegan_ray.images.generate import class_labels
 from stylegan_ray.images.perceptual import choose_distance
 from stylegan_ray.images.project_options import ProjectOptions
 from stylegan_ray.images.projected import Projected, Projector, Target, read_targets
-from stylegan_ray.images.projection import ProjectionPlan, w_statistics
+from stylegan_ray.images.projection import ProjectionPlan, WStatistics, w_statistics
 from stylegan_ray.images.saved_w import load_w
 from stylegan_ray.images.video import check_video_path
 from stylegan_ray.interop import Networks

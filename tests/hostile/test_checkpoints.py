@@ -7,10 +7,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from stylegan_ray.checkpoint_files import CheckpointError, completion
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import load_network
 from stylegan_ray.interop.loading import load
-from stylegan_ray.run_folder import CheckpointError, completion, find_run, newest_network, read_config, read_run_file
+from stylegan_ray.run_folder import find_run, newest_network, read_config, read_run_file
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import newest_checkpoint, read_checkpoint
 
