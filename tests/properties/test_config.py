@@ -110,7 +110,7 @@ def test_words_of_a_command_line_are_the_configuration(drawn, data):
 
 
 ROWS = st.lists(
-    st.dictionaries(TEXT, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT, max_size=4)
+    st.dictionaries(TEXT, st.none() | st.booleans() | st.integers(-(1 << 64), 1 << 64) | st.floats(allow_nan=False) | TEXT, max_size=4)
     .map(lambda row: {name: value for name, value in row.items() if value not in (float("inf"), float("-inf"))}),
     max_size=5,
 )  # fmt: skip
