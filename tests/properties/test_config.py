@@ -109,8 +109,9 @@ def test_words_of_a_command_line_are_the_configuration(drawn, data):
     assert train_options(["config-f", *words]).cfg == cfg
 
 
+NUMBERS = st.integers(-(1 << 64), 1 << 64) | st.floats(allow_nan=False)
 ROWS = st.lists(
-    st.dictionaries(TEXT, st.none() | st.booleans() | st.integers(-(1 << 64), 1 << 64) | st.floats(allow_nan=False) | TEXT, max_size=4)
+    st.dictionaries(TEXT, st.none() | st.booleans() | NUMBERS | TEXT, max_size=4)
     .map(lambda row: {name: value for name, value in row.items() if value not in (float("inf"), float("-inf"))}),
     max_size=5,
 )  # fmt: skip
