@@ -13,6 +13,7 @@ ray = pytest.importorskip("ray")
 from stylegan_ray.cluster.task_pool import TaskPool  # noqa: E402
 from stylegan_ray.images.many import MANIFEST, PartWriter, Recipe, parts_of  # noqa: E402
 from stylegan_ray.interop import save_network  # noqa: E402
+from stylegan_ray.lease import PREFIX
 from stylegan_ray.run_folder import snapshot_name  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -20,8 +21,9 @@ RECIPE = Recipe("sha", 0.7, None, None, "random", "png", batch=4, shard=8, devic
 
 
 def contents(folder):
-    """Files by name; one that is being written is left out, since it may vanish."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".part"}
+    """Files by name; one that is being written is left out, since it may vanish, and so is the lease of a command."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix != ".part" and not path.name.startswith(PREFIX)]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 @pytest.mark.usefixtures("ray_local")
