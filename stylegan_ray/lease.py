@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.storage import PART, Storage, one_line
+from stylegan_ray.storage import PART, Storage, is_alive, one_line
 from stylegan_ray.untrusted import printable
 
 PREFIX = ".lease-"
@@ -111,9 +111,7 @@ class Owner:
 
     def describe(self) -> str:
         """For messages; the file may be anybody's, so that what it says is escaped."""
-        command, host, since = (
-            text[:80].encode("unicode_escape").decode() for text in (self.command, self.host, self.since)
-        )
+        command, host, since = (printable(text, 80) for text in (self.command, self.host, self.since))
         return f"{command}, process {self.pid} on {host}, since {since}"
 
 
@@ -314,13 +312,7 @@ def is_locked(path: str) -> bool | None:
 
 def is_process(pid: int, started: int | None) -> bool:
     """Whether the process with this id that started then lives."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return started is None or start_of(pid) in (started, None)
+    return is_alive(pid) and (started is None or start_of(pid) in (started, None))
 
 
 def start_of(pid: int) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.credentials import clean
-from stylegan_ray.storage import PART, Storage, join_address, one_line
+from stylegan_ray.storage import PART, Storage, join_address, one_line, split_address
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, printable, reading
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
@@ -301,6 +301,13 @@ def read_run_file(run: Storage) -> dict[str, Any]:
         return found
 
 
+def folder_of(network: str) -> str:
+    """The folder of the run that a network file or checkpoint belongs to, or, if it is in none, the one it lies in."""
+    folder, _ = split_address(network)
+    outer, name = split_address(folder)
+    return outer if name == CHECKPOINTS else folder
+
+
 def is_run(address: str) -> bool:
     """Whether a folder is that of a run."""
     try:
@@ -330,7 +337,7 @@ def find_run(run: str, storage: str | None = None) -> str:
 def how_ended(run: Storage) -> str | None:
     """How the last command that trained a run ended; None while one trains it, or where that cannot be told."""
     try:
-        ended = json.loads(run.read(RUN_FILE))["ended"]
+        ended = read_run_file(run)["ended"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return one_line(ended.encode("unicode_escape").decode()) if isinstance(ended, str) else None

@@ -84,20 +84,22 @@ def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> No
     found = os.listdir(folder) if os.path.isdir(folder) else []
     for name in found:
         target, _, pid = name.removesuffix(PART).rpartition(".")
-        if name.endswith(PART) and target in names and pid.isdigit() and not _is_alive(int(pid)):
+        if not name.endswith(PART) or target not in names or not pid.isdigit():
+            continue
+        if int(pid) == os.getpid() or not is_alive(int(pid)):
             with suppress(OSError):
                 os.remove(os.path.join(folder, name))
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this host lives."""
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host, and of this process namespace, lives."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return pid != os.getpid()
+        pass
+    return True
 
 
 @dataclass(frozen=True)

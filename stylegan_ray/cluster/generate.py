@@ -50,7 +50,7 @@ def check_options(options: GenerateOptions) -> int:
     """The number of images; raises ConfigError for options that do not go with --n."""
     num = options.n or 0
     check_ranges(options)
-    for name, least in (("n", 1), ("batch", 1), ("shard", 1)):
+    for name, least in (("n", 1), ("shard", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} {getattr(options, name)} must be at least {least}")
     if options.shard % options.batch and options.format == "tar":

@@ -180,14 +180,18 @@ def labels_from_json(content: bytes, names: PackedNames, folder: str = "") -> La
         return Labels(problem=f'{LABEL_FILE} must hold {{"labels": [[name, class or vector], ...]}}: {error}')
 
 
+def label_limit(num_images: int) -> int:
+    """Most bytes of a dataset.json for so many images."""
+    return min(LABEL_BYTES + LABEL_BYTES_PER_IMAGE * num_images, MAX_LABEL_BYTES)
+
+
 def read_tree(content: bytes, num_images: int) -> Any:
     """The value of a dataset.json for so many images; raises BadFileError."""
-    limit = min(LABEL_BYTES + LABEL_BYTES_PER_IMAGE * num_images, MAX_LABEL_BYTES)
     if content.count(b"[") + content.count(b"{") > BRACKETS + BRACKETS_PER_IMAGE * num_images:
         raise BadFileError(
             f"{LABEL_FILE} holds far more lists than the {num_images} images have labels; write it again"
         )
-    return parse_json(content, LABEL_FILE, limit=limit, allow_nan=True)
+    return parse_json(content, LABEL_FILE, limit=label_limit(num_images), allow_nan=True)
 
 
 def texts(value: Any) -> tuple[str, ...] | None:

@@ -13,13 +13,22 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.images.generate import Sampler
 from stylegan_ray.images.grid import image_grid, pil_uint8, png, shrink2
 from stylegan_ray.images.options import ConvertOptions
-from stylegan_ray.images.training_data import data_of, run_of
+from stylegan_ray.images.training_data import data_of
 from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
 from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.interop.requirements import Written
 from stylegan_ray.networks.shapes import images_at_once
-from stylegan_ray.run_folder import CONFIG, EVALUATIONS, METRICS, PUBLISHED, STATE, read_jsonl, refuse_relative
+from stylegan_ray.run_folder import (
+    CONFIG,
+    EVALUATIONS,
+    METRICS,
+    PUBLISHED,
+    STATE,
+    folder_of,
+    read_jsonl,
+    refuse_relative,
+)
 from stylegan_ray.storage import Storage, join_address, split_address
 
 LARGEST_TILE = 256
@@ -104,7 +113,7 @@ def _write(folder: str, files: dict[str, bytes]) -> None:
 
 def _folder_files(networks: Networks, source: str, dest: str) -> dict[str, bytes]:
     """The files of a folder in the Hugging Face layout."""
-    run = run_of(source)
+    run = folder_of(source)
     name = split_address(dest)[1]
     return hub.folder_files(networks, name, _samples(networks), _metrics(run, networks.cur_nimg), data_of(run))
 

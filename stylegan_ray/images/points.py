@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
@@ -145,10 +143,3 @@ def class_of(seed: int, point: Point, shape: Shape) -> int:
     if point.class_index is not None:
         return point.class_index
     return seed % shape.label_size if shape.label_size else 0
-
-
-def npz(ws: np.ndarray) -> bytes:
-    """An .npz file with `w` float32 [1,L,W], as the project command writes it."""
-    buffer = io.BytesIO()
-    np.savez(buffer, w=ws.astype(np.float32)[None])
-    return buffer.getvalue()

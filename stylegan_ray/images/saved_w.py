@@ -6,7 +6,6 @@ Files of `project` also hold `made_with`, uint8 [32]: a checksum of what they we
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib import format
 from torch import Tensor
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.images.generate import stored_noise
 from stylegan_ray.storage import Storage, split_address
 from stylegan_ray.untrusted import printable, reading
 
 MOST_BYTES = 1 << 30
 """Largest file, and most bytes of its arrays; the w of 20,000 images at 1024 pixels take 0.7 GB."""
-HEADERS = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,18 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    name = printable(entry.filename)
     with archive.open(entry) as file:
-        content = io.BytesIO(file.read(entry.file_size))
-    read_header = HEADERS.get(format.read_magic(content))
-    if read_header is None:
-        raise ValueError(f"{printable(entry.filename)} has another version of the .npy format")
-    shape, _, dtype = read_header(content)
-    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != entry.file_size - content.tell():
-        raise ValueError(f"{printable(entry.filename)} does not hold the plain numbers that it states")
-    content.seek(0)
-    values = format.read_array(content, allow_pickle=False).astype(np.float32)
+        content = file.read(entry.file_size)
+    try:
+        stored, size = parse_npy(content)
+    except ValueError as error:
+        raise ValueError(f"{name} does not hold the plain numbers that it states: {error}") from error
+    if size != len(content):
+        raise ValueError(f"{name} does not hold the plain numbers that it states: it is longer")
+    values = stored.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"{printable(entry.filename)} holds numbers that are not finite")
+        raise ValueError(f"{name} holds numbers that are not finite")
     return values
 
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from stylegan_ray.interop.hub import CONFIG_JSON, plain
-from stylegan_ray.run_folder import CHECKPOINTS, RUN_FILE, RUN_FILE_BYTES
-from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.run_folder import RUN_FILE, RUN_FILE_BYTES, folder_of
+from stylegan_ray.storage import Storage
 from stylegan_ray.untrusted_text import parse_json
-
-
-def run_of(network: str) -> str:
-    """The folder of the run that a network file or checkpoint belongs to, if it is in a run."""
-    folder, _ = split_address(network)
-    outer, name = split_address(folder)
-    return outer if name == CHECKPOINTS else folder
 
 
 def data_of(run: str) -> dict[str, Any]:
@@ -27,7 +20,7 @@ def data_of(run: str) -> dict[str, Any]:
 
 def class_names_of(network: str, num_classes: int) -> list[str]:
     """The names of the classes of a network, one for each; empty where they are not known."""
-    names = data_of(run_of(network)).get("class_names")
+    names = data_of(folder_of(network)).get("class_names")
     if not isinstance(names, list) or not 0 < num_classes <= len(names):
         return []
     return [plain(str(name))[:80] for name in names[:num_classes]]

@@ -7,7 +7,16 @@ from contextlib import suppress
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare
-from stylegan_ray.run_folder import CHECKPOINTS, EVALUATIONS, METRICS, NETWORK_ENDINGS, find_run, is_run, read_jsonl
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    EVALUATIONS,
+    METRICS,
+    NETWORK_ENDINGS,
+    find_run,
+    folder_of,
+    is_run,
+    read_jsonl,
+)
 from stylegan_ray.storage import Storage, join_address, split_address
 
 
@@ -18,9 +27,7 @@ def absolute(address: str) -> str:
 
 def rows_file(network: str) -> str:
     """The file for rows of a network file or checkpoint: in the folder of its run, else beside it."""
-    folder, _ = split_address(network)
-    outer, name = split_address(folder)
-    return join_address(outer if name == CHECKPOINTS else folder, EVALUATIONS)
+    return join_address(folder_of(network), EVALUATIONS)
 
 
 def load_rows(what: str) -> list[Row]:

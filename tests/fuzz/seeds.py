@@ -16,13 +16,13 @@ import pyarrow.parquet
 import safetensors.torch
 import torch
 from support.data_sets import encoded, label_json, noise_picture
+from support.networks import built
 
 from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.data.formats import tfrecord_wire
 from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.interop import rosinality, tf_pickle
 from stylegan_ray.interop.native import Networks, networks_from_bytes, save_network
-from stylegan_ray.networks import build_discriminator, build_generator
 
 TINY = {
     "model.z_dim": 4, "model.w_dim": 4, "model.mapping_layers": 1, "model.mapping_fmaps": 4, "model.fmap_base": 8,
@@ -33,9 +33,8 @@ TINY = {
 @cache
 def network(**overrides: Any) -> bytes:
     """A network file of ours for 8x8 pixels, about 30 kB."""
-    torch.manual_seed(0)
     cfg = load_config("config-f", TINY | overrides)
-    G, D, G_ema = (build(cfg.model, (8, 8), 3, 0) for build in (build_generator, build_discriminator, build_generator))
+    G, D, G_ema = built(cfg, (8, 8), 3, 0)
     return save_network(G, D, G_ema, cfg, 1000)
 
 

@@ -1,10 +1,9 @@
 """Small networks, and files of them that a test may spoil."""
 
 import pytest
-import torch
+from support.networks import built
 
 from stylegan_ray.config import load_config
-from stylegan_ray.networks import build_discriminator, build_generator
 
 SMALL = {
     "model.z_dim": 6, "model.w_dim": 5, "model.mapping_layers": 2, "model.mapping_fmaps": 7, "model.fmap_base": 32,
@@ -16,6 +15,4 @@ SMALL = {
 def networks():
     """(cfg, G, D, G_ema) of 8x8 pixels."""
     cfg = load_config("config-f", SMALL)
-    torch.manual_seed(0)
-    shape = ((8, 8), 3, 0)
-    return cfg, *(build(cfg.model, *shape) for build in (build_generator, build_discriminator, build_generator))
+    return cfg, *built(cfg, (8, 8), 3, 0)

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import yaml
+from support.networks import built
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.images.training_data import class_names_of
 from stylegan_ray.interop import hub, load_network, read_networks, save_network
-from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.train.transfer import check_start
 
 KEYS = {
@@ -21,9 +21,7 @@ KEYS = {
 
 def make(label_size=0):
     cfg = load_config("config-f", KEYS)
-    torch.manual_seed(0)
-    shape = (16, 3, label_size)
-    return cfg, [build(cfg.model, *shape) for build in (build_generator, build_discriminator, build_generator)]
+    return cfg, built(cfg, 16, 3, label_size)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from stylegan_ray.config import ConfigError, ModelConfig, load_config
 from stylegan_ray.images.directions import find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, place_on_walk, walk
 from stylegan_ray.images.grid import pil_uint8, png
-from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, npz, styles_of
+from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
+from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.images.view import Drawn, Found, Refusal, View, Wish, find_network
 from stylegan_ray.interop import Networks, save_network
 from stylegan_ray.networks import build_discriminator, build_generator
@@ -143,7 +144,7 @@ def test_a_walk_passes_its_points_and_is_that_of_videos(view, G):
 
 def test_w_as_a_file(view):
     (drawn,) = view.draw([Wish.of(Point(seed=5), has_image=False)])
-    with np.load(io.BytesIO(npz(drawn.ws))) as found:
+    with np.load(io.BytesIO(save_w(torch.tensor(drawn.ws[None])))) as found:
         assert (found["w"].dtype, found["w"].shape) == (np.float32, (1, NUM_WS, 5))
         np.testing.assert_array_equal(found["w"][0], drawn.ws)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from support.networks import built
 
 from stylegan_ray.config import load_config
-from stylegan_ray.networks import build_discriminator, build_generator
 
 SMALL = {
     "model.z_dim": 6, "model.w_dim": 5, "model.mapping_layers": 2, "model.mapping_fmaps": 7, "model.fmap_base": 32,
@@ -18,9 +18,7 @@ def made():
 
     def make(resolution=(16, 12), num_channels=3, label_size=2, seed=0, **overrides):
         cfg = load_config("config-f", SMALL | overrides)
-        torch.manual_seed(seed)
-        shape = (resolution, num_channels, label_size)
-        G, D, G_ema = (build(cfg.model, *shape) for build in (build_generator, build_discriminator, build_generator))
+        G, D, G_ema = built(cfg, resolution, num_channels, label_size, seed)
         G_ema.w_avg.normal_()
         return cfg, G, D, G_ema
 

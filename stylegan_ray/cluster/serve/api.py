@@ -6,6 +6,7 @@ import base64
 from importlib import resources
 from typing import Annotated, Any, Protocol
 
+import torch
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -14,7 +15,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from stylegan_ray.cluster.serve.access import Access
 from stylegan_ray.config import nearest
-from stylegan_ray.images.points import Point, Walk, npz
+from stylegan_ray.images.points import Point, Walk
+from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.images.view import Drawn, Refusal, Wish
 
 POLICY = (
@@ -119,7 +121,7 @@ def make_api(drawer: Drawer, token: str | None = None) -> FastAPI:
     @api.get("/w.npz", summary="The styles of an image", response_class=Response, responses=NPZ | PROBLEMS)
     async def w_npz(point: ASKED) -> Response:
         drawn = await _drawn(drawer, Wish.of(point, has_image=False))
-        return _file(npz(drawn.ws), "application/octet-stream")
+        return _file(save_w(torch.tensor(drawn.ws[None])), "application/octet-stream")
 
     @api.post("/walk.png", summary="An image of a walk", response_class=Response, responses=PNG | PROBLEMS)
     async def walk_png(walk: Walk) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -95,12 +94,12 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
     import ray
     from ray import serve
 
-    from stylegan_ray.cluster.resources import joined
+    from stylegan_ray.cluster.resources import is_local, joined
     from stylegan_ray.cluster.serve.app import NAME, Plan, make_application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cfg = load_config("tiny", {"cluster.address": options.address, "cluster.num_workers": options.replicas})
-    is_shared = bool(options.address or os.environ.get("RAY_ADDRESS"))
+    is_shared = not is_local(cfg)
     with joined(cfg, print):
         if is_shared and serve.status().proxies:
             raise ConfigError(

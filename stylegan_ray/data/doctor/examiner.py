@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import DEEP_MODES, UNIT, explain_error, is_grey, is_transparent, to_eight_bits
-from stylegan_ray.data.doctor.traits import HASH_BYTES, TRAITS, bars_of, flatness_of, look_of, on_white, sharpness_of
+from stylegan_ray.data.decode import explain_error, is_grey, is_transparent
+from stylegan_ray.data.doctor.traits import (
+    HASH_BYTES,
+    TRAITS,
+    bars_of,
+    flatness_of,
+    in_eight_bits,
+    look_of,
+    on_white,
+    sharpness_of,
+)
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.formats.protocol import Inspector, StoredImage
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT
@@ -87,7 +96,6 @@ def profile_of(image: Image.Image) -> str:
 
 def pixel_hash(image: Image.Image) -> bytes:
     """A hash that is equal for images with the same pixels, whatever their file format and mode."""
-    if image.mode in DEEP_MODES:
-        image = to_eight_bits(image, UNIT if image.mode == "F" else 16)
+    image = in_eight_bits(image)
     size = f"{image.height}x{image.width}:".encode()
     return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).digest()

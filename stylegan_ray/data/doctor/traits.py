@@ -57,10 +57,16 @@ class Bars(NamedTuple):
         return left, top, width - right, height - bottom
 
 
+def in_eight_bits(image: Image.Image) -> Image.Image:
+    """An image of at most 8 bits: of a deep grey one the high bytes, or floats of 0 to 1 as 0 to 255."""
+    if image.mode not in DEEP_MODES:
+        return image
+    return to_eight_bits(image, UNIT if image.mode == "F" else 16)
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """An RGB image of at most 8 bits, with transparent parts white."""
-    if image.mode in DEEP_MODES:
-        image = to_eight_bits(image, UNIT if image.mode == "F" else 16)
+    image = in_eight_bits(image)
     if not has_alpha(image):
         return image.convert("RGB")
     image = image.convert("RGBA")

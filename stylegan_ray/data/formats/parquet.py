@@ -19,14 +19,14 @@ from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
 from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.untrusted import format_bytes, printable
+from stylegan_ray.untrusted import check_size, format_bytes, printable
 from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
@@ -144,8 +144,7 @@ class ParquetSource:
             raise ValueError(f"cannot be read from its row group: {printable(str(error))}") from error
         if content is None:
             raise ValueError("is a path or empty, not the bytes of an image")
-        if len(content) > self.files.max_bytes:
-            raise ValueError(f"takes {format_bytes(len(content))}, more than data.max_image_mb allows")
+        check_size(len(content), self.files.max_bytes, "the image", LIMIT_KEY)
         return content if at_least is None else content[:at_least]
 
     def _group(self, number: int) -> Any:

@@ -12,7 +12,7 @@ from itertools import compress
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.folder import is_image
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
@@ -21,7 +21,7 @@ from stylegan_ray.data.left_out import NO_FILES, SPARSE, LeftOut, is_hidden, lis
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import format_bytes, printable
+from stylegan_ray.untrusted import check_size, format_bytes, printable
 from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
@@ -79,8 +79,7 @@ class TarSource:
     def read(self, entry: int, at_least: int | None = None) -> bytes:
         """The bytes of an image file: all, or the first `at_least`."""
         size = int(self.places["size"][entry])
-        if size > self.files.max_bytes:
-            raise ValueError(f"takes {format_bytes(size)}, more than data.max_image_mb={self.files.max_bytes >> 20}")
+        check_size(size, self.files.max_bytes, "the image", LIMIT_KEY)
         shard, offset = self.shards[int(self.places["shard"][entry])], int(self.places["offset"][entry])
         return self.files.read_at(shard, offset, size if at_least is None else min(size, at_least))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,11 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.data.scan import Reading
-from stylegan_ray.untrusted import check_size, printable, short_repr
+from stylegan_ray.untrusted import check_size, printable
 
 ENDING, LABEL_ENDING = ".tfrecords", ".labels"
 PIECE_BYTES = 1 << 24
@@ -294,27 +294,12 @@ def _labels(files: Files, infos: Sequence[FileInfo]) -> Labels:
     if not names:
         return Labels(problem="there is no .labels file beside the .tfrecords files")
     try:
-        values = parse_npy(files.read(names[0]))
+        values, _ = parse_npy(files.read(names[0]))
+        if values.ndim > 2:
+            raise ValueError(f"it is an array of {values.ndim} dimensions, which must hold one row per image")
     except (ValueError, EOFError) as error:
         return Labels(problem=f"{quoted(names[0])} is not a .npy array: {printable(str(error))}")
     return Labels.of(values, quoted(names[0]), name="row {}".format)
-
-
-def parse_npy(content: bytes) -> np.ndarray:
-    """The array of numbers in a .npy file; raises ValueError where the file is not as long as its header says."""
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read_header:
-        raise ValueError(f"it is of version {version[0]}.{version[1]}, not 1.0 or 2.0")
-    shape, fortran_order, dtype = read_header[version](stream)
-    if dtype.kind not in "biuf" or len(shape) > 2 or min(shape, default=0) < 0:
-        raise ValueError(f"it is an array of {dtype} of {len(shape)} dimensions, which must hold one row per image")
-    data = memoryview(content)[stream.tell() :]
-    if math.prod(shape) * dtype.itemsize > len(data):
-        raise ValueError(f"it holds {len(data)} bytes for an array of shape {short_repr(shape)}")
-    values = np.frombuffer(data, dtype=dtype, count=math.prod(shape))
-    return values.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _matching(labels: Labels, num: int) -> Labels:

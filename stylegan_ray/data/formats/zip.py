@@ -20,16 +20,16 @@ from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.folder import is_image, label_file_among, read_labels
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import LABEL_BYTES, LABEL_BYTES_PER_IMAGE, LABEL_FILE, MAX_LABEL_BYTES, read_tree
+from stylegan_ray.data.labels import LABEL_FILE, label_limit, read_tree
 from stylegan_ray.data.left_out import NO_FILES, LeftOut, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import BadFileError, format_bytes, inflate, printable
+from stylegan_ray.untrusted import BadFileError, check_size, format_bytes, inflate, printable
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
@@ -169,7 +169,7 @@ def _refuse_packed(entries: list[zipfile.ZipInfo], path: str) -> None:
 
 def _read_labels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_images: int, path: str) -> bytes:
     """The content of the label file, which is of bounded size; raises DataError."""
-    limit = min(LABEL_BYTES + LABEL_BYTES_PER_IMAGE * num_images, MAX_LABEL_BYTES)
+    limit = label_limit(num_images)
     with archive.open(entry) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
@@ -202,13 +202,12 @@ class ZipSource:
         """The bytes of an image file: all, or what the first `at_least` compressed bytes decompress to."""
         packed_size = int(self.places["packed"][entry])
         wanted = packed_size if at_least is None else min(packed_size, at_least)
-        if wanted > self.files.max_bytes:
-            raise ValueError(f"takes {format_bytes(wanted)}, more than data.max_image_mb={self.files.max_bytes >> 20}")
+        check_size(wanted, self.files.max_bytes, "the image", LIMIT_KEY)
         packed = self._packed(entry, wanted)
         if self.places["method"][entry] == zipfile.ZIP_STORED:
             content = packed
         elif wanted == packed_size:
-            content = inflate(packed, self.files.max_bytes, "the image", "data.max_image_mb")
+            content = inflate(packed, self.files.max_bytes, "the image", LIMIT_KEY)
         else:  # the beginning of the stream, for its header
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.files.max_bytes)
         if wanted == packed_size and zlib.crc32(content) != self.places["crc"][entry]:
