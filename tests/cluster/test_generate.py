@@ -13,7 +13,7 @@ ray = pytest.importorskip("ray")
 from stylegan_ray.cluster.task_pool import TaskPool  # noqa: E402
 from stylegan_ray.images.many import MANIFEST, PartWriter, Recipe, parts_of  # noqa: E402
 from stylegan_ray.interop import save_network  # noqa: E402
-from stylegan_ray.lease import PREFIX
+from stylegan_ray.lease import PREFIX  # noqa: E402
 from stylegan_ray.run_folder import snapshot_name  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
