@@ -15,8 +15,8 @@ from typing import Any
 
 from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, format_bytes, printable
 
-OPCODES = 500_000
-"""Most opcodes of a pickle. StyleGAN2-ADA's files have 60,000."""
+OPCODES = 300_000
+"""Most opcodes of a pickle. A snapshot of StyleGAN2-ADA has some thousands for each resolution of each network."""
 LONGEST_INTEGER = 256
 """Bits of the largest integer."""
 SLACK = 64 << 20
