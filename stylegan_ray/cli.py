@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from stylegan_ray import interrupts
+from stylegan_ray import interrupts, last_words
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.options import ConvertOptions, GenerateOptions
@@ -43,23 +44,35 @@ def overview() -> str:
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 2 wrong usage or configuration, 130 interrupted, 1 otherwise."""
     interrupts.install()
-    try:
-        return command(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return interrupted(command)
-    except SystemExit as error:
-        if error.code != signal.SIGTERM:  # what Ray's own handler raises while Ray starts
+    with last_words.left_behind(message_of_death(command)):
+        try:
+            return command(sys.argv[1:] if argv is None else argv)
+        except UserError as error:
+            print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return interrupted(command)
+        except SystemExit as error:
+            if error.code == signal.SIGTERM:  # what Ray's own handler raises while Ray starts
+                return interrupted(command)
+            if error.code == 1:  # 2 has a message of tyro, and a text is printed by Python
+                print("error: a library ended the command with status 1", file=sys.stderr)
             raise
-        return interrupted(command)
 
 
 def interrupted(command: Callable[[Sequence[str]], int]) -> int:
     """Prints how to go on with a command; returns the exit status."""
     print(f"interrupted{WAYS_ON.get(command.__name__, '')}", file=sys.stderr)
     return 130
+
+
+def message_of_death(command: Callable[[Sequence[str]], int]) -> str:
+    """What is printed where the process ends without a chance to print anything."""
+    logs = os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "session_latest", "logs")
+    return (
+        f"error: the command was killed, or ended by a library{WAYS_ON.get(command.__name__, '')}; see whether memory "
+        f"was short (dmesg), and Ray's logs in {logs}"
+    )
 
 
 def keep_to_loopback(address: str | None) -> None:

@@ -104,13 +104,17 @@ class Run:
     @property
     def cur_nimg(self) -> int:
         """Images shown at the newest complete checkpoint; 0 without one."""
-        names = complete_checkpoints(self.storage.folder(CHECKPOINTS))
-        return checkpoint_nimg(names[-1]) or 0 if names else 0
+        return checkpoint_nimg(self.newest_checkpoint or "") or 0
+
+    @property
+    def newest_checkpoint(self) -> str | None:
+        """Name of the newest complete checkpoint; None without one."""
+        return next(reversed(complete_checkpoints(self.storage.folder(CHECKPOINTS))), None)
 
     @property
     def is_started(self) -> bool:
         """Whether there is a complete checkpoint to continue from."""
-        return bool(complete_checkpoints(self.storage.folder(CHECKPOINTS)))
+        return self.newest_checkpoint is not None
 
     @property
     def is_finished(self) -> bool:
@@ -122,7 +126,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
     use_ray_defaults()
     run = prepare(cfg, resume_from)
     run.observer = observer
-    view = ConsoleView(run.cfg.train.total_kimg)
+    view, before = ConsoleView(run.cfg.train.total_kimg), run.newest_checkpoint
     if run.is_finished:
         view.message(
             f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
@@ -142,7 +146,8 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             if outcome.reason:
                 print(f"error: {outcome.reason}", file=sys.stderr, flush=True)
                 return 1
-            state = "done" if outcome.state == "done" else "stopped"
+            has_saved = run.newest_checkpoint != before
+            state = "done" if outcome.state == "done" else "stopped" if has_saved else "unchanged"
             view.message(closing_message(run.address, run.cfg, state, command_line()))
             return 130 if stop_requested() else 0
 

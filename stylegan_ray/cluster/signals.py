@@ -51,7 +51,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def stop_requested() -> bool:
         if received and not has_said.is_set():
             has_said.set()
-            say("Saving, then stopping; once more to stop at once.")
+            say("Stopping: what was trained is saved first; once more to stop at once.")
         return bool(received)
 
     with handled_by(handle):

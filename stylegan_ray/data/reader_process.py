@@ -65,7 +65,11 @@ class Child:
         command = [sys.executable, "-m", "stylegan_ray.readers.child", kind, *paths]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, bufsize=0)
         self._end = weakref.finalize(self, end_child, self.process, self.owner)
-        self.contents = unpack_contents(self._reply(MAX_CONTENTS_BYTES))
+        content = self._reply(MAX_CONTENTS_BYTES)
+        try:
+            self.contents = unpack_contents(content)
+        except Exception as error:  # of a child that a file made do something else
+            raise self._death("sent something else than names and labels") from error
 
     def read(self, number: int, name: str) -> bytes:
         """An image file; raises ValueError or DataError."""

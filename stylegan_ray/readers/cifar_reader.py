@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,12 @@ SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
 """Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
 MAX_BATCH_BYTES = 1 << 29
+NESTING = frozenset(
+    {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST", "EMPTY_TUPLE", "REDUCE", "BUILD"}
+)
+"""Opcodes that make a value of others."""
+MAX_NESTING = 100
+"""How many of them a batch may have; CIFAR's have about ten."""
 
 
 def open_reader(paths: list[str]) -> CIFARReader:
@@ -132,9 +139,21 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
+def check_opcodes(content: bytes) -> None:
+    """Raises ReadError for a pickle that would take much memory or deep recursion to load; it is not loaded here."""
+    num_nested = 0
+    for opcode, value, _ in pickletools.genops(content):
+        if isinstance(value, int) and "PUT" in opcode.name and value > len(content):
+            raise ReadError(f"its memo has an entry {value}, and it has {len(content)} bytes")
+        num_nested += opcode.name in NESTING
+    if num_nested > MAX_NESTING:
+        raise ReadError(f"it nests {num_nested} values, and CIFAR's pickles about ten")
+
+
 def load_batch(content: bytes, path: str) -> dict:
     """The dictionary of a batch, with texts as bytes; raises ReadError."""
     try:
+        check_opcodes(content)
         tree = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except ReadError as error:
         raise ReadError(f"{path}: {error}") from error

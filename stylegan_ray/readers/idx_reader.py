@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 
 import numpy as np
@@ -51,7 +52,8 @@ def read_idx(path: str, num_dimensions: int) -> np.ndarray:
         size = math.prod(shape)
         if not 0 < size <= MAX_BYTES:
             raise ReadError(f"{path} says that it holds an array of shape {shape}; at most {MAX_BYTES} bytes are read")
-        content = file.read(size + 1)
+        is_whole = path.endswith(".gz") or os.path.getsize(path) == head_bytes + size
+        content = file.read(size + 1) if is_whole else b""
     if len(content) != size:
         raise ReadError(f"{path} should hold {size} values and does not; it may be incomplete, so copy it again")
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -13,6 +13,7 @@ from typing import Any
 from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, ReadError, import_optional
 
 LENGTH_KEY = b"length"
+MAX_DIGITS = 12
 NUMBERED_KEY = re.compile(rb"([1-9]\d{0,4})-(\d{5,12})")
 
 
@@ -49,7 +50,8 @@ class LMDBReader:
 def _numbered_contents(keys: list[bytes], length: bytes) -> Contents:
     """The images of the largest size; the smaller ones are copies of them."""
     sizes = Counter(int(match[1]) for key in keys if (match := NUMBERED_KEY.fullmatch(key)))
-    if not sizes or not length.isdigit() or not 0 < int(length) <= max(sizes.values()):
+    is_number = length.isdigit() and len(length) <= MAX_DIGITS
+    if not sizes or not is_number or not 0 < int(length) <= max(sizes.values()):
         raise ReadError(
             f"its key `length` is {length[:20]!r}, but it holds {max(sizes.values(), default=0)} images of one size "
             "under keys such as 256-00000; make it again"

@@ -173,7 +173,7 @@ def tick_line(row: Mapping[str, Any]) -> str:
 def closing_message(
     address: str,
     cfg: RunConfig,
-    state: Literal["done", "stopped"],
+    state: Literal["done", "stopped", "unchanged"],
     command: str = "stylegan-ray train",
     kimg: float = 0.0,
 ) -> str:
@@ -195,7 +195,11 @@ def closing_message(
         "Generate": f"stylegan-ray generate {folder} --seeds 0-63 --grid grid.png",
         "Continue": command,
     }
-    title = {"done": "Done.", "stopped": "Stopped as requested; the state is saved."}[state]
+    title = {
+        "done": "Done.",
+        "stopped": "Stopped as requested; the state is saved.",
+        "unchanged": "Stopped as requested, before there was anything new to save.",
+    }[state]
     return "\n".join([title, *(f"  {label:9s} {text}" for label, text in lines.items() if text)])
 
 

@@ -99,7 +99,7 @@ class Session:
             if self.was_stopped:
                 raise KeyboardInterrupt
             self.was_stopped = True
-            self.view.message("Saving, then stopping; once more to stop at once.")
+            self.view.message("Stopping: what was trained is saved first; once more to stop at once.")
             with suppress(OSError):
                 self.sweep.write(STOP, b"")
             store_and_end(number, frame)

@@ -1,0 +1,33 @@
+"""A message for a command that ends without one: a process that is killed, or that a library ends, can say nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+WATCHER = "trap '' INT TERM HUP; read -r ended || printf '%s\\n' \"$1\" >&2"
+"""For a shell, which waits until the pipe on its standard input closes."""
+
+
+@contextmanager
+def left_behind(text: str) -> Iterator[None]:
+    """Prints the text to standard error if this process ends inside, in whatever way.
+
+    SIGKILL ends a process without a word, as the kernel does where memory is short; so do libraries that call _exit():
+    Ray's, in a driver that lost its raylet. Where there is no shell, nothing is printed.
+    """
+    watcher = _started(text)
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            with suppress(OSError):
+                watcher.communicate(b"ended\n")
+
+
+def _started(text: str) -> subprocess.Popen[bytes] | None:
+    """The shell; in a session of its own, so that Ctrl-C does not reach it."""
+    with suppress(OSError):
+        return subprocess.Popen(["/bin/sh", "-c", WATCHER, "sh", text], stdin=subprocess.PIPE, start_new_session=True)
+    return None
