@@ -265,6 +265,7 @@ BENCHMARKS = {
     "crash": "benchmarks.cluster.crash",
     "soak": "benchmarks.cluster.soak",
     "sweep": "benchmarks.cluster.sweep",
+    "shared_cores": "benchmarks.cluster.shared_cores",
     "generate": "benchmarks.cluster.generate",
 }
 """The module of each benchmark; only the requested one is imported."""

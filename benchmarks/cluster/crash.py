@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,14 @@ import numpy as np
 import safetensors
 from PIL import Image
 
-from benchmarks.cluster.victims import is_alive, kill
+from benchmarks.cluster.victims import command_of, descendants, is_alive, kill
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.run_folder import COMPLETE
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import read_checkpoint
+from stylegan_ray.untrusted_text import parse_yaml
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 MARK = "STYLEGAN_RAY_CRASH"
@@ -31,6 +36,9 @@ MARK = "STYLEGAN_RAY_CRASH"
 SEC_TO_GO = 15.0
 """How long after the end of a command its processes may live."""
 MOST_SEC = 900.0
+COMMANDS = (
+    "train", "tune", "prepare_data", "prepare_data_tasks", "generate", "generate_tasks", "evaluate", "evaluate_tasks",
+)  # fmt: skip
 SMALL = {
     "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8, "model.mapping_layers": 2, "model.fmap_base": 32,
     "model.fmap_max": 8, "schedule.minibatch_size": 8, "schedule.minibatch_gpu": 4, "schedule.minibatch_repeats": 2,
@@ -47,8 +55,8 @@ class Options(Common):
 
     folder: Path = Path("crash")
     """Where the commands write, and what was found is kept."""
-    commands: tuple[str, ...] = ("train", "tune", "prepare_data", "generate", "evaluate")
-    """Commands to hurt."""
+    commands: tuple[str, ...] = COMMANDS
+    """Commands to hurt; those with "tasks" in their names run Ray tasks, and the same ones without compute alone."""
     crashes: int = 50
     """Signals for each command."""
     seed: int = 0
@@ -63,7 +71,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     options.folder.mkdir(parents=True, exist_ok=True)
     folder, notes = options.folder.resolve(), options.folder / "crashes.jsonl"
     rows = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
-    if {"generate", "evaluate"} & set(options.commands) and not (folder / "runs" / "network").exists():
+    if any(name.startswith(("generate", "evaluate")) for name in options.commands) and not (folder / "runs" / "network").exists():
         run_whole(folder, "network")
     for name in options.commands:
         done = [row for row in rows if row["command"] == name and row["seed"] == options.seed]
@@ -83,6 +91,7 @@ def bars_of(rows: Sequence[dict[str, Any]]) -> Bars:
     silent = [row for row in rows if row["can_be_answered"] and not row["says_how_to_continue"]]
     return [
         at_most("half files", sum(len(row["half_files"]) for row in rows), 0),
+        at_most("processes without the mark", sum(len(row["unmarked"]) for row in rows), 0),
         at_most(f"processes after {SEC_TO_GO:g} s", sum(len(row["left"]) for row in rows), 0),
         at_most("files left after the next whole command", sum(len(row["left_over"]) for row in rows), 0),
         at_most("signals without a word how to continue", len(silent), 0),
@@ -94,15 +103,21 @@ def words_of(folder: Path) -> dict[str, list[str]]:
     small = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
     train = ["config-f", "openmoji", *small, "--train.total_kimg", "0.32"]
     network = str(folder / "runs" / "network")
+    prepare = ["prepare_data", "openmoji", "--resolution", "16", "--overwrite"]
+    evaluate = ["evaluate", network, "--metrics", "fid500_tiny"]
     return {
         "network": ["train", *train, "--run.name", "network"],
         "train": ["train", *train, "--run.name", "train"],
         "tune": ["tune", *train, "--run.name", "tune", "--samples", "2"],
-        "prepare_data": [
-            "prepare_data", "openmoji", str(folder / "data.zip"), "--resolution", "16", "--overwrite", "--workers", "0"
-        ],
+        "prepare_data": [*prepare, str(folder / "data.zip"), "--workers", "0"],
+        "prepare_data_tasks": [*prepare, str(folder / "tfrecords"), "--workers", "2"],
         "generate": ["generate", network, "--seeds", "0-499", "--outdir", str(folder / "images")],
-        "evaluate": ["evaluate", network, "--metrics", "fid500_tiny", "--num-tasks", "0"],
+        "generate_tasks": [
+            "generate", network, "--n", "2000", "--shard", "200", "--batch", "20", "--outdir", str(folder / "many"),
+            "--num-tasks", "2",
+        ],
+        "evaluate": [*evaluate, "--num-tasks", "0"],
+        "evaluate_tasks": [*evaluate, "--num-tasks", "2", "--out", str(folder / "tasks.jsonl")],
     }  # fmt: skip
 
 
@@ -131,6 +146,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     process, log = start(folder, name)
     with suppress(subprocess.TimeoutExpired):
         process.wait(after_sec)
+    unmarked = without_mark(process.pid, folder)
     had_ended = process.poll() is not None
     process.send_signal(number)
     sent = time.monotonic()
@@ -147,7 +163,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     run_whole(folder, name)
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
-        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left,
+        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left, "unmarked": unmarked,
         "can_be_answered": number != signal.SIGKILL and after_sec > sec_to_load() and not had_ended,
         "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
@@ -171,6 +187,12 @@ def marked(folder: Path) -> list[int]:
             if is_ours and is_alive(int(entry)):
                 found.append(int(entry))
     return found
+
+
+def without_mark(pid: int, folder: Path) -> list[str]:
+    """Command lines of what a process has started that would not be found by the mark."""
+    started = descendants(pid)
+    return [command_of(other) for other in set(started) - set(marked(folder)) if is_alive(other)]
 
 
 def leftovers(folder: Path) -> Iterator[str]:
@@ -197,6 +219,13 @@ def is_whole(folder: Path, path: Path) -> bool:
             json.loads(path.read_bytes())
         elif path.suffix == ".jsonl":
             [json.loads(line) for line in path.read_bytes().splitlines()]
+        elif path.suffix == ".yaml":
+            return bool(parse_yaml(path.read_bytes(), path.name))
+        elif path.suffix == ".tar":
+            with tarfile.open(path) as archive:
+                [archive.extractfile(member).read() for member in archive if member.isfile()]  # type: ignore
+        elif path.name == COMPLETE:
+            read_checkpoint(Storage.at(path.parent))
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 return archive.testzip() is None

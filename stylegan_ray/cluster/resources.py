@@ -35,6 +35,14 @@ LOCAL_DEFAULTS = {
     "RAY_enable_metrics_collection": "0",
 }
 """What a cluster of this machine alone is started with, where nobody has set it."""
+SPIN = 10_000
+"""How often an idle thread of OpenMP looks for work before it sleeps: some 0.2 ms.
+
+Ray knows nothing of other commands on this machine, whose threads want the same cores. libgomp's own 300,000 are 6 ms
+in which a thread that waits for another one keeps that one from running.
+"""
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+"""Variables that say how threads of OpenMP wait."""
 ANSWER_SEC = 6.0
 """How long what is at an address has to answer."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
@@ -205,7 +213,7 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
     set_token()
     set_folder(say)
-    os.environ.update({key: value for key, value in LOCAL_DEFAULTS.items() if key not in os.environ})
+    os.environ.update({key: value for key, value in local_defaults().items() if key not in os.environ})
     try:
         # Where the command line has set Ray's switch (cli.keep_to_loopback), this is also where its servers listen.
         ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
@@ -215,6 +223,12 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
             f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it is "
             f"less so"
         ) from error
+
+
+def local_defaults() -> dict[str, str]:
+    """Variables that the processes of a new local cluster inherit, where nobody has set them."""
+    is_chosen = any(name in os.environ for name in WAITING)
+    return LOCAL_DEFAULTS | ({} if is_chosen else {"GOMP_SPINCOUNT": str(SPIN)})
 
 
 def set_folder(say: Say) -> None:

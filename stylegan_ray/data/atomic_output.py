@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,10 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names
 from stylegan_ray.lease import PREFIX as LEASE
 from stylegan_ray.storage import Storage
+from stylegan_ray.untrusted import reading
+from stylegan_ray.untrusted_text import parse_json
+
+MARK_BYTES = 1 << 24
 
 
 class Output(Protocol):
@@ -47,9 +52,14 @@ def write_whole(output: Output) -> Iterator[Output]:
 
 
 def delete_leftovers(address: str, is_file: bool) -> None:
-    """Deletes what a writer of a place on disk left when it was killed; nobody else may be writing it."""
-    if "://" not in address:
-        LocalOutput(address, is_file).delete_leftovers()
+    """Deletes what a writer of a place left when it was killed; nobody else may be writing it."""
+    output = StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
+    output.delete_leftovers()
+
+
+def mark_of_unfinished(name: str | None) -> str:
+    """The object beside a file, or in the folder where the name is None, that is there until a data set is whole."""
+    return f".{name}.unfinished" if name else ".unfinished"
 
 
 def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: bool, num_bytes: int = 0) -> Output:
@@ -150,12 +160,18 @@ def _flush(path: Path) -> None:
 
 
 class StoredOutput:
-    """Files in an object store, through pyarrow; each appears when it is closed."""
+    """Files in an object store, through pyarrow; each appears under its name when it is closed.
+
+    An object store renames nothing. Until all are whole, another object says so, and names them: data sets with it are
+    not read, and the next writer deletes them.
+    """
 
     def __init__(self, address: str, is_file: bool) -> None:
         folder, _, name = address.rstrip("/").rpartition("/")
         self.storage = Storage.at(folder if is_file else address)
         self.name = name if is_file else None
+        self.mark = mark_of_unfinished(self.name)
+        self.older: list[str] = []
         self.opened: list[str] = []
 
     def names(self) -> list[str] | None:
@@ -166,19 +182,37 @@ class StoredOutput:
         selector = fs.FileSelector(place, allow_not_found=True, recursive=True)
         found = self.storage.filesystem.get_file_info(selector)
         names = (info.path[len(place) :].lstrip("/") for info in found if info.type == fs.FileType.File)
-        return sorted(name for name in names if not name.startswith(LEASE))
+        return sorted(name for name in names if not name.startswith(LEASE) and name != self.mark)
 
     def begin(self) -> None:
         """Raises OSError when nothing can be written."""
         self.storage.filesystem.create_dir(self.storage.root, recursive=True)
-        self.storage.write(".writable", b"")
-        self.storage.filesystem.delete_file(self.storage.path(".writable"))
+        names = self.names()
+        self.older = [self.name] if names is None and self.name else names or []
+        self._write_mark()
+
+    def delete_leftovers(self) -> None:
+        """Deletes what a killed writer left, and of the data set that it replaced what is no whole one any more."""
+        if not self.storage.exists(self.mark):
+            return
+        with reading(self.storage.path(self.mark), DataError):
+            tree = parse_json(self.storage.read(self.mark, MARK_BYTES), self.mark)
+            self.older, self.opened = list(map(str, tree["older"])), list(map(str, tree["opened"]))
+        is_broken = bool(set(self.older) & set(self.opened))
+        names = self.names()
+        there = {self.name} if names is None else set(names)
+        self._delete(there & (set(self.opened) | set(self.older if is_broken else ())))
+        self.storage.delete(self.mark)
+
+    def _write_mark(self) -> None:
+        self.storage.write(self.mark, json.dumps({"older": self.older, "opened": self.opened}).encode())
 
     def free_bytes(self) -> float:
         return float("inf")
 
     def open(self, name: str) -> BinaryIO:
         self.opened.append(name)
+        self._write_mark()
         stream: Any = self.storage.filesystem.open_output_stream(self.storage.path(name))
         return cast(BinaryIO, stream)
 
@@ -186,9 +220,14 @@ class StoredOutput:
         """Deletes files of the older data set that the new one does not have."""
         if self.name is None:
             self._delete(set(self.names() or ()).difference(self.opened))
+        self.storage.delete(self.mark)
 
     def abandon(self) -> None:
+        """Deletes the new files; the mark stays where only parts of the older data set are left."""
         self._delete(self.opened)
+        replaced = set(self.older) & set(self.opened)
+        if not replaced or replaced == set(self.older):
+            self.storage.delete(self.mark)
 
     def _delete(self, names: Sequence[str] | set[str]) -> None:
         for name in names:

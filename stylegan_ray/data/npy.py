@@ -22,7 +22,10 @@ def parse_npy(content: bytes) -> tuple[np.ndarray, int]:
     version = format.read_magic(stream)
     if version not in HEADERS:
         raise ValueError(f"it is of version {version[0]}.{version[1]}, not 1.0 or 2.0")
-    shape, fortran_order, dtype = HEADERS[version](stream)
+    try:
+        shape, fortran_order, dtype = HEADERS[version](stream)
+    except Exception as error:  # numpy parses the header as Python's literals, with the errors of that parser
+        raise ValueError(f"its header cannot be read: {type(error).__name__}") from error
     if dtype.kind not in "biuf" or min(shape, default=0) < 0:
         raise ValueError(f"it is an array of {dtype} of shape {short_repr(shape)}, not of plain numbers")
     begin, num = stream.tell(), math.prod(shape)

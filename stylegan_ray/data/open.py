@@ -8,12 +8,13 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
 from stylegan_ray.data import formats, openmoji
+from stylegan_ray.data.atomic_output import mark_of_unfinished
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
@@ -156,8 +157,10 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
     if format is not None and not os.path.isdir(path):
         folder, name = split_address(path if "://" in path else os.path.abspath(path))
         files = files_at(folder, cfg.follow_links, max_bytes)
+        refuse_unfinished(files, path, name)
         return files, format, [files.info(name)], []
     files = files_at(path, cfg.follow_links, max_bytes)
+    refuse_unfinished(files, path)
     listing, left_out = files.survey()
     format = formats.by_listing(listing, files, prepares)
     infos = format.select(listing)
@@ -170,6 +173,18 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name)]
     infos, note = _of_one_split(infos, is_folder, cfg.split)
     return files, format, infos, [*left_out.lines(), *([note] if note else [])]
+
+
+def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:
+    """Raises DataError for a data set in object storage whose writer was ended before it was whole."""
+    if "://" not in path:
+        return
+    with suppress(FileNotFoundError):
+        files.info(mark_of_unfinished(name))
+        raise DataError(
+            f"data.path={path}: the command that wrote it was ended before it was whole, or is still running; wait for "
+            f"it, or run it again"
+        )
 
 
 def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) -> tuple[list[FileInfo], str]:

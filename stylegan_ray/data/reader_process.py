@@ -68,8 +68,8 @@ class Child:
         content = self._reply(MAX_CONTENTS_BYTES)
         try:
             self.contents = unpack_contents(content)
-        except Exception as error:  # of a child that a file made do something else
-            raise self._death("sent something else than names and labels") from error
+        except ValueError as error:
+            raise self._death(f"sent {error}") from error
 
     def read(self, number: int, name: str) -> bytes:
         """An image file; raises ValueError or DataError."""

@@ -91,7 +91,8 @@ def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
 
     Raises ConfigError where the folder holds images of another recipe, or other files.
     """
-    names = [name for name in storage.names() if not name.startswith(LEASE)]
+    there = [name for name in storage.names() if not name.startswith(LEASE)]
+    names = [name for name in there if not name.endswith(PART)]
     if MANIFEST in names:
         where = join_address(address, MANIFEST)
         with reading(where, ConfigError, passes=(OSError,)):
@@ -101,9 +102,8 @@ def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
         raise ConfigError(f"--outdir {address} holds files and no {MANIFEST}, such as {names[0]}; give an empty folder")
     else:
         storage.write(MANIFEST, (json.dumps(asdict(recipe), indent=1) + "\n").encode())
-    for name in names:
-        if name.endswith(PART):
-            storage.delete(name)
+    for name in set(there).difference(names):
+        storage.delete(name)
     return names
 
 

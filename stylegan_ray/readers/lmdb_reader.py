@@ -36,7 +36,7 @@ class LMDBReader:
                 raise ReadError("its keys hold NUL bytes, so it is no LMDB of images of LSUN or rosinality")
             self.contents = Contents(names)
         else:
-            self.contents = _numbered_contents(keys, length)
+            self.contents = numbered_contents(keys, length)
 
     def read(self, number: int, name: str) -> bytes:
         content = self.transaction.get(name.encode("utf-8", "surrogateescape"))
@@ -47,8 +47,8 @@ class LMDBReader:
         return bytes(content)
 
 
-def _numbered_contents(keys: list[bytes], length: bytes) -> Contents:
-    """The images of the largest size; the smaller ones are copies of them."""
+def numbered_contents(keys: list[bytes], length: bytes) -> Contents:
+    """The images of the largest size; the smaller ones are copies of them. Raises ReadError."""
     sizes = Counter(int(match[1]) for key in keys if (match := NUMBERED_KEY.fullmatch(key)))
     is_number = length.isdigit() and len(length) <= MAX_DIGITS
     if not sizes or not is_number or not 0 < int(length) <= max(sizes.values()):

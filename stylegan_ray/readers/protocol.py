@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -74,25 +74,24 @@ def class_numbers(values: Any, num: int, what: str) -> np.ndarray:
 
 
 def pack_contents(contents: Contents) -> bytes:
-    """Contents as plain arrays in a .npz file."""
-    buffer = io.BytesIO()
-    arrays = {"names": _pack(contents.names), "class_names": _pack(contents.class_names)}
-    arrays |= {} if contents.labels is None else {"labels": contents.labels}
-    np.savez(buffer, notes=_pack(contents.notes), **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    """Contents as JSON."""
+    labels = None if contents.labels is None else contents.labels.tolist()
+    parts = {"names": contents.names, "labels": labels, "class_names": contents.class_names, "notes": contents.notes}
+    return json.dumps({key: value if value is None else list(value) for key, value in parts.items()}).encode()
 
 
 def unpack_contents(content: bytes) -> Contents:
-    """The contents that `pack_contents` packed."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        texts = [_unpack(file[name]) for name in ("names", "class_names", "notes")]
-        labels = file["labels"] if "labels" in file.files else None
-    return Contents(texts[0], labels, texts[1], texts[2])
+    """The contents that `pack_contents` packed; raises ValueError for other bytes: a file may have changed the child."""
+    try:
+        tree = json.loads(content)
+        names, class_names, notes = (_texts(tree[key]) for key in ("names", "class_names", "notes"))
+        labels = None if tree["labels"] is None else class_numbers(tree["labels"], len(names), "the list of labels")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, ReadError) as error:
+        raise ValueError(f"no names and labels of images: {type(error).__name__}") from error
+    return Contents(names, labels, class_names, notes)
 
 
-def _pack(texts: Sequence[str]) -> np.ndarray:
-    return np.frombuffer("\0".join(["", *texts]).encode("utf-8", "surrogateescape"), dtype=np.uint8)
-
-
-def _unpack(packed: np.ndarray) -> list[str]:
-    return packed.tobytes().decode("utf-8", "surrogateescape").split("\0")[1:]
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("no list of texts")
+    return values

@@ -91,6 +91,14 @@ def test_a_good_folder_stays(monkeypatch):
     assert os.environ["RAY_TMPDIR"] == "/tmp"
 
 
+def test_idle_threads_of_workers_sleep_soon_unless_the_user_says_how_they_wait(monkeypatch):
+    for name in resources.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    assert int(resources.local_defaults()["GOMP_SPINCOUNT"]) < 100_000
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert "GOMP_SPINCOUNT" not in resources.local_defaults()
+
+
 def test_workers_look_for_code_where_the_driver_found_it(monkeypatch, tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError")
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,6 @@
 """Data sets of other programs, written by those programs' libraries and made ready by the command."""
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import scipy.io
 from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
+from support.foreign import idx, python2_pickle
 
 from stylegan_ray import cli
 from stylegan_ray.data import reader_process as process
@@ -106,9 +106,7 @@ def test_hdf5_that_points_to_other_files(tmp_path, capsys):
 
 
 def write_idx(path, array):
-    """As the format's description says: two zeros, 8 for bytes, the number of dimensions, big-endian sizes."""
-    content = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(idx(array)) if path.suffix == ".gz" else idx(array))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -124,45 +122,6 @@ def test_mnist(tmp_path, caplog, ending):
     (tmp_path / f"raw/t10k-labels-idx1-ubyte{ending}").unlink()
     assert run(tmp_path / f"raw/t10k-images-idx3-ubyte{ending}", tmp_path / "e.zip") == 0
     assert "has no labels" in caplog.text and label_tree(tmp_path / "e.zip")[0] is None
-
-
-def python2_pickle(tree):
-    """A pickle of protocol 2 as Python 2 and its numpy write it: texts as byte strings, and arrays by their parts."""
-    out = io.BytesIO()
-    out.write(b"\x80\x02")
-
-    def put(value):
-        if isinstance(value, dict):
-            out.write(b"}(")
-            for pair in value.items():
-                put(pair[0])
-                put(pair[1])
-            out.write(b"u")
-        elif isinstance(value, list):
-            out.write(b"](")
-            for item in value:
-                put(item)
-            out.write(b"e")
-        elif isinstance(value, bytes):
-            out.write(b"T" + struct.pack("<i", len(value)) + value)
-        elif isinstance(value, int):
-            out.write(b"J" + struct.pack("<i", value))
-        else:
-            put_array(value)
-
-    def put_array(array):
-        out.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01")
-        put(array.shape[0])
-        put(array.shape[1])
-        out.write(
-            b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-        )
-        put(array.tobytes())
-        out.write(b"tb")
-
-    put(tree)
-    out.write(b".")
-    return out.getvalue()
 
 
 def cifar10():

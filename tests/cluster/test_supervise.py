@@ -97,10 +97,12 @@ def test_an_end_that_a_worker_stored_ends_the_run(supervisor):
 
 
 def test_a_wish_to_stop_becomes_the_stop_file(supervisor):
-    wishes = iter([False, True])
-    supervisor.stop_requested = lambda: next(wishes, True)
+    sender = Sender(supervisor.channel)
+    supervisor.stop_requested = lambda: bool(supervisor.view.messages)
 
     def fit():
+        sender.post(GROUP, None)  # the workers are up
+        sender.post(MESSAGE, "the user asks for a stop")
         deadline = time.monotonic() + 30
         while not supervisor.run.exists(STOP):
             assert time.monotonic() < deadline
@@ -108,6 +110,12 @@ def test_a_wish_to_stop_becomes_the_stop_file(supervisor):
         return Outcome("stopped")
 
     assert supervisor.outcome_of(fit) == Outcome("stopped")
+
+
+def test_a_wish_to_stop_before_the_workers_are_up_ends_the_run_at_once(supervisor):
+    supervisor.stop_requested = lambda: True
+    assert supervisor.outcome_of(lambda: time.sleep(20)) == Outcome("stopped")
+    assert not supervisor.run.exists(STOP)
 
 
 class Leader:

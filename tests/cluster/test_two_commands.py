@@ -78,9 +78,35 @@ def test_a_signal_before_the_workers_are_up_ends_the_command(pictures, tmp_path,
     started = [process.pid, *descendants(process.pid)]
     process.send_signal(number)
     assert process.wait(60) == 130, (tmp_path / "log").read_text()
-    assert "train.py" in (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "Continue" in said and "train.py" in said and "is saved" not in said
     time.sleep(15)
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_an_error_of_an_import_in_the_workers_ends_the_run_at_once_with_its_text(pictures, tmp_path):
+    """The driver imports what the workers cannot, as where only its machine has a package."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'default_worker.py' in ' '.join(sys.orig_argv):\n"
+        "    sys.modules['stylegan_ray.cluster.worker'] = None\n"
+    )
+    env = {**os.environ, "STYLEGAN_RAY_STORAGE": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    words = [sys.executable, str(ROOT / "jobs" / "train.py"), "config-f", str(pictures), *small_model()]
+    done = subprocess.run(isolated([*words, "--run.name", "run"]), env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "error: the workers cannot import what they need" in done.stderr
+    assert "stylegan_ray.cluster.worker" in done.stderr and "Traceback" not in done.stderr
+    assert len((tmp_path / "run" / "faults.jsonl").read_text().splitlines()) < 5
+
+
+def test_a_command_in_the_background_of_a_script_ends_its_tasks_quietly(pictures, tmp_path):
+    """A shell without job control ignores SIGINT in what it puts in the background, and children inherit that."""
+    env = {**os.environ, "STYLEGAN_RAY_STORAGE": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, str(ROOT / "jobs" / "train.py"), "config-f", str(pictures), *small_model()]
+    command = isolated(["sh", "-c", '"$@" & wait $!', "sh", *words, "--run.name", "run", "--train.total_kimg", "0.128"])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and "Handlers" not in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 def test_workers_run_the_code_of_the_driver(pictures, tmp_path):

@@ -65,12 +65,13 @@ def fuzz(options: argparse.Namespace) -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
+        from fuzz.seeds import FINDINGS
         from fuzz.targets import TARGETS, attempt, resident_mb
     target, folder = TARGETS[options.target], Path(options.folder) / options.target
-    starts = target.seeds()
+    starts = [*target.seeds(), *FINDINGS.get(options.target, ())]
     for number, content in enumerate(starts):
         (folder / "corpus" / f"seed-{number}").write_bytes(content)
-        target.read(content)  # a whole file is read without an error; and imports and caches are not growth
+        attempt(target, content)  # a whole file is read without an error; and imports and caches are not growth
     start_mb = resident_mb()
     print(f"at start {start_mb} MB", file=sys.stderr)
     limits = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import safetensors.torch
 import torch
 from support.data_sets import encoded, label_json, noise_picture
+from support.foreign import idx, python2_pickle
 from support.networks import built
 
 from stylegan_ray.config import RunConfig, load_config
@@ -23,6 +25,8 @@ from stylegan_ray.data.formats import tfrecord_wire
 from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.interop import rosinality, tf_pickle
 from stylegan_ray.interop.native import Networks, networks_from_bytes, save_network
+from stylegan_ray.lease import Claim, Owner
+from stylegan_ray.readers.protocol import Contents, pack_contents
 
 TINY = {
     "model.z_dim": 4, "model.w_dim": 4, "model.mapping_layers": 1, "model.mapping_fmaps": 4, "model.fmap_base": 8,
@@ -144,3 +148,53 @@ def rows() -> list[bytes]:
 
 def plain_pickles() -> list[bytes]:
     return [pickle.dumps({"a": [1, 2.0, ("b", None)], "c": b"x"}, protocol) for protocol in (0, 2, 4)]
+
+
+def idx_files() -> list[bytes]:
+    return [idx(np.arange(32, dtype=np.uint8).reshape(2, 4, 4))]
+
+
+def idx_archives() -> list[bytes]:
+    return [gzip.compress(content, mtime=0) for content in idx_files()]
+
+
+def cifar_batches() -> list[bytes]:
+    """A batch of one image of CIFAR-10, and the names of its classes."""
+    data = np.zeros((1, 3072), dtype=np.uint8)
+    return [python2_pickle({b"labels": [1], b"data": data}), python2_pickle({b"label_names": [b"cat", b"dog"]})]
+
+
+def attributes() -> list[bytes]:
+    """The attribute files of CelebA, and of its copy at Kaggle."""
+    return [b"2\nBald Young\n000.jpg -1 1\n001.jpg  1 -1\n", b"image_id,Bald,Young\n000.jpg,-1,1\n001.jpg,1,-1\n"]
+
+
+def lmdb_keys() -> list[bytes]:
+    """Lines: the key `length`, then the other keys of an LMDB."""
+    return [b"2\n8-00000\n8-00001\n16-00000\n16-00001", b"1\n256-00000"]
+
+
+def contents() -> list[bytes]:
+    """What a reader's child process begins with."""
+    return [
+        pack_contents(Contents(["a", "b"], np.array([0, 1], dtype=np.int32), ["cat", "dog"], ["a note"])),
+        pack_contents(Contents(["a"])),
+    ]
+
+
+def leases() -> list[bytes]:
+    return [Owner.of_this_process("train", [Claim("run"), Claim("seed", 0, 63)]).content(1)]
+
+
+def npys() -> list[bytes]:
+    found = []
+    for array in (np.arange(4, dtype=np.int32), np.ones((2, 3), dtype=np.float32, order="F")):
+        np.save(buffer := io.BytesIO(), array)
+        found.append(buffer.getvalue())
+    return found
+
+
+FINDINGS: dict[str, list[bytes]] = {
+    "npy": [b"\x93NUMPY\x01\x00v\x00{'".ljust(128, b"\x7f"), b"\x93NUMPY\x01\x00v\x00".ljust(128, b"(")],
+}
+"""Inputs on which readers once failed, by target."""

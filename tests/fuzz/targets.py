@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +20,18 @@ from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import ConfigError, DataConfig, load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.decode import Decoder
-from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.formats.celeba import parse_attributes
 from stylegan_ray.data.labels import Labels, labels_from_json
+from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.images.saved_w import load_w
 from stylegan_ray.interop import load_network
 from stylegan_ray.interop.unpickler import load_pickle
+from stylegan_ray.lease import Claim, Owner
 from stylegan_ray.metrics.row_files import load_rows
+from stylegan_ray.readers import cifar_reader, idx_reader, lmdb_reader
+from stylegan_ray.readers.protocol import ReadError, unpack_contents
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE
 
 
@@ -123,7 +129,34 @@ def rows(content: bytes) -> object:
     return load_rows(written("rows.jsonl", content))
 
 
+def idx(ending: str) -> Callable[[bytes], object]:
+    return lambda content: idx_reader.open_reader([written(f"train-images-idx3-ubyte{ending}", content)]).read(0, "0")
+
+
+def cifar(content: bytes) -> object:
+    """Reads a batch of images with whole names of classes, or names with a whole batch."""
+    batch, names = seeds.cifar_batches()
+    changed = cifar_reader.load_batch(content, "a")
+    if b"data" in changed:
+        return cifar_reader.CIFARReader([("a", changed)], cifar_reader.load_batch(names, "b"))
+    return cifar_reader.CIFARReader([("b", cifar_reader.load_batch(batch, "b"))], changed)
+
+
+def lmdb_keys(content: bytes) -> object:
+    length, *keys = content.split(b"\n")
+    return lmdb_reader.numbered_contents(keys, length)
+
+
+def lease(content: bytes) -> object:
+    owner = Owner.parse(content)
+    text = owner.describe() if owner else ""
+    assert text.isprintable(), f"a lease that forges lines: {text!r}"
+    return owner and owner.overlaps([Claim("run")])
+
+
 NETWORK_ERRORS = (ValueError,)
+GZIP_ERRORS = (OSError, EOFError, zlib.error)
+"""What the module gzip raises, and the reader's process names with the file."""
 TARGETS: dict[str, Target] = {
     "network": Target(network_file(".safetensors"), lambda: [seeds.network()], NETWORK_ERRORS),
     "tensorflow_pickle": Target(network_file(".pkl"), seeds.tensorflow_pickles, NETWORK_ERRORS),
@@ -142,5 +175,13 @@ TARGETS: dict[str, Target] = {
     "labels": Target(labels, seeds.labels, (ConfigError,)),
     "saved_w": Target(saved_w, seeds.saved_ws, (ConfigError,)),
     "rows": Target(rows, seeds.rows, (ConfigError,)),
+    "npy": Target(parse_npy, seeds.npys, (ValueError,)),
+    "attributes": Target(lambda content: parse_attributes(content, "file"), seeds.attributes, (DataError,)),
+    "lease": Target(lease, seeds.leases, ()),
+    "idx": Target(idx(""), seeds.idx_files, (ReadError,)),
+    "idx_gz": Target(idx(".gz"), seeds.idx_archives, (ReadError, *GZIP_ERRORS)),
+    "cifar": Target(cifar, seeds.cifar_batches, (ReadError,)),
+    "lmdb_keys": Target(lmdb_keys, seeds.lmdb_keys, (ReadError,)),
+    "reader_contents": Target(unpack_contents, seeds.contents, (ValueError,)),
 }
 """Every reader of files that come from others, by name."""

@@ -6,6 +6,7 @@
 import random
 
 import pytest
+from fuzz.seeds import FINDINGS
 from fuzz.targets import TARGETS, attempt
 
 NUM = 60
@@ -42,6 +43,11 @@ def test_whole_files_are_read_and_damaged_ones_refused(name):
             attempt(target, content)
         except Exception as error:
             raise AssertionError(f"{name} fails on {content!r}") from error
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in FINDINGS for content in FINDINGS[name]])
+def test_what_fuzzing_has_found(name, content):
+    attempt(TARGETS[name], content)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -93,6 +93,8 @@ def test_closing_message(tmp_path):
     assert f"stylegan-ray generate {tmp_path} --seeds" in done
     assert "python jobs/train.py tiny --data.cond --train.total_kimg 120" in done
     stopped = closing_message(str(tmp_path), cfg, "stopped", "python jobs/train.py tiny")
+    unchanged = closing_message(str(tmp_path), cfg, "unchanged", "python jobs/train.py tiny")
+    assert "saved" in stopped and "saved" not in unchanged and "python jobs/train.py tiny" in unchanged
     with_metrics = cfg.with_overrides({"metrics.names": ("fid5k_tiny",)})
     assert f"evaluate plot {tmp_path}" in closing_message(str(tmp_path), with_metrics, "done") and "plot" not in stopped
     assert stopped.splitlines()[-1].split() == ["Continue", "python", "jobs/train.py", "tiny"]
