@@ -20,6 +20,8 @@ PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0, 60.0, 60.0, 60.0)
 """Pauses between attempts to reach a storage that does not respond, five minutes in all."""
 PART = ".part"
 """Suffix of files that are being written."""
+OLD_SEC = 3600.0
+"""Age from which on an unfinished file of a cache is one of a process that was killed; they take seconds to write."""
 
 
 def join_address(address: str, name: str) -> str:
@@ -89,6 +91,14 @@ def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> No
         if int(pid) == os.getpid() or not is_alive(int(pid)):
             with suppress(OSError):
                 os.remove(os.path.join(folder, name))
+
+
+def delete_old_partials(folder: str | os.PathLike[str]) -> None:
+    """Deletes what writers that were killed left in a cache on disk; other machines may write there, so by age."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.endswith(PART) and time.time() - entry.stat().st_ctime > OLD_SEC:
+                os.remove(entry.path)
 
 
 def is_alive(pid: int) -> bool:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from stylegan_ray.storage import Storage, join_address, one_line, retry, split_address
+from stylegan_ray import storage
+from stylegan_ray.storage import Storage, delete_old_partials, join_address, one_line, retry, split_address
 
 
 def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypatch):
@@ -18,6 +19,17 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         here.write("a/b", b"new")
     assert here.read("a/b") == b"old" and here.names("a") == ["b"], "a full disk keeps no partial file"
+
+
+def test_what_killed_writers_left_in_a_cache_goes_when_it_is_old(tmp_path, monkeypatch):
+    for name in ("a.npz", "a.npz.12.part"):
+        (tmp_path / name).write_bytes(b"")
+    delete_old_partials(tmp_path)
+    assert Storage.at(tmp_path).names() == ["a.npz", "a.npz.12.part"]
+    monkeypatch.setattr(storage, "OLD_SEC", -1.0)
+    delete_old_partials(tmp_path)
+    assert Storage.at(tmp_path).names() == ["a.npz"]
+    delete_old_partials(tmp_path / "nothing")
 
 
 def test_deleting_a_missing_file_is_no_error(tmp_path):

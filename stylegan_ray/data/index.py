@@ -20,6 +20,7 @@ from PIL import features
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.storage import delete_old_partials
 from stylegan_ray.untrusted import printable
 
 INDEX_VERSION = 3
@@ -163,6 +164,7 @@ def cache_folder() -> Path:
 def write_atomically(path: Path) -> Iterator[Path]:
     """A path to write beside `path`, renamed to it at the end; several processes and machines may do so at once."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    delete_old_partials(path.parent)
     try:
         yield partial
         os.replace(partial, path)

@@ -14,7 +14,7 @@ from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.reduction import Collected
 from stylegan_ray.metrics.statistics import FeatureStats
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, delete_old_partials
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -47,6 +47,8 @@ class RealsCache:
         if self.folder is None:
             return
         try:
+            if self.folder.is_local:
+                delete_old_partials(self.folder.root)
             self.folder.write(f"{name}.safetensors", save_arrays(_arrays(collected)))
         except OSError as error:
             log.warning("features of reals are not cached: %s cannot be written (%s)", self.folder.root, error)

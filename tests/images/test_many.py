@@ -77,6 +77,9 @@ def test_a_command_that_was_killed_ends_with_the_same_bytes(run, tmp_path, kind)
     for path in sorted(torn.iterdir())[1::2]:
         if path.name != MANIFEST:
             path.rename(path.with_name(f"{path.name}.77.part"))
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / f"{MANIFEST}.77.part").write_bytes(b"{")
+    assert run(*words, "--outdir", "early")[0] == 0 and contents(tmp_path / "early") == contents(tmp_path / "whole")
     status, said = run(*words, "--outdir", "torn")
     assert status == 0 and " 0 made" not in said
     assert contents(torn) == contents(tmp_path / "whole")
