@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of one reader.
 
-    python tests/fuzz/run.py TARGET [--runs 1000000] [--minutes 60] [--folder DIR]
+    python tests/fuzz/run.py TARGET [--runs 1000000] [--minutes 60] [--seconds 5] [--folder DIR]
 
 Needs `pip install 'stylegan-ray[fuzz]'`. Ends with status 0 after so many executions or minutes, and with another one
 at the first input that raises an error which is not for users, takes more than 5 s, or lets the process grow by more
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
-SECONDS, GROWTH_MB = 5, 1024
+GROWTH_MB = 1024
 """What one input may take."""
 INSTRUMENTED = ["stylegan_ray", "pickle", "pickletools", "zipfile", "tarfile", "json", "yaml", "numpy.lib.format"]
 STATS = {"executions": "stat::number_of_executed_units", "peak_mb": "stat::peak_rss_mb"}
@@ -31,6 +33,7 @@ def main() -> int:
     folder = Path(options.folder) / options.target
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     child = [sys.executable, __file__, options.target, "--folder", options.folder, "--runs", str(options.runs)]
+    child += ["--seconds", str(options.seconds)]
     begin, printed = time.monotonic(), ""
     with subprocess.Popen(
         [*child, "--minutes", str(options.minutes), "--in-this-process"], stderr=subprocess.PIPE, text=True
@@ -44,7 +47,11 @@ def main() -> int:
         "status": process.returncode,
         "seconds": round(time.monotonic() - begin, 1),
     } | found
-    if "peak_mb" in found and (start := re.search(r"at start (\d+) MB", printed)):
+    start = re.search(r"at start (\d+) MB, ([\d.]+) s of CPU", printed)
+    if start and "executions" in found:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        sec = used.ru_utime + used.ru_stime - float(start[2])
+        row |= {"cpu_seconds": round(sec, 1), "executions_per_cpu_sec": round(found["executions"] / max(sec, 1e-3), 1)}
         row["grown_mb"] = found["peak_mb"] - int(start[1])
     print(json.dumps(row))
     return process.returncode
@@ -55,6 +62,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("target", help="a name of tests/fuzz/targets.py")
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seconds", type=int, default=5, help="what one input may take; more on a busy machine")
     parser.add_argument("--folder", default="fuzz")
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -73,9 +81,9 @@ def fuzz(options: argparse.Namespace) -> None:
         (folder / "corpus" / f"seed-{number}").write_bytes(content)
         attempt(target, content)  # a whole file is read without an error; and imports and caches are not growth
     start_mb = resident_mb()
-    print(f"at start {start_mb} MB", file=sys.stderr)
+    print(f"at start {start_mb} MB, {sum(os.times()[:2]):.1f} s of CPU", file=sys.stderr)
     limits = {
-        "runs": options.runs, "max_total_time": round(60 * options.minutes), "timeout": SECONDS,
+        "runs": options.runs, "max_total_time": round(60 * options.minutes), "timeout": options.seconds,
         "rss_limit_mb": start_mb + GROWTH_MB, "max_len": 2 * max(map(len, starts)), "print_final_stats": 1,
         "artifact_prefix": f"{folder}/",
     }  # fmt: skip
