@@ -36,10 +36,10 @@ LOCAL_DEFAULTS = {
 }
 """What a cluster of this machine alone is started with, where nobody has set it."""
 SPIN = 10_000
-"""How often an idle thread of OpenMP looks for work before it sleeps: some 0.2 ms.
+"""How often an idle thread of OpenMP looks for work before it sleeps.
 
-Ray knows nothing of other commands on this machine, whose threads want the same cores. libgomp's own 300,000 are 6 ms
-in which a thread that waits for another one keeps that one from running.
+Ray knows nothing of other commands on this machine, whose threads want the same cores. With libgomp's own 300,000 a
+thread that waits for another one keeps that one from running. The benchmark shared_cores compares both.
 """
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """Variables that say how threads of OpenMP wait."""

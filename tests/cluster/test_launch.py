@@ -1,6 +1,8 @@
 """What the train command says of runs that end before anything is trained, or have ended; no Ray is started."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
@@ -20,7 +22,7 @@ def finished(tmp_path, monkeypatch):
     run = launch.prepare(load_config("config-f", {"data.path": data, "run.name": "run", "train.total_kimg": 2}))
     launch.write_start(run, Share(1, 1.0, 0, 1))
     run.storage.write("checkpoints/ckpt-000000002000/COMPLETE", b"{}")
-    run.storage.write("network-final.safetensors", b"")
+    run.storage.write("network-final.safetensors", save({"w": np.zeros(1)}, {"cur_nimg": "2000"}))
     return ["config-f", data, "--run.name", "run"]
 
 
