@@ -143,8 +143,9 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             with stop_on_signals(view.message) as stop_requested:
                 outcome = train_run(run, share, view, stop_requested)
             view.close()
-            if outcome.reason:
-                print(f"error: {outcome.reason}", file=sys.stderr, flush=True)
+            if outcome.reason or outcome.state in ("diverged", "failed"):
+                why = outcome.reason or f"the run {outcome.state}; Ray's logs may say why"
+                print(f"error: {why}", file=sys.stderr, flush=True)
                 return 1
             has_saved = run.newest_checkpoint != before
             state = "done" if outcome.state == "done" else "stopped" if has_saved else "unchanged"
