@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +147,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
         process.wait(after_sec)
     unmarked = without_mark(process.pid, folder)
     had_ended = process.poll() is not None
+    can_answer = not had_ended and number != signal.SIGKILL and answers(process.pid)
     process.send_signal(number)
     sent = time.monotonic()
     process.wait(MOST_SEC)
@@ -164,18 +164,19 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
         "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left, "unmarked": unmarked,
-        "can_be_answered": number != signal.SIGKILL and after_sec > sec_to_load() and not had_ended,
+        "can_be_answered": can_answer,
         "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
     }  # fmt: skip
 
 
-@cache
-def sec_to_load() -> float:
-    """How long Python loads the code of a command, which answers no signal before."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import stylegan_ray.cli"], check=True)
-    return 2 * (time.monotonic() - began)
+def answers(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM; Python, which loads the code of a command, has none at first."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        mask = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+        return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+    return False
 
 
 def marked(folder: Path) -> list[int]:

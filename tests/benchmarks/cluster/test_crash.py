@@ -1,6 +1,7 @@
 """The benchmark that hurts commands finds what they leave, and finds nothing after those of today."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,37 @@ def test_half_files_are_found(tmp_path):
     assert sorted(crash.leftovers(tmp_path)) == [".lease-00000000", "c.png.12.part"]
 
 
+def test_a_process_answers_when_it_has_a_handler():
+    program = "import signal, sys; print(flush=True); sys.stdin.readline(); signal.signal(15, print); print(flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{program}; sys.stdin.readline()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        assert not crash.answers(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert crash.answers(process.pid)
+        process.kill()
+
+
+def test_processes_of_a_command_are_found_by_their_mark(tmp_path, monkeypatch):
+    child = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
+    monkeypatch.setenv(crash.MARK, str(tmp_path))
+    with subprocess.Popen(child, stdin=subprocess.PIPE) as ours:
+        monkeypatch.delenv(crash.MARK)
+        with subprocess.Popen(child, stdin=subprocess.PIPE) as other:
+            assert crash.marked(tmp_path) == [ours.pid]
+            assert [line for line in crash.without_mark(os.getpid(), tmp_path) if "stdin.readline" in line]
+            other.kill()
+        ours.kill()
+
+
 @pytest.mark.cluster
 def test_two_signals_for_each_command(tmp_path):
     result = tmp_path / "result.json"
     words = ["crash", "--folder", str(tmp_path / "crash"), "--crashes", "2", "--seed", "1", "--json", str(result)]
+    words += ["--commands", "train", "tune", "prepare_data", "generate", "evaluate"]
     command = isolated([sys.executable, str(Path(ROOT, "jobs", "benchmark.py")), *words])
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
