@@ -1,6 +1,8 @@
 """Data sets that are almost right: read as they are meant, or what is chosen and left out is named."""
 
+import errno
 import io
+import os
 import tarfile
 import unicodedata
 import zipfile
@@ -13,6 +15,7 @@ from PIL import Image
 from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data.files import LocalFiles
 
 
 def write_tar(path, members):
@@ -176,6 +179,27 @@ def test_a_decoder_that_is_missing_is_not_cached(tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.delitem(Image.OPEN, "WEBP")
         with pytest.raises(DataError, match=r"'b.webp' is WEBP, and the installed Pillow was built without WEBP"):
+            opened(root)
+    assert "fault of this machine" in caplog.text
+    assert opened(root).num_images == 2
+
+
+def test_a_file_without_rights_is_not_cached(tmp_path, monkeypatch, caplog):
+    """Root may read everything, so that the system's refusal is played."""
+    root = write_folder(tmp_path / "d", numbered(2))
+
+    def refusing(method):
+        def call(self, name, *rest):
+            if name == "001.png":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+            return method(self, name, *rest)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("read", "read_at", "open"):
+            patch.setattr(LocalFiles, name, refusing(getattr(LocalFiles, name)))
+        with pytest.raises(DataError, match=r"'001.png'.*Permission denied"):
             opened(root)
     assert "fault of this machine" in caplog.text
     assert opened(root).num_images == 2
