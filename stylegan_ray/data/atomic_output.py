@@ -17,7 +17,7 @@ from pyarrow import fs
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names
 from stylegan_ray.lease import PREFIX as LEASE
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, split_address
 from stylegan_ray.untrusted import reading
 from stylegan_ray.untrusted_text import parse_json
 
@@ -167,7 +167,7 @@ class StoredOutput:
     """
 
     def __init__(self, address: str, is_file: bool) -> None:
-        folder, _, name = address.rstrip("/").rpartition("/")
+        folder, name = split_address(address)
         self.storage = Storage.at(folder if is_file else address)
         self.name = name if is_file else None
         self.mark = mark_of_unfinished(self.name)

@@ -179,7 +179,7 @@ def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:
     """Raises DataError for a data set in object storage whose writer was ended before it was whole."""
     if "://" not in path:
         return
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # it is not there, or may not be looked for
         files.info(mark_of_unfinished(name))
         raise DataError(
             f"data.path={path}: the command that wrote it was ended before it was whole, or is still running; wait for "
