@@ -70,7 +70,8 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     options.folder.mkdir(parents=True, exist_ok=True)
     folder, notes = options.folder.resolve(), options.folder / "crashes.jsonl"
     rows = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
-    if any(name.startswith(("generate", "evaluate")) for name in options.commands) and not (folder / "runs" / "network").exists():
+    needs_network = any(name.startswith(("generate", "evaluate")) for name in options.commands)
+    if needs_network and not (folder / "runs" / "network").exists():
         run_whole(folder, "network")
     for name in options.commands:
         done = [row for row in rows if row["command"] == name and row["seed"] == options.seed]
@@ -163,8 +164,8 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     run_whole(folder, name)
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
-        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left, "unmarked": unmarked,
-        "can_be_answered": can_answer,
+        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left,
+        "unmarked": unmarked, "can_be_answered": can_answer,
         "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
     }  # fmt: skip

@@ -57,7 +57,8 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
 
 def bars_of(figures: Figures) -> Bars:
     alone, at_once = (
-        {way: median(values) for way, values in figures[f"sec_per_kimg_{name}"].items()} for name in ("alone", "at_once")
+        {way: median(values) for way, values in figures[key].items()}
+        for key in ("sec_per_kimg_alone", "sec_per_kimg_at_once")
     )
     return [
         at_most("two at once over alone, sec/kimg", at_once[OURS] / alone[OURS], 2.5),

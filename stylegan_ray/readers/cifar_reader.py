@@ -21,9 +21,9 @@ SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
 """Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
 MAX_BATCH_BYTES = 1 << 29
-NESTING = frozenset(
-    {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST", "EMPTY_TUPLE", "REDUCE", "BUILD"}
-)
+NESTING = {
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST", "REDUCE", "BUILD",
+}  # fmt: skip
 """Opcodes that make a value of others."""
 MAX_NESTING = 100
 """How many of them a batch may have; CIFAR's have about ten."""

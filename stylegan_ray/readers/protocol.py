@@ -81,7 +81,7 @@ def pack_contents(contents: Contents) -> bytes:
 
 
 def unpack_contents(content: bytes) -> Contents:
-    """The contents that `pack_contents` packed; raises ValueError for other bytes: a file may have changed the child."""
+    """The contents that `pack_contents` packed; raises ValueError for other bytes."""
     try:
         tree = json.loads(content)
         names, class_names, notes = (_texts(tree[key]) for key in ("names", "class_names", "notes"))

@@ -7,10 +7,10 @@ from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
 
-from stylegan_ray import cli  # noqa: E402
-from stylegan_ray.cluster import launch  # noqa: E402
-from stylegan_ray.cluster.resources import Share  # noqa: E402
-from stylegan_ray.config import load_config  # noqa: E402
+from stylegan_ray import cli
+from stylegan_ray.cluster import launch
+from stylegan_ray.cluster.resources import Share
+from stylegan_ray.config import load_config
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Data sets in object storage, which renames nothing: one that is not whole is not read, and the next writer deletes it.
+"""Data sets in object storage, which renames nothing: what is not whole is not read, and the next writer deletes it.
 
 A folder with an address (file://) stands for object storage.
 """
