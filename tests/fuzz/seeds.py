@@ -42,6 +42,7 @@ def network(**overrides: Any) -> bytes:
     return save_network(G, D, G_ema, cfg, 1000)
 
 
+@cache
 def networks() -> Networks:
     return networks_from_bytes(network())
 
@@ -54,10 +55,12 @@ def rosinality_files() -> list[bytes]:
     return [rosinality.write(networks()).content]
 
 
+@cache
 def config() -> RunConfig:
     return load_config("tiny", {})
 
 
+@cache
 def network_config() -> bytes:
     """config.yaml of a checkpoint."""
     return networks().config.to_yaml().encode()
@@ -75,6 +78,7 @@ def spaces() -> list[bytes]:
     ]
 
 
+@cache
 def checkpoint_tensors() -> bytes:
     """state.safetensors of a checkpoint, without optimisers."""
     return safetensors.torch.save({**safetensors.torch.load(network()), "pl_mean": torch.zeros(())})
