@@ -35,6 +35,7 @@ MARK = "STYLEGAN_RAY_CRASH"
 SEC_TO_GO = 15.0
 """How long after the end of a command its processes may live."""
 MOST_SEC = 900.0
+ATTEMPTS = 3
 COMMANDS = (
     "train", "tune", "prepare_data", "prepare_data_tasks", "generate", "generate_tasks", "evaluate", "evaluate_tasks",
 )  # fmt: skip
@@ -131,12 +132,17 @@ def start(folder: Path, name: str) -> tuple[subprocess.Popen[bytes], Path]:
 
 
 def run_whole(folder: Path, name: str) -> float:
-    """Runs a command to its end; returns the seconds."""
-    began = time.monotonic()
-    process, log = start(folder, name)
-    if process.wait(MOST_SEC):
-        raise RuntimeError(f"{name} ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
-    return time.monotonic() - began
+    """Runs a command to its end; returns the seconds. Ray gives itself 30 s to start, which a busy machine may pass."""
+    said, status = "", 0
+    for _ in range(ATTEMPTS):
+        began = time.monotonic()
+        process, log = start(folder, name)
+        if not (status := process.wait(MOST_SEC)):
+            return time.monotonic() - began
+        said = log.read_text(errors="replace")
+        if "Ray did not start" not in said:
+            break
+    raise RuntimeError(f"{name} ended with {status}: {said[-2000:]}")
 
 
 def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> dict[str, Any]:
