@@ -68,7 +68,7 @@ def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[
 
     The text file has the number of images, the names, then a line per image; the one of Kaggle is a table with commas.
     """
-    lines = [line.replace(b",", b" ").split() for line in content.splitlines() if line.strip()]
+    lines = [words for line in content.splitlines() if (words := line.replace(b",", b" ").split())]
     is_table = bool(lines) and lines[0][0] == b"image_id"
     head, body = (lines[0][1:], lines[1:]) if is_table else ((lines[1] if lines[1:] else []), lines[2:])
     if not 0 < len(head) <= MAX_ATTRIBUTES or not body:
