@@ -17,6 +17,7 @@ from typing import Any
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.readers.frames import BAD_FILE, BAD_IMAGE, GOOD, REPLY, REQUEST
 from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, unpack_contents
+from stylegan_ray.untrusted import printable
 
 REPLY_SEC = 600.0
 """How long the child may take for an answer; the first one reads all of a .mat or .gz file."""
@@ -88,7 +89,7 @@ class Child:
         content = self._receive(size)
         if kind == GOOD:
             return content
-        reason = content.decode("utf-8", "replace")
+        reason = printable(content, 1000)
         if kind == BAD_FILE:
             raise DataError(f"data.path={self.path}: {reason}")
         raise ValueError(reason)

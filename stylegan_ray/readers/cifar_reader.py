@@ -135,7 +135,8 @@ ALLOWED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise ReadError(f"it asks for {module}.{name}, which CIFAR does not need; nothing of it was executed")
+            wanted = f"{module}.{name}"[:100]
+            raise ReadError(f"it asks for {wanted!r}, which CIFAR does not need; nothing of it was executed")
         return ALLOWED[module, name]
 
 
