@@ -275,7 +275,7 @@ def test_a_truncated_lmdb_ends_the_child_and_not_the_command(tmp_path):
     os.truncate(source / "data.mdb", 60_000)
     command = [sys.executable, "-m", "stylegan_ray.cli", "prepare_data", source, tmp_path / "d.zip", "--workers", "0"]
     command[1:3] = ["-c", "import sys; from stylegan_ray.cli import main; main()"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and "lmdb/data.mdb" in done.stderr and "Traceback" not in done.stderr
 
 
