@@ -176,7 +176,7 @@ def marked(folder: Path) -> list[int]:
 def leftovers(folder: Path) -> Iterator[str]:
     """Unfinished files and leases."""
     for path in folder.rglob("*"):
-        if path.name.endswith((".part", ".old")) or path.name.startswith(".lease-"):
+        if path.name.endswith((".part", ".old", ".finished")) or path.name.startswith(".lease-"):
             yield str(path.relative_to(folder))
 
 

@@ -96,7 +96,7 @@ def fix(options: PrepareOptions) -> int:
         dataset = open_data.apply_config(data, files, findings.updated_index)
         decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
         dataset = plan.apply(dataset, decoder, inspector_of(files, index))
-        task = plan_task(dataset, options)
+        task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
     changes = plan.report(dataset, np.concatenate(task.plans))
     write_file(options.dest.rstrip("/") + CHANGES_ENDING, json.dumps(changes, indent=1).encode())

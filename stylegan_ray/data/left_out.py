@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from stylegan_ray.untrusted import printable
@@ -23,6 +24,8 @@ SYSTEM_FOLDERS = frozenset(
     }
 )  # fmt: skip
 """Folders that file systems, storage servers and editors add."""
+HIDDEN_PART = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|\Z))")
+"""Where a hidden part of a path begins, in small letters."""
 PLAIN_NAMES = frozenset({"license", "licence", "readme", "copying", "notice", "authors", "makefile", "_success"})
 
 HIDDEN = "in hidden or system folders"
@@ -86,9 +89,7 @@ def reason_of(name: str, are_images: bool) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or one of its folders is hidden, or is of those that systems add."""
-    if "." not in name and "_" not in name and "@" not in name and "#" not in name and "$" not in name:
-        return False
-    return any(map(is_hidden_part, name.split("/")))
+    return HIDDEN_PART.search(name.lower()) is not None
 
 
 def is_hidden_part(part: str) -> bool:

@@ -9,6 +9,8 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -19,9 +21,9 @@ from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats.folder import Folder, is_image
+from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file
 from stylegan_ray.data.formats.protocol import Format
-from stylegan_ray.data.index import Index, Progress, load_or_build_index
+from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, joined_lines, list_names
 from stylegan_ray.data.scan import Reading
@@ -137,16 +139,12 @@ def index_files(
         files, format, infos, left_out = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
             raise DataError(f"data.path={path} is {format.description}, which training does not read; {_advise(path)}")
-        wanted = Reading(None if decode else 0, **keys)
-        if decode:
-            index = load_or_build_index(
-                normalize_path(path), infos, lambda: format.build_index(files, infos, progress, wanted), keys
-            )
-        else:
-            index = format.build_index(files, infos, progress, wanted)
+        wanted, stamp = Reading(None if decode else 0, **keys), stamp_of(infos, keys)
+        build = partial(format.build_index, files, infos, progress, wanted)
+        index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
         log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
-    return files, index
+    return files, replace(index, stamp=stamp)
 
 
 def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Format, list[FileInfo], list[str]]:
@@ -159,8 +157,7 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
         return files, format, [files.info(name)], []
     files = files_at(path, cfg.follow_links, max_bytes)
     listing, left_out = files.survey()
-    format = formats.by_listing(listing, files, prepares)
-    infos = format.select(listing)
+    format, infos = formats.by_listing(listing, files, prepares)
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
     if is_folder:
@@ -174,7 +171,7 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
 
 def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) -> tuple[list[FileInfo], str]:
     """The files of the split that is used, and what to say about the others."""
-    items = [info for info in infos if not is_folder or is_image(info.name)]
+    items = [info for info in infos if not is_folder or not is_label_file(info.name)]
     names = [info.name for info in items]
     splits = splits_of_images(names) if is_folder else list(map(split_of_file, names))
     if not any(splits) and (wanted is None or not is_folder):

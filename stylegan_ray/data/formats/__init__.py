@@ -38,12 +38,19 @@ def by_file_name(path: str) -> Format | None:
     return next((format for format in (*FORMATS, *FOREIGN_FORMATS) if format.is_data_set(path)), None)
 
 
-def by_listing(listing: Sequence[FileInfo], files: Files, prepares: bool = False) -> Format:
-    """The format of a folder with these files; a folder of images when no format recognises any."""
+def by_listing(listing: Sequence[FileInfo], files: Files, prepares: bool = False) -> tuple[Format, list[FileInfo]]:
+    """The format of a folder with these files, and the files that form the data set.
+
+    It is a folder of images when no format recognises any.
+    """
     order = (*FOREIGN_FORMATS, *FORMATS) if prepares else (*FORMATS, *FOREIGN_FORMATS)
-    candidates = [format for format in order if format.select(listing)]
-    claiming = (format for format in candidates if format.claims(files, format.select(listing), listing))
-    return next(claiming, candidates[0] if candidates else by_name(Folder.name))
+    candidates: list[tuple[Format, list[FileInfo]]] = []
+    for format in order:
+        if infos := format.select(listing):
+            if format.claims(files, infos, listing):
+                return format, infos
+            candidates.append((format, infos))
+    return candidates[0] if candidates else (by_name(Folder.name), [])
 
 
 def writable_formats() -> dict[str, WritableFormat]:

@@ -35,8 +35,8 @@ class CelebA(Folder):
 
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
         attributes = [info for info in listing if _base(info.name) in ATTRIBUTE_FILES]
-        images = [info for info in listing if is_image(info.name)]
-        return attributes[:1] + images if attributes and images else []
+        images = [info for info in listing if is_image(info.name)] if attributes else []
+        return attributes[:1] + images if images else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None

@@ -124,7 +124,7 @@ class IDX(ForeignFormat):
     IMAGES: ClassVar = re.compile(r"(.*)images([-.])idx3(-ubyte(?:\.gz)?)")
 
     def is_data_set(self, path: str) -> bool:
-        return self.IMAGES.fullmatch(_base(path)) is not None
+        return "idx3" in path and self.IMAGES.fullmatch(_base(path)) is not None
 
     def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
         found = [info for info in listing if self.is_data_set(info.name)]
