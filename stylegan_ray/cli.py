@@ -253,6 +253,7 @@ BENCHMARKS = {
     "soak": "benchmarks.cluster.soak",
     "sweep": "benchmarks.cluster.sweep",
     "generate": "benchmarks.cluster.generate",
+    "prepare": "benchmarks.cluster.prepare",
 }
 """The module of each benchmark; only the requested one is imported."""
 

@@ -95,7 +95,7 @@ def fix(options: PrepareOptions) -> int:
         data = plan.config(cfg.data).model_copy(update={"cond": index.labels.values is not None})
         dataset = open_data.apply_config(data, files, findings.updated_index)
         decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
-        dataset = plan.apply(dataset, decoder, inspector_of(files, index))
+        dataset = plan.apply(dataset, decoder, inspector_of(files, index, options))
         task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
     changes = plan.report(dataset, np.concatenate(task.plans))
@@ -121,7 +121,7 @@ def examine_and_report(
     """Examines all images, prints what is found, and writes the reports that are asked for."""
     num = len(index.names)
     plans = [np.arange(i, min(i + IMAGES_PER_CHECK, num)) for i in range(0, num, IMAGES_PER_CHECK)]
-    inspector, findings = inspector_of(files, index), Findings(index)
+    inspector, findings = inspector_of(files, index, options), Findings(index)
     with pool(options, len(plans)) as run:
         for plan, pieces in zip(plans, run(Examiner(inspector), plans), strict=True):
             findings.add(plan, pieces)
@@ -142,9 +142,9 @@ def examine_and_report(
     return findings, doubts
 
 
-def inspector_of(files: Files, index: Index) -> Inspector:
+def inspector_of(files: Files, index: Index, options: PrepareOptions) -> Inspector:
     """What reads images as they are stored."""
-    return formats.by_name(index.format).inspector(files, index)
+    return formats.by_name(index.format).inspector(files, index, options.extra_formats)
 
 
 def policies(plan: Fix) -> str:

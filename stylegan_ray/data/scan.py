@@ -31,7 +31,7 @@ from stylegan_ray.data.decode import (
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.headers import PNG_COLOURS, plain_header
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import Endings, image_endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
 
 DECODE_UP_TO = 100_000
@@ -64,6 +64,12 @@ class Reading:
     max_bytes: int = MAX_IMAGE_BYTES
     image_column: str | None = None
     split: str | None = None
+    extra_formats: tuple[str, ...] = ()
+
+    @property
+    def endings(self) -> Endings:
+        """Endings of image files."""
+        return image_endings(self.extra_formats)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, rea
 
     def check(start: int) -> int:
         for i in range(start, min(start + CHUNK, num)):
-            _check(read, names, i, decode, result, reading.max_bytes)
+            _check(read, names, i, decode, result, reading)
         return min(start + CHUNK, num) - start
 
     done = 0
@@ -131,14 +137,14 @@ def _call_all(check: Callable[[int], int], starts: Sequence[int], only_headers: 
             raise
 
 
-def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan, max_bytes: int) -> None:
+def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan, reading: Reading) -> None:
     content = b""
     try:
         content = read(i, None if decode else HEAD_BYTES)
         result.crc[i] = zlib.crc32(content)
-        found = None if decode else _read_header(content, lambda: read(i, None), max_bytes)
+        found = None if decode else _read_header(content, lambda: read(i, None), reading)
         if found is None:
-            found = _read_whole(content if decode else read(i, None), max_bytes)
+            found = _read_whole(content if decode else read(i, None), reading)
         result.height[i], result.width[i], result.flags[i], result.depth[i] = found
         return
     except DataError:
@@ -157,23 +163,23 @@ def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan,
         result.faults.append(f"{quoted(names[i])} ({reason})")
 
 
-def _read_whole(content: bytes, max_bytes: int) -> tuple[int, int, int, int]:
+def _read_whole(content: bytes, reading: Reading) -> tuple[int, int, int, int]:
     """Height, width, flags and depth of a decoded image."""
-    with decoded(content, max_bytes) as image:
+    with decoded(content, reading.max_bytes, reading.extra_formats) as image:
         depth = depth_of(image, content)
         return image.height, image.width, _flags(image, is_transparent(image)), depth
 
 
-def _read_header(content: bytes, read_all: Callable[[], bytes], max_bytes: int) -> tuple[int, int, int, int] | None:
+def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading) -> tuple[int, int, int, int] | None:
     """The same from the first bytes of a file, or from all of it if its header needs more; None for deep images."""
     header = plain_header(content)
-    if header is not None and header.height * header.width * BYTES_PER_PIXEL <= max_bytes:
+    if header is not None and header.height * header.width * BYTES_PER_PIXEL <= reading.max_bytes:
         return header.height, header.width, FLAGS[header.mode], 0
     try:
-        image = read_header(content, max_bytes)
+        image = read_header(content, reading.max_bytes, reading.extra_formats)
     except UnidentifiedImageError:
         content = read_all()
-        image = read_header(content, max_bytes)
+        image = read_header(content, reading.max_bytes, reading.extra_formats)
     if image.mode in DEEP_MODES or has_deep_channels(image, content):
         return None
     sideways = "exif" in image.info and image.getexif().get(ORIENTATION) in SIDEWAYS

@@ -9,7 +9,7 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE, Labels, labels_from_folders, labels_from_json
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, is_hidden
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, is_hidden
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 
@@ -21,8 +21,8 @@ class Folder(EncodedFormat):
 
     name = "folder"
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
-        images = [info for info in listing if is_image(info.name)]
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
+        images = [info for info in listing if is_image(info.name, endings)]
         labels = label_file_among([info.name for info in listing], [info.name for info in images])
         return sorted([*images, *(info for info in listing if info.name == labels)]) if images and labels else images
 
@@ -52,9 +52,9 @@ class FolderSource:
         return self.files.read(name) if at_least is None else self.files.head(name, at_least)
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, endings: Endings = IMAGE_ENDINGS) -> bool:
     """Whether the name of a file is that of an image; hidden files and those of system folders are not images."""
-    return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
+    return name.lower().endswith(endings) and not is_hidden(name)
 
 
 def is_label_file(name: str) -> bool:

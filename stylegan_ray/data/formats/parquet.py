@@ -23,7 +23,7 @@ from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.untrusted import check_size, format_bytes, printable
@@ -77,7 +77,7 @@ class Parquet(EncodedFormat):
     prefers_blocks = True
     writer = ParquetWriting()
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
