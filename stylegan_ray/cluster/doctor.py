@@ -75,7 +75,10 @@ def check(options: PrepareOptions) -> int:
         findings, _ = examine_and_report(files, index, options, path, progress)
     if findings.bad and not len(findings.good):
         return 1
-    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, recommend_keys(findings.updated_index))}")
+    keys = recommend_keys(findings.updated_index)
+    if options.extra_formats:
+        keys["extra_formats"] = " ".join(options.extra_formats)
+    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, keys)}")
     return 1 if findings.bad else 0
 
 

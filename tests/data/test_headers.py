@@ -64,7 +64,8 @@ FOR_PILLOW = {
     "bad text": with_chunks(PNG, (b"zTXt", b"a\0\1x")),
     "turned jpeg": encoded(RGB, "JPEG", exif=exif(6)), "cmyk": encoded(RGB.convert("CMYK"), "JPEG"),
     "old application": with_segments(JPEG, (0xE0, b"JFXX\0")),
-    "two profiles": encoded(RGB, "JPEG", icc_profile=bytes(70_000)), "short": PNG[:40], "no pixels": PNG[:33], "webp": encoded(RGB, "WEBP"), "nothing": b"",
+    "two profiles": encoded(RGB, "JPEG", icc_profile=bytes(70_000)), "short": PNG[:40], "no pixels": PNG[:33],
+    "webp": encoded(RGB, "WEBP"), "nothing": b"",
     "no scan": JPEG[: JPEG.index(b"\xff\xda")], "empty": with_segments(JPEG, (0xC0, bytes(15))),
 }  # fmt: skip
 

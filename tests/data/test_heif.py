@@ -59,7 +59,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(ConfigError, match="data.extra_formats"):
+    with pytest.raises(ConfigError, match=r"data\.extra_formats"):
         load_config("tiny", {"data.extra_formats": ["exr"]})
 
 
