@@ -14,6 +14,8 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+import numpy as np
+
 from stylegan_ray.data.atomic_output import LocalOutput
 from stylegan_ray.data.index import cache_folder, decoders
 from stylegan_ray.data.write import WriteTask
@@ -46,6 +48,8 @@ class Finished:
         self.task, self.path, self.say = task, path, say
         self.file: int | None = None
         self.is_kept, self.end = True, 0
+        self.num_left = np.cumsum([len(plan) for plan in reversed(task.plans)])[::-1]
+        """Images of each plan and of those after it."""
         self.records: dict[int, Record] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +103,7 @@ class Finished:
         """Raises OSError where DEST would not fit beside the pieces."""
         if "://" in self.task.dest:
             return
-        num_images = sum(len(plan) for plan in self.task.plans[number:])
-        needed = num_images * self.task.writing.image_bytes(self.task.dataset.shape())
+        needed = int(self.num_left[number]) * self.task.writing.image_bytes(self.task.dataset.shape())
         if (free := shutil.disk_usage(self.path.parent).free) < num_bytes + needed:
             raise OSError(f"{format_bytes(free)} are free")
 
@@ -114,6 +117,8 @@ class Finished:
         """Deletes the file; nothing is kept any more."""
         self.is_kept, self.records = False, {}
         with suppress(OSError):
+            if self.file is not None:
+                os.ftruncate(self.file, 0)  # an open file takes its space until it is closed
             os.remove(self.path)
 
     def close(self) -> None:
@@ -195,9 +200,9 @@ def digest_of(task: WriteTask) -> str:
 def delete_others(place: Path, prefix: str, but: str, say: Callable[[str], None]) -> None:
     """Deletes what commands with other options or data have finished for the same DEST."""
     name_of_others = re.compile(rf"{re.escape(prefix)}[0-9a-f]{{16}}{re.escape(ENDING)}")
-    for name in os.listdir(place) if place.is_dir() else ():
-        if name != but and name_of_others.fullmatch(name):
-            with suppress(OSError):
+    with suppress(OSError):
+        for name in os.listdir(place):
+            if name != but and name_of_others.fullmatch(name):
                 size = os.path.getsize(place / name)
                 os.remove(place / name)
                 say(f"Removed {format_bytes(size)} that an ended command with other options or data had finished")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -41,8 +41,8 @@ HEAD_BYTES = 1 << 16
 """Bytes of a file that are read for its header."""
 CHUNK = 64
 """Images per job of the thread pool."""
-TRIALS, QUICK_SEC = 16, 1e-4
-"""Storage answers at once where one of so many first jobs takes less time than this for a header."""
+TRIALS, FEW, QUICK_SEC = 8, 4, 1e-4
+"""Storage answers at once where one of so many trials takes less time than this for each of a few headers."""
 ORIENTATION = 0x0112
 FLAGS = {
     mode: (0 if mode in GREY_MODES else IS_COLOUR) | (IS_TRANSPARENT if mode in ALPHA_MODES else 0)
@@ -99,37 +99,38 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, rea
     num, result, reading = len(names), Scan.empty(len(names)), reading or Reading()
     decode = num <= (DECODE_UP_TO if reading.decode_up_to is None else reading.decode_up_to)
 
-    def check(start: int) -> int:
-        for i in range(start, min(start + CHUNK, num)):
+    def check(entries: range) -> int:
+        for i in entries:
             _check(read, names, i, decode, result, reading)
-        return min(start + CHUNK, num) - start
+        return len(entries)
 
     done = 0
-    for count in _call_all(check, range(0, num, CHUNK), only_headers=not decode):
+    for count in _call_all(check, num, only_headers=not decode):
         done += count
         if progress:
             progress(done, num, "checking images")
     return result
 
 
-def _call_all(check: Callable[[int], int], starts: Sequence[int], only_headers: bool) -> Iterator[int]:
-    """What `check` returns for each start, in any order, from a thread pool.
+def _call_all(check: Callable[[range], int], num: int, only_headers: bool) -> Iterator[int]:
+    """What `check` returns for ranges of images, in any order, from a thread pool.
 
     Headers are read by this thread alone where storage answers at once: a header takes so little time that threads
     would mostly wait for each other.
     """
-    if only_headers:
-        trials, starts, sec = starts[:TRIALS], starts[TRIALS:], []
-        for start in trials:
-            began = time.perf_counter()
-            count = check(start)
-            sec.append((time.perf_counter() - began) / count)
-            yield count
-        if sec and min(sec) < QUICK_SEC:
-            yield from map(check, starts)
-            return
+    at, is_quick = 0, False
+    while only_headers and not is_quick and at < min(TRIALS * FEW, num):
+        few, began = range(at, min(at + FEW, num)), time.perf_counter()
+        count = check(few)
+        is_quick = time.perf_counter() - began < QUICK_SEC * count
+        at = few.stop
+        yield count
+    chunks = [range(start, min(start + CHUNK, num)) for start in range(at, num, CHUNK)]
+    if is_quick:
+        yield from map(check, chunks)
+        return
     with ThreadPoolExecutor(max_workers=min(num_cores(), 16)) as pool:
-        jobs = [pool.submit(check, start) for start in starts]
+        jobs = [pool.submit(check, chunk) for chunk in chunks]
         try:
             yield from (job.result() for job in as_completed(jobs))
         except BaseException:

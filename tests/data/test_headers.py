@@ -149,7 +149,7 @@ def test_an_index_of_headers_is_the_same_with_and_without_pillow(tmp_path, monke
 def test_headers_are_read_with_and_without_threads(tmp_path, monkeypatch, is_quick):
     monkeypatch.setattr(scan, "DECODE_UP_TO", 0)
     monkeypatch.setattr(scan, "CHUNK", 2)
-    monkeypatch.setattr(scan, "TRIALS", 2)
+    monkeypatch.setattr(scan, "FEW", 2)
     monkeypatch.setattr(scan, "QUICK_SEC", 1e9 if is_quick else 0.0)
     root, seen = write_folder(tmp_path / "d", {f"{i}.png": noise_picture(i) for i in range(9)}), []
     data = opened(root, progress=lambda done, total, what: seen.append(done))

@@ -26,18 +26,19 @@ LIMITS = {resource.RLIMIT_AS: 3 << 30, resource.RLIMIT_CPU: 60}
 
 
 OPENER = """
-import json, os, resource, sys
+import io, json, os, resource, sys
 import stylegan_ray.networks.shapes
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import DataError, open_dataset
 
 def attempt(path, keys):
+    sys.stderr = io.StringIO()
     try:
         data = open_dataset(DataConfig(path=path, **keys))
         text = f"opened {data.num_images} {[data.labels(range(1)).shape]}"
     except DataError as error:
         text = f"refused {error}"
-    return text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return text + sys.stderr.getvalue(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 for line in sys.stdin:
     path, keys, limits, os.environ["STYLEGAN_RAY_CACHE"] = json.loads(line)
@@ -66,7 +67,7 @@ def opener():
 
 @pytest.fixture
 def open_in_child(opener, cache):
-    """Opens a data set in a process of bounded memory and time; returns what is found, or the message."""
+    """Opens a data set in a process of bounded memory and time; returns what is found, or the message, and the log."""
 
     def open_it(path, **keys):
         opener.stdin.write(f"{json.dumps([str(path), keys, list(LIMITS.items()), str(cache)])}\n")
