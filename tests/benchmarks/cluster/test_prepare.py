@@ -21,7 +21,7 @@ def test_rows_of_parquet(tmp_path, monkeypatch):
     data = opened(prepare.write_parquet(tmp_path / "d.parquet", 20), shuffle="blocks", cond=True)
     assert data.num_images == 20 and data.shape() == (3, 8, 8)
     assert data.labels(np.arange(20)).argmax(axis=1).tolist() == list(range(20))
-    assert len({data.read(i).tobytes() for i in range(20)}) == 20
+    assert len({data.read(i).tobytes() for i in range(20)}) == 8
 
 
 def test_images_are_links_to_a_few(tmp_path, monkeypatch):
