@@ -9,6 +9,7 @@ from support.data_sets import chw, encoded, noise_picture, numbered, opened, wri
 
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.data import DataError
+from stylegan_ray.options import train_options
 
 pillow_heif = pytest.importorskip("pillow_heif")
 KEYS = {"extra_formats": ("heif",)}
@@ -61,6 +62,12 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ConfigError, match=r"data\.extra_formats"):
         load_config("tiny", {"data.extra_formats": ["exr"]})
+
+
+def test_the_key_on_the_command_line_and_on_resume():
+    cfg = train_options(["tiny", "openmoji", "--data.extra_formats", "heif"], "train").cfg
+    assert cfg.data.extra_formats == ("heif",)
+    assert cfg.digest() == load_config("tiny", {"data.path": "openmoji"}).digest(), "the data's fingerprint decides"
 
 
 def test_damage_is_a_bad_image(tmp_path, one):
