@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -206,17 +205,17 @@ def command(source, dest, workers):
 
 
 def kill_when_finished(words, folder, num_bytes, sec=300):
-    """Starts a command in a session of its own, and ends all of it by SIGKILL when so much is kept."""
-    with subprocess.Popen(
-        words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            deadline = time.monotonic() + sec
-            while not any(path.stat().st_size >= num_bytes for path in kept(folder)):
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.005)
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
+    """Starts a command in a session of its own, and ends it by SIGKILL when so much is kept."""
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(words, start_new_session=True, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + sec
+        while not any(path.stat().st_size >= num_bytes for path in kept(folder)):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def check_kill(source, tmp_path, workers):
