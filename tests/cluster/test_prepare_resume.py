@@ -15,6 +15,7 @@ import pytest
 from support.data_sets import encoded, noise_picture, numbered, opened, write_folder
 from support.jobs import ROOT
 
+from benchmarks.cluster.victims import descendants, kill
 from stylegan_ray import cli
 from stylegan_ray.cluster.prepare import write_task
 from stylegan_ray.config import DataConfig
@@ -205,7 +206,7 @@ def command(source, dest, workers):
 
 
 def kill_when_finished(words, folder, num_bytes, sec=300):
-    """Starts a command in a session of its own, and ends it by SIGKILL when so much is kept."""
+    """Starts a command, and ends it and all that it has started by SIGKILL when so much is kept."""
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(words, start_new_session=True, stdout=log, stderr=log)
     try:
@@ -214,8 +215,10 @@ def kill_when_finished(words, folder, num_bytes, sec=300):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.005)
     finally:
+        started = descendants(process.pid)
         process.kill()
         process.wait()
+        kill(started)
 
 
 def check_kill(source, tmp_path, workers):
