@@ -46,14 +46,14 @@ class Watched:
         return self.images.read(entry, name, level)
 
 
-def run(source, dest, error=None, at=None, order=None, stamp="s", **keys):
-    """Writes a data set as prepare_data does; returns the entries that were read."""
+def run(source, dest, error=None, at=None, order=None, stamp="s", workers=0, **keys):
+    """Writes a data set as prepare_data does; returns the entries that were read, where this process reads them."""
     dataset = opened(source, **keys)
     dataset.images = images = Watched(dataset.images, error, at)
     format = formats.by_file_name(str(dest)) or formats.by_name("tfrecords")
     order = np.arange(dataset.num_images) if order is None else order
     task = WriteTask.plan(dataset, format, str(dest), order, stamp)
-    options = PrepareOptions(str(source), str(dest), workers=0, overwrite=True, on_bad_image="skip")
+    options = PrepareOptions(str(source), str(dest), workers=workers, overwrite=True, on_bad_image="skip")
     if error is None:
         write_task(task, options, ProgressLine())
     else:
@@ -95,6 +95,15 @@ def test_nothing_is_done_twice_and_the_bytes_are_equal(source, tmp_path, capsys,
     assert "Going on with 6 of 9 images" in capsys.readouterr().out
     assert content(tmp_path / dest) == content(tmp_path / "whole" / dest)
     assert not leftovers(tmp_path)
+
+
+def test_tasks_go_on_with_what_others_have_finished(ray_local, source, tmp_path, capsys):
+    run(source, tmp_path / "whole.zip")
+    run(source, tmp_path / "d.zip", OSError("storage fails"), 5, workers=2)
+    assert "4 of 9 images are finished" in capsys.readouterr().out
+    run(source, tmp_path / "d.zip", workers=2)
+    assert "Going on with 4 of 9 images" in capsys.readouterr().out
+    assert content(tmp_path / "d.zip") == content(tmp_path / "whole.zip") and not leftovers(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +214,7 @@ def command(source, dest, workers):
     return [sys.executable, str(Path(ROOT, "jobs/prepare_data.py")), *map(str, words)]
 
 
-def kill_when_finished(words, folder, num_bytes, sec=300):
+def kill_when_finished(words, folder, num_bytes, sec=900):
     """Starts a command, and ends it and all that it has started by SIGKILL when so much is kept."""
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(words, start_new_session=True, stdout=log, stderr=log)
