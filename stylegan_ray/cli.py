@@ -244,7 +244,7 @@ WAYS_ON = {
     "tune": "; the same command continues the sweep",
     "evaluate": "; no row was written: the same command starts again",
     "generate": "; each file that was written is whole: the same command writes the others",
-    "prepare_data": "; nothing was written: the same command starts again",
+    "prepare_data": "; DEST is as it was before: the same command goes on with the images that are finished",
     "project": "; each file that was written is whole: the same command starts again",
 }
 """What the same command does after an interruption."""
@@ -267,6 +267,7 @@ BENCHMARKS = {
     "sweep": "benchmarks.cluster.sweep",
     "shared_cores": "benchmarks.cluster.shared_cores",
     "generate": "benchmarks.cluster.generate",
+    "prepare": "benchmarks.cluster.prepare",
 }
 """The module of each benchmark; only the requested one is imported."""
 

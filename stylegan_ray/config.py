@@ -103,6 +103,8 @@ class DataConfig(Section):
     """Follow links that lead out of the folder; by default they are left out."""
     max_image_mb: Annotated[int, Field(ge=1, le=1 << 14)] = 512
     """Largest image in MiB, as a file and in memory (4 bytes a pixel)."""
+    extra_formats: tuple[Literal["heif"], ...] = ()
+    """Image formats to read beside the usual ones: heif (HEIC, HEIF), which needs the package pillow-heif."""
     bits: Literal[8, 10, 12, 14, 16] | None = None
     """Bits of images that are stored with 16 or 32; null: as many as the largest value of all of them needs."""
     alpha: Literal["error", "white", "black", "drop"] = "error"
@@ -405,6 +407,7 @@ FREE_KEYS_ON_RESUME = frozenset(
         "data.follow_links",
         "data.max_image_mb",
         "data.image_column",
+        "data.extra_formats",
     }
 )
 ADDED_KEYS: frozenset[str] = frozenset(

@@ -206,7 +206,7 @@ def without_mark(pid: int, folder: Path) -> list[str]:
 def leftovers(folder: Path) -> Iterator[str]:
     """Unfinished files and leases."""
     for path in folder.rglob("*"):
-        if path.name.endswith((".part", ".old")) or path.name.startswith(".lease-"):
+        if path.name.endswith((".part", ".old", ".finished")) or path.name.startswith(".lease-"):
             yield str(path.relative_to(folder))
 
 

@@ -75,7 +75,10 @@ def check(options: PrepareOptions) -> int:
         findings, _ = examine_and_report(files, index, options, path, progress)
     if findings.bad and not len(findings.good):
         return 1
-    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, recommend_keys(findings.updated_index))}")
+    keys = recommend_keys(findings.updated_index)
+    if options.extra_formats:
+        keys["extra_formats"] = " ".join(options.extra_formats)
+    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, keys)}")
     return 1 if findings.bad else 0
 
 
@@ -95,8 +98,8 @@ def fix(options: PrepareOptions) -> int:
         data = plan.config(cfg.data).model_copy(update={"cond": index.labels.values is not None})
         dataset = open_data.apply_config(data, files, findings.updated_index)
         decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
-        dataset = plan.apply(dataset, decoder, inspector_of(files, index))
-        task = plan_task(dataset, options)
+        dataset = plan.apply(dataset, decoder, inspector_of(files, index, options))
+        task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
     changes = plan.report(dataset, np.concatenate(task.plans))
     write_file(options.dest.rstrip("/") + CHANGES_ENDING, json.dumps(changes, indent=1).encode())
@@ -121,7 +124,7 @@ def examine_and_report(
     """Examines all images, prints what is found, and writes the reports that are asked for."""
     num = len(index.names)
     plans = [np.arange(i, min(i + IMAGES_PER_CHECK, num)) for i in range(0, num, IMAGES_PER_CHECK)]
-    inspector, findings = inspector_of(files, index), Findings(index)
+    inspector, findings = inspector_of(files, index, options), Findings(index)
     with pool(options, len(plans)) as run:
         for plan, pieces in zip(plans, run(Examiner(inspector), plans), strict=True):
             findings.add(plan, pieces)
@@ -142,9 +145,9 @@ def examine_and_report(
     return findings, doubts
 
 
-def inspector_of(files: Files, index: Index) -> Inspector:
+def inspector_of(files: Files, index: Index, options: PrepareOptions) -> Inspector:
     """What reads images as they are stored."""
-    return formats.by_name(index.format).inspector(files, index)
+    return formats.by_name(index.format).inspector(files, index, options.extra_formats)
 
 
 def policies(plan: Fix) -> str:

@@ -19,6 +19,7 @@ from stylegan_ray.data.atomic_output import delete_leftovers, write_whole
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
+from stylegan_ray.data.finished import Finished, finished_images
 from stylegan_ray.data.formats.protocol import Writer
 from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
@@ -87,30 +88,31 @@ def write(options: PrepareOptions) -> int:
         files, index = open_data.open_index(cfg.data, progress, prepares=True)
         dataset = open_with_labels(cfg.data, files, index)
         dataset = letterbox(dataset) if options.letterbox else dataset
-        task = plan_task(dataset, options)
+        task = plan_task(dataset, options, index.stamp)
         print_warnings(index, dataset, is_shuffled)
-        with dest_lease(options):
-            delete_leftovers(task.dest, task.is_file)
-            num_bad = write_task(task, options, progress)
+        num_bad = write_task(task, options, progress)
     print(closing_message(task, num_bad, time.monotonic() - begin))
     return 0
 
 
-def plan_task(dataset: Dataset, options: PrepareOptions) -> WriteTask:
+def plan_task(dataset: Dataset, options: PrepareOptions, stamp: str) -> WriteTask:
     """A data set to be written to DEST, in the order that the options ask for."""
     assert options.dest is not None
     order = export_order(dataset.num_images) if options.is_shuffled else np.arange(dataset.num_images)
-    return WriteTask.plan(dataset, options.output_format, options.dest, order)
+    return WriteTask.plan(dataset, options.output_format, options.dest, order, stamp)
 
 
 def write_task(task: WriteTask, options: PrepareOptions, progress: ProgressLine) -> int:
     """Writes a data set as a whole or not at all; returns how many of its images could not be read."""
-    with write_whole(task.open_output(options.overwrite)) as output, closing(task.open_writer(output)) as writer:
-        with pool(options, len(task.plans)) as run:
-            num_bad = encode_and_write(writer, task, run, options.on_bad_image, progress)
-        if not task.is_file:
-            write_attribution(output, task.dataset)
-        writer.finish()
+    with dest_lease(options):
+        delete_leftovers(task.dest, task.is_file)
+        output = task.open_output(options.overwrite)
+        with finished_images(task) as finished, write_whole(output), closing(task.open_writer(output)) as writer:
+            with pool(options, len(task.plans) - len(finished.records)) as run:
+                num_bad = encode_and_write(writer, task, finished, run, options.on_bad_image, progress)
+            if not task.is_file:
+                write_attribution(output, task.dataset)
+            writer.finish()
     return num_bad
 
 
@@ -150,18 +152,19 @@ def print_warnings(index: Index, dataset: Dataset, is_shuffled: bool) -> None:
         print(f"Reading {index.format} in another order than its own is slow; --no-shuffle keeps its order")
 
 
-def encode_and_write(writer: Writer, task: WriteTask, run: Run, on_bad_image: str, progress: ProgressLine) -> int:
-    """Encodes and writes all images; returns how many could not be read."""
+def encode_and_write(
+    writer: Writer, task: WriteTask, finished: Finished, run: Run, on_bad_image: str, progress: ProgressLine
+) -> int:
+    """Encodes what is not finished, and writes all images; returns how many could not be read."""
     num_done = num_bad = 0
-    for pieces in run(Encoder(task.dataset, task.writing), task.plans):
-        good, bad = parse_report(pieces)
+    for good, bad, pieces in encode_all(task, finished, run):
         if bad and on_bad_image == "error":
             name, reason = bad[0]
             raise DataError(
                 f"data.path={task.dataset.path}: image {quoted(name)} cannot be used: {reason}; repair or remove it, "
                 "or leave such images out with --data.on_bad_image skip"
             )
-        writer.add(good, pieces[1:])
+        writer.add(good, pieces)
         num_done, num_bad = num_done + len(good) + len(bad), num_bad + len(bad)
         progress(num_done, task.dataset.num_images, "writing images")
     if num_bad == num_done:
@@ -169,10 +172,27 @@ def encode_and_write(writer: Writer, task: WriteTask, run: Run, on_bad_image: st
     return num_bad
 
 
+def encode_all(
+    task: WriteTask, finished: Finished, run: Run
+) -> Iterator[tuple[list[int], list[tuple[str, str]], Sequence[bytes]]]:
+    """Images that can be read, names and reasons of those that cannot, and encoded images, plan by plan in order."""
+    encoder, known = Encoder(task.dataset, task.writing), set(finished.records)
+    results = iter(run(encoder, [plan for number, plan in enumerate(task.plans) if number not in known]))
+    for number, plan in enumerate(task.plans):
+        if (pieces := finished.load(number)) is not None:
+            yield plan.tolist(), [], pieces
+            continue
+        report, *pieces = encoder(plan) if number in known else next(results)
+        good, bad = parse_report([report])
+        if not bad:
+            finished.store(number, pieces)
+        yield good, bad, pieces
+
+
 @contextmanager
 def pool(options: PrepareOptions, num_plans: int) -> Iterator[Run]:
     """What runs the plans: tasks of Ray; or this process, with --workers 0 or for a single plan."""
-    if options.workers == 0 or (options.workers is None and num_plans <= 1):
+    if options.workers == 0 or num_plans == 0 or (options.workers is None and num_plans == 1):
         yield map
         return
     import ray

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from stylegan_ray.data.errors import BadImage, MissingDecoder
+from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.untrusted import printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
@@ -65,11 +66,13 @@ class Decoder:
     """Bits of the range of floats, or UNIT for a range of 0 to 1."""
     max_bytes: int = MAX_IMAGE_BYTES
     """Of a file and of the decoded image; it does not enter the fingerprint."""
+    extra_formats: tuple[str, ...] = ()
+    """Formats that are read beside FILE_FORMATS (data.extra_formats); they do not enter the fingerprint."""
 
     def __call__(self, name: str, content: bytes) -> np.ndarray:
         """Pixels uint8 [C,H,W] of an image file; raises BadImage."""
         try:
-            with decoded(content, self.max_bytes) as image:
+            with decoded(content, self.max_bytes, self.extra_formats) as image:
                 return self.convert(image)
         except Exception as error:  # Pillow's readers raise nearly anything on broken files
             raise BadImage(name, explain_error(error, content)) from error
@@ -104,10 +107,10 @@ class Decoder:
         return image if image.size == (width, height) else image.resize((width, height), FILTERS[self.resize])
 
 
-def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Image.Image:
+def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
     check_scans(content)
-    image = Image.open(io.BytesIO(content), formats=available_formats())
+    image = Image.open(io.BytesIO(content), formats=available_formats(extra_formats))
     if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
         raise ValueError(
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
@@ -116,17 +119,19 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Image.Image
     return image
 
 
-def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Image.Image:
+def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says."""
-    image = read_header(content, max_bytes)
+    image = read_header(content, max_bytes, extra_formats)
     image.load()
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
 @contextmanager
-def decoded(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator[Image.Image]:
+def decoded(
+    content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()
+) -> Iterator[Image.Image]:
     """As `open_image`; large images are in memory one at a time, while the block runs."""
-    header = read_header(content, max_bytes)
+    header = read_header(content, max_bytes, extra_formats)
     is_large = header.width * header.height * BYTES_PER_PIXEL > LARGE_BYTES
     with _large if is_large else nullcontext():
         header.load()
@@ -136,11 +141,31 @@ def decoded(content: bytes, max_bytes: int = MAX_IMAGE_BYTES) -> Iterator[Image.
 _large = threading.Lock()
 
 
-def available_formats() -> list[str]:
-    """Those of FILE_FORMATS that this Pillow can open."""
+def available_formats(extra_formats: Sequence[str] = ()) -> list[str]:
+    """Those of FILE_FORMATS that this Pillow can open, and HEIF where it is among the extra formats."""
     if not Image.OPEN.keys() >= set(FILE_FORMATS):
         Image.init()
-    return [name for name in FILE_FORMATS if name in Image.OPEN]
+    if "heif" not in extra_formats:
+        return [name for name in FILE_FORMATS if name in Image.OPEN]
+    if "HEIF" not in Image.OPEN:
+        import_pillow_heif().register_heif_opener()
+    return [name for name in (*FILE_FORMATS, "HEIF") if name in Image.OPEN]
+
+
+def import_pillow_heif() -> Any:
+    """The package that decodes HEIC; raises DataError where it cannot be imported."""
+    try:
+        return importlib.import_module("pillow_heif")
+    except ImportError as error:
+        raise DataError(
+            f"data.extra_formats=heif needs the package pillow-heif, which cannot be imported ({printable(error.msg)});"
+            " install it with pip install 'stylegan-ray[heif]', or leave the key out"
+        ) from error
+
+
+def extra_decoders(extra_formats: Sequence[str]) -> list[str]:
+    """Versions of what decodes the extra formats; raises DataError where it is not installed."""
+    return [f"pillow-heif {import_pillow_heif().__version__}" for name in extra_formats if name == "heif"]
 
 
 def check_scans(content: bytes) -> None:
@@ -162,6 +187,8 @@ def explain_error(error: Exception, content: bytes = b"") -> str:
     """The reason why an image cannot be decoded, in one printable line."""
     if (missing := missing_decoder(content)) is not None:
         return str(missing)
+    if isinstance(error, UnidentifiedImageError) and content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+        return "is a HEIC image, which is read with data.extra_formats=heif (and the package pillow-heif)"
     if isinstance(error, UnidentifiedImageError):
         return f"is not an image of a format that is read ({', '.join(FILE_FORMATS)})"
     text = printable(" ".join(str(error).split()))
@@ -179,6 +206,8 @@ def missing_decoder(content: bytes) -> MissingDecoder | None:
     )
 
 
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+"""What follows `ftyp` in files of HEIF with HEVC or unnamed content (ISO/IEC 23008-12, annexes B and C)."""
 SIGNATURES = {
     "WEBP": (b"RIFF", b"WEBP", "webp"),
     "AVIF": (b"", b"ftypavi", "avif"),

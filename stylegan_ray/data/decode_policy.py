@@ -33,7 +33,7 @@ def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
     bits, float_bits = _choose_bits(cfg, index, good, path)
     return Decoder(
         resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha, bits=bits, float_bits=float_bits,
-        max_bytes=cfg.max_image_mb << 20,
+        max_bytes=cfg.max_image_mb << 20, extra_formats=cfg.extra_formats,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat as stat_modes
 from collections.abc import Callable, Hashable, Iterator
+from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from pyarrow import fs
@@ -53,6 +54,10 @@ class Files(Protocol):
         """A whole file of at most `max_bytes`; raises BadFileError for a larger one."""
         ...
 
+    def head(self, name: str, size: int) -> bytes:
+        """The first `size` bytes of a file that is not kept open; fewer of a shorter one."""
+        ...
+
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a file; fewer at its end."""
         ...
@@ -97,7 +102,7 @@ class LocalFiles:
 
     def survey(self) -> tuple[list[FileInfo], LeftOut]:
         left_out = LeftOut()
-        return sorted(_walk(self.root, self.follow_links, left_out)), left_out
+        return sorted(_walk(self.root, self.follow_links, left_out), key=itemgetter(0)), left_out
 
     def info(self, name: str) -> FileInfo:
         stat = os.stat(self._path(name))
@@ -108,6 +113,10 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         with open_regular(self._path(name), name) as file:
             return read_at_most(file, self.max_bytes, name, LIMIT_KEY)
+
+    def head(self, name: str, size: int) -> bytes:
+        descriptor = Descriptor(self._path(name), name)
+        return os.pread(descriptor.number, size, 0)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         descriptor = self._descriptor(
@@ -125,10 +134,10 @@ class LocalFiles:
 class Descriptor:
     """An open file descriptor, closed when the object is deleted."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str | None = None) -> None:
         """Raises BadFileError for what is no regular file, without waiting for a pipe."""
         self.number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        check_regular(self.number, path)
+        check_regular(self.number, path if name is None else name)
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -239,6 +248,10 @@ class StoredFiles:
     def read(self, name: str) -> bytes:
         with self._storage("").filesystem.open_input_file(self._storage("").path(name)) as file:
             return read_at_most(file, self.max_bytes, name, LIMIT_KEY)
+
+    def head(self, name: str, size: int) -> bytes:
+        with self._open_input(name) as file:
+            return file.read(size)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         return self._opened(name).read_at(size, offset)

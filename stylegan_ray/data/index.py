@@ -62,6 +62,8 @@ class Index:
     """What archives hold and is not used, one line for each reason."""
     faults: tuple[str, ...] = ()
     """Images that could not be read by a fault of this machine: such an index is not cached."""
+    stamp: str = ""
+    """What the index was made from (see stamp_of); it is not saved."""
 
     def digest(self) -> str:
         """sha256 of names, contents and labels; does not depend on where the data is stored."""
@@ -113,19 +115,22 @@ class Index:
         )  # fmt: skip
 
 
-def load_or_build_index(
-    path: str, infos: Iterable[FileInfo], build: Callable[[], Index], keys: Mapping[str, Any] | None = None
-) -> Index:
-    """The index of the data at `path`, from the cache while nothing that it follows from has changed.
+def stamp_of(infos: Iterable[FileInfo], keys: Mapping[str, Any]) -> str:
+    """sha256 of all that an index follows from.
 
     That is name, size and times of every file, `keys` of the data section, and what the installed Pillow decodes.
     """
-    sha = hashlib.sha256(json.dumps([INDEX_VERSION, _decoders(), dict(keys or {})], sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps([INDEX_VERSION, decoders(), dict(keys)], sort_keys=True).encode())
     for info in infos:
         text = f"{info.name}\0{info.size}\0{info.mtime_ns}\0{info.ctime_ns}\0"
         sha.update(text.encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()
+
+
+def load_or_build_index(path: str, stamp: str, build: Callable[[], Index]) -> Index:
+    """The index of the data at `path`, from the cache while its stamp (see stamp_of) is the same."""
     owner = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    file = cache_folder() / "prepared" / f"{owner}-{sha.hexdigest()[:16]}.npz"
+    file = cache_folder() / "prepared" / f"{owner}-{stamp[:16]}.npz"
     try:
         return Index.load(file)
     except Exception as error:  # absent, truncated or of another version: it is only a cache
@@ -150,7 +155,7 @@ def load_or_build_index(
     return index
 
 
-def _decoders() -> list[str]:
+def decoders() -> list[str]:
     """Pillow's version and the decoders that it was built with."""
     return [PIL.__version__, *(name for name in ("avif", "jpg", "libtiff", "webp", "zlib") if features.check(name))]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from stylegan_ray.untrusted import printable
 
 IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
 )  # fmt: skip
+HEIF_ENDINGS = (".heic", ".heif", ".hif")
 OTHER_IMAGE_ENDINGS = (
-    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
+    ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
     ".arw", ".orf", ".rw2", ".raw", ".pcx", ".eps", ".svg", ".qoi", ".dds", ".pnm", ".jpe", ".dib", ".apng",
 )  # fmt: skip
+Endings = tuple[str, ...]
 SHARD_ENDINGS = (
     ".parquet", ".tar", ".zip", ".tfrecords", ".tar.gz", ".tgz", ".lmdb", ".h5", ".hdf5", ".mdb", ".7z", ".rar",
 )  # fmt: skip
@@ -23,6 +26,8 @@ SYSTEM_FOLDERS = frozenset(
     }
 )  # fmt: skip
 """Folders that file systems, storage servers and editors add."""
+HIDDEN_PART = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|\Z))")
+"""Where a hidden part of a path begins, in small letters."""
 PLAIN_NAMES = frozenset({"license", "licence", "readme", "copying", "notice", "authors", "makefile", "_success"})
 
 HIDDEN = "in hidden or system folders"
@@ -31,12 +36,18 @@ DEAD_LINKS = "links that lead nowhere or in a circle"
 SPECIAL = "devices, pipes or sockets"
 TOO_DEEP = "folders whose path is too long"
 NO_ENDING = "files without an ending (add .png or what they are)"
+HEIF = "HEIC images (read them with --data.extra_formats heif)"
 NOT_READ = "images of formats that are not read (convert them to PNG or JPEG)"
 SHARDS = "archives beside the images (name the file itself to use one)"
 IMAGES = "images beside the files that hold the data set"
 NO_FILES = "links, folders and the like in the archive that are named as images"
 SPARSE = "sparse files (write the archive again without --sparse)"
 MOST_NAMES = 3
+
+
+def image_endings(extra_formats: Sequence[str]) -> Endings:
+    """Endings of image files where these formats (data.extra_formats) are read too."""
+    return (*IMAGE_ENDINGS, *HEIF_ENDINGS) if "heif" in extra_formats else IMAGE_ENDINGS
 
 
 class LeftOut:
@@ -77,6 +88,8 @@ def reason_of(name: str, are_images: bool) -> str | None:
     last = name.rpartition("/")[2].lower()
     if last.endswith(IMAGE_ENDINGS):
         return None if are_images else IMAGES
+    if last.endswith(HEIF_ENDINGS):
+        return HEIF
     if last.endswith(OTHER_IMAGE_ENDINGS):
         return NOT_READ
     if last.endswith(SHARD_ENDINGS):
@@ -86,9 +99,7 @@ def reason_of(name: str, are_images: bool) -> str | None:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or one of its folders is hidden, or is of those that systems add."""
-    if "." not in name and "_" not in name and "@" not in name and "#" not in name and "$" not in name:
-        return False
-    return any(map(is_hidden_part, name.split("/")))
+    return HIDDEN_PART.search(name.lower()) is not None
 
 
 def is_hidden_part(part: str) -> bool:

@@ -9,6 +9,8 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,15 +18,15 @@ from stylegan_ray.config import DataConfig, nearest
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data.atomic_output import mark_of_unfinished
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.decode import Decoder, extra_decoders
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats.folder import Folder, is_image
+from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file
 from stylegan_ray.data.formats.protocol import Format
-from stylegan_ray.data.index import Index, Progress, load_or_build_index
+from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, joined_lines, list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, image_endings, joined_lines, list_names
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import choose_split, split_of_file, splits_of_images
 from stylegan_ray.storage import split_address
@@ -110,7 +112,9 @@ def _fingerprint(index: Index, rows: np.ndarray, decoder: Decoder, used_labels: 
     sha.update(rows.tobytes() if len(rows) < len(index.names) else b"all")
     added = {key: getattr(decoder, key) for key in ADDED_TO_DECODER}  # they count where they differ from version 0.1
     changed = {key: value for key, value in added.items() if value != getattr(Decoder, key)}
-    decoding = {key: value for key, value in vars(decoder).items() if key not in added and key != "max_bytes"}
+    decoding = {
+        key: value for key, value in vars(decoder).items() if key not in added and key not in NOT_IN_FINGERPRINT
+    }
     sha.update(json.dumps([decoding | changed, label_size], sort_keys=True).encode())
     if used_labels is not None and used_labels.values is not None and (used_labels.is_late or index.labels.is_late):
         sha.update(used_labels.values.tobytes())
@@ -118,6 +122,8 @@ def _fingerprint(index: Index, rows: np.ndarray, decoder: Decoder, used_labels: 
 
 
 ADDED_TO_DECODER = ("bits", "float_bits")
+NOT_IN_FINGERPRINT = ("max_bytes", "extra_formats")
+"""Fields of the decoder that decide which images are read, but not what they become."""
 
 
 def index_files(
@@ -135,24 +141,22 @@ def index_files(
     cfg = cfg or DataConfig()
     keys = {"image_column": cfg.image_column, "split": cfg.split, "max_bytes": cfg.max_image_mb << 20}
     with _as_data_errors(path):
+        decoders = {"extra_decoders": extra_decoders(cfg.extra_formats)} if cfg.extra_formats else {}
         files, format, infos, left_out = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
             raise DataError(f"data.path={path} is {format.description}, which training does not read; {_advise(path)}")
-        wanted = Reading(None if decode else 0, **keys)
-        if decode:
-            index = load_or_build_index(
-                normalize_path(path), infos, lambda: format.build_index(files, infos, progress, wanted), keys
-            )
-        else:
-            index = format.build_index(files, infos, progress, wanted)
+        stamp = stamp_of(infos, keys | decoders)
+        wanted = Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats)
+        build = partial(format.build_index, files, infos, progress, wanted)
+        index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
         log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
-    return files, index
+    return files, replace(index, stamp=stamp)
 
 
 def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Format, list[FileInfo], list[str]]:
     """The files that a data set consists of, their format, and what else there is, one line for each reason."""
-    max_bytes = cfg.max_image_mb << 20
+    max_bytes, endings = cfg.max_image_mb << 20, image_endings(cfg.extra_formats)
     format = formats.by_file_name(split_address(path)[1])
     if format is not None and not os.path.isdir(path):
         folder, name = split_address(path if "://" in path else os.path.abspath(path))
@@ -162,15 +166,14 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
     files = files_at(path, cfg.follow_links, max_bytes)
     refuse_unfinished(files, path)
     listing, left_out = files.survey()
-    format = formats.by_listing(listing, files, prepares)
-    infos = format.select(listing)
+    format, infos = formats.by_listing(listing, files, prepares, endings)
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
     if is_folder:
         for info in infos:
-            if info.size > max_bytes and is_image(info.name):
+            if info.size > max_bytes and is_image(info.name, endings):
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
-        infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name)]
+        infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
     infos, note = _of_one_split(infos, is_folder, cfg.split)
     return files, format, infos, [*left_out.lines(), *([note] if note else [])]
 
@@ -189,7 +192,7 @@ def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:
 
 def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) -> tuple[list[FileInfo], str]:
     """The files of the split that is used, and what to say about the others."""
-    items = [info for info in infos if not is_folder or is_image(info.name)]
+    items = [info for info in infos if not is_folder or not is_label_file(info.name)]
     names = [info.name for info in items]
     splits = splits_of_images(names) if is_folder else list(map(split_of_file, names))
     if not any(splits) and (wanted is None or not is_folder):

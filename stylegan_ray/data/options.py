@@ -81,6 +81,8 @@ class PrepareOptions:
     """Largest image, as a file and in memory (4 bytes a pixel)."""
     bits: Annotated[Literal[8, 10, 12, 14, 16] | None, tyro.conf.arg(help_behavior_hint="(default: by range)")] = None
     """Bits of images that are stored with 16 or 32."""
+    extra_formats: Annotated[tuple[Literal["heif"], ...], tyro.conf.arg(metavar="heif", help_behavior_hint="")] = ()
+    """Image formats to read beside the usual ones: heif needs the package pillow-heif."""
     subset: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Use only this many images, chosen at random."""
     shuffle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -104,7 +106,7 @@ class PrepareOptions:
             "resize": self.resize, "alpha": self.alpha, "on_bad_image": self.on_bad_image, "subset": self.subset,
             "shuffle": "blocks", "image_column": self.image_column, "split": self.split,
             "renumber_classes": self.renumber_classes, "follow_links": self.follow_links,
-            "max_image_mb": self.max_image_mb, "bits": self.bits,
+            "max_image_mb": self.max_image_mb, "bits": self.bits, "extra_formats": self.extra_formats,
         }  # fmt: skip
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers} must be 0 (no Ray) or more")

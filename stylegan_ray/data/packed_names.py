@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -15,9 +16,11 @@ class PackedNames:
 
     @classmethod
     def pack(cls, names: Iterable[str]) -> PackedNames:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
+        characters, ends = bytearray(), array("q")
+        for name in names:
+            characters += name.encode("utf-8", "surrogateescape")
+            ends.append(len(characters))
+        return cls(np.frombuffer(bytes(characters), dtype=np.uint8), np.array(ends, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)

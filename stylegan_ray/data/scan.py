@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -12,7 +13,10 @@ from PIL import Image, UnidentifiedImageError
 
 from stylegan_ray.cores import num_cores
 from stylegan_ray.data.decode import (
+    ALPHA_MODES,
+    BYTES_PER_PIXEL,
     DEEP_MODES,
+    GREY_MODES,
     MAX_IMAGE_BYTES,
     decoded,
     depth_of,
@@ -25,8 +29,9 @@ from stylegan_ray.data.decode import (
     read_header,
 )
 from stylegan_ray.data.errors import DataError
+from stylegan_ray.data.headers import PNG_COLOURS, plain_header
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import Endings, image_endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
 
 DECODE_UP_TO = 100_000
@@ -36,7 +41,14 @@ HEAD_BYTES = 1 << 16
 """Bytes of a file that are read for its header."""
 CHUNK = 64
 """Images per job of the thread pool."""
+TRIALS, FEW, QUICK_SEC = 8, 4, 1e-4
+"""Storage answers at once where one of so many trials takes less time than this for each of a few headers."""
 ORIENTATION = 0x0112
+FLAGS = {
+    mode: (0 if mode in GREY_MODES else IS_COLOUR) | (IS_TRANSPARENT if mode in ALPHA_MODES else 0)
+    for mode in PNG_COLOURS.values()
+}
+"""Of images of which only the header is read, by Pillow's mode."""
 SIDEWAYS = (5, 6, 7, 8)
 
 Reader = Callable[[int, int | None], bytes]
@@ -52,6 +64,12 @@ class Reading:
     max_bytes: int = MAX_IMAGE_BYTES
     image_column: str | None = None
     split: str | None = None
+    extra_formats: tuple[str, ...] = ()
+
+    @property
+    def endings(self) -> Endings:
+        """Endings of image files."""
+        return image_endings(self.extra_formats)
 
 
 @dataclass(frozen=True)
@@ -81,33 +99,53 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, rea
     num, result, reading = len(names), Scan.empty(len(names)), reading or Reading()
     decode = num <= (DECODE_UP_TO if reading.decode_up_to is None else reading.decode_up_to)
 
-    def check(start: int) -> int:
-        for i in range(start, min(start + CHUNK, num)):
-            _check(read, names, i, decode, result, reading.max_bytes)
-        return min(start + CHUNK, num) - start
+    def check(entries: range) -> int:
+        for i in entries:
+            _check(read, names, i, decode, result, reading)
+        return len(entries)
 
     done = 0
-    with ThreadPoolExecutor(max_workers=min(num_cores(), 16)) as pool:
-        jobs = [pool.submit(check, start) for start in range(0, num, CHUNK)]
-        try:
-            for job in as_completed(jobs):
-                done += job.result()
-                if progress:
-                    progress(done, num, "checking images")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for count in _call_all(check, num, only_headers=not decode):
+        done += count
+        if progress:
+            progress(done, num, "checking images")
     return result
 
 
-def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan, max_bytes: int) -> None:
+def _call_all(check: Callable[[range], int], num: int, only_headers: bool) -> Iterator[int]:
+    """What `check` returns for ranges of images, in any order, from a thread pool.
+
+    Headers are read by this thread alone where storage answers at once: a header takes so little time that threads
+    would mostly wait for each other.
+    """
+    at, is_quick = 0, False
+    while only_headers and not is_quick and at < min(TRIALS * FEW, num):
+        few, began = range(at, min(at + FEW, num)), time.perf_counter()
+        count = check(few)
+        is_quick = time.perf_counter() - began < QUICK_SEC * count
+        at = few.stop
+        yield count
+    chunks = [range(start, min(start + CHUNK, num)) for start in range(at, num, CHUNK)]
+    if is_quick:
+        yield from map(check, chunks)
+        return
+    with ThreadPoolExecutor(max_workers=min(num_cores(), 16)) as pool:
+        jobs = [pool.submit(check, chunk) for chunk in chunks]
+        try:
+            yield from (job.result() for job in as_completed(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan, reading: Reading) -> None:
     content = b""
     try:
         content = read(i, None if decode else HEAD_BYTES)
         result.crc[i] = zlib.crc32(content)
-        found = None if decode else _read_header(content, lambda: read(i, None), max_bytes)
+        found = None if decode else _read_header(content, lambda: read(i, None), reading)
         if found is None:
-            found = _read_whole(content if decode else read(i, None), max_bytes)
+            found = _read_whole(content if decode else read(i, None), reading)
         result.height[i], result.width[i], result.flags[i], result.depth[i] = found
         return
     except DataError:
@@ -126,20 +164,23 @@ def _check(read: Reader, names: PackedNames, i: int, decode: bool, result: Scan,
         result.faults.append(f"{quoted(names[i])} ({reason})")
 
 
-def _read_whole(content: bytes, max_bytes: int) -> tuple[int, int, int, int]:
+def _read_whole(content: bytes, reading: Reading) -> tuple[int, int, int, int]:
     """Height, width, flags and depth of a decoded image."""
-    with decoded(content, max_bytes) as image:
+    with decoded(content, reading.max_bytes, reading.extra_formats) as image:
         depth = depth_of(image, content)
         return image.height, image.width, _flags(image, is_transparent(image)), depth
 
 
-def _read_header(content: bytes, read_all: Callable[[], bytes], max_bytes: int) -> tuple[int, int, int, int] | None:
+def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading) -> tuple[int, int, int, int] | None:
     """The same from the first bytes of a file, or from all of it if its header needs more; None for deep images."""
+    header = plain_header(content)
+    if header is not None and header.height * header.width * BYTES_PER_PIXEL <= reading.max_bytes:
+        return header.height, header.width, FLAGS[header.mode], 0
     try:
-        image = read_header(content, max_bytes)
+        image = read_header(content, reading.max_bytes, reading.extra_formats)
     except UnidentifiedImageError:
         content = read_all()
-        image = read_header(content, max_bytes)
+        image = read_header(content, reading.max_bytes, reading.extra_formats)
     if image.mode in DEEP_MODES or has_deep_channels(image, content):
         return None
     sideways = "exif" in image.info and image.getexif().get(ORIENTATION) in SIDEWAYS

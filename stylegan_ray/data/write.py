@@ -63,12 +63,19 @@ class WriteTask:
     format: Format
     dest: str
     plans: Sequence[Plan]
+    stamp: str = ""
+    """What the index of the data set was made from."""
 
     @classmethod
-    def plan(cls, dataset: Dataset, format: Format, dest: str, order: np.ndarray) -> WriteTask:
+    def plan(cls, dataset: Dataset, format: Format, dest: str, order: np.ndarray, stamp: str = "") -> WriteTask:
         """Writes the images of these indices in this order."""
         assert format.writer is not None
-        return cls(dataset, format, dest, split_into_plans(order, format.writer.image_bytes(dataset.shape())))
+        plans = split_into_plans(order, format.writer.image_bytes(dataset.shape()))
+        return cls(dataset, format, dest, plans, stamp)
+
+    @property
+    def num_images(self) -> int:
+        return self.dataset.num_images
 
     @property
     def writing(self) -> WritableFormat:

@@ -22,6 +22,7 @@ from support.foreign import idx, python2_pickle
 
 from stylegan_ray import cli
 from stylegan_ray.data import reader_process as process
+from stylegan_ray.data import write
 from stylegan_ray.readers.protocol import import_optional
 
 
@@ -30,8 +31,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
 
 
-def run(*words):
-    return cli.run(cli.prepare_data, [*map(str, words), "--workers", "0"])
+def run(*words, workers=0):
+    return cli.run(cli.prepare_data, [*map(str, words), "--workers", str(workers)])
 
 
 def noise(*shape):
@@ -324,3 +325,64 @@ def test_children_end_with_their_parent(tmp_path):
 def test_a_missing_package_is_named(tmp_path):
     with pytest.raises(Exception, match=r"no_such_package.*stylegan-ray\[formats\]"):
         import_optional("no_such_package.io")
+
+
+def a_set(kind, root):
+    """Five images of 32 px in one of the formats, and the options to read them."""
+    pictures = [noise_picture(i, (32, 32)) for i in range(5)]
+    pixels_of_all, numbers = np.stack([chw(picture) for picture in pictures]), np.array([2, 0, 1, 0, 2])
+    path = root / kind
+    match kind:
+        case "rosinality":
+            items = {f"32-{i:05d}".encode(): encoded(picture) for i, picture in enumerate(pictures)}
+            write_lmdb(path, {**items, b"length": b"5"})
+        case "lsun":
+            items = {bytes([97 + i]) * 40: encoded(picture, "WEBP") for i, picture in enumerate(pictures)}
+            write_lmdb(path, items)
+        case "hdf5":
+            path = root / "set.h5"
+            with h5py.File(path, "w") as file:
+                file["imgs"], file["labels"] = pixels_of_all, numbers
+        case "idx":
+            path = root / "train-images-idx3-ubyte"
+            write_idx(path, pixels_of_all[:, 0])
+            write_idx(root / "train-labels-idx1-ubyte", numbers.astype(np.uint8))
+        case "cifar":
+            batch = python2_pickle({b"labels": numbers.tolist(), b"data": pixels_of_all.reshape(5, -1)})
+            write_folder(path, {"data_batch_1": batch, "batches.meta": cifar10()["batches.meta"]})
+        case "mat":
+            path = root / "train_32x32.mat"
+            scipy.io.savemat(path, {"X": pixels_of_all.transpose(2, 3, 1, 0), "y": numbers[:, None] + 1})
+        case "celeba":
+            lines = "\n".join(f"{i}.png {number - 1 or 1}" for i, number in enumerate(numbers))
+            images = {f"{i}.png": picture for i, picture in enumerate(pictures)}
+            write_folder(path, {**images, "list_attr_celeba.txt": f"5\nBald\n{lines}\n".encode()})
+        case "heif":
+            path.mkdir()
+            heif = pytest.importorskip("pillow_heif")
+            for i, picture in enumerate(pictures):
+                heif.from_pillow(picture.resize((64, 64))).save(path / f"{i}.heic")
+            return path, ["--extra-formats", "heif"]
+    return path, []
+
+
+@pytest.mark.parametrize("kind", ["rosinality", "lsun", "hdf5", "idx", "cifar", "mat", "celeba", "heif"])
+def test_several_tasks_write_what_one_process_writes(ray_local, tmp_path, monkeypatch, kind):
+    """Each task's process has a reader of its own; plans are so small that every task gets some."""
+    monkeypatch.setattr(write, "PLAN_IMAGES", 1)
+    source, options = a_set(kind, tmp_path)
+    assert run(source, tmp_path / "one.zip", *options) == 0
+    assert run(source, tmp_path / "two.zip", *options, workers=2) == 0
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    assert len(pixels(tmp_path / "two.zip")) == 5
+    assert (label_tree(tmp_path / "two.zip")[0] is None) == (kind in ("rosinality", "lsun", "heif"))
+
+
+def test_heic_needs_its_key(tmp_path, capsys, caplog):
+    source, options = a_set("heif", tmp_path)
+    assert run(source, tmp_path / "d.zip") == 2
+    assert "5 HEIC images (read them with --extra-formats heif)" in capsys.readouterr().err
+    write_folder(source, numbered(1, size=(64, 64)))
+    assert run(source, tmp_path / "d.zip") == 0 and "5 HEIC images" in caplog.text
+    assert run(source, tmp_path / "e.zip", *options) == 0 and len(pixels(tmp_path / "e.zip")) == 6
+    assert run(source, "--check", *options) == 0 and "HEIF 5, PNG 1" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from support.data_sets import numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
 from stylegan_ray.data.files import LocalFiles, StoredFiles, files_at
+from stylegan_ray.data.left_out import is_hidden, is_hidden_part
 
 
 @pytest.fixture
@@ -56,3 +57,13 @@ def test_many_threads_read_one_file(tmp_path):
         with ThreadPoolExecutor(8) as pool:
             parts = pool.map(lambda at, files=files: files.read_at("a.bin", at, 512), range(0, 1 << 16, 512))
             assert b"".join(parts) == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".a", "a/.b/c.png", "a.b/c", "__MACOSX/x", "x__MACOSX/y", "__macosxy/z", "a/@eaDir", "@eaDirx/a", "a/lost+found/b",
+     "lostt+found/b", "#Recycle/a", "System Volume Information/a", "$RECYCLE.BIN", "a//b", "/", "",
+     "..", "a\n/.b", ".\n", "lost+found\n/a", "İ/.a", "ſystem volume information/a"],
+)  # fmt: skip
+def test_hidden_names_are_found_in_one_pass(name):
+    assert is_hidden(name) == any(map(is_hidden_part, name.split("/")))

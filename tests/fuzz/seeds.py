@@ -9,6 +9,8 @@ import pickle
 import tarfile
 import zipfile
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,12 @@ from support.foreign import idx, python2_pickle
 from support.networks import built
 
 from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.data import formats
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.finished import Finished
 from stylegan_ray.data.formats import tfrecord_wire
+from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.data.write import WriteTask
 from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.interop import rosinality, tf_pickle
 from stylegan_ray.interop.native import Networks, networks_from_bytes, save_network
@@ -127,6 +134,24 @@ def images() -> list[bytes]:
 
 def image(kind: str = "PNG", mode: str = "RGB") -> bytes:
     return encoded(noise_picture(0, (8, 8), mode), kind)
+
+
+def write_task(dest: str) -> WriteTask:
+    """Four images of 8 px, two at a time, that are to be written to a zip; they cannot be read."""
+    dataset = Dataset(
+        "d", None, PackedNames.pack(f"{i}.png" for i in range(4)), np.arange(4), None, 0, (8, 8), 3, "fingerprint", {}
+    )
+    return WriteTask(dataset, formats.by_name("zip"), dest, [np.arange(2), np.arange(2, 4)])
+
+
+def finished_files() -> list[bytes]:
+    """A file with both plans finished."""
+    with TemporaryDirectory() as folder:
+        file = Finished(write_task(f"{folder}/data.zip"), Path(folder, "finished"))
+        for number in range(2):
+            file.store(number, [image(), image("PNG", "L")])
+        file.close()
+        return [Path(folder, "finished").read_bytes()]
 
 
 def labels() -> list[bytes]:

@@ -19,9 +19,11 @@ from stylegan_ray.checkpoint_files import completion
 from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import ConfigError, DataConfig, load_config
 from stylegan_ray.data import open_dataset
-from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.decode import DEEP_MODES, Decoder, read_header
 from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.finished import Finished
 from stylegan_ray.data.formats.celeba import parse_attributes
+from stylegan_ray.data.headers import plain_header
 from stylegan_ray.data.labels import Labels, labels_from_json
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
@@ -117,6 +119,26 @@ def image(content: bytes) -> object:
     return Decoder((8, 8), 3, "center", "lanczos", "drop")("image", content)
 
 
+def header(content: bytes) -> object:
+    """What is read of a header without Pillow, Pillow reads too, and says the same."""
+    found = plain_header(content)
+    if found is not None:
+        image = read_header(content, max_bytes=1 << 70)
+        assert found == (image.height, image.width, image.mode)
+        assert "exif" not in image.info and image.mode not in DEEP_MODES
+    return found
+
+
+def finished(content: bytes) -> object:
+    """Reads a file of finished images: what is whole in it, and nothing else."""
+    path = Path(written(".data.zip.finished", content))
+    file = Finished(seeds.write_task(str(folder() / "data.zip")), path, say=lambda text: None)
+    try:
+        return [file.load(number) for number in file.records]
+    finally:
+        file.close()
+
+
 def labels(content: bytes) -> Labels:
     return labels_from_json(content, PackedNames.pack(["0.png", "1.png"]))
 
@@ -172,6 +194,8 @@ TARGETS: dict[str, Target] = {
     "parquet": Target(data_file("data.parquet"), seeds.parquets, (ConfigError, BadImage)),
     "tfrecord": Target(data_file("tfrecords/data-r03.tfrecords"), seeds.tfrecords, (ConfigError, BadImage)),
     "image": Target(image, seeds.images, (BadImage,)),
+    "header": Target(header, seeds.images, (ValueError,)),
+    "finished": Target(finished, seeds.finished_files, ()),
     "labels": Target(labels, seeds.labels, (ConfigError,)),
     "saved_w": Target(saved_w, seeds.saved_ws, (ConfigError,)),
     "rows": Target(rows, seeds.rows, (ConfigError,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class Fix:
         if not len(dataset.rows):
             raise DataError(f"data.path={dataset.path}: --fix leaves out every image; keep some kinds with --keep")
         dataset.images = TrimmedImages(dataset.images, self.boxes, decoder, inspector)
+        changes = hashlib.sha256(dataset.rows.tobytes() + repr(sorted(self.boxes.items())).encode())
+        dataset.fingerprint = f"{dataset.fingerprint}-fixed-{changes.hexdigest()}"
         return dataset
 
     def report(self, dataset: Dataset, order: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from stylegan_ray.data.formats.protocol import Format, WritableFormat
 from stylegan_ray.data.formats.tar import Tar
 from stylegan_ray.data.formats.tfrecord import TFRecord
 from stylegan_ray.data.formats.zip import Zip
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings
 
 FORMATS: tuple[Format, ...] = (
     TFRecord(),
@@ -38,12 +39,21 @@ def by_file_name(path: str) -> Format | None:
     return next((format for format in (*FORMATS, *FOREIGN_FORMATS) if format.is_data_set(path)), None)
 
 
-def by_listing(listing: Sequence[FileInfo], files: Files, prepares: bool = False) -> Format:
-    """The format of a folder with these files; a folder of images when no format recognises any."""
+def by_listing(
+    listing: Sequence[FileInfo], files: Files, prepares: bool = False, endings: Endings = IMAGE_ENDINGS
+) -> tuple[Format, list[FileInfo]]:
+    """The format of a folder with these files, and the files that form the data set.
+
+    It is a folder of images when no format recognises any. `endings` are those of image files.
+    """
     order = (*FOREIGN_FORMATS, *FORMATS) if prepares else (*FORMATS, *FOREIGN_FORMATS)
-    candidates = [format for format in order if format.select(listing)]
-    claiming = (format for format in candidates if format.claims(files, format.select(listing), listing))
-    return next(claiming, candidates[0] if candidates else by_name(Folder.name))
+    candidates: list[tuple[Format, list[FileInfo]]] = []
+    for format in order:
+        if infos := format.select(listing, endings):
+            if format.claims(files, infos, listing):
+                return format, infos
+            candidates.append((format, infos))
+    return candidates[0] if candidates else (by_name(Folder.name), [])
 
 
 def writable_formats() -> dict[str, WritableFormat]:

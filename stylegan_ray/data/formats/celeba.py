@@ -15,7 +15,7 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import Folder, FolderSource, is_image
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 
@@ -33,10 +33,10 @@ class CelebA(Folder):
     description = "a folder of CelebA"
     is_trainable = False
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         attributes = [info for info in listing if _base(info.name) in ATTRIBUTE_FILES]
-        images = [info for info in listing if is_image(info.name)]
-        return attributes[:1] + images if attributes and images else []
+        images = [info for info in listing if is_image(info.name, endings)] if attributes else []
+        return attributes[:1] + images if images else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None

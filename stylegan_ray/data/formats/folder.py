@@ -9,7 +9,7 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE, Labels, labels_from_folders, labels_from_json
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, is_hidden
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, is_hidden
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 
@@ -21,16 +21,16 @@ class Folder(EncodedFormat):
 
     name = "folder"
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
-        images = [info for info in listing if is_image(info.name)]
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
+        images = [info for info in listing if is_image(info.name, endings)]
         labels = label_file_among([info.name for info in listing], [info.name for info in images])
-        return [info for info in listing if is_image(info.name) or info.name == labels] if images else []
+        return sorted([*images, *(info for info in listing if info.name == labels)]) if images and labels else images
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
-        names = PackedNames.pack(info.name for info in infos if is_image(info.name))
-        label_file = next((info.name for info in infos if not is_image(info.name)), None)
+        names = PackedNames.pack(info.name for info in infos if not is_label_file(info.name))
+        label_file = next((info.name for info in infos if is_label_file(info.name)), None)
         scanned = scan(FolderSource(files, names).read, names, progress, reading)
         labels = read_labels(files.read(label_file) if label_file else None, names, label_file or "")
         return Index(self.name, names, places={}, labels=labels, **vars(scanned))
@@ -49,15 +49,17 @@ class FolderSource:
     def read(self, entry: int, at_least: int | None = None) -> bytes:
         """The bytes of an image file: all, or the first `at_least`."""
         name = self.names[entry]
-        if at_least is None:
-            return self.files.read(name)
-        with self.files.open(name) as file:
-            return file.read(at_least)
+        return self.files.read(name) if at_least is None else self.files.head(name, at_least)
 
 
-def is_image(name: str) -> bool:
+def is_image(name: str, endings: Endings = IMAGE_ENDINGS) -> bool:
     """Whether the name of a file is that of an image; hidden files and those of system folders are not images."""
-    return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
+    return name.lower().endswith(endings) and not is_hidden(name)
+
+
+def is_label_file(name: str) -> bool:
+    """Whether a file is named as one of labels."""
+    return name.endswith(LABEL_FILE)
 
 
 def label_file_among(names: Sequence[str], images: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
@@ -88,7 +88,7 @@ class LMDB(ForeignFormat):
     description = "an LMDB"
     endings = (".mdb",)
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return the_one([info for info in listing if _base(info.name) == "data.mdb"], self.description)
 
 
@@ -99,7 +99,7 @@ class HDF5(ForeignFormat):
     description = "an HDF5 file"
     endings = (".h5", ".hdf5")
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         """None: it is opened by its own path."""
         return []
 
@@ -111,7 +111,7 @@ class Mat(ForeignFormat):
     description = "a MATLAB file"
     endings = (".mat",)
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         """None: it is opened by its own path."""
         return []
 
@@ -124,9 +124,9 @@ class IDX(ForeignFormat):
     IMAGES: ClassVar = re.compile(r"(.*)images([-.])idx3(-ubyte(?:\.gz)?)")
 
     def is_data_set(self, path: str) -> bool:
-        return self.IMAGES.fullmatch(_base(path)) is not None
+        return "idx3" in path and self.IMAGES.fullmatch(_base(path)) is not None
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         found = [info for info in listing if self.is_data_set(info.name)]
         training = [info for info in found if _base(info.name).startswith("train-")] or found
         plain = {info.name for info in training if not info.name.endswith(".gz")}
@@ -156,7 +156,7 @@ class CIFAR(ForeignFormat):
     def is_data_set(self, path: str) -> bool:
         return self.ARCHIVE.fullmatch(_base(path)) is not None
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         metas = [info for info in listing if _base(info.name) in ("meta", "batches.meta")]
         batches = [info for info in listing if is_part(info.name) and info not in metas]
         if not metas or not batches:

@@ -23,7 +23,7 @@ from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.untrusted import check_size, format_bytes, printable
@@ -77,7 +77,7 @@ class Parquet(EncodedFormat):
     prefers_blocks = True
     writer = ParquetWriting()
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
@@ -94,7 +94,7 @@ class Parquet(EncodedFormat):
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
         reading = reading or Reading()
-        shards, names, labels = tuple(info.name for info in infos), [], []
+        shards, num_rows, labels = tuple(info.name for info in infos), [], []
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
         column, class_names, note = reading.image_column, None, ""
         for number, info in enumerate(infos):
@@ -104,16 +104,18 @@ class Parquet(EncodedFormat):
                 note, class_names = note or other, _class_names(parquet.schema_arrow)
                 _refuse_many_rows(parquet.metadata, info)
                 _add_groups(rows, parquet.metadata, number, info.name)
-                names += [f"{info.name}#{row}" for row in range(parquet.metadata.num_rows)]
+                num_rows.append(parquet.metadata.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
                     labels += _read_labels(file, parquet.schema_arrow)
         first = np.cumsum([0, *rows["size"]])[:-1]
         places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
         places["column"] = np.array(column or "")
-        packed = PackedNames.pack(names)
-        scanned = scan(ParquetSource(files, shards, column or "", places).read, packed, progress, reading)
+        names = PackedNames.pack(
+            f"{shard}#{row}" for shard, num in zip(shards, num_rows, strict=True) for row in range(num)
+        )
+        scanned = scan(ParquetSource(files, shards, column or "", places).read, names, progress, reading)
         return Index(
-            self.name, packed, places, _labels(labels, packed, class_names), **vars(scanned), shards=shards,
+            self.name, names, places, _labels(labels, names, class_names), **vars(scanned), shards=shards,
             left_out=(note,) if note else (),
         )  # fmt: skip
 
@@ -251,12 +253,16 @@ def _refuse_many_rows(metadata: Any, info: FileInfo) -> None:
         )
 
 
-def _read_labels(file: Any, schema: pa.Schema) -> list[Any]:
-    """The labels of one file as Python values."""
+LabelPart = np.ndarray | list[Any]
+"""Labels of some rows: numbers, or vectors of one length, as an array; all others as Python values."""
+
+
+def _read_labels(file: Any, schema: pa.Schema) -> list[LabelPart]:
+    """The labels of one file, some rows at a time."""
     dtype = schema.field(LABEL_COLUMN).type
     is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
     parquet = pq.ParquetFile(file, read_dictionary=[LABEL_COLUMN] if is_text else None)
-    labels: list[Any] = []
+    parts: list[LabelPart] = []
     for batch in parquet.iter_batches(batch_size=LABEL_ROWS, columns=[LABEL_COLUMN]):
         column = batch.column(0)
         if column.nbytes > MAX_LABEL_BYTES:
@@ -266,10 +272,30 @@ def _read_labels(file: Any, schema: pa.Schema) -> list[Any]:
             )
         if is_text:
             words = [printable(text, most=200) for text in column.dictionary.to_pylist()]
-            labels += [None if number is None else words[number] for number in column.indices.to_pylist()]
+            parts.append([None if number is None else words[number] for number in column.indices.to_pylist()])
         else:
-            labels += column.to_pylist()
-    return labels
+            parts.append(_as_array(column))
+    return parts
+
+
+def _as_array(column: pa.Array) -> LabelPart:
+    """Whole numbers [n], or floats [n,L] where all rows are vectors of one length; Python values of anything else."""
+    if column.null_count == 0 and pa.types.is_integer(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    if column.null_count == 0 and len(column) and pa.types.is_list(column.type):
+        widths, values = np.diff(column.offsets.to_numpy()), column.flatten()
+        if widths.min() == widths.max() > 0 and values.null_count == 0 and pa.types.is_floating(values.type):
+            return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    return column.to_pylist()
+
+
+def _join(parts: Sequence[LabelPart]) -> np.ndarray | list[Any]:
+    """All labels: an array where every part is one of the same width, else a list."""
+    if parts and all(isinstance(part, np.ndarray) for part in parts):
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if len({part.shape[1:] for part in arrays}) == 1:
+            return np.concatenate(arrays)
+    return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
 def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str) -> None:
@@ -295,10 +321,10 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
         return None
 
 
-def _labels(labels: list[Any], names: PackedNames, class_names: tuple[str, ...] | None) -> Labels:
-    if not len(names) or len(labels) < len(names):
+def _labels(parts: Sequence[LabelPart], names: PackedNames, class_names: tuple[str, ...] | None) -> Labels:
+    if not len(names) or sum(map(len, parts)) < len(names):
         return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}`")
-    return Labels.of(labels, f"column `{LABEL_COLUMN}`", class_names, name=lambda i: quoted(names[i]))
+    return Labels.of(_join(parts), f"column `{LABEL_COLUMN}`", class_names, name=lambda i: quoted(names[i]))
 
 
 class ParquetWriter:

@@ -14,6 +14,7 @@ from stylegan_ray.data.dataset import Dataset, EncodedImages, Images, Source
 from stylegan_ray.data.decode import MAX_IMAGE_BYTES, Decoder, open_image, read_header
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.index import Index, Progress
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.scan import Reading
 
@@ -58,8 +59,11 @@ class Format(ABC):
         return self.single_file_ending is not None and path.lower().endswith(self.single_file_ending)
 
     @abstractmethod
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
-        """The files of a folder that form a data set of this format; empty when the folder holds none."""
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
+        """The files of a folder that form a data set of this format; empty when the folder holds none.
+
+        `endings` are those of image files.
+        """
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
         """Whether the selected files are the data set of a folder that holds the files of the listing."""
@@ -83,8 +87,8 @@ class Format(ABC):
         """What reads pixels for training."""
 
     @abstractmethod
-    def inspector(self, files: Files, index: Index) -> Inspector:
-        """What the data doctor reads images with."""
+    def inspector(self, files: Files, index: Index, extra_formats: tuple[str, ...] = ()) -> Inspector:
+        """What the data doctor reads images with, those of data.extra_formats too."""
 
     def select_level(self, index: Index, resolution: tuple[int, int] | None) -> Index:
         """The index for training at (height, width); differs for formats that store several resolutions."""
@@ -105,20 +109,21 @@ class EncodedFormat(Format):
     def open_images(self, files: Files, index: Index, decoder: Decoder) -> Images:
         return EncodedImages(self.source(files, index), decoder)
 
-    def inspector(self, files: Files, index: Index) -> Inspector:
-        return EncodedInspector(self.source(files, index), files.max_bytes)
+    def inspector(self, files: Files, index: Index, extra_formats: tuple[str, ...] = ()) -> Inspector:
+        return EncodedInspector(self.source(files, index), files.max_bytes, extra_formats)
 
 
 class EncodedInspector:
     """Decodes image files without converting them."""
 
-    def __init__(self, source: Source, max_bytes: int = MAX_IMAGE_BYTES) -> None:
-        self.source, self.max_bytes = source, max_bytes
+    def __init__(self, source: Source, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: tuple[str, ...] = ()) -> None:
+        self.source, self.max_bytes, self.extra_formats = source, max_bytes, extra_formats
 
     def __call__(self, entry: int) -> StoredImage:
         content = self.source.read(entry)
-        header = read_header(content, self.max_bytes)
-        return StoredImage(header.format or "unknown", header.mode, open_image(content, self.max_bytes), header)
+        header = read_header(content, self.max_bytes, self.extra_formats)
+        image = open_image(content, self.max_bytes, self.extra_formats)
+        return StoredImage(header.format or "unknown", header.mode, image, header)
 
 
 class Writer(Protocol):

@@ -17,7 +17,7 @@ from stylegan_ray.data.formats.folder import is_image
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, labels_from_folders
-from stylegan_ray.data.left_out import NO_FILES, SPARSE, LeftOut, is_hidden, list_names, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, SPARSE, Endings, LeftOut, is_hidden, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
@@ -39,7 +39,7 @@ class Tar(EncodedFormat):
     name = "tar"
     single_file_ending = ENDING
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
@@ -52,7 +52,7 @@ class Tar(EncodedFormat):
     ) -> Index:
         members, shards, reading = _Members(), tuple(info.name for info in infos), reading or Reading()
         for number, info in enumerate(infos):
-            _read_headers(members, files, number, info.name)
+            _read_headers(members, files, number, info.name, reading.endings)
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
         notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
@@ -103,7 +103,7 @@ class _Members:
             part[:] = compress(part, used)
 
 
-def _read_headers(members: _Members, files: Files, shard: int, file_name: str) -> None:
+def _read_headers(members: _Members, files: Files, shard: int, file_name: str, endings: Endings) -> None:
     """Adds the members of one tar file; raises DataError."""
     path = f"data.path={files.root}/{file_name}"
     try:
@@ -114,13 +114,13 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str) -
                     raise tarfile.ReadError("a member has a size that cannot be")
                 latest, name = member.offset, member.name.removeprefix("./")
                 is_label = name.lower().endswith(LABEL_ENDING) and not is_hidden(name)
-                if not is_image(name) and not is_label:
+                if not is_image(name, endings) and not is_label:
                     members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)
                 elif member.issparse() or not member.isreg():
                     members.left_out.add(SPARSE if member.issparse() else NO_FILES, name)
                 elif name in seen:
                     raise DataError(f"{path} holds {quoted(name)} twice; write it again with each file once")
-                elif is_image(name):
+                elif is_image(name, endings):
                     members.names.append(name)
                     members.shard.append(shard)
                     members.offset.append(member.offset_data)

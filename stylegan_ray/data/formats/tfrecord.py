@@ -33,7 +33,7 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
@@ -80,7 +80,7 @@ class TFRecord(Format):
     name = "tfrecords"
     writer = TFRecordWriting()
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
 
     def build_index(
@@ -104,7 +104,7 @@ class TFRecord(Format):
     def open_images(self, files: Files, index: Index, decoder: Decoder) -> TFRecordImages:
         return TFRecordImages(files, index, decoder)
 
-    def inspector(self, files: Files, index: Index) -> TFRecordInspector:
+    def inspector(self, files: Files, index: Index, extra_formats: tuple[str, ...] = ()) -> TFRecordInspector:
         channels, height, width = (int(size) for size in index.places["shapes"][0])
         return TFRecordInspector(TFRecordImages(files, index, Decoder((height, width), channels)), index)
 

@@ -25,7 +25,7 @@ from stylegan_ray.data.formats.folder import is_image, label_file_among, read_la
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE, label_limit, read_tree
-from stylegan_ray.data.left_out import NO_FILES, LeftOut, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
@@ -68,7 +68,7 @@ class Zip(EncodedFormat):
     single_file_ending = ENDING
     writer = ZipWriting()
 
-    def select(self, listing: Sequence[FileInfo]) -> list[FileInfo]:
+    def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         """None: a zip is opened by its own path, not by that of its folder."""
         return []
 
@@ -76,7 +76,7 @@ class Zip(EncodedFormat):
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
         zip_name, reading = infos[0].name, reading or Reading()
-        directory = _read_directory(files, zip_name, reading.split)
+        directory = _read_directory(files, zip_name, reading)
         entries, names = directory.images, PackedNames.pack(entry.filename for entry in directory.images)
         places = {
             "offset": np.array([entry.header_offset for entry in entries], dtype=np.int64),
@@ -107,14 +107,14 @@ class Directory(NamedTuple):
     left_out: list[str]
 
 
-def _read_directory(files: Files, zip_name: str, split: str | None) -> Directory:
+def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
     """The entries of images, and the content of dataset.json; raises DataError."""
     path = f"data.path={files.root}/{zip_name}"
     try:
         with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             _refuse_overlaps(entries, path)
-            images, left_out = _images_among(entries, split)
+            images, left_out = _images_among(entries, reading)
             names = [entry.filename for entry in images]
             by_name = {entry.filename: entry for entry in entries}
             label_file = label_file_among(list(by_name), names)
@@ -127,20 +127,20 @@ def _read_directory(files: Files, zip_name: str, split: str | None) -> Directory
     return Directory(images, label_file or "", labels, left_out)
 
 
-def _images_among(entries: list[zipfile.ZipInfo], split: str | None) -> tuple[list[zipfile.ZipInfo], list[str]]:
+def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str]]:
     """The entries of images by name, and what else could be meant as images."""
     left_out, images = LeftOut(), []
     for entry in sorted(entries, key=lambda entry: entry.filename):
         name = entry.filename.replace("\\", "/")
         if name.endswith("/"):
             continue
-        if not is_image(name):
+        if not is_image(name, reading.endings):
             left_out.add_unused([name], (), are_images=True)
         elif stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
             left_out.add(NO_FILES, name)
         else:
             images.append(entry)
-    used, note = choose_split(splits_of_images([entry.filename for entry in images]), split, "images")
+    used, note = choose_split(splits_of_images([entry.filename for entry in images]), reading.split, "images")
     images = [entry for entry, keep in zip(images, used.tolist(), strict=True) if keep]
     return images, [*left_out.lines(), *([note] if note else [])]
 

@@ -25,34 +25,76 @@ from stylegan_ray.data.formats import tfrecord_wire
 LIMITS = {resource.RLIMIT_AS: 3 << 30, resource.RLIMIT_CPU: 60}
 
 
-def open_in_child(path, *options):
-    """Opens a data set in a process of bounded memory and time; returns what it prints."""
-    code = (
-        "import sys, resource\n"
-        "from stylegan_ray.config import DataConfig\n"
-        "from stylegan_ray.data import DataError, open_dataset\n"
-        "keys = dict(pair.split('=') for pair in sys.argv[2:])\n"
-        "try:\n"
-        "    data = open_dataset(DataConfig(path=sys.argv[1], **keys))\n"
-        "    print('opened', data.num_images, [data.labels(range(1)).shape])\n"
-        "except DataError as error:\n"
-        "    print('refused', error)\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)\n"
-    )
+OPENER = """
+import io, json, os, resource, sys
+import stylegan_ray.networks.shapes
+from stylegan_ray.config import DataConfig
+from stylegan_ray.data import DataError, open_dataset
 
-    def limit():
-        for kind, value in LIMITS.items():
+def attempt(path, keys):
+    sys.stderr = io.StringIO()
+    try:
+        data = open_dataset(DataConfig(path=path, **keys))
+        text = f"opened {data.num_images} {[data.labels(range(1)).shape]}"
+    except DataError as error:
+        text = f"refused {error}"
+    return text + sys.stderr.getvalue(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+for line in sys.stdin:
+    path, keys, limits, os.environ["STYLEGAN_RAY_CACHE"] = json.loads(line)
+    reading, writing = os.pipe()
+    if not os.fork():
+        for kind, value in limits:
             resource.setrlimit(kind, (value, value))
+        os.write(writing, json.dumps(attempt(path, keys)).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        text = file.read()
+    print(json.dumps([os.wait()[1], text]), flush=True)
+"""
+"""A program that opens data sets, each in a process of its own, which has all modules loaded."""
 
-    command = [sys.executable, "-c", code, str(path), *options]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, preexec_fn=limit,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    text, _, peak = done.stdout.partition("peak ")
-    assert int(peak) < 1500
-    return text + done.stderr
+
+@pytest.fixture(scope="module")
+def opener():
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OPENER], stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def open_in_child(opener, cache):
+    """Opens a data set in a process of bounded memory and time; returns what is found, or the message, and the log."""
+
+    def open_it(path, **keys):
+        opener.stdin.write(f"{json.dumps([str(path), keys, list(LIMITS.items()), str(cache)])}\n")
+        opener.stdin.flush()
+        status, text = json.loads(opener.stdout.readline())
+        assert status == 0, f"ended with status {status}"
+        found, peak_mb = json.loads(text)
+        assert peak_mb < 1500
+        return found
+
+    return open_it
+
+
+def write_bomb(path, files, name, unit, times):
+    """A zip with files, and one entry more of a deflated unit that is repeated; it takes no time to write."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = compressor.compress(unit) + compressor.flush(zlib.Z_FULL_FLUSH)  # can be repeated: nothing refers to it
+    content, crc, size = block * times + b"\3\0", 0, len(unit) * times
+    for _ in range(times):
+        crc = zlib.crc32(unit, crc)
+    write_zip(path, {**files, name: content})
+    raw = bytearray(path.read_bytes())
+    for place in (raw.rfind(b"PK\3\4" + raw[4:8], 0, raw.rfind(content)), raw.rfind(b"PK\1\2") + 2):
+        struct.pack_into("<H", raw, place + 8, zipfile.ZIP_DEFLATED)
+        struct.pack_into("<III", raw, place + 14, crc, len(content), size)
+    path.write_bytes(raw)
+    return path
 
 
 @pytest.mark.parametrize("kind", ["JPEG2000", "ICO", "TGA", "PCX", "EPS", "IM", "SGI"])
@@ -99,20 +141,19 @@ def test_folders_nested_ever_deeper(tmp_path):
         subprocess.run(["rm", "-r", root / "deep"], check=True)  # pytest's own removal recurses too deep
 
 
-def test_a_deflated_entry_of_gigabytes(tmp_path):
-    path = write_zip(tmp_path / "d.zip", {"a.png": noise_picture(0)})
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("x.png", "w") as file:
-        for _ in range(700):
-            file.write(bytes(1 << 20))
+def test_a_deflated_entry_of_gigabytes(tmp_path, open_in_child):
+    path = write_bomb(tmp_path / "d.zip", {"a.png": noise_picture(0)}, "x.png", bytes(1 << 20), 700)
     assert "'x.png'" in (text := open_in_child(path)) and "refused" in text and "data.max_image_mb" in text
 
 
-def test_a_deflated_label_file_of_gigabytes(tmp_path):
-    path = write_zip(tmp_path / "d.zip", numbered(2))
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("dataset.json", "w") as file:
-        for _ in range(700):
-            file.write(b"[" * (1 << 20))
+def test_a_deflated_label_file_of_gigabytes(tmp_path, open_in_child):
+    path = write_bomb(tmp_path / "d.zip", numbered(2), "dataset.json", b"[" * (1 << 20), 700)
     assert "refused" in (text := open_in_child(path)) and "'dataset.json' takes more than" in text
+
+
+def test_a_bomb_of_our_own_is_a_whole_zip(tmp_path):
+    with zipfile.ZipFile(write_bomb(tmp_path / "d.zip", numbered(2), "x", b"ab" * 9, 5)) as archive:
+        assert archive.testzip() is None and archive.read("x") == b"ab" * 45 and len(archive.namelist()) == 3
 
 
 def test_overlapping_entries(tmp_path):
@@ -238,22 +279,22 @@ def test_a_label_array_shorter_than_its_header(tmp_path):
         opened(root, cond=True)
 
 
-def test_dictionary_pages_used_many_times(tmp_path):
+def test_dictionary_pages_used_many_times(tmp_path, open_in_child):
     large = bytes(50 << 20)
     table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array([0] * 40), pa.array([large]))})
     pq.write_table(table, tmp_path / "d.parquet", compression="zstd", use_dictionary=True, store_schema=False,
                    dictionary_pagesize_limit=1 << 30)  # fmt: skip
     del table, large
     assert (tmp_path / "d.parquet").stat().st_size < 1 << 16
-    assert "40 of 40" in open_in_child(tmp_path / "d.parquet", "shuffle=blocks")
+    assert "40 of 40" in open_in_child(tmp_path / "d.parquet", shuffle="blocks")
 
 
-def test_sparse_members_of_a_tar(tmp_path):
+def test_sparse_members_of_a_tar(tmp_path, open_in_child):
     with open(tmp_path / "a.cls", "wb") as file:
         file.truncate(3 << 30)
     (tmp_path / "a.png").write_bytes(encoded(noise_picture(0)))
     subprocess.run(["tar", "-C", tmp_path, "-S", "-cf", tmp_path / "d.tar", "a.png", "a.cls"], check=True)
-    text = open_in_child(tmp_path / "d.tar", "cond=true")
+    text = open_in_child(tmp_path / "d.tar", cond=True)
     assert "refused" in text and "'a.cls'" in text and "sparse" in text
 
 
@@ -263,7 +304,7 @@ def jpeg_of_many_scans(number):
     return content[:-2] + scan * number + content[-2:]
 
 
-def test_scans_of_a_progressive_jpeg(tmp_path):
+def test_scans_of_a_progressive_jpeg(tmp_path, open_in_child):
     good = encoded(noise_picture(0, (64, 64)), "JPEG", progressive=True)
     root = write_folder(tmp_path / "d", {"a.jpg": good, "x.jpg": jpeg_of_many_scans(20_000)})
     text = open_in_child(root)
@@ -280,14 +321,13 @@ def grey_png(side, bits=16):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_large_images_are_decoded_one_at_a_time(tmp_path):
+def test_large_images_are_decoded_one_at_a_time(tmp_path, open_in_child):
     content = grey_png(9_000)
     assert len(content) < 300_000
-    text = open_in_child(
-        write_folder(tmp_path / "d", {"a.png": content, "b.png": content}), "resolution=16", "resize=box"
-    )
+    root = write_folder(tmp_path / "d", {"a.png": content, "b.png": content})
+    text = open_in_child(root, resolution=16, resize="box")
     assert "opened 2" in text
-    assert "data.max_image_mb=32" in open_in_child(tmp_path / "d", "max_image_mb=32")
+    assert "data.max_image_mb=32" in open_in_child(root, max_image_mb=32)
 
 
 def grey(values, dtype):
