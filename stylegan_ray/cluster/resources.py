@@ -124,10 +124,10 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
         ", and so does a shell without the variable: unset RAY_ADDRESS" if source == "RAY_ADDRESS" else ""
     )
     if "://" in address:
-        submit = address.replace("ray://", "http://")
+        submit = submit_words(address.replace("ray://", "http://"))
         raise ConfigError(
             f"{source}={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; from "
-            f"elsewhere, submit the job: ray job submit --address {submit} --working-dir . -- {command_words()}; {here}"
+            f"elsewhere, submit the job: {submit}; {here}"
         )
     if not RAY_TLS and (problem := no_answer(address)):
         raise ConfigError(
@@ -142,9 +142,28 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
             f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
         ) from error
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"{source}={address}: no Ray cluster answers there: {one_line(error)}; {here}") from error
+        raise ConfigError(f"{source}={address}: {why_not_joined(address, error)}; {here}") from error
     except RuntimeError as error:
         raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
+
+
+def why_not_joined(address: str, error: Exception) -> str:
+    """Why Ray did not join the cluster at an address where a server like Ray's answers, with the way out.
+
+    A driver looks for the process of a node among those of its machine; those of another container are hidden from it.
+    """
+    said = ": ".join(one_line(part) for part in (error, error.__cause__) if part)
+    if address == "auto":
+        return f"no Ray cluster was found on this machine ({said}); start Ray here (ray start --head)"
+    return (
+        f"no node of the cluster there runs on this machine, in this container ({said}); a driver needs one: "
+        f"ray start --address={address}, or submit the job: {submit_words('http://HEAD:8265')}"
+    )
+
+
+def submit_words(address: str) -> str:
+    """This command as a job for the cluster whose dashboard is at an address."""
+    return f"ray job submit --address {address} --working-dir . -- {command_words()}"
 
 
 def command_words() -> str:
