@@ -143,6 +143,23 @@ def test_the_page_in_a_browser(server, tmp_path):
         assert page.messages() == [], "the console says nothing"
 
 
+@pytest.mark.skipif(not browser.is_installed(), reason="needs chromium and chromedriver")
+def test_the_page_on_a_narrow_screen_and_by_keyboard(server):
+    with browser.browser() as page:
+        page.resize(360, 640)
+        page.open(f"{server.base}/?seed=3&mix_seed=5#seed%3D1;seed%3D2;seed%3D4")
+        page.wait_for(f"{SHOWN}.startsWith('blob:') && document.querySelectorAll('#points img[src^=blob]').length === 3")
+        assert page.run("return document.documentElement.scrollWidth") <= 360
+        names = page.names("input:not([type=checkbox]), button, select")
+        assert all(names) and len(set(names)) == len(names), f"no name or the same twice: {names}"
+        page.run("document.getElementById('save').scrollIntoView({block: 'end'})")
+        assert page.run("return document.getElementById('image').getBoundingClientRect().top") >= 0, "out of sight"
+        page.press("#points li:nth-child(2) .drop", "\ue007")  # Enter
+        assert page.run("return document.querySelectorAll('#points li').length") == 2
+        assert page.run("return document.activeElement.getAttribute('aria-label')") == "Remove point 2"
+        assert page.messages() == []
+
+
 def test_a_property_based_client_finds_nothing(server, tmp_path):
     """Schemathesis sends what the description allows and what it does not, to every address."""
     pytest.importorskip("schemathesis")
