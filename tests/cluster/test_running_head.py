@@ -13,9 +13,9 @@ from support.toy import toy_config
 pytest.importorskip("ray")
 pytest.importorskip("fastapi")
 
-from stylegan_ray.interop import save_network  # noqa: E402
-from stylegan_ray.run_folder import CONFIG, snapshot_name  # noqa: E402
-from stylegan_ray.train.state import TrainState  # noqa: E402
+from stylegan_ray.interop import save_network
+from stylegan_ray.run_folder import CONFIG, snapshot_name
+from stylegan_ray.train.state import TrainState
 
 pytestmark = pytest.mark.cluster
 ADDRESS = "127.0.0.1:6399"
@@ -78,20 +78,20 @@ for name in sys.argv[2:]:
 """
 
 
-def test_serve_answers_ends_by_sigterm_and_can_be_started_again(head):
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_serve_answers_ends_by_sigterm_and_can_be_started_again(head, name):
+    pid = head.folder / f"{name}.pid"
+    said = head.start(name, f"echo $$ > {pid}; {command('serve.py toy')}")
+    head.wait_for(lambda: said.exists() and "Ctrl-C" in said.read_text(), while_running=name)
     (head.folder / "fetch.py").write_text(FETCH)
-    for round in ("first", "second"):
-        pid = head.folder / f"{round}.pid"
-        said = head.start(round, f"echo $$ > {pid}; {command('serve.py toy')}")
-        head.wait_for(lambda: said.exists() and "Ctrl-C" in said.read_text(), while_running=round)
-        fetch = f"{sys.executable} {head.folder}/fetch.py {head.folder} 'image.png?seed=1' openapi.json"
-        assert head.run(f"fetch-{round}", fetch)[0] == 0, head.text()
-        assert (head.folder / "image.png").read_bytes().startswith(b"\x89PNG")
-        assert "/image.png" in json.loads((head.folder / "openapi.json").read_text())["paths"]
-        head.run(f"end-{round}", f"kill -TERM $(cat {pid})")
-        head.wait_for(lambda: head.status(round) is not None)
-        assert head.status(round) == 130 and "Traceback" not in said.read_text(), said.read_text()
-        assert nodes_alive(head, f"alive-{round}") == 1
+    fetch = f"{sys.executable} {head.folder}/fetch.py {head.folder} 'image.png?seed=1' openapi.json"
+    assert head.run(f"fetch-{name}", fetch)[0] == 0, head.text()
+    assert (head.folder / "image.png").read_bytes().startswith(b"\x89PNG")
+    assert "/image.png" in json.loads((head.folder / "openapi.json").read_text())["paths"]
+    head.run(f"end-{name}", f"kill -TERM $(cat {pid})")
+    head.wait_for(lambda: head.status(name) is not None)
+    assert head.status(name) == 130 and "Traceback" not in said.read_text(), said.read_text()
+    assert nodes_alive(head, f"alive-{name}") == 1
 
 
 def test_images_projections_and_metrics_are_computed_there(head, pictures):

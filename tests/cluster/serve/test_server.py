@@ -148,7 +148,9 @@ def test_the_page_on_a_narrow_screen_and_by_keyboard(server):
     with browser.browser() as page:
         page.resize(360, 640)
         page.open(f"{server.base}/?seed=3&mix_seed=5#seed%3D1;seed%3D2;seed%3D4")
-        page.wait_for(f"{SHOWN}.startsWith('blob:') && document.querySelectorAll('#points img[src^=blob]').length === 3")
+        page.wait_for(
+            f"{SHOWN}.startsWith('blob:') && document.querySelectorAll('#points img[src^=blob]').length === 3"
+        )
         assert page.run("return document.documentElement.scrollWidth") <= 360
         names = page.names("input:not([type=checkbox]), button, select")
         assert all(names) and len(set(names)) == len(names), f"no name or the same twice: {names}"
