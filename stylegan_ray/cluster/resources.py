@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -22,7 +22,7 @@ from ray.exceptions import AuthenticationError
 
 import stylegan_ray
 from stylegan_ray import interrupts
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
 
@@ -103,6 +103,25 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def joined_for_tasks(
+    address: str | None, num_tasks: int | None, device: str = "auto"
+) -> Iterator[tuple[int, Literal["cpu", "cuda"]]]:
+    """Inside, this process has joined a cluster as in `joined`; gives how many tasks run at once, and their device.
+
+    num_tasks None: one per GPU, or per CPU where GPUs are absent or not wanted. Raises ConfigError for another device.
+    """
+    with joined(load_config("tiny", {"cluster.address": address, "cluster.num_workers": num_tasks or 1}), print):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
+            raise ConfigError(f"--device {device}: the cluster has {gpus} GPUs; write auto or cpu")
+        if gpus and device != "cpu":
+            yield num_tasks or gpus, "cuda"
+        else:
+            yield num_tasks or max(int(resources.get("CPU", 1)), 1), "cpu"
 
 
 def given_address(cfg: RunConfig) -> tuple[str | None, str]:
