@@ -20,7 +20,7 @@ from support.jobs import ROOT, Job
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.images.points import Point
-from stylegan_ray.images.view import View, Wish, find_network
+from stylegan_ray.images.view import ImageRequest, View, find_network
 from stylegan_ray.interop import save_network
 from stylegan_ray.run_folder import CONFIG, snapshot_name
 
@@ -69,7 +69,7 @@ def pixels(png):
 def test_concurrent_users_get_their_own_images(server):
     view = View.load(find_network(str(server.folder)))
     points = [Point(seed=seed, psi=0.7, class_index=seed % 3) for seed in range(24)]
-    expected = [pixels(drawn.png) for drawn in view.draw([Wish.of(point) for point in points])]
+    expected = [pixels(drawn.png) for drawn in view.draw([ImageRequest.of(point) for point in points])]
     paths = [f"/image.png?seed={point.seed}&psi=0.7&class={point.class_index}" for point in points]
     with ThreadPoolExecutor(12) as pool:
         found = [pixels(png) for png in pool.map(lambda path: get(server, path), paths)]
