@@ -155,12 +155,7 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
         )
     try:
         ray.init(address=address, **quiet)
-    except AuthenticationError as error:
-        raise ConfigError(
-            f"{source}={address}: the cluster requires its token, in ~/.ray/auth_token, in a file that "
-            f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
-        ) from error
-    except (ConnectionError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, ValueError) as error:
         raise ConfigError(f"{source}={address}: {why_not_joined(address, error)}; {here}") from error
     except RuntimeError as error:
         raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
@@ -171,6 +166,11 @@ def why_not_joined(address: str, error: Exception) -> str:
 
     A driver looks for the process of a node among those of its machine; those of another container are hidden from it.
     """
+    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error.__cause__):
+        return (
+            "the cluster requires its token, in ~/.ray/auth_token, in a file that RAY_AUTH_TOKEN_PATH names or in "
+            "RAY_AUTH_TOKEN, on every node and here alike, and RAY_AUTH_MODE=token"
+        )
     said = ": ".join(one_line(part) for part in (error, error.__cause__) if part)
     if address == "auto":
         return f"no Ray cluster was found on this machine ({said}); start Ray here (ray start --head)"
