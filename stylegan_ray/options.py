@@ -35,6 +35,10 @@ from stylegan_ray.untrusted import BadFileError, printable
 from stylegan_ray.untrusted_text import parse_yaml
 
 Command = TypeVar("Command")
+ClusterAddress = Annotated[
+    str | None, tyro.conf.arg(metavar="HOST:PORT", aliases=["--cluster.address"], help_behavior_hint="")
+]
+"""Option --address of commands other than train, with the name of train's key."""
 DEFAULT_PRESET = "tiny"
 NULLS = ("null", "none", "None", "~")
 OWN_OPTIONS = ("help", "resume-from", "dry-run")

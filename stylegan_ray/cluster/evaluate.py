@@ -53,7 +53,7 @@ def compute_metrics(options: EvaluateOptions) -> int:
             dataset = open_reals(options, networks, specs, progress)
             weights, missing = weights_of(specs, options.detector)
             plan = make_plan(options, networks)
-            with block_runner(options, cfg, weights) as run:
+            with block_runner(options, weights) as run:
                 rows, origin = [], {"kimg": networks.cur_nimg / 1000, "run": cfg.run.name, "checkpoint": address}
                 for part, of_class in parts_of(options, networks, dataset):
                     rows += evaluate(
@@ -143,20 +143,15 @@ def make_plan(options: EvaluateOptions, networks: Networks) -> Plan:
 
 
 @contextmanager
-def block_runner(options: EvaluateOptions, cfg: RunConfig, weights: Mapping[str, Weights]) -> Iterator[Runner]:
+def block_runner(options: EvaluateOptions, weights: Mapping[str, Weights]) -> Iterator[Runner]:
     """What computes blocks: tasks on a cluster, which is left afterwards, or this process."""
     if options.num_tasks == 0 or not weights:
         yield run_serially
         return
-    import ray
+    from stylegan_ray.cluster.resources import joined_for_tasks
 
-    from stylegan_ray.cluster.resources import joined
-
-    with joined(cfg.with_overrides({"cluster.address": options.address}), print, options.num_tasks or 1):
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        num_tasks = options.num_tasks or gpus or int(resources.get("CPU", 1))
-        yield RayRunner(weights, num_tasks, "cuda" if gpus else "cpu")
+    with joined_for_tasks(options.address, options.num_tasks) as (num_tasks, device):
+        yield RayRunner(weights, num_tasks, device)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import ConfigError
 from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.generate import class_labels
 from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
@@ -27,7 +27,7 @@ def generate_many(options: GenerateOptions) -> int:
     num = check_options(options)
     networks = load(options.checkpoint)
     outdir = absolute(options.outdir or "")
-    with outdir_lease(outdir), runner(options, networks.config) as (run, device):
+    with outdir_lease(outdir), runner(options) as (run, device):
         recipe = recipe_of(options, networks, device)
         began = time.monotonic()
         try:
@@ -77,26 +77,17 @@ def recipe_of(options: GenerateOptions, networks: Networks, device: str) -> Reci
 
 
 @contextmanager
-def runner(options: GenerateOptions, cfg: RunConfig) -> Iterator[tuple[Run, str]]:
+def runner(options: GenerateOptions) -> Iterator[tuple[Run, str]]:
     """What writes parts, and its device: tasks on a cluster, which is left afterwards, or this process."""
     if options.num_tasks == 0:
         from stylegan_ray.images.gallery import choose_device
 
         yield (lambda writer, parts: map(writer, parts)), choose_device(options.device).type
         return
-    import ray
-
-    from stylegan_ray.cluster.resources import joined
+    from stylegan_ray.cluster.resources import joined_for_tasks
     from stylegan_ray.cluster.task_pool import TaskPool
 
-    keys = {"cluster.address": options.address, "cluster.num_workers": 1}
-    with joined(cfg.with_overrides(keys), print, options.num_tasks or 1):
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        if options.device not in ("auto", "cpu", "cuda") or (options.device == "cuda" and not gpus):
-            raise ConfigError(f"--device {options.device}: the cluster has {gpus} GPUs; write auto or cpu")
-        device = "cuda" if gpus and options.device != "cpu" else "cpu"
-        num_tasks = options.num_tasks or (gpus if device == "cuda" else int(resources.get("CPU", 1)))
+    with joined_for_tasks(options.address, options.num_tasks, options.device) as (num_tasks, device):
 
         def run(writer: PartWriter, parts: Sequence[Part]) -> Iterator[int]:
             for _, num in TaskPool(writer, num_tasks, device).as_they_come(parts):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import ConfigError
 from stylegan_ray.images.gallery import choose_device
 from stylegan_ray.images.generate import class_labels
 from stylegan_ray.images.perceptual import choose_distance
@@ -46,7 +46,7 @@ def project_images(options: ProjectOptions) -> int:
     if not left:
         return 0
     with ProgressLine() as progress:
-        for result in results(options, networks.config, projector, left, progress):
+        for result in results(options, projector, left, progress):
             for name, content in result.files.items():
                 outdir.write(name, content)
             line = f"{result.stem}  PSNR {result.psnr:.2f} dB, distance {result.distance:.5f}"
@@ -68,23 +68,17 @@ def make_projector(options: ProjectOptions, networks: Networks) -> Projector:
 
 
 def results(
-    options: ProjectOptions, cfg: RunConfig, projector: Projector, targets: Sequence[Target], progress: ProgressLine
+    options: ProjectOptions, projector: Projector, targets: Sequence[Target], progress: ProgressLine
 ) -> Iterator[Projected]:
     """The results of all targets; in tasks, as they are done."""
     if options.num_tasks == 0 or (len(targets) == 1 and options.num_tasks is None):
         for target in targets:
             yield projector(target, progress)
         return
-    import ray
+    from stylegan_ray.cluster.resources import joined_for_tasks
 
-    from stylegan_ray.cluster.resources import joined
-
-    wanted = min(options.num_tasks or 1, len(targets))
-    with joined(cfg.with_overrides({"cluster.address": options.address}), print, wanted):
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        device = "cuda" if gpus else "cpu"
-        num_tasks = options.num_tasks or gpus or int(resources.get("CPU", 1))
+    most = None if options.num_tasks is None else min(options.num_tasks, len(targets))
+    with joined_for_tasks(options.address, most) as (num_tasks, device):
         for done, result in enumerate(in_tasks(projector, targets, num_tasks, device), 1):
             progress(done, len(targets), "images")
             yield result

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -22,7 +22,7 @@ from ray.exceptions import AuthenticationError
 
 import stylegan_ray
 from stylegan_ray import interrupts
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
 
@@ -113,6 +113,25 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
         ray.shutdown()
 
 
+@contextmanager
+def joined_for_tasks(
+    address: str | None, num_tasks: int | None, device: str = "auto"
+) -> Iterator[tuple[int, Literal["cpu", "cuda"]]]:
+    """Inside, this process has joined a cluster as in `joined`; gives how many tasks run at once, and their device.
+
+    num_tasks None: one per GPU, or per CPU where GPUs are absent or not wanted. Raises ConfigError for another device.
+    """
+    with joined(load_config("tiny", {"cluster.address": address, "cluster.num_workers": num_tasks or 1}), print):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
+            raise ConfigError(f"--device {device}: the cluster has {gpus} GPUs; write auto or cpu")
+        if gpus and device != "cpu":
+            yield num_tasks or gpus, "cuda"
+        else:
+            yield num_tasks or max(int(resources.get("CPU", 1)), 1), "cpu"
+
+
 def given_address(cfg: RunConfig) -> tuple[str | None, str]:
     """The address of the cluster to join, and what gives it; None for a new local one."""
     if cfg.cluster.address:
@@ -132,10 +151,10 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
         ", and so does a shell without the variable: unset RAY_ADDRESS" if source == "RAY_ADDRESS" else ""
     )
     if "://" in address:
-        submit = address.replace("ray://", "http://")
+        submit = submit_words(address.replace("ray://", "http://"))
         raise ConfigError(
             f"{source}={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; from "
-            f"elsewhere, submit the job: ray job submit --address {submit} --working-dir . -- {command_words()}; {here}"
+            f"elsewhere, submit the job: {submit}; {here}"
         )
     if not RAY_TLS and (problem := no_answer(address)):
         raise ConfigError(
@@ -144,15 +163,34 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
         )
     try:
         ray.init(address=address, **quiet)
-    except AuthenticationError as error:
-        raise ConfigError(
-            f"{source}={address}: the cluster requires its token, in ~/.ray/auth_token, in a file that "
-            f"RAY_AUTH_TOKEN_PATH names or in RAY_AUTH_TOKEN, on every node and here alike: {one_line(error)}"
-        ) from error
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"{source}={address}: no Ray cluster answers there: {one_line(error)}; {here}") from error
+    except (AuthenticationError, ConnectionError, ValueError) as error:
+        raise ConfigError(f"{source}={address}: {why_not_joined(address, error)}; {here}") from error
     except RuntimeError as error:
         raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
+
+
+def why_not_joined(address: str, error: Exception) -> str:
+    """Why Ray did not join the cluster at an address where a server like Ray's answers, with the way out.
+
+    A driver looks for the process of a node among those of its machine; those of another container are hidden from it.
+    """
+    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error.__cause__):
+        return (
+            "the cluster requires its token, in ~/.ray/auth_token, in a file that RAY_AUTH_TOKEN_PATH names or in "
+            "RAY_AUTH_TOKEN, on every node and here alike, and RAY_AUTH_MODE=token"
+        )
+    said = ": ".join(one_line(part) for part in (error, error.__cause__) if part)
+    if address == "auto":
+        return f"no Ray cluster was found on this machine ({said}); start Ray here (ray start --head)"
+    return (
+        f"no node of the cluster there runs on this machine, in this container ({said}); a driver needs one: "
+        f"ray start --address={address}, or submit the job: {submit_words('http://HEAD:8265')}"
+    )
+
+
+def submit_words(address: str) -> str:
+    """This command as a job for the cluster whose dashboard is at an address."""
+    return f"ray job submit --address {address} --working-dir . -- {command_words()}"
 
 
 def command_words() -> str:

@@ -15,6 +15,7 @@ from stylegan_ray.config import ConfigError, RunConfig, validated
 from stylegan_ray.data import formats
 from stylegan_ray.data.doctor.doubts import KIND_NAMES
 from stylegan_ray.data.formats.protocol import Format
+from stylegan_ray.options import ClusterAddress
 
 DEFAULT_FORMAT = "tfrecords"
 """The format of a DEST whose name has no ending."""
@@ -93,10 +94,8 @@ class PrepareOptions:
     """Replace the data set at DEST when the new one is complete."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")] = None
     """Processes that decode and encode; 0: this process does, without Ray."""
-    address: Annotated[
-        str | None, tyro.conf.arg(metavar="ADDR", help_behavior_hint="(default: $RAY_ADDRESS, or this machine)")
-    ] = None
-    """Ray cluster to work on; its nodes must see SOURCE."""
+    address: ClusterAddress = None
+    """Ray cluster to join, whose nodes must see SOURCE; default: that of this job, or a new local one."""
 
     def config(self) -> RunConfig:
         """The configuration that these options set; raises ConfigError."""

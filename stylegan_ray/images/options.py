@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.options import ClusterAddress
 from stylegan_ray.untrusted import printable
 
 
@@ -76,7 +77,7 @@ class GenerateOptions:
     """Device: cpu, cuda, cuda:1, or auto for a GPU if there is one."""
     num_tasks: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: as many as CPUs or GPUs)")] = None
     """With --n: parallel tasks of one thread or one GPU each; 0: compute in this process, without Ray."""
-    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    address: ClusterAddress = None
     """With --n: Ray cluster to join; default: that of this job, or a new local one."""
 
 

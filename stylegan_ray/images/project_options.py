@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from stylegan_ray.options import ClusterAddress
+
 
 @dataclass(frozen=True)
 class ProjectOptions:
@@ -52,7 +54,7 @@ class ProjectOptions:
     """Seed of the noise added to w."""
     num_tasks: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Ray tasks that project several images, by default one per GPU or core; 0: this process."""
-    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """Cluster that the tasks run on; without one $RAY_ADDRESS, or this machine alone."""
+    address: ClusterAddress = None
+    """Ray cluster to join for several images; default: that of this job, or a new local one."""
     device: str = "auto"
     """Device of this process: cpu, cuda, cuda:1, or auto for a GPU if there is one."""

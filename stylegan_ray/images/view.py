@@ -25,7 +25,7 @@ Prefer = Literal["newest", "best"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImageRequest:
     """What one request asks for: a point, or a place on a walk through several."""
 
     points: tuple[Point, ...]
@@ -34,7 +34,7 @@ class Wish:
     """Whether the image is drawn too, which takes most of the time."""
 
     @classmethod
-    def of(cls, asked: Point | Walk, has_image: bool = True) -> Wish:
+    def of(cls, asked: Point | Walk, has_image: bool = True) -> ImageRequest:
         if isinstance(asked, Walk):
             return cls(asked.points, asked.position, has_image)
         return cls((asked,), has_image=has_image)
@@ -42,7 +42,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The answer to a wish."""
+    """The answer to a request."""
 
     ws: np.ndarray
     """float32 [L,W]."""
@@ -51,13 +51,13 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The answer to a wish that the network cannot fulfil."""
+    """The answer to a request that the network cannot fulfil."""
 
     sentence: str
 
 
 @dataclass(frozen=True)
-class Found:
+class NetworkVersion:
     """A network file or checkpoint, and which version of it."""
 
     address: str
@@ -65,7 +65,7 @@ class Found:
     """Differs once the file has been replaced."""
 
 
-def find_network(run: str, prefer: Prefer = "newest") -> Found:
+def find_network(run: str, prefer: Prefer = "newest") -> NetworkVersion:
     """The network to show: the file or checkpoint itself, or a run's newest or best one; raises ConfigError.
 
     The best one is that by the run's first metric; a run that has computed no metric yet shows its newest.
@@ -79,7 +79,7 @@ def find_network(run: str, prefer: Prefer = "newest") -> Found:
         )
     except OSError as error:
         raise ConfigError(f"{run} cannot be read: {one_line(error)}") from error
-    return Found(address, f"{info.mtime_ns} {info.size}")
+    return NetworkVersion(address, f"{info.mtime_ns} {info.size}")
 
 
 def best_of(run: str) -> str | None:
@@ -113,7 +113,7 @@ class View:
         self.shape = Shape.of(self.G, 0 if self.steps is None else len(self.steps))
 
     @classmethod
-    def load(cls, found: Found, device: str = "cpu") -> View:
+    def load(cls, found: NetworkVersion, device: str = "cpu") -> View:
         """Loads a network; raises ConfigError."""
         try:
             networks = read_networks(found.address)
@@ -131,32 +131,36 @@ class View:
             "w_dim": self.G.w_dim, "directions": self.shape.num_directions, "class_names": self.class_names,
         }  # fmt: skip
 
-    def draw(self, wishes: Sequence[Wish]) -> list[Drawn | Refusal]:
-        """Answers to all wishes, their images computed together."""
-        mistakes = [self._mistake(wish) for wish in wishes]
-        ws = iter(self._styles([wish for wish, mistake in zip(wishes, mistakes, strict=True) if mistake is None]))
+    def draw(self, requests: Sequence[ImageRequest]) -> list[Drawn | Refusal]:
+        """Answers to all requests, their images computed together."""
+        mistakes = [self._mistake(request) for request in requests]
+        ws = iter(
+            self._styles([request for request, mistake in zip(requests, mistakes, strict=True) if mistake is None])
+        )
         styles = [None if mistake else next(ws) for mistake in mistakes]
         images = iter(
-            self._images([w for w, wish in zip(styles, wishes, strict=True) if w is not None and wish.has_image])
+            self._images(
+                [w for w, request in zip(styles, requests, strict=True) if w is not None and request.has_image]
+            )
         )
         answers: list[Drawn | Refusal] = []
-        for wish, mistake, w in zip(wishes, mistakes, styles, strict=True):
+        for request, mistake, w in zip(requests, mistakes, styles, strict=True):
             if w is None:
                 answers.append(Refusal(mistake or ""))
             else:
-                answers.append(Drawn(w.float().cpu().numpy(), next(images) if wish.has_image else None))
+                answers.append(Drawn(w.float().cpu().numpy(), next(images) if request.has_image else None))
         return answers
 
-    def _mistake(self, wish: Wish) -> str | None:
-        return next((said for point in wish.points if (said := find_mistake(point, self.shape))), None)
+    def _mistake(self, request: ImageRequest) -> str | None:
+        return next((said for point in request.points if (said := find_mistake(point, self.shape))), None)
 
-    def _styles(self, wishes: Sequence[Wish]) -> list[torch.Tensor]:
-        """ws [L,W] of each wish."""
-        points = [point for wish in wishes for point in wish.points]
+    def _styles(self, requests: Sequence[ImageRequest]) -> list[torch.Tensor]:
+        """ws [L,W] of each request."""
+        points = [point for request in requests for point in request.points]
         if not points:
             return []
-        keys = styles_of(self.G, points, self.steps).split([len(wish.points) for wish in wishes])
-        return [place_on_walk(part, wish.position) for part, wish in zip(keys, wishes, strict=True)]
+        keys = styles_of(self.G, points, self.steps).split([len(request.points) for request in requests])
+        return [place_on_walk(part, request.position) for part, request in zip(keys, requests, strict=True)]
 
     def _images(self, styles: Sequence[torch.Tensor]) -> list[bytes]:
         """PNG files of ws [L,W]."""

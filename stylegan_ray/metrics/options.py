@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from stylegan_ray.options import ClusterAddress
+
 Detector = Annotated[
     str | None, tyro.conf.arg(metavar="ADDRESS", aliases=["--metrics.detector"], help_behavior_hint="")
 ]
@@ -45,7 +47,7 @@ class EvaluateOptions:
     """Weights of the detectors: a folder, a file or a URL, optionally followed by #sha256=..."""
     num_tasks: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: as many as CPUs or GPUs)")] = None
     """Parallel tasks of one thread or one GPU each; 0: compute in this process, without Ray."""
-    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    address: ClusterAddress = None
     """Ray cluster to join; default: that of this job, or a new local one."""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE.jsonl", help_behavior_hint="")] = None
     """Another file for the rows."""

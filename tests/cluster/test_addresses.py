@@ -12,7 +12,14 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from stylegan_ray.cluster import resources  # noqa: E402
-from stylegan_ray.cluster.resources import code_of_driver, join, joined, no_answer, set_folder  # noqa: E402
+from stylegan_ray.cluster.resources import (  # noqa: E402
+    code_of_driver,
+    join,
+    joined,
+    no_answer,
+    set_folder,
+    why_not_joined,
+)
 from stylegan_ray.cluster.supervise import import_error  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 
@@ -52,6 +59,23 @@ def test_what_speaks_something_else_is_no_ray():
 
 def test_a_ray_answers(ray_local):
     assert no_answer(ray.get_runtime_context().gcs_address) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "cause", "words"),
+    [
+        ("head:6379", "No node info found", ("no node of the cluster", "ray start --address=head:6379", "job submit")),
+        ("head:6379", "Traceback ... ray.exceptions.AuthenticationError: InvalidAuthToken", ("RAY_AUTH_TOKEN",)),
+        ("auto", "", ("on this machine", "ray start --head")),
+    ],
+)
+def test_why_ray_joins_nothing_is_said_with_the_way_out(address, cause, words):
+    """Ray wraps what happened into a ConnectionError that does not say it."""
+    error = ConnectionError("Failed to connect to Ray cluster")
+    error.__cause__ = RuntimeError(cause) if cause else None
+    text = why_not_joined(address, error)
+    assert all(word in text for word in words), text
+    assert ("token" in text) == ("Authentication" in cause)
 
 
 def test_the_variable_is_named_where_it_gives_the_address(monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from stylegan_ray.images.project_options import ProjectOptions
 from stylegan_ray.images.projected import frame_steps, read_targets
 from stylegan_ray.interop import load_network, save_network
 from stylegan_ray.interop.loading import load
+from stylegan_ray.metrics import detectors
+from stylegan_ray.metrics.vgg16 import WIDTHS, vgg_layers
 from stylegan_ray.networks import build_discriminator, build_generator
 
 
@@ -112,6 +115,33 @@ def test_a_result_of_something_else_is_made_again(project, tmp_path, change):
         words += ["--video", "gif", "--frames", "2"]
     assert "wide  PSNR" in project(*words)
     assert "wide  skipped" in project(*words)
+
+
+@pytest.fixture
+def lpips(tmp_path):
+    """A folder of random weights in files that have the names, tensors and shapes of the published ones."""
+    torch.manual_seed(0)
+    files = tmp_path / "lpips"
+    files.mkdir()
+    vgg16 = {f"features.{name}": value for name, value in vgg_layers().state_dict().items()}
+    torch.save(vgg16 | {"classifier.6.bias": torch.zeros(1000)}, files / "vgg16-397923af.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, block[-1], 1, 1) for i, block in enumerate(WIDTHS)}
+    torch.save(heads, files / "weights-vgg16-lpips.pth")
+    return files
+
+
+def test_lpips_is_minimized_where_its_weights_are_stored(project, lpips, monkeypatch):
+    words = ("wide.png", "--steps", "3", "--detectors", str(lpips))
+    assert "vgg16-397923af.pth has sha256" in project(*words, "--distance", "lpips"), "other weights are refused"
+    recipe = detectors.RECIPES["lpips"]
+    unchecked = tuple(replace(file, sha256="") for file in recipe.files)
+    monkeypatch.setitem(detectors.RECIPES, "lpips", replace(recipe, files=unchecked))
+    chosen = project(*words, "--distance", "lpips")
+    assert chosen.startswith("Distance  LPIPS\n") and "wide  PSNR" in chosen
+    assert project(*words, "--outdir", "auto").startswith("Distance  LPIPS\n")
+    with np.load("projected/wide.npz") as here, np.load("auto/wide.npz") as there:
+        np.testing.assert_array_equal(here["w"], there["w"])
+        assert np.isfinite(here["w"]).all()
 
 
 @pytest.mark.cluster

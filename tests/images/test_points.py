@@ -16,7 +16,7 @@ from stylegan_ray.images.generate import Sampler, mixed_styles, place_on_walk, w
 from stylegan_ray.images.grid import pil_uint8, png
 from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
 from stylegan_ray.images.saved_w import save_w
-from stylegan_ray.images.view import Drawn, Found, Refusal, View, Wish, find_network
+from stylegan_ray.images.view import Drawn, ImageRequest, NetworkVersion, Refusal, View, find_network
 from stylegan_ray.interop import Networks, save_network
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.run_folder import best_name, snapshot_name
@@ -61,7 +61,7 @@ def test_a_second_seed_gives_its_style_to_some_layers(G, text, layers):
 def test_a_point_is_moved_along_directions(view, G):
     """By what `generate --directions sefa` adds; each of several by its own strength."""
     found = find_directions(G, "sefa")
-    (drawn,) = view.draw([Wish.of(Point(seed=4, psi=0.6, directions="0:1.5,2:-2"), has_image=False)])
+    (drawn,) = view.draw([ImageRequest.of(Point(seed=4, psi=0.6, directions="0:1.5,2:-2"), has_image=False)])
     step = 1.5 * found.vectors[0] * found.scales[0] - 2 * found.vectors[2] * found.scales[2]
     expected = Sampler(G, 0.6).styles([4])[0] + step.float()
     np.testing.assert_allclose(drawn.ws, expected.numpy(), rtol=1e-5, atol=1e-5)
@@ -69,22 +69,28 @@ def test_a_point_is_moved_along_directions(view, G):
 
 def test_the_same_images_with_and_without_others(view):
     points = [Point(seed=1), Point(seed=2, mix_seed=1), Point(seed=4, psi=0.3)]
-    together = view.draw([Wish.of(point) for point in points])
+    together = view.draw([ImageRequest.of(point) for point in points])
     for point, drawn in zip(points, together, strict=True):
-        (alone,) = view.draw([Wish.of(point)])
+        (alone,) = view.draw([ImageRequest.of(point)])
         np.testing.assert_allclose(alone.ws, drawn.ws, rtol=1e-5, atol=1e-6)
         found, expected = (np.array(Image.open(io.BytesIO(one.png))).astype(int) for one in (drawn, alone))
         assert np.abs(found - expected).max() <= 1
 
 
 def test_the_image_is_a_png_of_the_network(view, G):
-    (drawn,) = view.draw([Wish.of(Point(seed=7, psi=0.5))])
+    (drawn,) = view.draw([ImageRequest.of(Point(seed=7, psi=0.5))])
     (image,) = Sampler(G, 0.5).images(Sampler(G, 0.5).styles([7]))
     assert drawn.png == png(pil_uint8(image))
 
 
 def test_one_mistake_does_not_spoil_the_others(view):
-    answers = view.draw([Wish.of(Point(class_index=9)), Wish.of(Point(seed=1), has_image=False), Wish.of(Point())])
+    answers = view.draw(
+        [
+            ImageRequest.of(Point(class_index=9)),
+            ImageRequest.of(Point(seed=1), has_image=False),
+            ImageRequest.of(Point()),
+        ]
+    )
     assert answers[0] == Refusal("class=9: this network has classes 0 to 3.")
     assert isinstance(answers[1], Drawn) and answers[1].png is None and answers[1].ws.shape == (NUM_WS, 5)
     assert isinstance(answers[2], Drawn) and answers[2].png
@@ -134,7 +140,7 @@ def test_a_walk_passes_its_points_and_is_that_of_videos(view, G):
     points = (Point(seed=1), Point(seed=2, psi=0.5), Point(seed=3))
     keys = styles_of(G, points)
     for position in (0, 1, 2):
-        (drawn,) = view.draw([Wish.of(Walk(points=points, position=position), has_image=False)])
+        (drawn,) = view.draw([ImageRequest.of(Walk(points=points, position=position), has_image=False)])
         np.testing.assert_allclose(drawn.ws, keys[position].numpy(), rtol=1e-5, atol=1e-6)
     path = walk(keys, 4)
     torch.testing.assert_close(torch.stack([place_on_walk(keys, frame / 4) for frame in range(12)]), path)
@@ -143,7 +149,7 @@ def test_a_walk_passes_its_points_and_is_that_of_videos(view, G):
 
 
 def test_w_as_a_file(view):
-    (drawn,) = view.draw([Wish.of(Point(seed=5), has_image=False)])
+    (drawn,) = view.draw([ImageRequest.of(Point(seed=5), has_image=False)])
     with np.load(io.BytesIO(save_w(torch.tensor(drawn.ws[None])))) as found:
         assert (found["w"].dtype, found["w"].shape) == (np.float32, (1, NUM_WS, 5))
         np.testing.assert_array_equal(found["w"][0], drawn.ws)
@@ -169,7 +175,10 @@ def test_the_names_of_classes_are_those_of_the_run(run):
     (folder / "run.json").write_text(json.dumps({"data": {"class_names": ["cat", "dog"]}}))
     assert View.load(find_network(str(folder))).describe()["class_names"] == [], "it is not conditional"
     (folder / "conditional.safetensors").write_bytes(save_network(None, None, conditional(2), cfg, 0))
-    assert View.load(Found(str(folder / "conditional.safetensors"), "")).describe()["class_names"] == ["cat", "dog"]
+    assert View.load(NetworkVersion(str(folder / "conditional.safetensors"), "")).describe()["class_names"] == [
+        "cat",
+        "dog",
+    ]
 
 
 def test_the_newest_network_is_found_as_it_appears(run):
@@ -196,4 +205,4 @@ def test_the_best_network_is_found_as_it_is_replaced(run):
 def test_a_network_that_vanishes_is_an_error_that_names_it(run):
     folder, _ = run
     with pytest.raises(ConfigError, match=r"gone\.safetensors"):
-        View.load(Found(str(folder / "gone.safetensors"), ""))
+        View.load(NetworkVersion(str(folder / "gone.safetensors"), ""))

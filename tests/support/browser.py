@@ -64,6 +64,18 @@ class Browser:
         (element,) = self._ask("POST", "/element", {"using": "css selector", "value": selector}).values()
         self._ask("POST", f"/element/{element}/value", {"text": keys})
 
+    def names(self, selector: str) -> list[str]:
+        """What a screen reader calls the elements that are shown."""
+        found = self._ask("POST", "/elements", {"using": "css selector", "value": selector})
+        keys = [key for element in found for key in element.values()]
+        shown = [key for key in keys if self._ask("GET", f"/element/{key}/displayed")]
+        return [self._ask("GET", f"/element/{key}/computedlabel") for key in shown]
+
+    def resize(self, width: int, height: int) -> None:
+        """The size of the page, which may be smaller than windows can be."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._ask("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics})
+
     def messages(self) -> list[str]:
         """What the console has said since the last call."""
         return [row["message"] for row in self._ask("POST", "/se/log", {"type": "browser"})]

@@ -17,7 +17,7 @@ from stylegan_ray.cluster.serve.access import Access
 from stylegan_ray.config import nearest
 from stylegan_ray.images.points import Point, Walk
 from stylegan_ray.images.saved_w import save_w
-from stylegan_ray.images.view import Drawn, Refusal, Wish
+from stylegan_ray.images.view import Drawn, ImageRequest, Refusal
 
 POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -26,10 +26,10 @@ POLICY = (
 """What the browser lets the page do: nothing that reaches another host."""
 
 
-class Drawer(Protocol):
+class ImageService(Protocol):
     """What computes images."""
 
-    async def draw(self, wish: Wish) -> Drawn | Refusal: ...
+    async def draw(self, request: ImageRequest) -> Drawn | Refusal: ...
 
     async def describe(self) -> dict[str, Any]: ...
 
@@ -89,7 +89,7 @@ NPZ: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_api(drawer: Drawer, token: str | None = None) -> FastAPI:
+def make_api(service: ImageService, token: str | None = None) -> FastAPI:
     """The application: `/` is the page, /openapi.json describes the rest."""
     # The pages of FastAPI that show the description load scripts from another host.
     api = FastAPI(title="stylegan_ray", version="1", docs_url=None, redoc_url=None)
@@ -106,26 +106,26 @@ def make_api(drawer: Drawer, token: str | None = None) -> FastAPI:
 
     @api.get("/network.json", summary="The network that is loaded", responses={401: PROBLEMS[401]})
     async def network() -> Network:
-        return Network(**await drawer.describe())
+        return Network(**await service.describe())
 
     @api.get("/image.png", summary="An image", response_class=Response, responses=PNG | PROBLEMS)
     async def image_png(point: ASKED) -> Response:
-        return _file((await _drawn(drawer, Wish.of(point))).png, "image/png")
+        return _file((await _drawn(service, ImageRequest.of(point))).png, "image/png")
 
     @api.get("/image.json", summary="An image with its styles", responses=PROBLEMS)
     async def image_json(point: ASKED) -> Image:
-        drawn = await _drawn(drawer, Wish.of(point))
+        drawn = await _drawn(service, ImageRequest.of(point))
         png = base64.b64encode(drawn.png or b"").decode()
-        return Image(png=png, w=drawn.ws.tolist(), network=Network(**await drawer.describe()))
+        return Image(png=png, w=drawn.ws.tolist(), network=Network(**await service.describe()))
 
     @api.get("/w.npz", summary="The styles of an image", response_class=Response, responses=NPZ | PROBLEMS)
     async def w_npz(point: ASKED) -> Response:
-        drawn = await _drawn(drawer, Wish.of(point, has_image=False))
+        drawn = await _drawn(service, ImageRequest.of(point, has_image=False))
         return _file(save_w(torch.tensor(drawn.ws[None])), "application/octet-stream")
 
     @api.post("/walk.png", summary="An image of a walk", response_class=Response, responses=PNG | PROBLEMS)
     async def walk_png(walk: Walk) -> Response:
-        return _file((await _drawn(drawer, Wish.of(walk))).png, "image/png")
+        return _file((await _drawn(service, ImageRequest.of(walk))).png, "image/png")
 
     return api
 
@@ -135,8 +135,8 @@ def page_text() -> str:
     return (resources.files("stylegan_ray.cluster.serve") / "page.html").read_text(encoding="utf-8")
 
 
-async def _drawn(drawer: Drawer, wish: Wish) -> Drawn:
-    answer = await drawer.draw(wish)
+async def _drawn(service: ImageService, request: ImageRequest) -> Drawn:
+    answer = await service.draw(request)
     if isinstance(answer, Refusal):
         raise HTTPException(422, answer.sentence)
     return answer

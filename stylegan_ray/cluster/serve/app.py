@@ -14,7 +14,7 @@ from ray import serve
 
 from stylegan_ray.cluster.serve.api import make_api
 from stylegan_ray.config import ConfigError
-from stylegan_ray.images.view import Drawn, Prefer, Refusal, View, Wish, find_network
+from stylegan_ray.images.view import Drawn, ImageRequest, Prefer, Refusal, View, find_network
 
 NAME, RENDERER = "stylegan-ray", "Renderer"
 BATCH_WAIT_SEC = 0.005
@@ -54,9 +54,9 @@ class Renderer:
             threading.Thread(target=self._follow, args=(plan.follow_sec,), daemon=True).start()
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_SEC)
-    async def draw(self, wishes: list[Wish]) -> list[Drawn | Refusal]:
+    async def draw(self, requests: list[ImageRequest]) -> list[Drawn | Refusal]:
         """Answers of all requests that wait."""
-        return await asyncio.to_thread(self.view.draw, wishes)
+        return await asyncio.to_thread(self.view.draw, requests)
 
     async def describe(self) -> dict[str, Any]:
         """The network as JSON."""
@@ -85,8 +85,8 @@ class Remote:
     def handle(self) -> Any:
         return serve.get_deployment_handle(RENDERER, app_name=NAME)
 
-    async def draw(self, wish: Wish) -> Drawn | Refusal:
-        return await self.handle.draw.remote(wish)
+    async def draw(self, request: ImageRequest) -> Drawn | Refusal:
+        return await self.handle.draw.remote(request)
 
     async def describe(self) -> dict[str, Any]:
         return await self.handle.describe.remote()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from stylegan_ray.images.view import Prefer
+from stylegan_ray.options import ClusterAddress
 
 
 @dataclass(frozen=True)
@@ -41,5 +42,5 @@ class ServeOptions:
     """Images of concurrent users computed at once, at most."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device: cpu, cuda, or auto for a GPU if the cluster has one."""
-    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    address: ClusterAddress = None
     """Ray cluster to join; default: that of this job, or a new local one."""

@@ -17,7 +17,7 @@ from stylegan_ray.cluster.serve.access import chosen_token, is_loopback, without
 from stylegan_ray.cluster.serve.api import make_api, page_text
 from stylegan_ray.config import ModelConfig, load_config
 from stylegan_ray.images.points import Point
-from stylegan_ray.images.view import View, Wish
+from stylegan_ray.images.view import ImageRequest, View
 from stylegan_ray.interop import Networks
 from stylegan_ray.networks import build_generator
 
@@ -28,8 +28,8 @@ class Here:
     def __init__(self, view):
         self.view = view
 
-    async def draw(self, wish):
-        return self.view.draw([wish])[0]
+    async def draw(self, request):
+        return self.view.draw([request])[0]
 
     async def describe(self):
         return self.view.describe()
@@ -49,7 +49,7 @@ def api(view):
 
 def test_an_image(api, view):
     found = ask(api, "/image.png", {"seed": 3, "psi": 0.7, "class": 1, "mix_seed": 5, "mix_layers": "0-1"})
-    (drawn,) = view.draw([Wish.of(Point(seed=3, psi=0.7, class_index=1, mix_seed=5, mix_layers="0-1"))])
+    (drawn,) = view.draw([ImageRequest.of(Point(seed=3, psi=0.7, class_index=1, mix_seed=5, mix_layers="0-1"))])
     assert (found.status, found.headers["content-type"], found.body) == (200, "image/png", drawn.png)
 
 

@@ -20,7 +20,7 @@ from support.jobs import ROOT, Job
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.images.points import Point
-from stylegan_ray.images.view import View, Wish, find_network
+from stylegan_ray.images.view import ImageRequest, View, find_network
 from stylegan_ray.interop import save_network
 from stylegan_ray.run_folder import CONFIG, snapshot_name
 
@@ -69,7 +69,7 @@ def pixels(png):
 def test_concurrent_users_get_their_own_images(server):
     view = View.load(find_network(str(server.folder)))
     points = [Point(seed=seed, psi=0.7, class_index=seed % 3) for seed in range(24)]
-    expected = [pixels(drawn.png) for drawn in view.draw([Wish.of(point) for point in points])]
+    expected = [pixels(drawn.png) for drawn in view.draw([ImageRequest.of(point) for point in points])]
     paths = [f"/image.png?seed={point.seed}&psi=0.7&class={point.class_index}" for point in points]
     with ThreadPoolExecutor(12) as pool:
         found = [pixels(png) for png in pool.map(lambda path: get(server, path), paths)]
@@ -141,6 +141,25 @@ def test_the_page_in_a_browser(server, tmp_path):
         page.wait_for("document.querySelectorAll('#points img[src^=blob]').length === 2")
         assert page.run("return document.getElementById('class').value") == "2"
         assert page.messages() == [], "the console says nothing"
+
+
+@pytest.mark.skipif(not browser.is_installed(), reason="needs chromium and chromedriver")
+def test_the_page_on_a_narrow_screen_and_by_keyboard(server):
+    with browser.browser() as page:
+        page.resize(360, 640)
+        page.open(f"{server.base}/?seed=3&mix_seed=5#seed%3D1;seed%3D2;seed%3D4")
+        page.wait_for(
+            f"{SHOWN}.startsWith('blob:') && document.querySelectorAll('#points img[src^=blob]').length === 3"
+        )
+        assert page.run("return document.documentElement.scrollWidth") <= 360
+        names = page.names("input:not([type=checkbox]), button, select")
+        assert all(names) and len(set(names)) == len(names), f"no name or the same twice: {names}"
+        page.run("document.getElementById('save').scrollIntoView({block: 'end'})")
+        assert page.run("return document.getElementById('image').getBoundingClientRect().top") >= 0, "out of sight"
+        page.press("#points li:nth-child(2) .drop", "\ue007")  # Enter
+        assert page.run("return document.querySelectorAll('#points li').length") == 2
+        assert page.run("return document.activeElement.getAttribute('aria-label')") == "Remove point 2"
+        assert page.messages() == []
 
 
 def test_a_property_based_client_finds_nothing(server, tmp_path):
