@@ -388,6 +388,11 @@ class ClusterConfig(Section):
         """The number of training workers, or the most of them."""
         return int(str(self.num_workers).split(":")[-1])
 
+    @property
+    def fewest_workers(self) -> int:
+        """The number of training workers, or the fewest of them."""
+        return int(str(self.num_workers).split(":")[0])
+
 
 # What a run's name and its continuation depend on.
 
