@@ -310,6 +310,8 @@ class TrainConfig(Section):
     """Number of skipped steps or rollbacks after which a run stops."""
     dtype: Literal["float32", "float64"] = "float32"
     """Data type of networks and optimizers; float64 is for tests."""
+    recompute_activations: Annotated[int, Field(ge=0)] = 0
+    """Highest resolutions that are computed again in backward passes: less memory, more time, the same results."""
     compile: bool = False
     """Compile the losses with torch.compile; not for growing networks."""
     allow_tf32: bool = False
@@ -405,6 +407,7 @@ FREE_KEYS_ON_RESUME = frozenset(
         "train.image_snapshot_ticks",
         "train.network_snapshot_ticks",
         "train.replica_check_ticks",
+        "train.recompute_activations",  # changes memory and time, and no result
         # These choose among what lies at data.path; the fingerprint of the data decides whether a run may continue.
         "data.split",
         "data.follow_links",

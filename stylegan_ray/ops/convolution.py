@@ -107,6 +107,11 @@ def is_native(x: Tensor) -> bool:
     return is_recorded or (on_gpu and not _penalised)
 
 
+def is_penalised() -> bool:
+    """Whether this runs inside of `penalised_gradients`."""
+    return _penalised
+
+
 class _Convolution(torch.autograd.Function):
     """y as a function of x and w."""
 
