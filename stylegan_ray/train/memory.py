@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from stylegan_ray.train.state import Batch, TrainState
 from stylegan_ray.train.step import accumulate, phases_of
 
 META = torch.device("meta")
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much memory a container may use, in the second and the first version of control groups."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -88,8 +92,8 @@ class Subject:
     cfg: RunConfig
     resolution: tuple[int, int]
     """Height and width."""
-    num_channels: int
-    label_size: int
+    num_channels: int = 3
+    label_size: int = 0
 
     def state(self) -> TrainState:
         """A state without memory, its optimisers with moments."""
@@ -127,7 +131,79 @@ def peak_bytes(subject: Subject, device: str = "cpu") -> dict[str, int]:
     return peaks
 
 
+def checkpoint_bytes(subject: Subject) -> int:
+    """Bytes of the tensors of a checkpoint."""
+    return sum(value.nbytes for value in subject.state().tensors().values())
+
+
 def schedules(cfg: RunConfig, resolution_log2: float) -> list[Schedule]:
-    """The schedule of each size of a micro-batch of a run: at the end, and for growing networks in each transition."""
-    last = training_schedule(cfg, round(cfg.train.total_kimg * 1000), resolution_log2)
-    return [last]
+    """The schedules that may need most memory: that of the end, and for networks that grow one in each transition."""
+    sched, last = cfg.schedule, cfg.train.total_kimg
+    if sched.lod_initial_resolution is None:
+        return [training_schedule(cfg, round(last * 1000), resolution_log2)]
+    phase = sched.lod_training_kimg + sched.lod_transition_kimg
+    steps = range(round(resolution_log2 - math.log2(sched.lod_initial_resolution)) + 1)
+    points = {min(step * phase + sched.lod_training_kimg + sched.lod_transition_kimg / 2, last) for step in steps}
+    return [training_schedule(cfg, round(kimg * 1000), resolution_log2) for kimg in sorted(points)]
+
+
+PROCESS_BYTES = 110 << 20
+"""What a process on a CPU needs beside tensors once it has trained: code, and programs that oneDNN makes."""
+ALLOCATED = 1.2
+"""Memory of a process for each byte of its tensors: freed blocks that the allocator keeps, and buffers of kernels."""
+FOR_WORKERS = {"cpu": 0.5, "cuda": 0.9}
+"""Share of a device's memory for workers. Ray's object store takes a third of a machine."""
+
+
+def growth(tensor_bytes: int) -> int:
+    """By how many bytes a process grows that has tensors of so many bytes, on a CPU."""
+    return round(PROCESS_BYTES + ALLOCATED * tensor_bytes)
+
+
+def peak(cfg: RunConfig, resolution: tuple[int, int], device: str) -> int:
+    """Bytes that a worker needs on its device, at most."""
+    tensors = max(peak_bytes(Subject(cfg, resolution), device).values())
+    return growth(tensors) if device == "cpu" else tensors
+
+
+def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int]) -> int:
+    """The first of some sizes of a micro-batch, largest first, with which a worker fits into its memory; else the last."""
+    device, room = device_of(cfg), bytes_of_worker(cfg)
+    for part in parts[:-1]:
+        keys = {"schedule.minibatch_gpu": part, "schedule.minibatch_size": part * cfg.cluster.most_workers}
+        if peak(cfg.with_overrides(keys), resolution, device) <= room:
+            return part
+    return parts[-1]
+
+
+def device_of(cfg: RunConfig) -> str:
+    """Where this machine's workers train: `cuda` where it has a GPU that they may use, else `cpu`."""
+    return "cuda" if cfg.cluster.gpus_per_worker != 0 and torch.cuda.is_available() else "cpu"
+
+
+def bytes_of_worker(cfg: RunConfig) -> int:
+    """Memory that a worker may need: cluster.memory_gb, or its share of this machine's GPU or memory."""
+    if cfg.cluster.memory_gb is not None:
+        return round(cfg.cluster.memory_gb * 2**30)
+    device = device_of(cfg)
+    if device == "cuda":
+        return round(FOR_WORKERS[device] * torch.cuda.get_device_properties(0).total_memory)
+    return round(FOR_WORKERS[device] * machine_bytes()) // cfg.cluster.most_workers
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container where that has less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([whole, *filter(None, map(_limit, CONTAINER_LIMITS))])
+
+
+def _limit(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def gib(num_bytes: float) -> str:
+    """Bytes as text."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
