@@ -65,7 +65,11 @@ def _minibatch_sizes(cfg: RunConfig, resolution: tuple[int, int]) -> tuple[int, 
         size = -(-size // part) * part
     if gpu_is_given:
         return size, gpu, ""
-    parts = [part for part in range(size // workers, 0, -1) if size % part == 0]
-    gpu = largest_that_fits(cfg, resolution, parts)
+    group = cfg.model.mbstd_group_size or 1
+    parts = [part for part in range(size // workers, 0, -1) if size % part == 0 and part % min(group, part) == 0]
+    gpu, needed = largest_that_fits(cfg, resolution, parts)
+    room = bytes_of_worker(cfg)
+    if needed > room:
+        return size, gpu, f"the smallest part of {size}; a worker needs {gib(needed)}, more than the {gib(room)} it has"
     share = f" for each of {workers} workers" if workers > 1 else ""
-    return size, gpu, f"the largest part of {size}{share} that fits into {gib(bytes_of_worker(cfg))}"
+    return size, gpu, f"the largest part of {size}{share} that fits into {gib(room)}"

@@ -166,14 +166,18 @@ def peak(cfg: RunConfig, resolution: tuple[int, int], device: str) -> int:
     return growth(tensors) if device == "cpu" else tensors
 
 
-def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int]) -> int:
-    """The first of some sizes of a micro-batch, largest first, with which a worker fits into its memory; else the last."""
-    device, room = device_of(cfg), bytes_of_worker(cfg)
-    for part in parts[:-1]:
+def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int]) -> tuple[int, int]:
+    """The first of some sizes of a micro-batch, largest first, with which a worker fits into its memory, or the last one.
+
+    With the bytes that a worker needs then.
+    """
+    device, room, needed = device_of(cfg), bytes_of_worker(cfg), 0
+    for part in parts:
         keys = {"schedule.minibatch_gpu": part, "schedule.minibatch_size": part * cfg.cluster.most_workers}
-        if peak(cfg.with_overrides(keys), resolution, device) <= room:
-            return part
-    return parts[-1]
+        needed = peak(cfg.with_overrides(keys), resolution, device)
+        if needed <= room:
+            break
+    return part, needed
 
 
 def device_of(cfg: RunConfig) -> str:
