@@ -251,6 +251,7 @@ WAYS_ON = {
 BENCHMARKS = {
     "step": "benchmarks.step",
     "augment": "benchmarks.augment",
+    "peak_memory": "benchmarks.peak_memory",
     "ops": "benchmarks.ops",
     "roofline": "benchmarks.roofline",
     "overlap": "benchmarks.overlap",

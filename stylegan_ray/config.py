@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -312,6 +312,8 @@ class TrainConfig(Section):
     """Number of skipped steps or rollbacks after which a run stops."""
     dtype: Literal["float32", "float64"] = "float32"
     """Data type of networks and optimizers; float64 is for tests."""
+    recompute_activations: Annotated[int, Field(ge=0)] = 0
+    """Highest resolutions that are computed again in backward passes: less memory, more time, the same results."""
     compile: bool = False
     """Compile the losses with torch.compile; not for growing networks."""
     allow_tf32: bool = False
@@ -370,6 +372,8 @@ class ClusterConfig(Section):
     """GPUs per worker; null: 1 where the cluster has any, else 0."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     """CPUs per worker; null: an equal share of the smallest node."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """GiB that a worker may need on its device, for schedule.minibatch_gpu auto; null: what this machine has for it."""
     interface: Annotated[str, Field(pattern=r"^[\w.:@-]+(,[\w.:@-]+)*$")] | None = None
     """Network interface for communication between workers, such as eth0; null: that of the node's address in Ray."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0.0
@@ -390,6 +394,11 @@ class ClusterConfig(Section):
         """The number of training workers, or the most of them."""
         return int(str(self.num_workers).split(":")[-1])
 
+    @property
+    def fewest_workers(self) -> int:
+        """The number of training workers, or the fewest of them."""
+        return int(str(self.num_workers).split(":")[0])
+
 
 # What a run's name and its continuation depend on.
 
@@ -402,6 +411,7 @@ FREE_KEYS_ON_RESUME = frozenset(
         "train.image_snapshot_ticks",
         "train.network_snapshot_ticks",
         "train.replica_check_ticks",
+        "train.recompute_activations",  # changes memory and time, and no result
         # These choose among what lies at data.path; the fingerprint of the data decides whether a run may continue.
         "data.split",
         "data.follow_links",
@@ -596,10 +606,10 @@ def load_config(
 def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> RunConfig:
     """The configuration in a nested mapping, such as a saved one.
 
-    Deleted keys are dropped at their former default. Raises ConfigError that names key, value, rule and a way out.
+    Keys with the value `auto` join train.auto. Deleted keys are dropped at their former default. Raises ConfigError that names key, value, rule and a way out.
     """
     try:
-        return RunConfig.model_validate(_without_deleted(tree, deleted))
+        return RunConfig.model_validate(_listed_in_auto(_without_deleted(tree, deleted)))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error))) from None
 
@@ -673,6 +683,25 @@ def _overridden(
     if isinstance(train, dict) and isinstance(auto := train.get("auto"), (list, tuple)):
         train["auto"] = [key for key in auto if not isinstance(key, str) or key not in overrides]
     return merged
+
+
+def _listed_in_auto(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`tree` with the keys whose value is `auto`, where it may be chosen, in train.auto instead."""
+    given = [key for key in get_args(AutoKey) if _section(tree, key).get(key.partition(".")[2]) == "auto"]
+    if not given:
+        return tree
+    rest = {section: dict(values) if isinstance(values, Mapping) else values for section, values in tree.items()}
+    for key in given:
+        section, _, name = key.partition(".")
+        del rest[section][name]
+    train = rest.setdefault("train", {})
+    train["auto"] = sorted({*train.get("auto", ()), *given})
+    return rest
+
+
+def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    values = tree.get(key.partition(".")[0])
+    return values if isinstance(values, Mapping) else {}
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from stylegan_ray.networks.discriminator import Discriminator
 from stylegan_ray.networks.generator import Generator, mix_styles, truncate
 from stylegan_ray.networks.growing import GrowingDiscriminator, GrowingSynthesis
 from stylegan_ray.networks.mapping import Mapping
+from stylegan_ray.networks.recompute import recompute
 from stylegan_ray.networks.shapes import level_sizes
 from stylegan_ray.networks.synthesis import Synthesis
 from stylegan_ray.networks.table import LayerRow, layer_table
@@ -24,5 +25,6 @@ __all__ = [
     "layer_table",
     "level_sizes",
     "mix_styles",
+    "recompute",
     "truncate",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, Dense, minibatch_stddev
 from stylegan_ray.networks.mapping import Mapping, checked_labels
+from stylegan_ray.networks.recompute import called
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.networks.synthesis import refuse_lod
 from stylegan_ray.ops import downsample2d, fir_filter, to_memory_format
@@ -157,7 +158,7 @@ class Discriminator(nn.Module):
         x, image = None, images
         *blocks, epilogue = (self.get_submodule(level_name(size)) for size in reversed(self.sizes))
         for block in blocks:
-            x = block(x, image, full_precision)
+            x = called(block, block, x, image, full_precision)
             image = downsample2d(image, self.taps) if image is not None and self.architecture == "skip" else None
         assert x is not None
         x = epilogue(to_memory_format(x, images.dtype), None if image is None else image.to(images.dtype), num_batches)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.discriminator import check_images, label_logit
 from stylegan_ray.networks.mapping import checked_labels
+from stylegan_ray.networks.recompute import called
 from stylegan_ray.networks.shapes import Size, level_name
-from stylegan_ray.networks.synthesis import Noise, layer_ws, noise_inputs, noise_layers, noise_shapes
+from stylegan_ray.networks.synthesis import Noise, layer_ws, noise_inputs, noise_shapes
 
 
 class GrowingSynthesis(nn.Module):
@@ -32,10 +33,9 @@ class GrowingSynthesis(nn.Module):
     def forward(self, ws: Tensor, noise: Noise = "const", lod: float = 0.0) -> Tensor:
         blocks, fade = self._in_use(lod)
         w = layer_ws(ws, self.num_ws, self.w_dim)
-        noises = noise_inputs(noise, noise_layers(blocks), ws)
         before, x = None, None
-        for block in blocks:
-            before, x = x, block.features(x, w, noises)
+        for block, inputs in zip(blocks, noise_inputs(noise, blocks, ws), strict=True):
+            before, x = x, called(block, block.features, x, w, inputs)
         image = blocks[-1].rgb(x, w)
         if fade:
             image = torch.lerp(image, enlarge(blocks[-2].rgb(before, w)), fade)
@@ -78,7 +78,7 @@ class GrowingDiscriminator(nn.Module):
         blocks: list[Any] = list(self.children())[whole:]
         x, image = None, F.avg_pool2d(images, 2**whole) if whole else images
         for block in blocks[:-1]:
-            x = block(x, image)
+            x = called(block, block, x, image)
             if image is not None and fade:
                 x = torch.lerp(x, blocks[1].fromrgb(F.avg_pool2d(image, 2)), fade)
             image = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -175,11 +175,11 @@ class Style1Block(nn.Module):
         self.layer1 = styled()
         self.torgb = BiasedConv(out_channels, num_channels, 1, "linear", gain=1.0, use_wscale=use_wscale)
 
-    def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
+    def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Sequence[Tensor | None]) -> Tensor:
         w0, w1 = w[2 * self.level], w[2 * self.level + 1]
         x = self.start(w0) if x is None else self.blur(self.up(x))
-        x = self.layer0(x, w0, next(noise))
-        return self.layer1(self.conv(x), w1, next(noise))
+        x = self.layer0(x, w0, noise[0])
+        return self.layer1(self.conv(x), w1, noise[1])
 
     def rgb(self, x: Tensor, w: Sequence[Tensor]) -> Tensor:
         return self.torgb(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.networks.layers import Conv, StyledConv, ToRGB, normal
+from stylegan_ray.networks.recompute import called
 from stylegan_ray.networks.shapes import Size, is_lowp, level_name
 from stylegan_ray.ops import fir_filter, to_memory_format, upsample2d
 
@@ -61,7 +62,7 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(out_channels, num_channels, w_dim, clamp=clamp) if has_rgb else None
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]
+        self, x: Tensor | None, image: Tensor | None, w: Sequence[Tensor], noise: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor | None]:
         """Features [N,O,H,W] of this resolution, and the image so far plus its ToRGB."""
         x = self.features(x, w, noise)
@@ -71,16 +72,16 @@ class SynthesisBlock(nn.Module):
             image = self.rgb(x, w) if image is None else image + self.rgb(x, w)
         return x, image
 
-    def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Iterator[Tensor | None]) -> Tensor:
+    def features(self, x: Tensor | None, w: Sequence[Tensor], noise: Sequence[Tensor | None]) -> Tensor:
         w1 = w[2 * self.level]
         if x is None:
             constant = to_memory_format(self.constant, w1.dtype)
-            return self.conv1(constant.expand(w1.shape[0], -1, -1, -1), w1, next(noise))
+            return self.conv1(constant.expand(w1.shape[0], -1, -1, -1), w1, noise[0])
         w0, x = w[2 * self.level - 1], to_memory_format(x, self.dtype or w1.dtype)
         if self.skip is None:
-            return self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise))
+            return self.conv1(self.conv0(x, w0, noise[0]), w1, noise[1])
         y = self.skip(x, gain=0.5**0.5)
-        return y + self.conv1(self.conv0(x, w0, next(noise)), w1, next(noise), gain=0.5**0.5)
+        return y + self.conv1(self.conv0(x, w0, noise[0]), w1, noise[1], gain=0.5**0.5)
 
     def rgb(self, x: Tensor, w: Sequence[Tensor]) -> Tensor:
         assert self.torgb is not None
@@ -121,10 +122,9 @@ class Synthesis(nn.Module):
     def forward(self, ws: Tensor, noise: Noise = "const", lod: float = 0.0) -> Tensor:
         refuse_lod(lod)
         w = layer_ws(ws, self.num_ws, self.w_dim)
-        noises = noise_inputs(noise, noise_layers(self.children()), ws)
-        x = image = None
-        for block in self.children():
-            x, image = block(x, image, w, noises)
+        blocks, x, image = list(self.children()), None, None
+        for block, inputs in zip(blocks, noise_inputs(noise, blocks, ws), strict=True):
+            x, image = called(block, block, x, image, w, inputs)
         assert image is not None
         return image
 
@@ -144,18 +144,23 @@ def noise_shapes(blocks: Iterable[nn.Module], num: int) -> list[tuple[int, ...]]
     return [(num, *s.shape[1:]) for s in stored if s is not None]
 
 
-def noise_inputs(noise: Noise, layers: Sequence[Any], like: Tensor) -> Iterator[Tensor | None]:
-    """One noise tensor (or None) for each layer: stored ("const"), drawn here ("random"), "none", or as given.
+def noise_inputs(noise: Noise, blocks: Sequence[nn.Module], like: Tensor) -> list[list[Tensor | None]]:
+    """For each block one noise tensor (or None) for each of its layers.
 
-    Raises ValueError for another word and for tensors of other shapes.
+    They are stored ones ("const"), drawn here ("random"), "none", or given. Raises ValueError for another word and for
+    tensors of other shapes.
     """
-    stored: list[Tensor | None] = [layer.noise_const for layer in layers]
+    inputs = _noise_of_layers(noise, [layer.noise_const for layer in noise_layers(blocks)], like)
+    return [[next(inputs) for _ in noise_layers([block])] for block in blocks]
+
+
+def _noise_of_layers(noise: Noise, stored: Sequence[Tensor | None], like: Tensor) -> Iterator[Tensor | None]:
     if not isinstance(noise, str):
         return _given_noise(noise, stored, len(like))
     if noise == "const":
         return iter(stored)
     if noise == "none":
-        return iter([None] * len(layers))
+        return iter([None] * len(stored))
     if noise != "random":
         raise ValueError(f"noise={noise!r} must be 'const', 'random', 'none' or a list of tensors")
     return (None if s is None else like.new_empty(len(like), 1, *s.shape[2:]).normal_() for s in stored)

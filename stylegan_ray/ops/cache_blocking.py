@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 CACHE_BYTES = 2 << 20
 """Size of intermediate results per thread; the fastest of 1/4 to 8 MiB with one thread and with two."""
@@ -22,14 +23,18 @@ class Block(NamedTuple):
         return (self.samples.stop - self.samples.start) * (self.rows.stop - self.rows.start)
 
 
-def split_rows(num_samples: int, num_rows: int, bytes_of_row: int) -> list[Block]:
-    """The rows of images in equal blocks, of about CACHE_BYTES for each thread."""
+def split_rows(x: Tensor, num_samples: int, num_rows: int, bytes_of_row: int) -> list[Block]:
+    """The rows of images of x in equal blocks, of about CACHE_BYTES for each thread.
+
+    Of a meta tensor only two blocks, which stand for all: one is freed after the next one is made.
+    """
     rows, num = at_once(num_rows, bytes_of_row), at_once(num_samples, num_rows * bytes_of_row)
-    return [
+    blocks = [
         Block(slice(sample, sample + num), slice(row, row + rows))
         for sample in range(0, num_samples, num)
         for row in range(0, num_rows, rows)
     ]
+    return blocks[:2] if x.is_meta else blocks
 
 
 def at_once(number: int, bytes_of_one: int) -> int:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylegan_ray.ops import im2col, winograd
-from stylegan_ray.ops.ways import is_forced
+from stylegan_ray.ops.ways import is_forced, is_on_cpu
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -91,7 +91,7 @@ def to_memory_format(x: Tensor, dtype: torch.dtype) -> Tensor:
 
     Channels are last on CPUs, and on GPUs where tensor cores multiply.
     """
-    last = x.device.type == "cpu" or dtype in LOW_PRECISION or torch.backends.cudnn.allow_tf32
+    last = is_on_cpu(x) or dtype in LOW_PRECISION or torch.backends.cudnn.allow_tf32
     return x.to(dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
@@ -102,9 +102,14 @@ def to_memory_format_reference(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def is_native(x: Tensor) -> bool:
     """Whether PyTorch's own convolution runs: in compiled and traced code, and on GPUs without second derivatives."""
-    on_gpu = x.device.type != "cpu" or is_forced("as_on_gpus")
+    on_gpu = not is_on_cpu(x) or is_forced("as_on_gpus")
     is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return is_recorded or (on_gpu and not _penalised)
+
+
+def is_penalised() -> bool:
+    """Whether this runs inside of `penalised_gradients`."""
+    return _penalised
 
 
 class _Convolution(torch.autograd.Function):
@@ -206,7 +211,7 @@ def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size)
     a, b = widened(x), widened(y)
     if suits_im2col(a, groups):
         return im2col.weight_gradient(a, b, shape[2:], stride, padding).to(x.dtype)
-    if groups > 1 and x.device.type == "cpu":
+    if groups > 1 and is_on_cpu(x):
         a, b = a.contiguous(), b.contiguous()
     else:
         a, b = _in_memory_format(a, groups), _in_memory_format(b, groups)
@@ -228,7 +233,7 @@ def suits_winograd(x: Tensor, shape: torch.Size, geometry: Geometry, least_chann
         return is_forced("winograd") and allows_winograd(x, shape, geometry)
     n, _, height, width = x.shape
     return (
-        x.device.type == "cpu"
+        is_on_cpu(x)
         and widened(x[:0]).dtype == torch.float32
         and allows_winograd(x, shape, geometry)
         and n * height * width >= WINOGRAD_TILES * winograd.STEP**2
@@ -246,13 +251,13 @@ def suits_im2col(x: Tensor, groups: int) -> bool:
     """Whether matrix products give a gradient of weights faster and more exactly: on a CPU, in float32 and float64."""
     if is_forced("direct", "as_on_gpus"):
         return False
-    return x.device.type == "cpu" and x.dtype not in LOW_PRECISION and groups == 1
+    return is_on_cpu(x) and x.dtype not in LOW_PRECISION and groups == 1
 
 
 def widened(x: Tensor) -> Tensor:
     """x in the data type to compute in: float32 for a low precision that the CPU has no instructions for."""
     is_wide = x.dtype in (torch.float32, torch.float64)
-    if x.device.type != "cpu" or is_wide or torch.compiler.is_compiling() or is_forced("low_precision"):
+    if not is_on_cpu(x) or is_wide or torch.compiler.is_compiling() or is_forced("low_precision"):
         return x
     return x if has_instructions(x.dtype) and not is_forced("widened") else x.float()
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylegan_ray.ops.convolution import LOW_PRECISION, widened
-from stylegan_ray.ops.ways import is_forced
+from stylegan_ray.ops.ways import is_forced, is_on_cpu
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -189,7 +189,7 @@ def _upfirdn(x: Tensor, f: Tensor, up: Pair, down: Pair, pads: Pads) -> Tensor:
         x, pad_hw = _leave_even_padding(x, pads)
         return _depthwise(x, f, stride=(down[1], down[0]), padding=pad_hw)
     # The transposed convolution was 13 times slower than explicit zeros on CPUs in low precision.
-    spread = (x.device.type == "cpu" and x.dtype in LOW_PRECISION) or is_forced("spread")
+    spread = (is_on_cpu(x) and x.dtype in LOW_PRECISION) or is_forced("spread")
     if down == (1, 1) and not spread:
         fh, fw = f.shape
         crop_x = (fw - 1 - pads[0], fw - up[0] - pads[1])

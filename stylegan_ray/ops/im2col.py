@@ -26,7 +26,7 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int], stride: int,
     seen = x.unfold(1, height, stride).unfold(2, width, stride).permute(0, 1, 2, 4, 5, 3)  # [N,h,w,kh,kw,I]
     of_window, few = height * width * channels, min(channels, out_channels) < FEW
     w = x.new_zeros(out_channels, of_window)
-    for samples, part in split_rows(n, rows, columns * max(of_window, out_channels) * x.element_size()):
+    for samples, part in split_rows(x, n, rows, columns * max(of_window, out_channels) * x.element_size()):
         a = grad[samples, part].reshape(-1, columns, out_channels)
         b = seen[samples, part].reshape(-1, columns, of_window)
         if few:

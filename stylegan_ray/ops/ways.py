@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+from torch import Tensor
+
 Way = Literal[
     "winograd", "direct", "as_on_gpus", "grouped", "spread", "resampled", "gathered", "low_precision", "widened"
 ]
@@ -45,3 +47,8 @@ def forced(way: Way) -> Iterator[None]:
 def is_forced(*ways: Way) -> bool:
     """Whether one of these ways is forced."""
     return _way in ways
+
+
+def is_on_cpu(x: Tensor) -> bool:
+    """Whether x is computed as on a CPU; so are meta tensors, which have shapes and no memory."""
+    return x.device.type in ("cpu", "meta")

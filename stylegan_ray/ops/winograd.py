@@ -43,10 +43,10 @@ class Matrices(NamedTuple):
 
 
 @cache
-def matrices(dtype: torch.dtype) -> Matrices:
-    """The transforms in a data type."""
+def matrices(dtype: torch.dtype, device: torch.device) -> Matrices:
+    """The transforms in a data type on a device."""
     pixels, kernels, result = (torch.tensor(rows, dtype=torch.float64) for rows in (OF_PIXELS, OF_KERNELS, TO_PIXELS))
-    return Matrices(pixels.to(dtype), torch.kron(kernels, kernels).to(dtype), result.to(dtype))
+    return Matrices(*(matrix.to(device, dtype) for matrix in (pixels, torch.kron(kernels, kernels), result)))
 
 
 def convolution(x: Tensor, w: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
     Computes in the data type of w; the result has the data type of x and its channels last in memory.
     """
     n, channels, height, width = x.shape
-    out_channels, use, shares = len(w), matrices(w.dtype), num_shares(x)
+    out_channels, use, shares = len(w), matrices(w.dtype, x.device), num_shares(x)
     kernels = (use.kernels @ w.permute(2, 3, 0, 1).reshape(9, -1)).view(PLACES, out_channels, channels)
     kernels = kernels.expand(shares, -1, -1, -1).flatten(0, 1).transpose(1, 2)  # [S*36,I,O]
     size, like = (n, out_channels, height, width), {"dtype": x.dtype, "device": x.device}
@@ -75,7 +75,7 @@ def convolution(x: Tensor, w: Tensor) -> Tensor:
 
 def weight_gradient(x: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     """The gradient [O,I,3,3] of the weights of `convolution`, from the gradient of its output [N,O,H,W]."""
-    channels, out_channels, use, shares = x.shape[1], grad.shape[1], matrices(dtype), num_shares(x)
+    channels, out_channels, use, shares = x.shape[1], grad.shape[1], matrices(dtype, x.device), num_shares(x)
     blocks = blocks_of(x, out_channels)
     tiles_of_x = Transformed(x, use.pixels, 1, blocks[0])
     tiles_of_grad = Transformed(grad, use.result.t().contiguous(), 0, blocks[0])
@@ -161,4 +161,4 @@ def tiles_of(x: Tensor, tile: int) -> Tensor:
 def blocks_of(x: Tensor, out_channels: int) -> list[Block]:
     """The rows of tiles of one share of x [N,I,H,W], in blocks."""
     (n, channels, height, width), shares = x.shape, num_shares(x)
-    return split_rows(n // shares, height // STEP, shares * PLACES * (width // STEP) * max(channels, out_channels) * 4)
+    return split_rows(x, n // shares, height // STEP, shares * PLACES * (width // STEP) * max(channels, out_channels) * 4)

@@ -12,12 +12,7 @@ from typing import Any
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.table import format_table
-
-MOST_PER_MICRO_BATCH = 16
-"""Images of a micro-batch at most."""
-MOST_ROWS_PER_MICRO_BATCH = 4096
-"""Image rows of a micro-batch at most: 16 images of 256 pixels, 4 of 1024."""
-
+from stylegan_ray.train.memory import bytes_of_worker, gib, largest_that_fits
 
 @dataclass(frozen=True)
 class Choice:
@@ -31,14 +26,14 @@ class Choice:
 def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
     """The choices for the keys in train.auto. `resolution` is height and width in pixels."""
     height, width = resolution
-    side, workers = max(height, width), cfg.cluster.most_workers
-    size, gpu = _minibatch_sizes(cfg, side, workers)
+    side = max(height, width)
+    size, gpu, why_gpu = _minibatch_sizes(cfg, (height, width))
     rounds = size // gpu
     lrate = 0.002 if side >= 1024 else 0.0025
     why_lrate = f"0.0025 below 1024 pixels, 0.002 from there; images of {side}"
     found = {
         "schedule.minibatch_size": (size, "64 below 1024 pixels, 32 from there, and 4 a worker or more"),
-        "schedule.minibatch_gpu": (gpu, f"at most {MOST_PER_MICRO_BATCH} images and {MOST_ROWS_PER_MICRO_BATCH} rows"),
+        "schedule.minibatch_gpu": (gpu, why_gpu),
         "schedule.G_lrate": (lrate, why_lrate),
         "schedule.D_lrate": (lrate, why_lrate),
         "schedule.G_smoothing_kimg": (size * 10 / 32, f"10 for a minibatch of 32, in proportion for {size}"),
@@ -60,15 +55,21 @@ def explain(cfg: RunConfig, resolution: Sequence[int]) -> str:
     return format_table([("chosen", "value", "why"), *rows])
 
 
-def _minibatch_sizes(cfg: RunConfig, side: int, workers: int) -> tuple[int, int]:
-    """minibatch_size and minibatch_gpu: those given, or the largest within the limits that go together."""
-    size, gpu = cfg.schedule.minibatch_size, cfg.schedule.minibatch_gpu
+def _minibatch_sizes(cfg: RunConfig, resolution: tuple[int, int]) -> tuple[int, int, str]:
+    """minibatch_size and minibatch_gpu, those given or those chosen, and why the second one has its value."""
+    size, gpu, workers = cfg.schedule.minibatch_size, cfg.schedule.minibatch_gpu, cfg.cluster.most_workers
     gpu_is_given = "schedule.minibatch_gpu" not in cfg.train.auto
     if "schedule.minibatch_size" in cfg.train.auto:
         part = gpu if gpu_is_given else 4
-        size = max(32 if side >= 1024 else 64, workers * part)
+        size = max(32 if max(resolution) >= 1024 else 64, workers * part)
         size = -(-size // part) * part
-    if not gpu_is_given:
-        most = min(MOST_PER_MICRO_BATCH, MOST_ROWS_PER_MICRO_BATCH // side, size // workers)
-        gpu = max((part for part in range(1, most + 1) if size % part == 0), default=1)
-    return size, gpu
+    if gpu_is_given:
+        return size, gpu, ""
+    group = cfg.model.mbstd_group_size or 1
+    parts = [part for part in range(size // workers, 0, -1) if size % part == 0 and part % min(group, part) == 0]
+    gpu, needed = largest_that_fits(cfg, resolution, parts)
+    room = bytes_of_worker(cfg)
+    if needed > room:
+        return size, gpu, f"the smallest part of {size}; a worker needs {gib(needed)}, more than the {gib(room)} it has"
+    share = f" for each of {workers} workers" if workers > 1 else ""
+    return size, gpu, f"the largest part of {size}{share} that fits into {gib(room)}"

@@ -13,13 +13,10 @@ from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import explain, with_choices
+from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, gib, growth, peak_bytes
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 from stylegan_ray.train.transfer import check_start
-
-COPIES_IN_TRAINING = {"G": 5, "D": 4}
-"""Tensors per parameter on a worker: value, gradient, Adam's two moments, and G_ema's copy."""
-
 
 def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str | None = None) -> str:
     """Text with the configuration and the reasons for chosen keys, layer tables, changes of the schedule, and memory.
@@ -43,7 +40,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
         *([check_start(cfg, *shape, resume_from)] if resume_from else []),
         *(_layers(name, network) for name, network in networks.items()),
         _schedule(cfg, math.log2(max(data.resolution))),
-        _memory(cfg, networks, shape),
+        _memory(cfg, Subject(cfg, *shape)),
     ]
     return "\n\n".join(parts)
 
@@ -88,20 +85,16 @@ def _changes(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
     return iter(sorted(point for point in points if point <= total))
 
 
-def _memory(cfg: RunConfig, networks: dict[str, torch.nn.Module], shape: tuple) -> str:
-    item = torch.finfo(getattr(torch, cfg.train.dtype)).bits // 8
-    sizes = {name: sum(p.numel() for p in network.parameters()) * item for name, network in networks.items()}
-    weights = sum(COPIES_IN_TRAINING[name] * size for name, size in sizes.items())
-    checkpoint = 4 * sizes["G"] + 3 * sizes["D"]
-    outputs = sum(math.prod(row.output_shape) for network in networks.values() for row in layer_table(network))
-    # Autograd keeps 2.6 to 2.8 times the layers' outputs in G's main phase (config-f and tiny), less in the others.
-    activations = 3 * outputs * item * cfg.schedule.minibatch_gpu
+def _memory(cfg: RunConfig, subject: Subject) -> str:
+    """What a worker needs, and a checkpoint."""
+    device = device_of(cfg)
+    peaks = peak_bytes(subject, device)
+    part = max(peaks, key=peaks.__getitem__)
+    where = ", ".join(f"{name} {gib(size)}" for name, size in peaks.items())
+    process = "" if device == "cuda" else f"; its process grows by about {gib(growth(peaks[part]))}"
     return (
-        f"Memory of a worker: {_bytes(weights)} for weights, gradients, moments and G_ema, and about "
-        f"{_bytes(activations)} for a micro-batch of {cfg.schedule.minibatch_gpu}.\n"
-        f"A checkpoint: {_bytes(checkpoint)}; {cfg.cluster.keep_checkpoints} are kept."
+        f"peak memory of a worker: {gib(peaks[part])} of tensors, in {part}{process}\n"
+        f"by phase: {where}\n"
+        f"A checkpoint: {gib(checkpoint_bytes(subject))}; {cfg.cluster.keep_checkpoints} are kept, and the first worker "
+        f"needs twice that for one that is being written."
     )
-
-
-def _bytes(num: float) -> str:
-    return f"{num / 2**30:.1f} GiB" if num >= 2**30 else f"{num / 2**20:.1f} MiB"

@@ -22,7 +22,8 @@ class LazyAdam:
         self.num_steps = 0
         betas = (cfg.optim.beta1**self.ratio, self.beta2)
         self.names = [name for name, _ in network.named_parameters()]
-        self.adam = torch.optim.Adam(network.parameters(), lr=0.0, betas=betas, eps=self.epsilon, fused=True)
+        fused = not next(network.parameters()).is_meta  # tensors without memory make no step
+        self.adam = torch.optim.Adam(network.parameters(), lr=0.0, betas=betas, eps=self.epsilon, fused=fused)
 
     def step(self, lrate: float, finite: Tensor) -> None:
         """One update at a learning rate before its lazy correction; none where `finite`, on the device, is false."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stylegan_ray.augment import Augmentation, Parameters, augmentation_of, joined
 from stylegan_ray.config import FORMAT_VERSION, RunConfig
 from stylegan_ray.data.process_reals import process_reals
-from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.networks import build_discriminator, build_generator, recompute
 from stylegan_ray.rng import Draws, Place, stream, stream_key
 from stylegan_ray.train.compiled import Compiled
 from stylegan_ray.train.gradients import Gradients
@@ -127,6 +127,8 @@ class TrainState:
         device, dtype = torch.device(device), getattr(torch, cfg.train.dtype)
         G, D = G.to(device, dtype).train(), D.to(device, dtype).train()
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+        for network in (G.synthesis, D):
+            recompute(network, cfg.train.recompute_activations)
         w_dim = G.get_buffer("w_avg").numel()
         freeze(D, cfg.train.freeze_D)
         return cls(

@@ -195,9 +195,16 @@ def _keys(unlike: Mapping[str, tuple[Any, Any]]) -> str:
 def _fitting_presets(found: Networks, here: DataShape, there: DataShape) -> list[str]:
     """Presets that have these tensors and choose keys for our data; those that agree in most keys first."""
     theirs = _shapes(found.parts())
-    presets = {name: with_choices(load_config(name), here.resolution).model for name in preset_names()}
+    presets = {name: _model_of(name, here.resolution) for name in preset_names()}
     by_keys = sorted(presets, key=lambda name: len(_unlike_keys(presets[name], found)))
     return list(islice((name for name in by_keys if _shapes_of(presets[name], there) == theirs), MOST_NAMED))
+
+
+def _model_of(preset: str, resolution: Sequence[int]) -> ModelConfig:
+    """The keys of a preset's networks, those chosen by the resolution included."""
+    cfg = load_config(preset)
+    keys = [key for key in cfg.train.auto if key.startswith("model.")]
+    return with_choices(cfg.with_overrides({"train.auto": keys}), resolution).model
 
 
 def _shapes_of(model: ModelConfig, data: DataShape) -> Shapes:

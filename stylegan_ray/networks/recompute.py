@@ -1,0 +1,46 @@
+"""Blocks that are computed again in the backward pass instead of keeping what they computed (Chen et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from stylegan_ray.networks.shapes import level_name
+from stylegan_ray.ops import is_penalised, penalised_gradients
+
+Result = TypeVar("Result")
+
+
+def recompute(network: Any, num_res: int) -> None:
+    """Marks the blocks of the highest `num_res` resolutions of a synthesis network or a discriminator.
+
+    Results and gradients stay the same. The lowest resolution is never marked: there is nothing to gain.
+    """
+    for size in network.sizes[1:][::-1][:num_res]:
+        network.get_submodule(level_name(size)).recomputed = True
+
+
+def called(block: nn.Module, method: Callable[..., Result], *args: Any) -> Result:
+    """method(*args) of a block; computed again in the backward pass where the block is marked."""
+    if not getattr(block, "recomputed", False):
+        return method(*args)
+    return checkpoint(method, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), _AsBefore()))
+
+
+class _AsBefore(AbstractContextManager[None]):
+    """Surroundings of a computation for its repetition, which a second derivative needs more than once."""
+
+    def __init__(self) -> None:
+        self.penalised = is_penalised()
+        self.entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self.entered.append(penalised_gradients(self.penalised))
+        self.entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.entered.pop().__exit__(*error)
