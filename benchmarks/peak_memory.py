@@ -22,21 +22,22 @@ SMALL = {
     "schedule.minibatch_size": 32, "schedule.minibatch_gpu": 32, "schedule.minibatch_size_dict": {},
     "schedule.minibatch_gpu_dict": {}, "cluster.num_workers": 1, "train.auto": [],
 }  # fmt: skip
+MINIBATCH = {num: {"schedule.minibatch_size": num, "schedule.minibatch_gpu": num} for num in (4, 16)}
 CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "config-f": ("config-f", {}),
     "config-e": ("config-e", {}),
     "config-d": ("config-d", {"schedule.lod_initial_resolution": 32}),
     "config-a": ("config-a", {"schedule.lod_initial_resolution": None}),
     "skip and orig": ("config-f", {"model.G_architecture": "resnet", "model.D_architecture": "orig"}),
-    "256 pixels": ("config-f", {"data.resolution": 256, "schedule.minibatch_size": 4, "schedule.minibatch_gpu": 4}),
-    "not square": ("config-f", {"data.resolution": [128, 96], "schedule.minibatch_size": 16, "schedule.minibatch_gpu": 16}),
+    "256 pixels": ("config-f", {"data.resolution": 256, **MINIBATCH[4]}),
+    "not square": ("config-f", {"data.resolution": [128, 96], **MINIBATCH[16]}),
     "labels": ("config-f", {"data.cond": True, "model.label_mode": "separate"}),
     "low precision": ("config-f", {"model.num_lowp_res": 4}),
     "augmented": ("config-f", {"augment.mode": "fixed", "augment.p": 0.5}),
     "wgan-gp": ("config-f", {"loss.G": "wgan", "loss.D": "wgan_gp"}),
     "rpgan": ("config-f", {"loss.G": "rpgan", "loss.D": "rpgan"}),
     "recomputed": ("config-f", {"train.recompute_activations": 2}),
-    "large networks": ("config-f", {"model.fmap_base": 8192, "schedule.minibatch_size": 4, "schedule.minibatch_gpu": 4}),
+    "large networks": ("config-f", {"model.fmap_base": 8192, **MINIBATCH[4]}),
 }  # fmt: skip
 """Presets and keys."""
 

@@ -28,7 +28,9 @@ def called(block: nn.Module, method: Callable[..., Result], *args: Any) -> Resul
     """method(*args) of a block; computed again in the backward pass where the block is marked."""
     if not getattr(block, "recomputed", False):
         return method(*args)
-    return checkpoint(method, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), _AsBefore()))
+    return checkpoint(
+        method, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), _AsBefore())
+    )
 
 
 class _AsBefore(AbstractContextManager[None]):

@@ -161,4 +161,6 @@ def tiles_of(x: Tensor, tile: int) -> Tensor:
 def blocks_of(x: Tensor, out_channels: int) -> list[Block]:
     """The rows of tiles of one share of x [N,I,H,W], in blocks."""
     (n, channels, height, width), shares = x.shape, num_shares(x)
-    return split_rows(x, n // shares, height // STEP, shares * PLACES * (width // STEP) * max(channels, out_channels) * 4)
+    return split_rows(
+        x, n // shares, height // STEP, shares * PLACES * (width // STEP) * max(channels, out_channels) * 4
+    )

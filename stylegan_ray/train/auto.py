@@ -14,6 +14,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.table import format_table
 from stylegan_ray.train.memory import bytes_of_worker, gib, largest_that_fits
 
+
 @dataclass(frozen=True)
 class Choice:
     """The value of a key, and the reason in words."""

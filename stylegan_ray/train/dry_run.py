@@ -18,6 +18,7 @@ from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 from stylegan_ray.train.transfer import check_start
 
+
 def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str | None = None) -> str:
     """Text with the configuration and the reasons for chosen keys, layer tables, changes of the schedule, and memory.
 
@@ -95,6 +96,6 @@ def _memory(cfg: RunConfig, subject: Subject) -> str:
     return (
         f"peak memory of a worker: {gib(peaks[part])} of tensors, in {part}{process}\n"
         f"by phase: {where}\n"
-        f"A checkpoint: {gib(checkpoint_bytes(subject))}; {cfg.cluster.keep_checkpoints} are kept, and the first worker "
-        f"needs twice that for one that is being written."
+        f"A checkpoint: {gib(checkpoint_bytes(subject))}; {cfg.cluster.keep_checkpoints} are kept, and while one is "
+        f"written the first worker needs twice that in addition."
     )

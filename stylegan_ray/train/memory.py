@@ -1,4 +1,4 @@
-"""Peak memory of a training by analysis: its phases run on tensors without memory, and the bytes of live ones are counted."""
+"""Peak memory of a training by analysis: phases run on tensors without memory, and the bytes of live ones are counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Subject:
 
 
 def peak_bytes(subject: Subject, device: str = "cpu") -> dict[str, int]:
-    """Bytes of all tensors of a worker, at most, by phase: `G`, `G_reg`, `D`, `D_reg`; `state` is what lives between them.
+    """Bytes of all tensors of a worker, at most, by phase: `G`, `G_reg`, `D`, `D_reg`; and of the `state` between them.
 
     For growing networks at the resolution that needs most. Nothing is allocated. `device` is `cpu` or `cuda`.
     """
@@ -124,9 +125,9 @@ def peak_bytes(subject: Subject, device: str = "cpu") -> dict[str, int]:
         state = subject.state()
         peaks = {"state": count.live}
         for schedule in schedules(cfg, math.log2(max(subject.resolution))):
-            batches = subject.batches(state, schedule)
+            batch, *_waiting = subject.batches(state, schedule)
             for phase in (phase for network in ("G", "D") for phase in phases_of(cfg, network, schedule)):
-                peak = count.peak_of(lambda phase=phase: accumulate(phase, state, batches[0]))
+                peak = count.peak_of(partial(accumulate, phase, state, batch))
                 peaks[phase.part] = max(peak, peaks.get(phase.part, 0))
     return peaks
 
@@ -167,9 +168,9 @@ def peak(cfg: RunConfig, resolution: tuple[int, int], device: str) -> int:
 
 
 def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int]) -> tuple[int, int]:
-    """The first of some sizes of a micro-batch, largest first, with which a worker fits into its memory, or the last one.
+    """The first of some sizes of a micro-batch with which a worker fits into its memory, or the last one.
 
-    With the bytes that a worker needs then.
+    With the bytes that a worker needs then. `parts` begins with the largest size.
     """
     device, room, needed = device_of(cfg), bytes_of_worker(cfg), 0
     for part in parts:

@@ -6,9 +6,10 @@ from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.train.auto import choices, explain, with_choices
 from stylegan_ray.train.memory import peak
 
-
 SMALL = {
-    "model.fmap_base": 64, "model.mapping_layers": 2, "schedule.minibatch_size": 32, "schedule.minibatch_gpu_dict": {}, "cluster.num_workers": 2,
+    "model.fmap_base": 64, "model.mapping_layers": 2, "schedule.minibatch_size": 32,
+    "schedule.minibatch_gpu_dict": {}, "cluster.num_workers": 2,
+}, "cluster.num_workers": 2,
 }  # fmt: skip
 
 
@@ -28,7 +29,9 @@ def test_what_the_paper_used_at_a_resolution_is_chosen(side, preset):
 
 
 def test_gamma_follows_the_number_of_pixels_and_the_minibatch():
-    assert chosen((256, 128), **{"schedule.minibatch_gpu": 4})["loss.r1_gamma"] == pytest.approx(0.0002 * 256 * 128 / 64)
+    assert chosen((256, 128), **{"schedule.minibatch_gpu": 4})["loss.r1_gamma"] == pytest.approx(
+        0.0002 * 256 * 128 / 64
+    )
     given = {"schedule.minibatch_size": 16, "schedule.minibatch_gpu": 4}
     assert chosen((256, 256), **given)["loss.r1_gamma"] == pytest.approx(0.0002 * 65536 / 16)
 
