@@ -606,8 +606,8 @@ def load_config(
 def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> RunConfig:
     """The configuration in a nested mapping, such as a saved one.
 
-    Keys with the value `auto` join train.auto. Deleted keys are dropped at their former default. Raises ConfigError that
-    names key, value, rule and a way out.
+    Keys with the value `auto` join train.auto. Deleted keys are dropped at their former default. Raises ConfigError
+    that names key, value, rule and a way out.
     """
     try:
         return RunConfig.model_validate(_listed_in_auto(_without_deleted(tree, deleted)))

@@ -1,4 +1,4 @@
-"""Peak memory of a training by analysis: phases run on tensors without memory, and the bytes of live ones are counted."""
+"""Peak memory of a training by analysis: phases run on tensors without memory, and the bytes of live ones count."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from stylegan_ray.train.memory import peak
 SMALL = {
     "model.fmap_base": 64, "model.mapping_layers": 2, "schedule.minibatch_size": 32,
     "schedule.minibatch_gpu_dict": {}, "cluster.num_workers": 2,
-}, "cluster.num_workers": 2,
 }  # fmt: skip
 
 
