@@ -155,8 +155,9 @@ def _from_file(folder: Storage, name: str) -> Networks:
     with folder.open(name) as file:
         head = file.read(4096)
         size = folder.size(name)
-        is_torch, is_pickle = is_torch_file(head), head[:1] == b"\x80"
-        if head[8:9] == b"{":  # safetensors: the length of its header, then the header
+        is_torch, is_ours = is_torch_file(head), is_safetensors(head)
+        is_pickle = head[:1] == b"\x80" and not is_ours
+        if is_ours:
             length = header_size(head, NETWORK_BYTES if size is None else size)
             stated_networks(head[:length] + file.read(max(length - len(head), 0)))
         elif not is_torch and not is_pickle:
@@ -170,6 +171,14 @@ def _from_file(folder: Storage, name: str) -> Networks:
         return _from_pickle(load_pickle(content))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadFileError(f"the networks in the pickle are incomplete: {printable(error)}") from error
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the length of the header in 8 bytes, below 4 GiB, then the header.
+
+    The first byte of the length may be that of a pickle, 128.
+    """
+    return head[4:9] == b"\0\0\0\0{"
 
 
 def _from_pickle(found: Any) -> Networks:

@@ -87,7 +87,7 @@ def test_a_run_of_new_networks_does_not_start_from_others(configured, networks):
 
 
 def test_chosen_values_stay_as_they_were_when_the_run_started(configured):
-    run = started(prepare(configured("auto")))
+    run = started(prepare(configured("auto", **{"cluster.num_workers": "1:4"})))
     assert run.cfg.train.auto == () and run.cfg.schedule.minibatch_gpu == 16
     more = configured("auto", **{"cluster.num_workers": 32})
     assert prepare(more.with_overrides({"run.name": "new"})).cfg.schedule.minibatch_gpu == 4

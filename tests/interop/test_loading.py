@@ -149,6 +149,18 @@ def test_imported_networks_can_be_saved_as_ours(golden_pickles, tmp_path, same):
         torch.testing.assert_close(again["G"](z, labels), loaded.G(z, labels))
 
 
+@pytest.mark.parametrize("residue", range(0, 256, 8))
+def test_a_header_of_any_length_is_read(run, tmp_path, same, residue):
+    """The length of a header is what a safetensors file begins with; one byte of it may be that of a pickle."""
+    _, (cfg, G, D, G_ema) = run
+    content = save_network(G, D, G_ema, cfg, 1000)
+    length = int.from_bytes(content[:8], "little")
+    padded = length + (residue - length) % 256  # spaces at the end belong to the header
+    whole = padded.to_bytes(8, "little") + content[8 : 8 + length].ljust(padded) + content[8 + length :]
+    (tmp_path / "network.safetensors").write_bytes(whole)
+    same(load_network(tmp_path / "network.safetensors")["G_ema"], G_ema)
+
+
 @pytest.fixture
 def golden_pickles():
     root = os.path.join(os.path.dirname(__file__), "..", "golden")
