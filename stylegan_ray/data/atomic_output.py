@@ -200,7 +200,7 @@ class StoredOutput:
             self.older, self.opened = list(map(str, tree["older"])), list(map(str, tree["opened"]))
         is_broken = bool(set(self.older) & set(self.opened))
         names = self.names()
-        there = {self.name} if names is None else set(names)
+        there: set[str] = {str(self.name)} if names is None else set(names)
         self._delete(there & (set(self.opened) | set(self.older if is_broken else ())))
         self.storage.delete(self.mark)
 

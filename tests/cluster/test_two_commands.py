@@ -79,7 +79,7 @@ def test_a_signal_before_the_workers_are_up_ends_the_command(pictures, tmp_path,
     process.send_signal(number)
     assert process.wait(60) == 130, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
-    assert "Continue" in said and "train.py" in said and "is saved" not in said
+    assert "Continue" in said and "train.py" in said and "the state is saved" not in said
     time.sleep(15)
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
 
