@@ -19,9 +19,21 @@ def in_own_process(function: Callable[..., Value], *args: Any) -> Value:
         return pool.submit(function, *args).result()
 
 
+STATUS = Path("/proc/self/status")
+"""What Linux tells of this process."""
+
+
+def resident() -> int:
+    """Bytes that this process has in memory, on Linux."""
+    return _of_status("VmRSS")
+
+
 def peak_rss() -> int:
     """Bytes that this process has had in memory at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says there includes the parent's memory when it started this process
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    if STATUS.exists():  # what getrusage says there includes the parent's memory when it started this process
+        return _of_status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _of_status(field: str) -> int:
+    return 1024 * int(STATUS.read_text().split(f"{field}:")[1].split()[0])

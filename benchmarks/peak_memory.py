@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import subject
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.memory import in_own_process, peak_rss
+from benchmarks.memory import in_own_process, peak_rss, resident
 from benchmarks.results import at_most
 from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.distributed import prepare_process
@@ -99,8 +98,3 @@ def measured_growth(cfg: RunConfig, threads: int) -> int:
     for part in 2 * list(trained.phases):
         trained.run_phase(part)
     return peak_rss() - before
-
-
-def resident() -> int:
-    """Bytes that this process has in memory."""
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])

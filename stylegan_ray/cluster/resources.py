@@ -86,10 +86,10 @@ class Share:
 
 def workers_range(cfg: RunConfig) -> tuple[int, int]:
     """Least and most workers."""
-    parts = [int(part) for part in str(cfg.cluster.num_workers).split(":")]
-    if parts[0] > parts[-1]:
+    least, most = cfg.cluster.fewest_workers, cfg.cluster.most_workers
+    if least > most:
         raise ConfigError(f"cluster.num_workers={cfg.cluster.num_workers}: the least comes first, as in 1:4")
-    return parts[0], parts[-1]
+    return least, most
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from torch import nn
@@ -28,21 +27,10 @@ def called(block: nn.Module, method: Callable[..., Result], *args: Any) -> Resul
     """method(*args) of a block; computed again in the backward pass where the block is marked."""
     if not getattr(block, "recomputed", False):
         return method(*args)
-    return checkpoint(
-        method, *args, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), _AsBefore())
-    )
+    return checkpoint(_computed, is_penalised(), method, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-class _AsBefore(AbstractContextManager[None]):
-    """Surroundings of a computation for its repetition, which a second derivative needs more than once."""
-
-    def __init__(self) -> None:
-        self.penalised = is_penalised()
-        self.entered: list[AbstractContextManager[None]] = []
-
-    def __enter__(self) -> None:
-        self.entered.append(penalised_gradients(self.penalised))
-        self.entered[-1].__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.entered.pop().__exit__(*error)
+def _computed(penalised: bool, method: Callable[..., Result], *args: Any) -> Result:
+    """method(*args) as it was computed first: the backward pass of a penalty runs outside of its context."""
+    with penalised_gradients(penalised):
+        return method(*args)

@@ -47,12 +47,17 @@ def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
 
 def with_choices(cfg: RunConfig, resolution: Sequence[int]) -> RunConfig:
     """The configuration with the keys in train.auto chosen; train.auto is empty then."""
-    return cfg.with_overrides({choice.key: choice.value for choice in choices(cfg, resolution)})
+    return applied(cfg, choices(cfg, resolution))
 
 
-def explain(cfg: RunConfig, resolution: Sequence[int]) -> str:
-    """A table of the keys in train.auto with values and reasons."""
-    rows = [(choice.key, f"{choice.value:g}", choice.why) for choice in choices(cfg, resolution)]
+def applied(cfg: RunConfig, found: Sequence[Choice]) -> RunConfig:
+    """The configuration with choices made."""
+    return cfg.with_overrides({choice.key: choice.value for choice in found})
+
+
+def explain(found: Sequence[Choice]) -> str:
+    """A table of choices with values and reasons."""
+    rows = [(choice.key, f"{choice.value:g}", choice.why) for choice in found]
     return format_table([("chosen", "value", "why"), *rows])
 
 
@@ -68,8 +73,8 @@ def _minibatch_sizes(cfg: RunConfig, resolution: tuple[int, int]) -> tuple[int, 
         return size, gpu, ""
     group = cfg.model.mbstd_group_size or 1
     parts = [part for part in range(size // workers, 0, -1) if size % part == 0 and part % min(group, part) == 0]
-    gpu, needed = largest_that_fits(cfg, resolution, parts)
     room = bytes_of_worker(cfg)
+    gpu, needed = largest_that_fits(cfg, resolution, parts, room)
     if needed > room:
         return size, gpu, f"the smallest part of {size}; a worker needs {gib(needed)}, more than the {gib(room)} it has"
     share = f" for each of {workers} workers" if workers > 1 else ""

@@ -12,7 +12,7 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
 from stylegan_ray.table import format_table
-from stylegan_ray.train.auto import explain, with_choices
+from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, gib, growth, peak_bytes
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
@@ -25,8 +25,8 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     With `resume_from` also what is copied from there. Raises ConfigError as a training does.
     """
     data = open_dataset(cfg.data, cfg.run.seed, progress)
-    reasons = explain(cfg, data.resolution) if cfg.train.auto else None
-    cfg = with_choices(cfg, data.resolution)
+    chosen = choices(cfg, data.resolution)
+    cfg = applied(cfg, chosen)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
     shape = (data.resolution, data.num_channels, data.label_size)
@@ -36,7 +36,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
         cfg.to_yaml().rstrip(),
-        *([reasons] if reasons else []),
+        *([explain(chosen)] if chosen else []),
         f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
         *([check_start(cfg, *shape, resume_from)] if resume_from else []),
         *(_layers(name, network) for name, network in networks.items()),

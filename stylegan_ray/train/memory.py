@@ -167,12 +167,12 @@ def peak(cfg: RunConfig, resolution: tuple[int, int], device: str) -> int:
     return growth(tensors) if device == "cpu" else tensors
 
 
-def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int]) -> tuple[int, int]:
-    """The first of some sizes of a micro-batch with which a worker fits into its memory, or the last one.
+def largest_that_fits(cfg: RunConfig, resolution: tuple[int, int], parts: Sequence[int], room: int) -> tuple[int, int]:
+    """The first of some sizes of a micro-batch with which a worker fits into so many bytes, or the last one.
 
     With the bytes that a worker needs then. `parts` begins with the largest size.
     """
-    device, room, needed = device_of(cfg), bytes_of_worker(cfg), 0
+    device, needed = device_of(cfg), 0
     for part in parts:
         keys = {"schedule.minibatch_gpu": part, "schedule.minibatch_size": part * cfg.cluster.most_workers}
         needed = peak(cfg.with_overrides(keys), resolution, device)
