@@ -400,6 +400,15 @@ class ClusterConfig(Section):
         return int(str(self.num_workers).split(":")[0])
 
 
+class ReportConfig(Section):
+    mlflow: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """MLflow server that shows the run, such as http://127.0.0.1:5000; null: none."""
+    wandb: Annotated[str, Field(pattern=r"^[^/\\#?%:\s]+(/[^/\\#?%:\s]+)?$")] | None = None
+    """Project of Weights & Biases that shows the run, as PROJECT or ENTITY/PROJECT; null: none."""
+    artifacts: bool = False
+    """Send the final network to MLflow and Weights & Biases, too."""
+
+
 # What a run's name and its continuation depend on.
 
 FREE_ON_RESUME = ("run.", "cluster.", "metrics.", "report.", "train.checkpoint_")
@@ -452,6 +461,10 @@ DELETED_KEYS: Mapping[str, DeletedKey] = {
 """Dropped from a saved configuration where they have their former default or may differ on resume; else refused."""
 
 
+PLACES = ("run", "cluster", "report")
+"""Sections about where a run trains and shows itself; a network file does not have them."""
+
+
 class RunConfig(Section):
     """One training run. A dotted key such as `schedule.G_lrate` is the same in YAML and on the command line."""
 
@@ -465,6 +478,7 @@ class RunConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     metrics: MetricsConfig = MetricsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -496,7 +510,7 @@ class RunConfig(Section):
 
     def of_network(self) -> dict[str, Any]:
         """What a network file says of its training: nothing of the place, the machines and the data."""
-        values = {section: entry for section, entry in self.plain().items() if section not in ("run", "cluster")}
+        values = {section: entry for section, entry in self.plain().items() if section not in PLACES}
         for section, key in (("data", "path"), ("metrics", "detector")):
             del values[section][key]
         return values

@@ -36,6 +36,8 @@ TICKS, METRICS, LOG = "stats.jsonl", "metrics.jsonl", "log.txt"
 """The growing files: a row per tick, a row per metric, lines of text."""
 FAULTS = "faults.jsonl"
 """Starts, faults and the end of the run, one a row."""
+REPORT = "report.html"
+"""The page of the run."""
 EVALUATIONS = "evaluations.jsonl"
 """Rows of metrics that `stylegan-ray evaluate` computes."""
 TENSORBOARD = "tensorboard"
@@ -92,6 +94,11 @@ def checkpoint_nimg(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def tracker_file(tracker: str) -> str:
+    """The file with the id of a run in a tracker, and what the tracker has of it."""
+    return f"tracker-{tracker}.json"
+
+
 def ray_folder(attempt: str) -> str:
     """The folder for files that Ray itself writes in one attempt to train."""
     return f"{RAY_FOLDER}/{attempt}"
@@ -127,6 +134,19 @@ def newest_network(run: Storage) -> str | None:
 def images_of(run: Storage) -> list[str]:
     """Names of the grids of generated images, oldest first, without that of the untrained network."""
     return [name for name in run.names() if _kimg_in(name, FAKES) is not None]
+
+
+def dated_images_of(run: Storage) -> dict[str, int]:
+    """cur_nimg of each grid of generated images by name, oldest first; that of the untrained network has 0."""
+    names = run.names()
+    first = {f"{FIRST_FAKES}.png": 0} if f"{FIRST_FAKES}.png" in names else {}
+    return first | {name: nimg for name in names if (nimg := _kimg_in(name, FAKES)) is not None}
+
+
+def newest_nimg(run: Storage) -> int | None:
+    """cur_nimg of the newest complete checkpoint; None where there is none."""
+    names = complete_checkpoints(run.folder(CHECKPOINTS))
+    return checkpoint_nimg(names[-1]) if names else None
 
 
 def cut(run: Storage, num_ticks: int, nimg: int) -> None:
@@ -219,6 +239,11 @@ def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) 
     with suppress(FileNotFoundError):
         before = folder.read(name)
     folder.write(name, before + b"".join(map(jsonl_line, rows)))
+
+
+def nimg_of_row(row: Mapping[str, Any]) -> int:
+    """cur_nimg of a row of TICKS or METRICS."""
+    return round(row["Progress/kimg" if "Progress/kimg" in row else "kimg"] * 1000)
 
 
 def keep_rows(content: bytes, num_ticks: int) -> bytes:

@@ -36,6 +36,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.report.graph import check_graph
+from stylegan_ray.report.trackers import About, Deliveries, check_trackers
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -94,6 +95,8 @@ class Run:
     """Wraps the minibatches of each worker."""
     first_words: str | None = None
     """What to say before anything starts."""
+    group: str | None = None
+    """The sweep that it is a trial of, for trackers."""
     in_process: bool = False
     """Train in this process, for a single worker, instead of in workers that Ray Train starts: its local mode."""
 
@@ -132,6 +135,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
         )
         view.message(closing_message(run.address, run.cfg, "done", command_line(), run.cur_nimg / 1000))
+        deliveries_of(run, view.message).finish("done")
         return 0
     warn_of_new_ray(ray.__version__, view.message)
     with run_lease(run.address, "train", view.message), joined(run.cfg, view.message):
@@ -173,12 +177,21 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
         faults.add_fault("the driver or the whole cluster was lost")
     most_failures = run.cfg.cluster.max_failures if run.in_process else -1  # Ray Train counts those of its workers
     supervisor = Supervisor(run.storage, faults, view, stop_requested, most_failures)
+    deliveries = deliveries_of(run, view.message)
+    deliveries.start()
     outcome = Outcome("failed", "interrupted")
     try:
         outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
     finally:
         write_end(run, f"failed: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
+        deliveries.end(outcome.state)
     return outcome
+
+
+def deliveries_of(run: Run, say: Callable[[str], None]) -> Deliveries:
+    """What brings the run to the trackers of its configuration."""
+    about = About(run.cfg, run.command or command_line(), clean(data_entry(run.dataset)), run.group)
+    return Deliveries(run.cfg, run.storage, about, say)
 
 
 def fit_once(run: Run, share: Share, channel: Any, faults: FaultLog) -> Outcome:
@@ -258,6 +271,7 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     check_growing(cfg, dataset.resolution)
     check_metrics(cfg, dataset)
     check_graph(cfg)
+    check_trackers(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
         cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
     height, width = dataset.resolution
@@ -361,7 +375,6 @@ def write_end(run: Run, state: str) -> None:
 def provenance(run: Run, share: Share) -> dict[str, Any]:
     """The content of run.json: versions, host, command, and where the data is from."""
     packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
-    data = run.dataset
     return {
         "name": run.cfg.run.name,
         "command": run.command or command_line(),
@@ -373,16 +386,21 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
         "resume_from": run.source.given if run.source else None,
         "source": source_entry(run.source),
         "ended": None,
-        "data": {
-            "path": data.path,
-            "fingerprint": data.fingerprint,
-            "num_images": data.num_images,
-            "resolution": list(data.resolution),
-            "num_channels": data.num_channels,
-            "label_size": data.label_size,
-            "class_names": data.class_names,
-            "attribution": data.attribution,
-        },
+        "data": data_entry(run.dataset),
+    }
+
+
+def data_entry(data: Dataset) -> dict[str, Any]:
+    """What run.json says of the data."""
+    return {
+        "path": data.path,
+        "fingerprint": data.fingerprint,
+        "num_images": data.num_images,
+        "resolution": list(data.resolution),
+        "num_channels": data.num_channels,
+        "label_size": data.label_size,
+        "class_names": data.class_names,
+        "attribution": data.attribution,
     }
 
 

@@ -47,7 +47,7 @@ class TensorBoard:
     def tick(self, row: Mapping[str, Any]) -> None:
         """Adds the scalars of a tick."""
         for key, value in row.items():
-            if value is not None:
+            if value is not None and key != "Timing/timestamp":  # each event has its own
                 self.events.add(summary.scalar(key, value), nimg_of(row))
         self.events.flush()
         if self.spool is not None and self.spool.is_copy and self.events.num_bytes > MAX_EVENT_BYTES:

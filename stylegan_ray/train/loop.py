@@ -128,6 +128,7 @@ class TickClock:
             "Progress/augment_p": state.augment_p,
             **{name: value for name, value in state.means.take().items() if name.startswith("Loss/")},
             "nonfinite": skipped,
+            "Timing/timestamp": time.time(),
             "Timing/total_sec": state.elapsed_sec,
             "Timing/sec_per_tick": sec,
             "Timing/sec_per_kimg": sec / kimg,

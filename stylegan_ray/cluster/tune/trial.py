@@ -33,7 +33,7 @@ from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import CHECKPOINTS, STOP, checkpoint_nimg, complete_checkpoints
-from stylegan_ray.storage import Storage, join_address, one_line
+from stylegan_ray.storage import Storage, join_address, one_line, split_address
 from stylegan_ray.train.checkpoint import CheckpointError
 
 POINTER = "pointer.json"
@@ -81,6 +81,7 @@ class TrialSpec:
         return Run(
             cfg, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset, address,
             clearance=self.clearance, command=self.command, in_process=is_alone(self.share),
+            group=split_address(self.sweep)[1],
         )  # fmt: skip
 
 

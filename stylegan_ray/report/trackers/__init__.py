@@ -1,0 +1,58 @@
+"""Trackers: servers that show runs side by side and get what a run's folder holds. A new one is a module and a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.report.trackers.delivery import Delivery, Memory
+from stylegan_ray.report.trackers.mlflow import MLflow
+from stylegan_ray.report.trackers.protocol import About, Tracker
+from stylegan_ray.report.trackers.wandb import WeightsAndBiases
+from stylegan_ray.storage import Storage
+
+TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
+"""Makes each tracker from its key in the section `report`, which is also the name of its package and extra."""
+
+
+def check_trackers(cfg: RunConfig) -> None:
+    """Raises ConfigError where the package of a tracker that the configuration asks for is not installed."""
+    for name in TRACKERS:
+        if getattr(cfg.report, name) is not None and find_spec(name) is None:
+            raise ConfigError(
+                f"report.{name}={getattr(cfg.report, name)!r} needs the package {name}; install stylegan-ray[{name}], "
+                f"or leave it out"
+            )
+
+
+class Deliveries:
+    """Sends a run to all trackers that its configuration names, each in a thread of its own."""
+
+    def __init__(self, cfg: RunConfig, run: Storage, about: About, say: Callable[[str], None]) -> None:
+        asked: dict[str, Any] = {name: getattr(cfg.report, name) for name in TRACKERS}
+        self.all = [
+            Delivery(TRACKERS[name](value), Memory(run, name, value), about, say)
+            for name, value in asked.items()
+            if value is not None
+        ]
+
+    def start(self) -> None:
+        for delivery in self.all:
+            delivery.start()
+
+    def end(self, state: str) -> None:
+        """Sends the last rows and how the run ended; returns when the trackers have them, or after a while."""
+        for delivery in self.all:
+            delivery.end_with(state)
+        for delivery in self.all:
+            delivery.wait()
+
+    def finish(self, state: str) -> None:
+        """Sends what the trackers of a finished run still lack; connects to none that has everything."""
+        for delivery in self.all:
+            if delivery.lacks_something(state):
+                delivery.start()
+                delivery.end_with(state)
+                delivery.wait()

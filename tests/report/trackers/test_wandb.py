@@ -1,0 +1,101 @@
+"""One run in the offline files of Weights & Biases: each row once, also after SIGKILL, with images and the data."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import wandb_files
+from support.grown import GrowingRun, memory_of
+
+from stylegan_ray.report.trackers import Deliveries
+
+CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
+ROOT = Path(__file__).parents[3]
+
+KILLED = """
+import os, signal, sys, time
+from support.grown import GrowingRun
+from stylegan_ray.report.trackers import Deliveries, delivery
+delivery.LOOK_SEC = 0.01
+run = GrowingRun(sys.argv[1], **{"report.wandb": "painting"})
+run.add_ticks(3)
+deliveries = Deliveries(run.cfg, run.folder, run.about, print)
+deliveries.all[0].look_sec = 0.01
+deliveries.start()
+deadline = time.monotonic() + 120
+while deliveries.all[0].memory.sent.get("ticks") != 8128:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def deliver(run, state="done"):
+    said = []
+    deliveries = Deliveries(run.cfg, run.folder, run.about, said.append)
+    deliveries.start()
+    deliveries.end(state)
+    return said
+
+
+def curve(folder):
+    rows = [row for row in wandb_files.rows(folder) if "Loss/D/loss" in row]
+    return [(row["_step"], row["Loss/D/loss"]) for row in rows]
+
+
+def test_a_killed_run_has_each_row_once(tmp_path):
+    """SIGKILL ends a session before its file is whole; the next command writes its rows again, and goes on."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=env, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    run = GrowingRun(tmp_path, **{"report.wandb": "painting"})
+    run.about = replace(run.about, group="my-sweep")
+    run.num_ticks = 3
+    run.add_metric(1, 7.0)
+    run.add_ticks(2)
+    assert deliver(run) == []
+    assert curve(tmp_path) == CURVE
+    metrics = [row for row in wandb_files.rows(tmp_path) if "Metrics/fid5k_tiny" in row]
+    values = [(row["Progress/kimg"], row["Metrics/fid5k_tiny"]) for row in metrics]
+    assert values == [(0.128, 100.0), (4.128, 7.0), (8.128, 98.0), (16.128, 96.0)]
+    images = [row["fakes"] for row in wandb_files.rows(tmp_path) if "fakes" in row]
+    assert [(image["_type"], image["width"], image["height"]) for image in images] == [("image-file", 16, 8)] * 3
+    (found,) = wandb_files.runs(tmp_path)[-1:]
+    assert found.run_id == memory_of(tmp_path, "wandb")["id"]
+    assert (found.project, found.display_name, found.run_group) == ("painting", "growing", "my-sweep")
+    assert "Painted by nobody" in found.notes
+
+
+def test_the_same_command_continues_the_same_run_in_another_session(tmp_path):
+    run = GrowingRun(tmp_path, **{"report.wandb": "me/painting", "report.artifacts": True})
+    run.add_ticks(2)
+    deliver(run, "stopped")
+    run.add_ticks(3)
+    run.folder.write("network-final.safetensors", b"weights of G")
+    deliver(run)
+    assert curve(tmp_path) == CURVE and len(wandb_files.sessions(tmp_path)) == 2
+    found = wandb_files.runs(tmp_path)
+    assert len({run.run_id for run in found}) == 1 and {run.entity for run in found} == {"me"}
+    kinds = [r.WhichOneof("record_type") for r in wandb_files.records(wandb_files.sessions(tmp_path)[-1])]
+    assert "artifact" in kinds or "request" in kinds, "the final network"
+
+
+def test_without_a_key_rows_are_written_to_files(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    run = GrowingRun(tmp_path / "run", **{"report.wandb": "painting"})
+    run.add_ticks(2)
+    (warning,) = deliver(run)
+    assert "WANDB_API_KEY" in warning and "wandb sync" in warning and str(tmp_path / "run") in warning
+    assert curve(tmp_path / "run") == CURVE[:2]
