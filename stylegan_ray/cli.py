@@ -192,6 +192,15 @@ def stop(argv: Sequence[str]) -> int:
     return 0
 
 
+def report(argv: Sequence[str]) -> int:
+    """Writes one HTML page of a run: curves, images over time, metrics, faults, configuration."""
+    options = parse_options(ReportOptions, argv, command_name("report"))
+    from stylegan_ray.report.page.command import write_report
+
+    print(write_report(options.run, options.storage, options.output))
+    return 0
+
+
 def tune(argv: Sequence[str]) -> int:
     """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
     from stylegan_ray.cluster.tune.options import sweep_options
@@ -235,9 +244,21 @@ class StopOptions:
     """Where runs are stored; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """Writes one HTML page of a run: curves, images over time, metrics, faults, configuration."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run: its folder or address, or its name in the storage."""
+    storage: str | None = None
+    """Where runs are stored; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
+    output: str | None = None
+    """The file to write; null: report.html in the run's folder."""
+
+
 COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
-    "tune": tune, "convert": convert, "project": project, "serve": serve, "benchmark": benchmark,
+    "tune": tune, "convert": convert, "project": project, "report": report, "serve": serve, "benchmark": benchmark,
 }  # fmt: skip
 WAYS_ON = {
     "train": "; the same command continues from the newest checkpoint",

@@ -36,6 +36,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ConsoleView, ProgressLine, closing_message
 from stylegan_ray.report.graph import check_graph
+from stylegan_ray.report.page import try_to_write_page
 from stylegan_ray.report.trackers import About, Deliveries, check_trackers
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
@@ -184,6 +185,8 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
         outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
     finally:
         write_end(run, f"failed: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
+        if run.group is None:  # a sweep has its own report
+            try_to_write_page(run.storage, view.message)
         deliveries.end(outcome.state)
     return outcome
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.credentials import without_credentials
-from stylegan_ray.run_folder import REALS, TENSORBOARD, images_of, newest_network
+from stylegan_ray.run_folder import REALS, REPORT, TENSORBOARD, images_of, newest_network
 from stylegan_ray.storage import Storage, join_address
 
 SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
@@ -190,6 +190,7 @@ def closing_message(
         "Images": join_address(address, grids[-1]) if grids else None,
         "Reals": join_address(address, f"{REALS}.png") if run.exists(f"{REALS}.png") else None,
         "Network": join_address(address, network) if network else None,
+        "Report": join_address(address, REPORT) if run.exists(REPORT) else None,
         "Curves": f"tensorboard --logdir {shlex.quote(join_address(address, TENSORBOARD))}",
         "Metrics": f"stylegan-ray evaluate plot {folder}" if cfg.metrics.names else None,
         "Generate": f"stylegan-ray generate {folder} --seeds 0-63 --grid grid.png",

@@ -10,16 +10,15 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
-from matplotlib.ticker import MaxNLocator
 
 from stylegan_ray.data.decode import open_image, read_header
+from stylegan_ray.report.charts import GREY, LIGHT, plain_axes, svg_of
 from stylegan_ray.storage import Storage
 
 WIDTH = 12.0
@@ -29,7 +28,6 @@ CHARTS, GRIDS = (3.9, 3.1), 0.55
 """Inches: height of curves and coordinates, and of the caption above the image grids."""
 RANKS = LinearSegmentedColormap.from_list("ranks", ["#0b5bb5", "#9ebed6", "#d9661f"])
 """Blue is the best trial, orange the worst."""
-GREY, LIGHT = "#777777", "#e6e6e6"
 FEWEST_FOR_IMPORTANCE = 4
 MOST_BARS = 9
 STATES = {
@@ -89,12 +87,10 @@ class Report:
 def write_report(report: Report, folder: Storage, name: str) -> None:
     """Writes NAME.png and NAME.html."""
     figure = draw(report)
-    png, svg = io.BytesIO(), io.StringIO()
+    png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(svg, format="svg")
     folder.write(f"{name}.png", png.getvalue())
-    folder.write(f"{name}.html", html_page(report, svg.getvalue()).encode())
+    folder.write(f"{name}.html", html_page(report, svg_of(figure)).encode())
 
 
 def draw(report: Report) -> Figure:
@@ -148,7 +144,7 @@ def draw_curves(axes: Axes, report: Report) -> None:
     _label_ends(axes, report)
     axes.set_title(f"{report.title} over thousands of images", loc="left", fontsize=10)
     axes.set_xlabel("kimg", color=GREY)
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(axis="y", color=LIGHT)
 
 
@@ -178,7 +174,7 @@ def draw_importances(axes: Axes, report: Report) -> None:
     """Bars of how much each parameter explains alone."""
     found = importances(report)[:MOST_BARS]
     axes.set_title("rank explained by one parameter alone", loc="left", fontsize=10)
-    _plain(axes)
+    plain_axes(axes)
     if not found:
         axes.axis("off")
         axes.text(0, 0.9, f"shown from {FEWEST_FOR_IMPORTANCE} trials on", color=GREY, transform=axes.transAxes)
@@ -261,15 +257,6 @@ def draw_coordinates(axes: Axes, report: Report) -> None:
     axes.set_ylim(-0.12, 1.2)
 
 
-def _plain(axes: Axes) -> None:
-    """Axes without frames."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
-    axes.tick_params(colors="#555555", labelsize=8, length=0)
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-
-
 def html_page(report: Report, svg: str) -> str:
     """The page: the figure, and a table of all trials, the best first."""
     keys = [axis.key for axis in report.axes]
@@ -283,7 +270,7 @@ def html_page(report: Report, svg: str) -> str:
         "svg{max-width:100%;height:auto}table{border-collapse:collapse}"
         "td,th{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}"
         "td:first-child,th:first-child{text-align:left}"
-        f"</style></head><body>\n{svg[svg.index('<svg') :]}\n<table><tr>{head}</tr>{rows}</table>\n</body></html>\n"
+        f"</style></head><body>\n{svg}\n<table><tr>{head}</tr>{rows}</table>\n</body></html>\n"
     )
 
 

@@ -21,6 +21,13 @@ def server(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A machine that is busy with other tests is no dead server."""
+    monkeypatch.setattr("stylegan_ray.report.trackers.delivery.SEC_TO_END", 300.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+
+
 def growing(server, folder, **keys):
     return GrowingRun(folder, **{"report.mlflow": server.address, **keys})
 

@@ -1,0 +1,23 @@
+"""The page of a run: one HTML file without references, with curves, images over time, faults and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stylegan_ray.report.page.html import page_of
+from stylegan_ray.report.page.read import RunData
+from stylegan_ray.run_folder import REPORT
+from stylegan_ray.storage import Storage, one_line
+
+
+def write_page(run: Storage, folder: Storage | None = None, name: str = REPORT) -> None:
+    """Writes the page of a run into its folder, or into another one."""
+    (folder or run).write(name, page_of(RunData.read(run)).encode())
+
+
+def try_to_write_page(run: Storage, say: Callable[[str], None]) -> None:
+    """Writes the page of a run; an error is said, and costs nothing else."""
+    try:
+        write_page(run)
+    except Exception as error:  # a page is never a reason to lose a run
+        say(f"warning: {REPORT} could not be written: {one_line(error)}; stylegan-ray report tries again")

@@ -1,0 +1,119 @@
+"""What the page of a run shows, read from the run's folder; what is missing or damaged there is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.metrics.names import is_better
+from stylegan_ray.run_folder import (
+    FAULTS,
+    METRICS,
+    REALS,
+    TICKS,
+    dated_images_of,
+    how_ended,
+    newest_nimg,
+    read_config,
+    read_jsonl,
+    read_run_file,
+)
+from stylegan_ray.storage import Storage
+
+Result = TypeVar("Result")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The content of a run's folder."""
+
+    folder: Storage
+    cfg: RunConfig
+    run_file: Row
+    """The content of run.json."""
+    ticks: Sequence[Row]
+    metrics: Sequence[Row]
+    """Rows with a value."""
+    faults: Sequence[Row]
+    """Commands, starts, faults, rollbacks and the end, with their time."""
+    images: dict[str, int] = field(default_factory=dict)
+    """cur_nimg of each grid of generated images, oldest first."""
+    reals: str | None = None
+    nimg: int = 0
+    """cur_nimg of the newest complete checkpoint."""
+    ended: str | None = None
+
+    @classmethod
+    def read(cls, run: Storage) -> RunData:
+        """Raises ConfigError where the configuration cannot be read."""
+        rows = {name: _or(partial(read_jsonl, run, name), []) for name in (TICKS, METRICS, FAULTS)}
+        return cls(
+            run,
+            read_config(run),
+            _or(partial(read_run_file, run), {}),
+            [row for row in rows[TICKS] if number(row, "Progress/kimg") is not None],
+            [row for row in rows[METRICS] if number(row, "value") is not None and number(row, "kimg") is not None],
+            [row for row in rows[FAULTS] if number(row, "time") is not None],
+            _or(partial(dated_images_of, run), {}),
+            f"{REALS}.png" if run.exists(f"{REALS}.png") else None,
+            newest_nimg(run) or 0,
+            how_ended(run),
+        )
+
+    @property
+    def name(self) -> str:
+        return str(self.run_file.get("name") or self.cfg.run.name or "run")
+
+    @property
+    def kimg(self) -> float:
+        """How far the run has come."""
+        newest = number(self.ticks[-1], "Progress/kimg") if self.ticks else 0.0
+        return max(newest or 0.0, self.nimg / 1000)
+
+    @property
+    def data(self) -> Row:
+        found = self.run_file.get("data")
+        return found if isinstance(found, dict) else {}
+
+    def curve(self, key: str) -> tuple[list[float], list[float]]:
+        """kimg and value of a key of the ticks."""
+        pairs = [(row["Progress/kimg"], value) for row in self.ticks if (value := number(row, key)) is not None]
+        return [kimg for kimg, _ in pairs], [value for _, value in pairs]
+
+    def metric(self, name: str) -> tuple[list[float], list[float]]:
+        """kimg and value of a metric."""
+        rows = [row for row in self.metrics if row.get("metric") == name]
+        return [row["kimg"] for row in rows], [row["value"] for row in rows]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Metrics with at least one value, in the order of their first."""
+        return list(dict.fromkeys(name for row in self.metrics if isinstance(name := row.get("metric"), str)))
+
+    def best(self, name: str) -> tuple[float, float]:
+        """kimg and value of the best value of a metric."""
+        kimg, values = self.metric(name)
+        best = 0
+        for index, value in enumerate(values):
+            if is_better(name, value, values[best]):
+                best = index
+        return kimg[best], values[best]
+
+
+def number(row: Row, key: str) -> float | None:
+    """A finite number in a row; None for anything else."""
+    value = row.get(key)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _or(read: Callable[[], Result], otherwise: Result) -> Result:
+    with suppress(OSError, ValueError):
+        return read()
+    return otherwise
