@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stylegan_ray.credentials import clean, without_credentials
+from stylegan_ray.credentials import clean, host_of, without_credentials
 from stylegan_ray.untrusted import CONFIG_BYTES, UserError, printable, read_file, reading
 from stylegan_ray.untrusted_text import parse_yaml
 
@@ -268,6 +268,8 @@ AutoKey = Literal[
 class TrainConfig(Section):
     total_kimg: Annotated[float, Field(ge=0)] = 25000.0
     """Length of the training in kimg, thousands of real images shown to D."""
+    stop_when: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:[1-9]\d{0,5}$")] | None = None
+    """End before total_kimg when a metric has not improved for so many values, as in fid5k_tiny:5; null: never."""
     lazy_regularization: bool = True
     """Lazy regularization: separate phases every G_reg_interval and D_reg_interval minibatches."""
     G_reg_interval: Positive = 4
@@ -407,6 +409,8 @@ class ReportConfig(Section):
     """Project of Weights & Biases that shows the run, as PROJECT or ENTITY/PROJECT; null: none."""
     artifacts: bool = False
     """Send the final network to MLflow and Weights & Biases, too."""
+    notify: Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/[^\s@]*)?$")] | None = None
+    """URL that gets a JSON when the run ends, fails, rolls back or has a new best; null: $STYLEGAN_RAY_NOTIFY."""
 
 
 # What a run's name and its continuation depend on.
@@ -506,7 +510,10 @@ class RunConfig(Section):
 
     def plain(self) -> dict[str, Any]:
         """The configuration as JSON types, without credentials in addresses: what may be stored and shown."""
-        return clean(self.model_dump(mode="json"))
+        tree = self.model_dump(mode="json")
+        if notify := tree["report"]["notify"]:
+            tree["report"]["notify"] = host_of(notify)
+        return clean(tree)
 
     def of_network(self) -> dict[str, Any]:
         """What a network file says of its training: nothing of the place, the machines and the data."""

@@ -30,6 +30,12 @@ def without_credentials(text: str) -> str:
     return ADDRESS.sub(lambda match: _plain(match[0]), text)
 
 
+def host_of(address: str) -> str:
+    """Scheme and host of an address, whose path may be a secret, too."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
+
+
 def clean(value: Any) -> Any:
     """JSON-like data in which every text, keys included, is without credentials."""
     if isinstance(value, str):

@@ -149,6 +149,13 @@ def newest_nimg(run: Storage) -> int | None:
     return checkpoint_nimg(names[-1]) if names else None
 
 
+def newest_saved_at(run: Storage) -> float | None:
+    """When the newest complete checkpoint was written, in seconds since 1970; None where there is none."""
+    checkpoints = run.folder(CHECKPOINTS)
+    names = complete_checkpoints(checkpoints)
+    return checkpoints.written_at(f"{names[-1]}/{COMPLETE}") if names else None
+
+
 def cut(run: Storage, num_ticks: int, nimg: int) -> None:
     """Takes a run back to a state with `num_ticks` ticks done at `nimg`, so that what follows is stored once.
 

@@ -183,6 +183,11 @@ class Storage:
     def exists(self, name: str) -> bool:
         return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
+    def written_at(self, name: str) -> float | None:
+        """When a file was written, in seconds since 1970; None where it does not exist or the store does not tell."""
+        nanoseconds = self.filesystem.get_file_info(self.path(name)).mtime_ns
+        return None if nanoseconds is None else nanoseconds / 1e9
+
     def delete(self, name: str) -> None:
         """Deletes a file, if it exists."""
         if self.exists(name):

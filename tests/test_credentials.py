@@ -7,7 +7,8 @@ import os
 import pytest
 
 from stylegan_ray import cli
-from stylegan_ray.cluster.launch import command_line, default_name
+from stylegan_ray.cluster.launch import default_name
+from stylegan_ray.cluster.origin import command_line
 from stylegan_ray.config import ConfigError, RunConfig, differences, load_config, validated
 from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.interop import read_networks, save_network

@@ -89,7 +89,8 @@ class FaultLog:
     """faults.jsonl in the run's folder, so that the count outlives every process.
 
     A row for each command that trains the run ("command"), for each group of workers that starts ("start" in images,
-    "workers"), for each fault ("fault", "device"), and one when no further attempt makes sense ("end", "reason").
+    "workers"), for each fault ("fault", "device") and rollback ("rollback", "nimg"), and one when no further attempt
+    makes sense ("end", "reason").
     Faults count from the last command on: whoever gives it again wants another try. Rows that the storage does not
     take are written with the next one.
     """
@@ -115,6 +116,10 @@ class FaultLog:
         reason = too_many(self.rows(), time.time())
         if reason:
             self.add_end("failed", reason)
+
+    def add_rollback(self, text: str, nimg: int) -> None:
+        """Stores that the run has gone back to a checkpoint by itself, which is no fault of a machine."""
+        self._add({"rollback": text, "nimg": nimg})
 
     def add_end(self, state: str, reason: str) -> None:
         """Stores that no further attempt makes sense: how the run ends and why."""

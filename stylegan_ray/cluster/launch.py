@@ -21,7 +21,9 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
 from stylegan_ray.cluster.faults import FaultCallback, FaultLog
+from stylegan_ray.cluster.gauges import Gauges
 from stylegan_ray.cluster.nodes import code_checksum, version_of
+from stylegan_ray.cluster.origin import command_line, data_entry
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.process_group import WorkerSetup
 from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
@@ -42,14 +44,18 @@ from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
     FINAL_NETWORK,
+    METRICS,
     RAY_FOLDER,
     RUN_FILE,
     WRITABLE,
     checkpoint_nimg,
     complete_checkpoints,
     delete_leftovers,
+    networks_of,
+    nimg_of_row,
     ray_folder,
     read_config,
+    read_jsonl,
     read_run_file,
     refuse_relative_paths,
     storage_address,
@@ -58,6 +64,7 @@ from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import check_growing
+from stylegan_ray.train.stop_when import check_stop_when, why_to_stop
 from stylegan_ray.train.transfer import check_start
 
 RAY_DEFAULTS = {
@@ -122,7 +129,20 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.storage.exists(FINAL_NETWORK) and self.cur_nimg >= self.cfg.train.total_kimg * 1000
+        nimg = self.cur_nimg
+        if not self.storage.exists(FINAL_NETWORK):
+            return False
+        if nimg >= self.cfg.train.total_kimg * 1000:
+            return True
+        return self.stops_early and networks_of(self.storage)[FINAL_NETWORK] == nimg
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether train.stop_when ends the run at its newest checkpoint."""
+        if self.cfg.train.stop_when is None or not self.storage.exists(METRICS):
+            return False
+        rows = [row for row in read_jsonl(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
+        return why_to_stop(self.cfg, rows) is not None
 
 
 def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | None = None) -> int:
@@ -132,9 +152,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
     run.observer = observer
     view, before = ConsoleView(run.cfg.train.total_kimg), run.newest_checkpoint
     if run.is_finished:
-        view.message(
-            f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; a larger train.total_kimg continues it."
-        )
+        view.message(f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; {way_on(run)} continues it.")
         view.message(closing_message(run.address, run.cfg, "done", command_line(), run.cur_nimg / 1000))
         deliveries_of(run, view.message).finish("done")
         return 0
@@ -177,6 +195,7 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
     if was_lost:
         faults.add_fault("the driver or the whole cluster was lost")
     most_failures = run.cfg.cluster.max_failures if run.in_process else -1  # Ray Train counts those of its workers
+    view = Gauges(view, run.storage, run.cfg.run.name or "")
     supervisor = Supervisor(run.storage, faults, view, stop_requested, most_failures)
     deliveries = deliveries_of(run, view.message)
     deliveries.start()
@@ -189,6 +208,13 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
             try_to_write_page(run.storage, view.message)
         deliveries.end(outcome.state)
     return outcome
+
+
+def way_on(run: Run) -> str:
+    """What continues a finished run."""
+    if run.cur_nimg < run.cfg.train.total_kimg * 1000:
+        return f"another train.stop_when than {run.cfg.train.stop_when}"
+    return "a larger train.total_kimg"
 
 
 def deliveries_of(run: Run, say: Callable[[str], None]) -> Deliveries:
@@ -273,6 +299,7 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
         dataset = open_dataset(cfg.data, cfg.run.seed, progress)
     check_growing(cfg, dataset.resolution)
     check_metrics(cfg, dataset)
+    check_stop_when(cfg)
     check_graph(cfg)
     check_trackers(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
@@ -391,25 +418,3 @@ def provenance(run: Run, share: Share) -> dict[str, Any]:
         "ended": None,
         "data": data_entry(run.dataset),
     }
-
-
-def data_entry(data: Dataset) -> dict[str, Any]:
-    """What run.json says of the data."""
-    return {
-        "path": data.path,
-        "fingerprint": data.fingerprint,
-        "num_images": data.num_images,
-        "resolution": list(data.resolution),
-        "num_channels": data.num_channels,
-        "label_size": data.label_size,
-        "class_names": data.class_names,
-        "attribution": data.attribution,
-    }
-
-
-def command_line() -> str:
-    """The command line of this process, without credentials."""
-    program, *words = map(without_credentials, sys.argv)
-    if os.path.realpath(program) == str(Path(__file__).resolve().parents[1] / "cli.py"):
-        return shlex.join(["python", "-m", "stylegan_ray.cli", *words])
-    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray.train
@@ -42,6 +42,7 @@ from stylegan_ray.train.replica_check import check_replicas
 from stylegan_ray.train.resume import Rollback, go_to_newest
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.train.stats import StopWatch
+from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import start_from
 
 MOST_SEC_TO_FINISH = 1800.0
@@ -155,6 +156,7 @@ class Worker:
                 message = rollback.go_back(error, self.sender.message)
                 if self.is_first:
                     self.sender.message(message)
+                    self.faults.add_rollback(message, state.cur_nimg)
 
     def _resume(self, state: TrainState) -> str:
         """Restores the newest checkpoint of the run, or copies the networks of another run; returns what it did."""
@@ -184,15 +186,22 @@ class Worker:
             if snapshots is not None:
                 snapshots.begin()
             self.metrics.begin(state, snapshots)
+            if self._stops_early(snapshots):  # the last command ended before it knew
+                return self._finish(state, state.tick - 1, snapshots)
             for pause in training_loop(
                 state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
                 lambda: self._interrupted(signals, snapshots), self.watch,
             ):  # fmt: skip
                 if replica_check_is_due(pause, self.cfg):
                     check_replicas(state, ray.util.get_node_ip_address())
+                if pause.stats is not None and self._stops_early(snapshots):  # by metrics that came beside the training
+                    pause = replace(pause, done=True)
                 self._record(pause, snapshots)
                 if pause.done or not signals.ends:  # when stopping, defer metrics to the next start
                     self.metrics.at_pause(pause, state, snapshots)
+                    if pause.stats is not None and not pause.done and self._stops_early(snapshots):
+                        self._finish_networks(pause.stats["Progress/tick"], snapshots)
+                        pause = replace(pause, done=True)
                 self._save(pause, signals, snapshots)
                 if signals.reason == LEAVE and not pause.done:
                     raise Terminated(describe_leaving(state))
@@ -202,6 +211,31 @@ class Worker:
         if snapshots is not None:
             snapshots.sinks.close()
         return "done" if pause.done else "stopped"
+
+    def _stops_early(self, snapshots: Snapshots | None) -> bool:
+        """Whether train.stop_when ends the run here. A collective call."""
+        if self.cfg.train.stop_when is None:
+            return False
+        reason = why_to_stop(self.cfg, snapshots.metric_rows) if snapshots is not None else None
+        if reason is not None:
+            self.sender.message(reason)
+        return distributed.from_rank0(reason) is not None
+
+    def _finish(self, state: TrainState, tick: int, snapshots: Snapshots | None) -> str:
+        """Ends a run between two ticks."""
+        self._finish_networks(tick, snapshots)
+        self._log_messages(snapshots)
+        if snapshots is not None and self.writer:
+            snapshots.save_checkpoint()
+            if not self.writer.flush(MOST_SEC_TO_FINISH):
+                raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
+            snapshots.sinks.close()
+        distributed.from_rank0(None)
+        return "done"
+
+    def _finish_networks(self, tick: int, snapshots: Snapshots | None) -> None:
+        if snapshots is not None:
+            snapshots.finish(tick)
 
     def _reals(self, state: TrainState) -> Any:
         """The stream of this rank's minibatches."""

@@ -70,6 +70,15 @@ class MetricSpec:
         """Whether the metric needs features of single images, not only their mean and covariance."""
         return self.kind in ("kid", "pr", "is")
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The names of its values in rows."""
+        return tuple(self.name + value for value in PR_VALUES) if self.kind == "pr" else (self.name,)
+
+
+PR_VALUES = ("_precision", "_recall")
+"""What rows of the two values of pr add to its name."""
+
 
 def parse_metric(name: str) -> MetricSpec:
     """The metric of a name; raises ConfigError with the nearest name for an unknown one."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.credentials import without_credentials
-from stylegan_ray.run_folder import REALS, REPORT, TENSORBOARD, images_of, newest_network
+from stylegan_ray.run_folder import REALS, REPORT, TENSORBOARD, images_of, newest_network, newest_nimg
 from stylegan_ray.storage import Storage, join_address
 
 SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
@@ -183,7 +183,9 @@ def closing_message(
     """
     run = Storage.at(address)
     grids, network, folder = images_of(run), newest_network(run), shlex.quote(address.rstrip("/"))
-    if state == "done":
+    if state == "done" and kimg_of(run) < cfg.train.total_kimg and cfg.train.stop_when:
+        command = re.sub(r" --train\.stop[-_]when[= ]\S+", "", command) + " --train.stop_when null"
+    elif state == "done":
         command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
         command += f" --train.total_kimg {2 * max(cfg.train.total_kimg, kimg):g}"
     lines = {
@@ -202,6 +204,11 @@ def closing_message(
         "unchanged": "Stopped as requested, before there was anything new to save.",
     }[state]
     return "\n".join([title, *(f"  {label:9s} {text}" for label, text in lines.items() if text)])
+
+
+def kimg_of(run: Storage) -> float:
+    """Thousands of images at the newest complete checkpoint."""
+    return (newest_nimg(run) or 0) / 1000
 
 
 def _losses(row: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, gib, growth, peak_bytes
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
+from stylegan_ray.train.stop_when import check_stop_when
 from stylegan_ray.train.transfer import check_start
 
 
@@ -29,6 +30,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     cfg = applied(cfg, chosen)
     check_growing(cfg, data.resolution)
     check_metrics(cfg, data)
+    check_stop_when(cfg)
     shape = (data.resolution, data.num_channels, data.label_size)
     with torch.device("meta"):
         networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}

@@ -19,13 +19,13 @@ import yaml
 from stylegan_ray import interrupts
 from stylegan_ray.cluster.launch import (
     check_writable,
-    command_line,
     complete_config,
     default_name,
     run_lease,
     use_ray_defaults,
 )
 from stylegan_ray.cluster.nodes import Node, alive_nodes
+from stylegan_ray.cluster.origin import command_line
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.resources import (
     Share,

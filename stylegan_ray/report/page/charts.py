@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from stylegan_ray.report.charts import (
     BLUE,
@@ -27,7 +28,7 @@ from stylegan_ray.report.charts import (
 from stylegan_ray.report.console import SHARES
 from stylegan_ray.report.page.read import RunData, number
 
-SIZE, WIDE = (4.6, 2.5), (9.6, 3.0)
+SIZE, WIDE = (3.9, 2.2), (9.6, 3.0)
 """Inches: of a curve, and of a chart over the whole width."""
 MOST_POINTS = 400
 """Of a curve; longer ones show means of neighbours."""
@@ -73,13 +74,13 @@ def charts_of(data: RunData) -> list[Chart]:
 
 def line_chart(title: str, curves: Curves, markers: bool = False) -> Chart:
     """Curves over kimg."""
-    figure = new_figure(*SIZE)
-    place = (0.115, 0.13, 0.865, 0.83)
+    figure, place = new_figure(*SIZE), (0.125, 0.14, 0.855, 0.82)
     axes = figure.add_axes(place)
     points = {name: thinned(*curve) for name, curve in curves.items()}
     values = [value for _, ys in points.values() for value in ys]
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     legend = list(zip(points, COLOURS, strict=False))
     for (_, colour), (xs, ys) in zip(legend, points.values(), strict=True):
         alone = markers or len(xs) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -9,17 +10,22 @@ from typing import Any
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.report.trackers.delivery import Delivery, Memory
 from stylegan_ray.report.trackers.mlflow import MLflow
+from stylegan_ray.report.trackers.notify import Notifier
 from stylegan_ray.report.trackers.protocol import About, Tracker
 from stylegan_ray.report.trackers.wandb import WeightsAndBiases
 from stylegan_ray.storage import Storage
 
-TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}
-"""Makes each tracker from its key in the section `report`, which is also the name of its package and extra."""
+TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases, "notify": Notifier}
+"""Makes each tracker from the value of its key in the section `report`."""
+PACKAGES = ("mlflow", "wandb")
+"""Trackers that need the package, and the extra, of their name."""
+NOTIFY = "STYLEGAN_RAY_NOTIFY"
+"""Variable with the value of report.notify where the key is null: such an address often is a secret."""
 
 
 def check_trackers(cfg: RunConfig) -> None:
     """Raises ConfigError where the package of a tracker that the configuration asks for is not installed."""
-    for name in TRACKERS:
+    for name in PACKAGES:
         if getattr(cfg.report, name) is not None and find_spec(name) is None:
             raise ConfigError(
                 f"report.{name}={getattr(cfg.report, name)!r} needs the package {name}; install stylegan-ray[{name}], "
@@ -32,11 +38,9 @@ class Deliveries:
 
     def __init__(self, cfg: RunConfig, run: Storage, about: About, say: Callable[[str], None]) -> None:
         asked: dict[str, Any] = {name: getattr(cfg.report, name) for name in TRACKERS}
-        self.all = [
-            Delivery(TRACKERS[name](value), Memory(run, name, value), about, say)
-            for name, value in asked.items()
-            if value is not None
-        ]
+        asked["notify"] = asked["notify"] or os.environ.get(NOTIFY) or None
+        made = {name: TRACKERS[name](value) for name, value in asked.items() if value is not None}
+        self.all = [Delivery(tracker, Memory(run, name, tracker.address), about, say) for name, tracker in made.items()]
 
     def start(self) -> None:
         for delivery in self.all:

@@ -59,6 +59,8 @@ class Tracker(Protocol):
 
     title: str
     """For messages."""
+    address: str
+    """Where the run goes, as files and messages may have it."""
 
     def begin(self, memory: Memory, about: About) -> str | None:
         """Opens the tracker's run with memory.id, or makes it, and lets memory.sent say what the tracker has.

@@ -33,6 +33,7 @@ class WeightsAndBiases:
     title = "Weights & Biases"
 
     def __init__(self, project: str) -> None:
+        self.address = project
         entity, _, self.project = project.rpartition("/")
         self.entity = entity or None
         self.session: Any = None

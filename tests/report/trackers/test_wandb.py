@@ -69,7 +69,7 @@ def test_a_killed_run_has_each_row_once(tmp_path):
     values = [(row["Progress/kimg"], row["Metrics/fid5k_tiny"]) for row in metrics]
     assert values == [(0.128, 100.0), (4.128, 7.0), (8.128, 98.0), (16.128, 96.0)]
     images = [row for row in wandb_files.rows(tmp_path) if "fakes/_type" in row]
-    assert [(row["fakes/_type"], row["fakes/width"], row["fakes/height"]) for row in images] == [("image-file", 16, 8)] * 3
+    assert [(row["fakes/width"], row["fakes/height"]) for row in images] == [(16, 8)] * 3
     (found,) = wandb_files.runs(tmp_path)[-1:]
     assert found.run_id == memory_of(tmp_path, "wandb")["id"]
     assert (found.project, found.display_name, found.run_group) == ("painting", "growing", "my-sweep")

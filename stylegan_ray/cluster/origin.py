@@ -1,0 +1,48 @@
+"""What a run says of its origin: its command without secrets, and its data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stylegan_ray.credentials import host_of, without_credentials
+from stylegan_ray.data.dataset import Dataset
+
+
+def data_entry(data: Dataset) -> dict[str, Any]:
+    """What run.json says of the data."""
+    return {
+        "path": data.path,
+        "fingerprint": data.fingerprint,
+        "num_images": data.num_images,
+        "resolution": list(data.resolution),
+        "num_channels": data.num_channels,
+        "label_size": data.label_size,
+        "class_names": data.class_names,
+        "attribution": data.attribution,
+    }
+
+
+def without_hooks(words: Sequence[str]) -> list[str]:
+    """The words of a command in which report.notify has its host only."""
+    found, key = [], r"--report\.notify"
+    for before, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(key, before):
+            word = host_of(word)
+        elif match := re.match(rf"{key}=", word):
+            word = match[0] + host_of(word[match.end() :])
+        found.append(word)
+    return found
+
+
+def command_line() -> str:
+    """The command line of this process, without credentials."""
+    program, *words = map(without_credentials, without_hooks(sys.argv))
+    if os.path.realpath(program) == str(Path(__file__).resolve().parents[1] / "cli.py"):
+        return shlex.join(["python", "-m", "stylegan_ray.cli", *words])
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])
