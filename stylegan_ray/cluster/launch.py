@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import sys
 import uuid
@@ -22,13 +21,12 @@ from ray.train.torch import TorchTrainer
 
 from stylegan_ray.cluster.faults import FaultCallback, FaultLog
 from stylegan_ray.cluster.gauges import Gauges
-from stylegan_ray.cluster.nodes import code_checksum, version_of
-from stylegan_ray.cluster.origin import command_line, data_entry
+from stylegan_ray.cluster.origin import command_line, data_entry, provenance
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
 from stylegan_ray.cluster.process_group import WorkerSetup
 from stylegan_ray.cluster.resources import Share, joined, share_of_cluster
 from stylegan_ray.cluster.signals import stop_on_signals
-from stylegan_ray.cluster.source import Source, source_entry, stored_source
+from stylegan_ray.cluster.source import Source, stored_source
 from stylegan_ray.cluster.supervise import Outcome, Supervisor, View
 from stylegan_ray.cluster.worker import Observer, WorkerConfig, train_worker
 from stylegan_ray.config import ConfigError, RunConfig, differences
@@ -400,21 +398,3 @@ def write_end(run: Run, state: str) -> None:
         content = read_run_file(run.storage)
         run.storage.write(RUN_FILE, json.dumps(content | {"ended": state}, indent=1).encode())
         run.storage.delete_folder(RAY_FOLDER)
-
-
-def provenance(run: Run, share: Share) -> dict[str, Any]:
-    """The content of run.json: versions, host, command, and where the data is from."""
-    packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
-    return {
-        "name": run.cfg.run.name,
-        "command": run.command or command_line(),
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: version_of(name) for name in packages} | {"stylegan_ray": code_checksum()},
-        "workers": share.describe(),
-        "resume_from": run.source.given if run.source else None,
-        "source": source_entry(run.source),
-        "ended": None,
-        "data": data_entry(run.dataset),
-    }

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stylegan_ray.cluster.nodes import code_checksum, version_of
+from stylegan_ray.cluster.source import source_entry
 from stylegan_ray.credentials import host_of, without_credentials
 from stylegan_ray.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from stylegan_ray.cluster.launch import Run
+    from stylegan_ray.cluster.resources import Share
+
+
+def provenance(run: Run, share: Share) -> dict[str, Any]:
+    """The content of run.json: versions, host, command, and where the data is from."""
+    packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
+    return {
+        "name": run.cfg.run.name,
+        "command": run.command or command_line(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version_of(name) for name in packages} | {"stylegan_ray": code_checksum()},
+        "workers": share.describe(),
+        "resume_from": run.source.given if run.source else None,
+        "source": source_entry(run.source),
+        "ended": None,
+        "data": data_entry(run.dataset),
+    }
 
 
 def data_entry(data: Dataset) -> dict[str, Any]:

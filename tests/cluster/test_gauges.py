@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from support.grown import GrowingRun
-from support.local_ray import ray_local  # noqa: F401
 from support.reports import row
 
 from stylegan_ray.cluster import gauges
@@ -54,7 +53,7 @@ def test_the_age_of_a_checkpoint_is_that_of_its_last_file(tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_run_is_at_the_endpoint_of_its_node(tmp_path, ray_local):  # noqa: F811
+def test_a_run_is_at_the_endpoint_of_its_node(tmp_path, ray_local):
     run, view = GrowingRun(tmp_path), Recording()
     run.add_ticks(1)
     rows = [{"command": "a"}, {"start": 0}, {"fault": "x"}, {"start": 0}]

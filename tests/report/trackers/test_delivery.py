@@ -14,7 +14,7 @@ from stylegan_ray.report.trackers.delivery import Delivery, Memory
 class Recorder:
     """A tracker that keeps what it gets, and that the test can break."""
 
-    title = "Recorder"
+    title, address = "Recorder", "http://tracker"
 
     def __init__(self):
         self.begun, self.points, self.networks, self.ended = [], [], [], []
