@@ -47,9 +47,9 @@ class Sink(Protocol):
 SINKS: Mapping[str, Callable[[RunConfig], Sink | None]] = {
     "TensorBoard": TensorBoard,
 }
-"""Makes each sink besides RunFiles, or None where the configuration does not ask for it; a tracker adds a line here.
+"""Makes each sink besides RunFiles, or None where the configuration does not ask for it.
 
-What a tracker imports is imported in its `begin`: it may not be installed.
+A server that shows runs is none of these: it gets what checkpoints cover, from the driver (report/trackers).
 """
 
 

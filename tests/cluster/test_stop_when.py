@@ -1,4 +1,4 @@
-"""A run with train.stop_when ends at the same value whether it is killed or not, whole, and says so when asked again."""
+"""A run with train.stop_when ends at the same value whether it is killed or not, whole, and is then finished."""
 
 import json
 import re

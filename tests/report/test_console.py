@@ -100,6 +100,14 @@ def test_closing_message(tmp_path):
     assert stopped.splitlines()[-1].split() == ["Continue", "python", "jobs/train.py", "tiny"]
 
 
+def test_a_run_that_train_stop_when_ended_continues_without_it(tmp_path):
+    (tmp_path / "checkpoints" / "ckpt-000000048000").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "ckpt-000000048000" / "COMPLETE").touch()
+    cfg = load_config("tiny", {"train.total_kimg": 60, "train.stop_when": "fid5k_tiny:5"})
+    text = closing_message(str(tmp_path), cfg, "done", "stylegan-ray train tiny --train.stop-when fid5k_tiny:5 --x")
+    assert text.splitlines()[-1].split() == "Continue stylegan-ray train tiny --x --train.stop_when null".split()
+
+
 def test_the_closing_message_names_the_newest_network(tmp_path):
     """A former end of a continued run is not the newest."""
     final = safetensors.torch.save({"w": torch.zeros(1)}, {"cur_nimg": "60000"})
