@@ -202,9 +202,9 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
         outcome = supervisor.outcome_of(partial(fit_once, run, share, supervisor.channel, faults))
     finally:
         write_end(run, f"failed: {one_line(outcome.reason)}" if outcome.reason else outcome.state)
-        if run.group is None:  # a sweep has its own report
-            try_to_write_page(run.storage, view.message)
-        deliveries.end(outcome.state)
+    if run.group is None:  # a sweep has its own report
+        try_to_write_page(run.storage, view.message)
+    deliveries.end(outcome.state)
     return outcome
 
 

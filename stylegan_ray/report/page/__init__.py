@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stylegan_ray.report.page.html import page_of
-from stylegan_ray.report.page.read import RunData
 from stylegan_ray.run_folder import REPORT
 from stylegan_ray.storage import Storage, one_line
 
 
 def write_page(run: Storage, folder: Storage | None = None, name: str = REPORT) -> None:
     """Writes the page of a run into its folder, or into another one."""
+    from stylegan_ray.report.page.html import page_of  # matplotlib, which a training does not need before its end
+    from stylegan_ray.report.page.read import RunData
+
     (folder or run).write(name, page_of(RunData.read(run)).encode())
 
 
