@@ -19,7 +19,10 @@ from stylegan_ray.run_folder import append_jsonl
 from stylegan_ray.storage import Storage
 
 SECRETS = ("USER", "PASSWORD", "TOKEN")
-OPEN_KEYS = ["data.path", "data.image_column", "data.split", "metrics.detector", "cluster.address", "run.storage"]
+OPEN_KEYS = [
+    "data.path", "data.image_column", "data.split", "metrics.detector", "cluster.address", "run.storage",
+    "report.mlflow",
+]  # fmt: skip
 ADDRESS = "https://USER:PASSWORD@host.example/folder/file?token=TOKEN"
 
 

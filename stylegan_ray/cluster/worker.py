@@ -187,7 +187,7 @@ class Worker:
                 snapshots.begin()
             self.metrics.begin(state, snapshots)
             if self._stops_early(snapshots):  # the last command ended before it knew
-                return self._finish(state, state.tick - 1, snapshots)
+                return self._finish(state, snapshots)
             for pause in training_loop(
                 state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
                 lambda: self._interrupted(signals, snapshots), self.watch,
@@ -221,9 +221,9 @@ class Worker:
             self.sender.message(reason)
         return distributed.from_rank0(reason) is not None
 
-    def _finish(self, state: TrainState, tick: int, snapshots: Snapshots | None) -> str:
-        """Ends a run between two ticks."""
-        self._finish_networks(tick, snapshots)
+    def _finish(self, state: TrainState, snapshots: Snapshots | None) -> str:
+        """Ends a run where it continues."""
+        self._finish_networks(state.tick - 1 if state.cur_nimg == state.tick_start_nimg else None, snapshots)
         self._log_messages(snapshots)
         if snapshots is not None and self.writer:
             snapshots.save_checkpoint()
@@ -233,7 +233,7 @@ class Worker:
         distributed.from_rank0(None)
         return "done"
 
-    def _finish_networks(self, tick: int, snapshots: Snapshots | None) -> None:
+    def _finish_networks(self, tick: int | None, snapshots: Snapshots | None) -> None:
         if snapshots is not None:
             snapshots.finish(tick)
 

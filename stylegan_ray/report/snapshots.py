@@ -77,12 +77,15 @@ class Snapshots:
         if pause.done:
             self.save_network(FINAL_NETWORK)
 
-    def finish(self, tick: int) -> None:
-        """Saves what the end of a run saves, after a tick that `at_pause` did not know to be the last."""
+    def finish(self, tick: int | None) -> None:
+        """Saves what the end of a run saves, after a tick that `at_pause` did not know to be the last.
+
+        None: in the middle of a tick, where nothing is saved yet.
+        """
         nimg, train = self.state.cur_nimg, self.cfg.train
-        if not _is_due(tick, train.image_snapshot_ticks):
+        if tick is None or not _is_due(tick, train.image_snapshot_ticks):
             self._save_fakes(fakes_name(nimg), self.state.prev_lod)
-        if not _is_due(tick, train.network_snapshot_ticks):
+        if tick is None or not _is_due(tick, train.network_snapshot_ticks):
             self.save_network(snapshot_name(nimg))
         self.save_network(FINAL_NETWORK)
 

@@ -139,3 +139,20 @@ def test_a_run_continues_when_a_full_disk_has_room_again(tmp_path):
     assert attempts == ["stats.jsonl"] * 3, "files that stay as they are need no room"
     (message,) = messages
     assert message.startswith("fault: ") and "No space left on device" in message
+
+
+@pytest.mark.parametrize("tick, ticks", [(1, None), (1, 1), (None, 1)])
+def test_an_end_that_a_metric_decides_leaves_what_every_end_leaves(tmp_path, tick, ticks):
+    """Each file is written once: what the tick has saved already is not saved again."""
+    keys = {"train.image_snapshot_ticks": ticks, "train.network_snapshot_ticks": ticks, "train.total_kimg": 9}
+    snapshots, state = train(toy_config(**{"train.grid_size": (3, 2), **keys}), tmp_path, pauses=2)
+    stamp = f"000000.{state.cur_nimg:03d}"
+    names = {f"fakes{stamp}.png", f"network-snapshot-{stamp}.safetensors"}
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in names if (tmp_path / name).exists()}
+    assert set(before) == (names if ticks else set())
+    snapshots.finish(tick)
+    snapshots.writer.flush(60)
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    assert read_networks(tmp_path / "network-final.safetensors").cur_nimg == state.cur_nimg
+    if tick is not None:
+        assert before == {name: (tmp_path / name).stat().st_mtime_ns for name in before}
