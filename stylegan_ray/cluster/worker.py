@@ -205,7 +205,7 @@ class Worker:
                 self._save(pause, signals, snapshots)
                 if signals.reason == LEAVE and not pause.done:
                     raise Terminated(describe_leaving(state))
-                if signals.ends:
+                if pause.done or signals.ends:
                     break
         self._log_messages(snapshots)
         if snapshots is not None:
