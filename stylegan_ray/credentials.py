@@ -18,7 +18,8 @@ PLAIN_PARAMETERS = frozenset(
     "retry_limit_seconds versionId generation".split()
 )
 """Parameters of a query that are no secret: those with which pyarrow opens a store, and versions of objects."""
-PLAIN_FRAGMENT = re.compile(r"sha256=[0-9a-fA-F]{1,64}")
+PLAIN_FRAGMENT = re.compile(r"sha256=[0-9a-fA-F]{1,64}|/experiments/[0-9]{1,20}/runs/[0-9a-f]{32}")
+"""A checksum, or the page of a run of MLflow."""
 
 
 def without_credentials(text: str) -> str:

@@ -58,6 +58,7 @@ def test_credentials_are_removed(text, plain):
     [
         "", "plain", "/folder/file@2x.png", "user@host", "s3://bucket/a@b/c", "s3://bucket/x?region=eu&scheme=http",
         "https://host:8265/x", "http://[::1]:80/a@b", "gs://bucket/folder", "https://host/x#sha256=0123456789abcdef",
+        "http://host:5000/#/experiments/1/runs/" + "0a" * 16,
         "a:b@c", "file:///tmp/x",
     ],
 )  # fmt: skip

@@ -17,14 +17,16 @@ OF_TICKS = {
     "stylegan_kimg": ("Progress/kimg", "Thousands of real images shown to D."),
     "stylegan_sec_per_kimg": ("Timing/sec_per_kimg", "Seconds per thousand images."),
     "stylegan_data_wait_share": ("Timing/share/data", "Share of the time in which the training waits for images."),
-    "stylegan_loss_G": ("Loss/G/loss", "Loss of G, the mean over the last tick."),
-    "stylegan_loss_D": ("Loss/D/loss", "Loss of D, the mean over the last tick."),
+    "stylegan_loss_g": ("Loss/G/loss", "Loss of G, the mean over the last tick."),
+    "stylegan_loss_d": ("Loss/D/loss", "Loss of D, the mean over the last tick."),
     "stylegan_augment_p": ("Progress/augment_p", "Probability of each augmentation."),
 }
-"""Name, key of stats.jsonl and description. Ray puts ray_ before each name."""
+"""Name, key of stats.jsonl and description. Ray puts ray_ before each name and writes it in lower case."""
 METRIC, AGE, RESTARTS = "stylegan_metric", "stylegan_checkpoint_age_sec", "stylegan_restarts"
-LOOK_SEC = 15.0
-"""How often the run's folder is looked at for the age of its newest checkpoint and the restarts of its workers."""
+OF_METRICS = "Metrics/"
+"""How the keys of metrics begin."""
+AGAIN_SEC = 5.0
+"""How often all gauges are set: Ray drops what has not been set for two of its reports, which are 10 s apart."""
 
 
 class Gauges:
@@ -34,21 +36,20 @@ class Gauges:
         self.view, self.folder = view, run
         self.tags = {"run_name": name}
         self.of_ticks = {key: self._gauge(gauge, text) for gauge, (key, text) in OF_TICKS.items()}
-        self.metrics = Gauge(METRIC, "Newest value of a metric.", ("run_name", "metric"))
+        self.of_metrics = Gauge(METRIC, "Newest value of a metric.", ("run_name", "metric"))
         self.age = self._gauge(AGE, "Seconds since the newest complete checkpoint was written.")
         self.restarts = self._gauge(RESTARTS, "Restarts of the workers over the life of the run.")
-        self._look_at = 0.0
+        self.newest: dict[str, float] = {}
+        self._again_at = 0.0
 
     def tick(self, row: Mapping[str, Any]) -> None:
-        for key, gauge in self.of_ticks.items():
-            if (value := row.get(key)) is not None:
-                gauge.set(value, self.tags)
+        self.newest |= {key: row[key] for key in self.of_ticks if row.get(key) is not None}
+        self._set()
         self.view.tick(row)
 
     def metric(self, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if key.startswith("Metrics/") and value is not None:
-                self.metrics.set(value, self.tags | {"metric": key.removeprefix("Metrics/")})
+        self.newest |= {key: value for key, value in values.items() if key.startswith(OF_METRICS) and value is not None}
+        self._set()
         self.view.metric(values)
 
     def message(self, text: str) -> None:
@@ -56,11 +57,19 @@ class Gauges:
 
     def refresh(self) -> None:
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_SEC
+        if now >= self._again_at:
+            self._again_at = now + AGAIN_SEC
+            self._set()
             with suppress(OSError):  # storage that fails for a while
                 self._look()
         self.view.refresh()
+
+    def _set(self) -> None:
+        for key, value in self.newest.items():
+            if key.startswith(OF_METRICS):
+                self.of_metrics.set(value, self.tags | {"metric": key.removeprefix(OF_METRICS)})
+            else:
+                self.of_ticks[key].set(value, self.tags)
 
     def _look(self) -> None:
         if (saved_at := newest_saved_at(self.folder)) is not None:

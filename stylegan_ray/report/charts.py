@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,7 +15,12 @@ GREY, LIGHT = "#777777", "#e6e6e6"
 BLUE, ORANGE, GREEN, PURPLE, TEAL, RED, SAND = (
     "#0b5bb5", "#d9661f", "#2f8f4e", "#7a4fb5", "#1f8a94", "#c0273a", "#b8902f",
 )  # fmt: skip
-SVG = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "svg.hashsalt": "chart"}
+SVG: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "svg.hashsalt": "chart",
+}
 """Text stays text, in the fonts of the page; names of others are no formulas; the same run gives the same page."""
 
 

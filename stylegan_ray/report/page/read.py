@@ -109,8 +109,9 @@ class RunData:
 def number(row: Row, key: str) -> float | None:
     """A finite number in a row; None for anything else."""
     value = row.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 def _or(read: Callable[[], Result], otherwise: Result) -> Result:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 EXPERIMENT = "stylegan_ray"
 """Where $MLFLOW_EXPERIMENT_NAME does not name another."""
 ID_TAG, GROUP_TAG = "stylegan_ray.id", "stylegan_ray.sweep"
-DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""Variables that MLflow reads: by itself it would try for minutes, and this package tries again by its own."""
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Variables that MLflow reads: it would try for minutes, and this package tries again by itself."""
 CLOCK = "Progress/kimg"
 """The key that is sent last: where the server has it, it has the whole row."""
 MOST_PARAMS, MOST_METRICS = 100, 1000

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from support import wandb_files
+from support.browser import free_port
 from support.grown import GrowingRun, memory_of
 
 from stylegan_ray.report.trackers import Deliveries
+from stylegan_ray.report.trackers import wandb as wandb_tracker
 
 CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
 ROOT = Path(__file__).parents[3]
@@ -99,3 +101,16 @@ def test_without_a_key_rows_are_written_to_files(tmp_path, monkeypatch):
     (warning,) = deliver(run)
     assert "WANDB_API_KEY" in warning and "wandb sync" in warning and str(tmp_path / "run") in warning
     assert curve(tmp_path / "run") == CURVE[:2]
+
+
+def test_a_server_that_is_not_there_costs_one_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb_tracker, "SEC_TO_CONNECT", 3.0)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    run = GrowingRun(tmp_path, **{"report.wandb": "painting"})
+    run.add_ticks(1)
+    (warning,) = deliver(run)
+    assert warning.startswith("warning: Weights & Biases at painting: ")
+    assert "the same command sends the rest" in warning
+    assert not memory_of(tmp_path, "wandb")["sent"]
