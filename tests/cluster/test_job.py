@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,41 +23,68 @@ OPTIONS = [*small_model(), "--run.name", "run", "--cluster.num_workers", "2", "-
 OPTIONS += ["--metrics.names", "fid100_tiny", "kid100_tiny", "--metrics.ticks", "8", "--train.total_kimg", "0.96"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, pictures):
-    """A run of two workers that was killed, went on, was stopped, and went on to its end through faults.
+@dataclass(frozen=True)
+class Trained:
+    """A run of two workers that was killed and went on to its end through faults."""
 
-    (storage, the logs of the three commands, the clock of the stop)
-    """
+    storage: Path
+    logs: list[str]
+    """What its commands wrote."""
+    stopped_at: int | None = None
+    """cur_nimg of a stop between the kill and the end."""
+
+    @property
+    def run(self):
+        return self.storage / "run"
+
+
+@pytest.fixture(scope="module", params=["a kill and a fault", pytest.param("all", marks=pytest.mark.cluster)])
+def trained(request, tmp_path_factory, pictures):
+    """Killed, and a worker is killed after that; "all": also stopped in between, and more faults."""
     storage = tmp_path_factory.mktemp("trained")
-    run, command = storage / "run", ["train", "config-f", str(pictures), *OPTIONS]
+    run, command, logs, stopped_at = storage / "run", ["train", "config-f", str(pictures), *OPTIONS], [], None
     first = Job(*command, storage=storage, log=storage / "first.log")
     first.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000144" / "COMPLETE").exists())
     first.kill()
-    second = Job(*command, storage=storage, log=storage / "second.log")
-    second.wait_for(lambda: "continuing at 0." in second.text())
-    assert cli.run(cli.stop, [str(run)]) == 0
-    assert second.wait(60) == 0, second.text()
-    assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
-    last = complete_checkpoints(Storage.at(run / "checkpoints"))[-1]
-    third = Job(*command, storage=storage, log=storage / "third.log")
+    logs.append(first.text())
+    if request.param == "all":
+        second = Job(*command, storage=storage, log=storage / "second.log")
+        second.wait_for(lambda: "continuing at 0." in second.text())
+        assert cli.run(cli.stop, [str(run)]) == 0
+        assert second.wait(60) == 0, second.text()
+        assert not (run / "network-final.safetensors").exists(), "the stop came too late to mean anything"
+        stopped_at = int(complete_checkpoints(Storage.at(run / "checkpoints"))[-1].removeprefix("ckpt-"))
+        logs.append(second.text())
+    last = Job(*command, storage=storage, log=storage / "last.log")
     try:
-        inject_faults(third, run)
-        assert third.wait(600) == 0, third.text()
+        inject_faults(last, run, [kill_decoder, kill_worker, lose_storage] if request.param == "all" else [kill_worker])
+        assert last.wait(600) == 0, last.text()
     finally:
-        if third.process.poll() is None:
-            third.kill()
-    return storage, (first.text(), second.text(), third.text()), int(last.removeprefix("ckpt-"))
+        if last.process.poll() is None:
+            last.kill()
+    return Trained(storage, [*logs, last.text()], stopped_at)
 
 
-def inject_faults(job, run):
-    """Kills a decoding process, then a worker; then storage is away for a while."""
+def inject_faults(job, run, faults):
+    """The faults one after the other, once the job has finished two more ticks."""
     begun = newest_tick(run)
     job.wait_for(lambda: newest_tick(run) >= begun + 2, 300)
+    for fault in faults:
+        fault(job, run)
+
+
+def kill_decoder(job, run):
     kill_while_running(lambda: processes(job, DECODER), DECODER)
     job.wait_for(lambda: "a decoding process died" in job.text(), 300)
+
+
+def kill_worker(job, run):
+    reached = newest_tick(run)
     os.kill(random.choice(processes(job, TRAINING_WORKER)), signal.SIGKILL)
-    job.wait_for(lambda: "was killed" in job.text() and newest_tick(run) >= begun + 6, 300)
+    job.wait_for(lambda: "was killed" in job.text() and newest_tick(run) >= reached + 2, 300)
+
+
+def lose_storage(job, run):
     (run / "checkpoints").rename(run / "away")
     (run / "checkpoints").touch()
     job.wait_for(lambda: "storage does not take" in job.text(), 300)
@@ -68,8 +97,7 @@ def processes(job, title):
 
 
 def test_one_command_leaves_a_whole_run(trained):
-    storage, (*_, log), _ = trained
-    run = storage / "run"
+    run, log = trained.run, trained.logs[-1]
     names = set(os.listdir(run))
     assert {"config.yaml", "run.json", "reals.png", "fakes_init.png", "stats.jsonl", "log.txt", "tensorboard"} <= names
     assert {"fakes000000.016.png", "fakes000000.960.png", "network-final.safetensors"} <= names
@@ -89,24 +117,31 @@ def test_one_command_leaves_a_whole_run(trained):
     assert "Traceback" not in log
 
 
-def test_a_stop_saves_and_the_same_command_continues(trained):
-    _, (first, second, third), stopped_at = trained
-    assert "starting a new run" in first and "continuing at 0." in second and "Stopped" in second
-    assert stopped_at >= 144 and f"continuing at {stopped_at / 1000:g} kimg from ckpt-{stopped_at:012d}" in third
+def test_the_same_command_continues_after_a_kill_and_after_a_stop(trained):
+    first, then, *_, last = [*trained.logs, trained.logs[-1]]
+    assert "starting a new run" in first and "continuing at 0." in then
+    if (nimg := trained.stopped_at) is not None:
+        assert "Stopped" in then
+        assert nimg >= 144 and f"continuing at {nimg / 1000:g} kimg from ckpt-{nimg:012d}" in last
 
 
 def test_faults_are_named_and_the_run_continues(trained):
-    log = trained[1][2]
-    decoder, worker, storage = [line for line in log.splitlines() if line.startswith("fault: ")]
+    log = trained.logs[-1]
+    faults = [line for line in log.splitlines() if line.startswith("fault: ") and "whole cluster" not in line]
+    worker = faults[0] if trained.stopped_at is None else faults[1]
     assert "continuing at 0." in worker and "from ckpt-" in worker and "the run was at" in worker
-    assert "ckpt-" in storage and "continues" in storage and "storage" in log.partition(storage)[2]
-    kept = (trained[0] / "run" / "log.txt").read_text()
-    assert all(line in kept for line in (decoder, worker, storage)), kept
+    if trained.stopped_at is None:
+        assert faults == [worker]
+    else:
+        _, _, storage = faults
+        assert "ckpt-" in storage and "continues" in storage and "storage" in log.partition(storage)[2]
+    kept = (trained.run / "log.txt").read_text()
+    assert all(line in kept for line in faults), kept
 
 
-def test_a_killed_and_stopped_run_with_faults_ends_as_plain_processes_do_bit_for_bit(trained, tmp_path):
+def test_a_killed_run_with_faults_ends_as_plain_processes_do_bit_for_bit(trained, tmp_path):
     """Networks, rows of ticks, and rows of metrics."""
-    run = trained[0] / "run"
+    run = trained.run
     spawn(train_without_ray, (2, str(run), str(tmp_path / "plain.pt")), nprocs=2)
     plain = torch.load(tmp_path / "plain.pt")
     for name, value in load_file(run / "network-final.safetensors").items():
@@ -120,7 +155,7 @@ def again(trained, monkeypatch, capsys):
     """Runs the train command once more with other words, in this process; returns its status and what it wrote."""
 
     def run(*words):
-        monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(trained[0]))
+        monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(trained.storage))
         status = cli.run(cli.train, ["config-f", *words])
         return status, "".join(capsys.readouterr())
 
