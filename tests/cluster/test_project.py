@@ -4,10 +4,12 @@ import io
 import shutil
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.s3 import s3_server
 from support.toy import toy_config
 
 from stylegan_ray import cli
@@ -19,6 +21,7 @@ from stylegan_ray.interop.loading import load
 from stylegan_ray.metrics import detectors
 from stylegan_ray.metrics.vgg16 import WIDTHS, vgg_layers
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,22 @@ def test_a_command_that_was_killed_skips_what_is_finished(project, tmp_path):
     after = written(out)
     assert after["wide.npz"] == before["wide.npz"] and after["plain.v2.png"] != before["plain.v2.png"]
     assert "PSNR" not in project(*words) and written(out) == after
+
+
+def test_object_storage(project):
+    """Several images with films: the files, and that the same command finds them finished."""
+    words = ("wide.png", "plain.v2.png", "--steps", "2", "--num-tasks", "0", "--outdir", "s3://bucket/w")
+    words += ("--video", "mp4", "--frames", "3")
+    with s3_server():
+        assert "plain.v2  PSNR" in project(*words)
+        stored = Storage.at("s3://bucket/w")
+        names = [stem + suffix for stem in ("plain.v2", "wide") for suffix in (".mp4", ".npz", ".png")]
+        assert sorted(stored.names()) == names
+        with av.open(io.BytesIO(stored.read("wide.mp4"))) as film:
+            frames = [frame.to_ndarray(format="rgb24").shape for frame in film.decode(video=0)]
+        assert len(frames) > 1 and set(frames) == {(16, 32, 3)}
+        said = project(*words)
+        assert "wide  skipped" in said and "PSNR" not in said
 
 
 @pytest.mark.parametrize("change", ["option", "image", "network", "missing", "damaged", "video"])

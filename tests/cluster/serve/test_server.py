@@ -22,7 +22,7 @@ from support.toy import toy_config, toy_state
 from stylegan_ray.images.points import Point
 from stylegan_ray.images.view import ImageRequest, View, find_network
 from stylegan_ray.interop import save_network
-from stylegan_ray.run_folder import CONFIG, snapshot_name
+from stylegan_ray.run_folder import CONFIG, best_name, snapshot_name
 
 pytestmark = pytest.mark.cluster
 
@@ -90,6 +90,19 @@ def test_a_newer_network_of_the_run_is_loaded(server):
     write_network(server.folder, server.cfg, 2000)
     server.job.wait_for(lambda: json.loads(get(server, "/network.json"))["kimg"] == 2, 30)
     assert get(server, "/image.png?seed=1") != before
+
+
+def test_the_best_network_of_a_run_is_followed(tmp_path):
+    cfg = toy_config(**{"metrics.names": ["fid50k_full"]})
+    with serving(tmp_path, cfg, "--network", "best") as server:
+        assert json.loads(get(server, "/network.json"))["kimg"] == 1, "no metric yet: the newest"
+        write_network(tmp_path, cfg, 2000)
+        (tmp_path / snapshot_name(2000)).rename(tmp_path / best_name("fid50k_full"))
+        write_network(tmp_path, cfg, 3000)
+        server.job.wait_for(lambda: json.loads(get(server, "/network.json"))["kimg"] == 2, 30)
+        write_network(tmp_path, cfg, 4000)
+        (tmp_path / snapshot_name(4000)).rename(tmp_path / best_name("fid50k_full"))
+        server.job.wait_for(lambda: json.loads(get(server, "/network.json"))["kimg"] == 4, 30)
 
 
 def test_two_replicas_load_a_newer_network(tmp_path):
