@@ -125,6 +125,8 @@ class Storage:
         address = os.fspath(address)
         if "://" not in address:
             address = str(Path(address).expanduser().absolute())
+        if address.startswith(("http://", "https://")):
+            raise ValueError(f"{address!r} is a web address: download the file and give its path")
         try:
             filesystem, root = fs.FileSystem.from_uri(address)
         except (OSError, ValueError) as error:

@@ -92,3 +92,8 @@ def test_retry_raises_the_error_of_the_last_attempt():
 
 def test_one_line():
     assert one_line("a\n b") == "a b" and one_line("") == "str" and one_line("x" * 10, 5) == "xx..."
+
+
+def test_a_web_address_is_refused_with_a_way_out():
+    with pytest.raises(ValueError, match=r"https://host/net.pkl' is a web address: download"):
+        Storage.at("https://host/net.pkl")
