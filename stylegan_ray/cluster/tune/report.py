@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from stylegan_ray.data.decode import open_image, read_header
 from stylegan_ray.report.charts import GREY, LIGHT, plain_axes, svg_of
@@ -30,6 +31,7 @@ RANKS = LinearSegmentedColormap.from_list("ranks", ["#0b5bb5", "#9ebed6", "#d966
 """Blue is the best trial, orange the worst."""
 FEWEST_FOR_IMPORTANCE = 4
 MOST_BARS = 9
+SEED = "run.seed"
 STATES = {
     "finished": "finished", "stopped": "stopped early", "diverged": "diverged", "failed": "failed",
     "open": "unfinished",
@@ -130,50 +132,125 @@ def summary(report: Report) -> str:
     return f"{text}; best: {best.name} with {best.rows[-1][1]:.4g} at {best.rows[-1][0]:g} kimg"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Trials that differ in run.seed only, and their objective where all of them have one."""
+
+    label: str
+    kimg: Sequence[float]
+    values: np.ndarray
+    """[trials, kimg]"""
+
+    @property
+    def last(self) -> np.ndarray:
+        """The objective of each trial at the last kimg that all have."""
+        return self.values[:, -1]
+
+
+def settings_of(report: Report) -> list[Setting]:
+    """The settings whose seeds are swept, the best mean first; none where no setting has two trials with values."""
+    keys = [axis.key for axis in report.axes if axis.key != SEED]
+    groups: dict[tuple[str, ...], list[Curve]] = {}
+    if len(keys) < len(report.axes):
+        for index in sorted(report.order):
+            trial = report.trials[index]
+            groups.setdefault(tuple(_word(trial.values.get(key)) for key in keys), []).append(trial)
+    if all(len(trials) < 2 for trials in groups.values()):
+        return []
+    found = [_setting(", ".join(words), trials) for words, trials in groups.items()]
+    sign = -1 if report.higher_is_better else 1
+    return sorted((setting for setting in found if setting.kimg), key=lambda setting: sign * setting.last.mean())
+
+
+def _word(value: Any) -> str:
+    return "all" if value is None else str(value)
+
+
+def _setting(label: str, trials: Sequence[Curve]) -> Setting:
+    rows = [dict(trial.rows) for trial in trials]
+    kimg = sorted(set.intersection(*map(set, rows)))
+    return Setting(label, kimg, np.array([[row[at] for at in kimg] for row in rows]))
+
+
 def draw_curves(axes: Axes, report: Report) -> None:
-    """The objective over kimg, one line per trial; a copy of another trial's state begins a new piece."""
+    """The objective over kimg: the mean and range of each setting whose seeds are swept, else a line per trial."""
     values = [value for trial in report.trials for _, value in trial.rows]
     if values and min(values) > 0 and max(values) / min(values) > 10:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    settings = settings_of(report)
+    ends = _draw_settings(axes, settings) if settings else _draw_trials(axes, report)
+    _label_ends(axes, ends)
+    what = ": mean and range over seeds" if settings else ""
+    axes.set_title(f"{report.title} over thousands of images{what}", loc="left", fontsize=10)
+    axes.set_xlabel("kimg", color=GREY)
+    plain_axes(axes)
+    axes.grid(axis="y", color=LIGHT)
+
+
+class End(NamedTuple):
+    """The right end of a line, and what is written there."""
+
+    kimg: float
+    value: float
+    text: str
+    colour: str
+
+
+def _draw_trials(axes: Axes, report: Report) -> list[End]:
+    """One line per trial; a copy of another trial's state begins a new piece. Returns the ends, the best first."""
+    ends = []
     for index in reversed(report.order):  # the best is drawn last, on top
         trial, colour, is_best = report.trials[index], report.colour(index), index == report.order[0]
         bounds = [0, *trial.starts, len(trial.rows)]
         for first, last in pairwise(bounds):
             axes.plot(*zip(*trial.rows[first:last], strict=True), color=colour, linewidth=2.4 if is_best else 1.2)
         axes.plot(*trial.rows[-1], "o", color=colour, markersize=6 if is_best else 4)
-    _label_ends(axes, report)
-    axes.set_title(f"{report.title} over thousands of images", loc="left", fontsize=10)
-    axes.set_xlabel("kimg", color=GREY)
-    plain_axes(axes)
-    axes.grid(axis="y", color=LIGHT)
+        kimg, value = trial.rows[-1]
+        ends.append(End(kimg, value, f"{trial.name.removeprefix('trial ')}: {value:.4g}", colour))
+    return ends[::-1]
 
 
-def _label_ends(axes: Axes, report: Report) -> None:
-    """Numbers of the trials that reached the end, at the right edge, moved apart where they would overlap."""
-    if not report.order:
+def _draw_settings(axes: Axes, settings: Sequence[Setting]) -> list[End]:
+    """A line for the mean of each setting and a band from its lowest to its highest trial; returns the ends."""
+    ends = []
+    for rank, setting in enumerate(settings):
+        colour = to_hex(RANKS(rank / max(len(settings) - 1, 1)))
+        mean, low, high = setting.values.mean(axis=0), setting.values.min(axis=0), setting.values.max(axis=0)
+        if len(setting.values) > 1:
+            axes.fill_between(setting.kimg, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(setting.kimg, mean, color=colour, linewidth=1.8)
+        seeds = f" ({low[-1]:.4g} to {high[-1]:.4g})" if len(setting.values) > 1 else ""
+        ends.append(End(setting.kimg[-1], mean[-1], f"{setting.label}: {mean[-1]:.4g}{seeds}", colour))
+    return ends
+
+
+def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """The texts of the lines that reach the right edge, moved apart where they would overlap; the first one is bold."""
+    if not ends:
         return
     axes.margins(x=0.02, y=0.08)
     axes.autoscale_view()
     axes.set_xlim(left=0)
-    longest = max(report.trials[index].rows[-1][0] for index in report.order)
-    ends = [index for index in report.order if report.trials[index].rows[-1][0] >= 0.97 * longest]
+    longest = max(end.kimg for end in ends)
     to_fraction = axes.transScale + axes.transLimits
-    spots = sorted((float(to_fraction.transform(report.trials[index].rows[-1])[1]), index) for index in ends)
+    shown = [end for end in ends if end.kimg >= 0.97 * longest]
+    spots = sorted((float(to_fraction.transform((end.kimg, end.value))[1]), end) for end in shown)
     lowest = -math.inf
-    for fraction, index in spots:
+    for fraction, end in spots:
         lowest = max(fraction, lowest + 0.05)
-        trial = report.trials[index]
         axes.annotate(
-            f"{trial.name.removeprefix('trial ')}: {trial.rows[-1][1]:.4g}",
-            (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=report.colour(index),
-            fontweight="bold" if index == report.order[0] else "normal",
+            end.text, (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=end.colour,
+            fontweight="bold" if end is ends[0] else "normal",
         )  # fmt: skip
 
 
 def draw_importances(axes: Axes, report: Report) -> None:
     """Bars of how much each parameter explains alone."""
     found = importances(report)[:MOST_BARS]
-    axes.set_title("rank explained by one parameter alone", loc="left", fontsize=10)
+    axes.set_title("rank explained by one parameter", loc="left", fontsize=10)
     plain_axes(axes)
     if not found:
         axes.axis("off")

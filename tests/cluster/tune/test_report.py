@@ -11,7 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan_ray.cluster.tune.report import DPI, WIDTH, Axis, Curve, Report, draw, importances, summary, write_report
+from stylegan_ray.cluster.tune.report import (
+    DPI,
+    SEED,
+    WIDTH,
+    Axis,
+    Curve,
+    Report,
+    draw,
+    importances,
+    settings_of,
+    summary,
+    write_report,
+)
 from stylegan_ray.images.grid import png
 from stylegan_ray.storage import Storage
 
@@ -53,6 +65,37 @@ def test_importance_handles_members_without_order():
         for i, t in enumerate(base.trials)
     ]
     assert importances(replace(base, trials=trials))[0][0] == "loss.G"
+
+
+def seeds_report() -> Report:
+    """Two settings with three and two seeds, one trial of which is at 3 of 4 kimg, and a setting with one trial."""
+    axes = (Axis("augment.mode", ["ada", "noaug"].index, "ada", "noaug", False),)
+    axes += (Axis("data.subset", [200, None].index, "200", "None", False), Axis(SEED, float, "0", "2", True))
+    trials = []
+    for mode, subset, offsets in (("noaug", 200, (1, 2, 6)), ("ada", None, (0, 1)), ("noaug", None, (9,))):
+        for seed, offset in enumerate(offsets):
+            rows = [
+                (float(kimg), 10.0 * offset + 40 / kimg) for kimg in range(1, 4 if (mode, seed) == ("ada", 1) else 5)
+            ]
+            values = {"augment.mode": mode, "data.subset": subset, SEED: seed}
+            trials.append(Curve(f"trial {len(trials)}", "finished", rows, values))
+    order = sorted(range(len(trials)), key=lambda i: trials[i].rows[-1][1])
+    return Report("fid500_tiny", "a test", False, axes, tuple(trials), tuple(order))
+
+
+def test_trials_that_differ_in_their_seed_are_one_setting():
+    best, middle, worst = settings_of(seeds_report())
+    assert [setting.label for setting in (best, middle, worst)] == ["ada, all", "noaug, 200", "noaug, all"]
+    assert best.kimg == [1, 2, 3] and middle.kimg == [1, 2, 3, 4], "as far as all its trials are"
+    assert middle.last.tolist() == [20, 30, 70] and best.last.tolist() == pytest.approx([40 / 3, 70 / 3])
+    assert settings_of(report()) == [] and settings_of(replace(seeds_report(), order=(0, 3))) == []
+
+
+def test_curves_of_settings_have_bands_and_say_their_range():
+    (curves, *_) = draw(seeds_report()).axes
+    assert len(curves.lines) == 3 and len(curves.collections) == 2
+    texts = [text.get_text() for text in curves.texts]
+    assert texts == ["noaug, 200: 40 (20 to 70)", "noaug, all: 100"]
 
 
 def test_importance_says_nothing_of_few_trials_and_compares_at_a_kimg_that_all_reached():
