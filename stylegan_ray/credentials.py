@@ -6,6 +6,7 @@ where they are given, for the command itself; no file, message or network gets t
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +47,22 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(clean, value)) if type(value) in (list, tuple) else [clean(entry) for entry in value]
     return value
+
+
+class _Clean(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_credentials(record.getMessage()), ()
+        return True
+
+
+_CLEAN = _Clean()
+
+
+def logger_of(module: str) -> logging.Logger:
+    """The logger of a module, whose messages are without credentials."""
+    logger = logging.getLogger(module)
+    logger.addFilter(_CLEAN)
+    return logger
 
 
 def _plain(address: str) -> str:

@@ -5,12 +5,13 @@ import json
 import os
 
 import pytest
+from support.jobs import ROOT
 
 from stylegan_ray import cli
 from stylegan_ray.cluster.launch import default_name
 from stylegan_ray.cluster.origin import command_line
 from stylegan_ray.config import ConfigError, RunConfig, differences, load_config, validated
-from stylegan_ray.credentials import clean, without_credentials
+from stylegan_ray.credentials import clean, logger_of, without_credentials
 from stylegan_ray.interop import read_networks, save_network
 from stylegan_ray.networks import build_generator
 from stylegan_ray.report.console import ConsoleView
@@ -148,3 +149,10 @@ def test_lines_of_the_log_and_tensorboard(tmp_path):
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
                 no_secret(file.read())
+
+
+def test_log_messages_of_all_modules_are_without_credentials(caplog):
+    logger_of("stylegan_ray.somewhere").warning("%s cannot be %s", "s3://USER:WORD@bucket/x", "read")
+    assert [record.getMessage() for record in caplog.records] == ["s3://bucket/x cannot be read"]
+    sources = [path for path in (ROOT / "stylegan_ray").rglob("*.py") if path.name != "credentials.py"]
+    assert not [path for path in sources if "getLogger(__name__)" in path.read_text()], "use logger_of(__name__)"

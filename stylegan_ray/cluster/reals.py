@@ -31,10 +31,11 @@ from stylegan_ray.cluster.decode_tasks import (
     from_block,
 )
 from stylegan_ray.config import RunConfig
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.reals import RealsSource
 from stylegan_ray.train.schedule import places_of_rank, walk
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 MicroBatches = list[tuple[Tensor, Tensor]]
 """One rank's micro-batches of a minibatch: (uint8 images [N,C,H,W], float32 labels [N,L])."""

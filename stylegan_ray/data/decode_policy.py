@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from stylegan_ray.config import DataConfig
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.decode import IS_FLOAT, IS_REDUCED, UNIT, Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
@@ -15,7 +14,7 @@ from stylegan_ray.untrusted import printable
 
 Size = tuple[int, int]
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:

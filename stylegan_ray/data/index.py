@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import PIL
 from PIL import features
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.packed_names import PackedNames
@@ -32,7 +32,7 @@ IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what)."""
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 @dataclass(frozen=True)

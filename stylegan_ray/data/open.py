@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from stylegan_ray.config import DataConfig, nearest
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data.atomic_output import mark_of_unfinished
 from stylegan_ray.data.dataset import Dataset
@@ -32,7 +32,7 @@ from stylegan_ray.data.splits import choose_split, split_of_file, splits_of_imag
 from stylegan_ray.storage import split_address
 from stylegan_ray.untrusted import printable, reading
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:

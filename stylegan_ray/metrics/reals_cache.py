@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data import Dataset
 from stylegan_ray.data.index import cache_folder
 from stylegan_ray.metrics.detectors import Detector
@@ -16,7 +15,7 @@ from stylegan_ray.metrics.reduction import Collected
 from stylegan_ray.metrics.statistics import FeatureStats
 from stylegan_ray.storage import Storage, delete_old_partials
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 VERSION = 1
 """Increases when the choice or order of reals changes."""
 

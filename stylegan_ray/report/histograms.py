@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+from stylegan_ray.credentials import logger_of
+
+log = logger_of(__name__)
 
 NUM_BINS = 64
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from stylegan_ray.checkpoint_files import CheckpointError, completion, read_complete
 from stylegan_ray.config import RunConfig, validated
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, printable, reading
 from stylegan_ray.untrusted_text import decode_utf8, parse_json, parse_yaml
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 CLOCKS = ("cur_nimg", "iteration", "tick", "tick_start_nimg", "stream_salt", "num_nonfinite")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.index import cache_folder
 
-LOG = logging.getLogger(__name__)
+LOG = logger_of(__name__)
 
 BACKEND = "inductor"
 """The compiler of torch.compile that a run uses."""

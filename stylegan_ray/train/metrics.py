@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 
 from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data import Dataset
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Available, Results, check_reals, evaluate
@@ -23,7 +23,7 @@ from stylegan_ray.storage import one_line
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 class BlockFailed(RuntimeError):  # noqa: N818

@@ -5,11 +5,11 @@ Training reads such a folder as one of images without labels.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import Folder, FolderSource, is_image
@@ -23,7 +23,7 @@ ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-H
 MAX_BYTES = 1 << 28
 MAX_ATTRIBUTES = 1 << 10
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 class CelebA(Folder):

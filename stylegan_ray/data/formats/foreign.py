@@ -5,13 +5,13 @@ They are read in child processes (see reader_process).
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
@@ -23,7 +23,7 @@ from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.readers.cifar_reader import is_part
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 class ForeignFormat(EncodedFormat):
