@@ -287,6 +287,7 @@ BENCHMARKS = {
     "crash": "benchmarks.cluster.crash",
     "soak": "benchmarks.cluster.soak",
     "sweep": "benchmarks.cluster.sweep",
+    "speedrun": "benchmarks.cluster.speedrun",
     "shared_cores": "benchmarks.cluster.shared_cores",
     "generate": "benchmarks.cluster.generate",
     "prepare": "benchmarks.cluster.prepare",

@@ -150,11 +150,11 @@ class Process:
         with open(log, "w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
 
-    def sec_until(self, condition: Callable[[], bool], every_sec: float = 0.02) -> float:
-        """Seconds from the start until the condition holds; fails when the process ends first."""
+    def sec_until(self, condition: Callable[[], bool], every_sec: float = 0.02, most_sec: float = MOST_SEC) -> float:
+        """Seconds from the start until the condition holds; fails when the process ends first, or after most_sec."""
         try:
             while not condition():
-                if self.process.poll() is not None or time.monotonic() - self.begun > MOST_SEC:
+                if self.process.poll() is not None or time.monotonic() - self.begun > most_sec:
                     self._fail()
                 time.sleep(every_sec)
         except BaseException:
