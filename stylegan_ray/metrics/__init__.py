@@ -3,7 +3,7 @@
 This package imports the arithmetic only; evaluation and detectors are in `compute` and `detectors`.
 """
 
-from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance
+from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance, monge_distance
 from stylegan_ray.metrics.manifold import precision_recall
 from stylegan_ray.metrics.names import MetricSpec, parse_metric
 from stylegan_ray.metrics.path_length import perceptual_path_length
@@ -17,6 +17,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "linear_separability",
+    "monge_distance",
     "parse_metric",
     "perceptual_path_length",
     "precision_recall",

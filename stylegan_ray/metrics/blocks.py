@@ -22,7 +22,7 @@ from stylegan_ray.metrics.path_length import as_seen, path_distances, path_ends
 from stylegan_ray.metrics.statistics import Dialect
 from stylegan_ray.networks.shapes import images_at_once
 
-SHARING = ("fid", "kid", "pr", "is")
+SHARING = ("fid", "kid", "mind", "pr", "is")
 """Kinds of metrics that share generated images."""
 
 BLOCK = 64

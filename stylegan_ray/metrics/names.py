@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -10,28 +11,34 @@ from typing import Literal
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.path_length import PathSettings
 
-Kind = Literal["fid", "kid", "is", "pr", "ppl", "ls"]
+Kind = Literal["fid", "kid", "mind", "is", "pr", "ppl", "ls"]
 
 EXAMPLES = (
     "fid50k", "fid50k_full", "kid50k", "kid50k_full", "is50k", "pr50k3", "pr50k3_full",
     "ppl_zfull", "ppl_wfull", "ppl_zend", "ppl_wend", "ppl2_wend", "ls",
     "fid5k_tiny", "fid5k_full_tiny", "kid5k_tiny", "is5k_tiny", "pr5k3_tiny", "ppl_wend_tiny", "fid50k_dinov2",
+    "mind5k", "mind5k_tiny", "fid5k_efflite0", "kid5k_efflite0", "mind5k_efflite0", "pr5k3_efflite0",
 )  # fmt: skip
 """Names listed when a name is unknown; any count is possible, e.g. fid500 or fid2.5k."""
 
-DETECTORS = {"fid": "inception", "kid": "inception", "is": "inception", "pr": "vgg16", "ppl": "lpips", "ls": "celeba"}
-"""Detector of each kind, as in the original."""
+DETECTORS = {
+    "fid": "inception", "kid": "inception", "mind": "inception", "is": "inception", "pr": "vgg16", "ppl": "lpips",
+    "ls": "celeba",
+}  # fmt: skip
+"""Detector of each kind, as in the original, which has no mind."""
 
 HIGHER_IS_BETTER = ("is", "pr")
 """Kinds of metrics whose larger values are better; of all others smaller ones are."""
 
-SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2"}
+SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2", "efflite0": "efflite0"}
 """Detectors by suffix."""
 
-_SETS = re.compile(r"(?P<kind>fid|kid)(?P<count>\d+(\.\d+)?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2))?")
+_SETS = re.compile(
+    r"(?P<kind>fid|kid|mind)(?P<count>\d+(\.\d+)?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
+)
 _IS = re.compile(r"is(?P<count>\d+(\.\d+)?k?)(_(?P<suffix>tiny))?")
 _PR = re.compile(
-    r"pr(?P<count>\d+(\.\d+)?k|\d+)(_?(?P<nhood>(?<=[k_])\d+))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2))?"
+    r"pr(?P<count>\d+(\.\d+)?k|\d+)(_?(?P<nhood>(?<=[k_])\d+))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
 )
 _PPL = re.compile(
     r"ppl(?P<version>2?)(?P<count>\d+(\.\d+)?k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
@@ -60,6 +67,8 @@ class MetricSpec:
     """kid: number of subsets."""
     subset_size: int = 1000
     """kid: images per subset, at most."""
+    num_directions: int = 1000
+    """mind: directions on which features are projected."""
     path: PathSettings | None = None
     """ppl: kind of path."""
     keep: float = 0.5
@@ -68,7 +77,7 @@ class MetricSpec:
     @property
     def needs_features(self) -> bool:
         """Whether the metric needs features of single images, not only their mean and covariance."""
-        return self.kind in ("kid", "pr", "is")
+        return self.kind in ("kid", "mind", "pr", "is")
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -122,6 +131,9 @@ def with_num_images(name: str, num_images: int) -> str:
     return name[:begin] + count + name[end:]
 
 
+KINDS_OF_SETS: Mapping[str, Kind] = {"fid": "fid", "kid": "kid", "mind": "mind"}
+
+
 def _count(text: str) -> int:
     return round(float(text[:-1]) * 1000) if text.endswith("k") else round(float(text))
 
@@ -131,7 +143,7 @@ def _detector(kind: str, suffix: str | None) -> str:
 
 
 def _set_distance(name: str, parts: dict[str, str | None]) -> MetricSpec:
-    kind, count = "fid" if parts["kind"] == "fid" else "kid", _count(parts["count"] or "")
+    kind, count = KINDS_OF_SETS[parts["kind"] or ""], _count(parts["count"] or "")
     return MetricSpec(name, kind, _detector(kind, parts["suffix"]), count, None if parts["full"] else count)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from stylegan_ray.metrics.blocks import SHARING, Plan, Result, Task
-from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance
+from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance, monge_distance
 from stylegan_ray.metrics.manifold import precision_recall
 from stylegan_ray.metrics.names import PR_VALUES, MetricSpec
 from stylegan_ray.metrics.path_length import perceptual_path_length
@@ -117,7 +117,10 @@ class Reduction:
         """The values, once every block has been added."""
         generated = [*self.fakes.values(), *(c for arrays in self.own.values() for c in arrays.values())]
         assert all(c.num == c.count for c in generated) and not any(o.is_waiting() for o in self._orders.values())
-        compute = {"fid": self._fid, "kid": self._kid, "is": self._is, "pr": self._pr, "ppl": self._ppl, "ls": self._ls}
+        compute = {
+            "fid": self._fid, "kid": self._kid, "mind": self._mind, "is": self._is, "pr": self._pr, "ppl": self._ppl,
+            "ls": self._ls,
+        }  # fmt: skip
         return [value for spec in self.plan.specs for value in compute[spec.kind](spec)]
 
     def _add_reals(self, result: Result) -> None:
@@ -153,6 +156,10 @@ class Reduction:
     def _kid(self, spec: MetricSpec) -> list[Value]:
         real, fake = self._real(spec).rows(), self._fake(spec).rows()
         return [self._sides(spec, kernel_distance(real, fake, spec.num_subsets, spec.subset_size, self.plan.seed))]
+
+    def _mind(self, spec: MetricSpec) -> list[Value]:
+        real, fake = self._real(spec).rows(), self._fake(spec).rows()
+        return [self._sides(spec, monge_distance(real, fake, spec.num_directions, self.plan.seed))]
 
     def _pr(self, spec: MetricSpec) -> list[Value]:
         real, fake = self._real(spec).rows(), self._fake(spec).rows()

@@ -1,10 +1,11 @@
-"""FID, KID and inception score: laws."""
+"""FID, KID, MIND and inception score: laws."""
 
 import numpy as np
 import pytest
 import torch
 
 from stylegan_ray.metrics import FeatureStats, frechet_distance, inception_score, kernel_distance
+from stylegan_ray.metrics.distances import monge_distance
 
 
 def normal(num, size, seed=0, scale=1.0, shift=0.0):
@@ -70,3 +71,32 @@ def test_inception_score_lies_between_one_and_the_number_of_classes():
     assert inception_score(np.log(sure + 1e-9) + 7, 1)[0] == pytest.approx(10, rel=1e-6)  # logits
     with pytest.raises(ValueError, match="num_splits=10"):
         inception_score(sure[:5])
+
+
+@pytest.mark.parametrize("size", [3, 64])
+def test_monge_distance_of_normals_is_three_times_the_squared_shift(size):
+    shift = np.random.default_rng(1).standard_normal(size)
+    found = monge_distance(normal(4000, size), normal(4000, size, seed=1) + shift)
+    assert found == pytest.approx(3 * np.square(shift).sum(), rel=0.1)
+
+
+def test_monge_distance_is_that_of_an_independent_implementation():
+    """By transport between quantiles, along directions drawn by somebody else, as far as so many directions agree."""
+    a, b = normal(300, 4), normal(300, 4, seed=1, scale=2.0, shift=0.5)
+    rng = np.random.default_rng(7)
+    total = 0.0
+    for _ in range(4000):
+        direction = rng.standard_normal(4)
+        direction /= np.sqrt((direction**2).sum())
+        quantiles = [np.quantile(side @ direction, np.linspace(0, 1, 300)) for side in (a, b)]
+        total += ((quantiles[0] - quantiles[1]) ** 2).mean()
+    assert monge_distance(a, b, num_directions=4000) == pytest.approx(3 * 4 * total / 4000, rel=0.03)
+
+
+def test_monge_distance_cuts_the_larger_side_and_ignores_order():
+    a, b = normal(60, 8), normal(100, 8, seed=1)
+    assert monge_distance(a, a[::-1]) == pytest.approx(0, abs=1e-25)
+    assert monge_distance(a, b) == monge_distance(a, b[:60]) == pytest.approx(monge_distance(b, a), rel=1e-12)
+    assert monge_distance(a, b) == monge_distance(a, b) != monge_distance(a, b, seed=1)
+    with pytest.raises(ValueError, match="8 columns"):
+        monge_distance(a, b[:, :7])

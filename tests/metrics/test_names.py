@@ -23,6 +23,10 @@ from stylegan_ray.metrics.names import EXAMPLES, parse_metric, parse_metrics, wi
         ("ppl1k_wend_tiny", "ppl", 1000, 0, "tiny"),
         ("ls", "ls", 200000, 0, "celeba"),
         ("fid50k_dinov2", "fid", 50000, 50000, "dinov2"),
+        ("fid5k_efflite0", "fid", 5000, 5000, "efflite0"),
+        ("kid5k_full_efflite0", "kid", 5000, None, "efflite0"),
+        ("mind5k", "mind", 5000, 5000, "inception"),
+        ("mind500_tiny", "mind", 500, 500, "tiny"),
     ],
 )
 def test_names_are_parsed(name, kind, num_gen, num_real, detector):
