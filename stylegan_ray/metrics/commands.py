@@ -8,7 +8,7 @@ from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_folder
 from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
-from stylegan_ray.metrics.row_files import absolute, compare_stored, load_rows
+from stylegan_ray.metrics.row_files import absolute, compare_stored, grouped, load_rows
 from stylegan_ray.run_folder import find_run
 from stylegan_ray.storage import Storage, split_address
 from stylegan_ray.table import format_table
@@ -32,7 +32,7 @@ def plot(options: PlotOptions) -> int:
     found = [find_run(run) for run in options.runs]
     names = [split_address(address)[1] for address in found]
     labels = names if len(set(names)) == len(names) else found
-    runs = {label: load_rows(address) for label, address in zip(labels, found, strict=True)}
+    runs = grouped(found, options.by) if options.by else dict(zip(labels, map(load_rows, found), strict=True))
     from stylegan_ray.metrics.plot import write_plots  # matplotlib takes a second to import
 
     try:

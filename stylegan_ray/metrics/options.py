@@ -69,6 +69,8 @@ class PlotOptions:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """Runs, by folder or name."""
+    by: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY ...")] = ()
+    """One curve for all runs with the same values of these keys, such as augment.mode: their mean and range."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder for metrics.png and metrics.html; default: that of the first run."""
 

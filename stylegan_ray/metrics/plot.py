@@ -111,6 +111,9 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
         xs, ys = list(curves[run]), [row["value"] for row in curves[run].values()]
         spreads = [row["spread"] if row.get("spread") and row.get("repeats") else 0 for row in curves[run].values()]
         panel.plot(xs, ys, color=_colour(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
+        low, high = ([row.get(end, row["value"]) for row in curves[run].values()] for end in ("lowest", "highest"))
+        if low != high:
+            panel.fill_between(xs, low, high, color=_colour(number), alpha=0.15, linewidth=0)
         if any(spreads):
             panel.errorbar(xs, ys, spreads, fmt="none", ecolor=_colour(number), elinewidth=1.2, capsize=2.5)
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}

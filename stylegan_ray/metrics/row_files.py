@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
-from stylegan_ray.config import ConfigError
-from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare
+from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, mean_rows
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     EVALUATIONS,
@@ -15,6 +16,7 @@ from stylegan_ray.run_folder import (
     find_run,
     folder_of,
     is_run,
+    read_config,
     read_jsonl,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
@@ -47,6 +49,18 @@ def load_rows(what: str) -> list[Row]:
         with suppress(FileNotFoundError):
             rows += read_jsonl(Storage.at(run), name)
     return rows
+
+
+def grouped(runs: Sequence[str], keys: Sequence[str]) -> dict[str, list[Row]]:
+    """Mean rows of runs by the values of some keys of their configuration; raises ConfigError for an unknown key."""
+    groups: dict[str, list[list[Row]]] = {}
+    for run in runs:
+        values = read_config(Storage.at(run)).flat()
+        if unknown := [key for key in keys if key not in values]:
+            raise ConfigError(f"--by {unknown[0]}: no such key{nearest(unknown[0], values)}")
+        label = ", ".join(str(values[key]) for key in keys)
+        groups.setdefault(label, []).append(load_rows(run))
+    return {label: mean_rows(group) for label, group in groups.items()}
 
 
 def compare_stored(a: str, b: str) -> list[Comparison]:

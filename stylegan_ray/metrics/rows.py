@@ -76,6 +76,19 @@ def unavailable_row(spec: MetricSpec, reason: str, provenance: Mapping[str, Any]
     return {"metric": spec.name, "value": None, "unavailable": reason, **_environment(provenance, 0.0)}
 
 
+def mean_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """Rows of several runs as one run's: where all have a value at a kimg, its mean, lowest and highest."""
+    found = [{(full_name(row), row.get("kimg")): row for row in rows if row.get("value") is not None} for rows in runs]
+    means = []
+    for place in found[0]:
+        if all(place in others for others in found):
+            rows = [others[place] for others in found]
+            values, seconds = [row["value"] for row in rows], [row.get("total_sec") for row in rows]
+            own = {"value": statistics.fmean(values), "lowest": min(values), "highest": max(values), "spread": None}
+            means.append(rows[0] | own | {"total_sec": None if None in seconds else statistics.fmean(seconds)})
+    return means
+
+
 def summary_rows(repeats: Sequence[Sequence[Row]]) -> list[Row]:
     """One row per metric over repeats with different seeds: mean, and standard deviation of one repeat."""
     summaries = []

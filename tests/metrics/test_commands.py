@@ -61,6 +61,21 @@ def test_rows_of_a_run_and_of_its_networks_are_in_one_file(run, capsys):
     assert status == 0 and (run / "metrics.png").exists() and (run / "metrics.html").exists()
 
 
+def test_runs_are_plotted_by_a_key_of_their_configuration(run, capsys, tmp_path):
+    for number, (mode, seed) in enumerate((("ada", 0), ("ada", 1), ("noaug", 0))):
+        other = tmp_path / f"run-{number}"
+        other.mkdir()
+        cfg = toy_config(**{"augment.mode": mode, "run.seed": seed})
+        (other / "config.yaml").write_text(cfg.to_yaml())
+        rows = [{"metric": "fid5k_tiny", "value": 9.0 + number, "kimg": kimg} for kimg in (0, 2)]
+        (other / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["plot", *(tmp_path / f"run-{number}" for number in range(3)), "--by", "augment.mode", "--out", tmp_path]
+    status, text = evaluated(capsys, *words)
+    assert status == 0 and str(tmp_path / "metrics.png") in text
+    page = (tmp_path / "metrics.html").read_text()
+    assert "<td>ada</td><td>9.5</td>" in page and "<td>noaug</td><td>11</td>" in page
+
+
 def test_unlike_rows_are_refused_with_the_reason(run, capsys, tmp_path):
     other = tmp_path / "other.jsonl"
     assert evaluated(capsys, run, "--metrics", "fid100_tiny", "--num-tasks", "0")[0] == 0
@@ -96,6 +111,7 @@ def test_without_weights_the_other_metrics_are_computed_and_the_status_is_1(run,
         (["compare", "RUN", "RUN/network-final.safetensors"], "there are no rows of metrics in"),
         (["plot"], "at least one RUN"),
         (["plot", "RUN"], "nothing to plot"),
+        (["plot", "RUN", "--by", "augment.mod"], "--by augment.mod: no such key; did you mean 'augment.mode'?"),
         (["prefetch", "inceptoin"], "did you mean 'inception'"),
     ],
 )

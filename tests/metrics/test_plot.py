@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stylegan_ray.metrics.plot import disagreements, draw, page, write_plots
-from stylegan_ray.metrics.rows import MUST_AGREE
+from stylegan_ray.metrics.rows import MUST_AGREE, mean_rows
 from stylegan_ray.run_folder import read_jsonl
 from stylegan_ray.storage import Storage
 
@@ -37,6 +37,14 @@ def test_a_metric_is_drawn_over_kimg_and_over_time():
     assert over_kimg.get_xlabel() == "kimg" and "minutes" in over_time.get_xlabel()
     assert list(over_kimg.lines[0].get_xdata()) == [0, 2, 4] and list(over_time.lines[0].get_xdata()) == [0, 1, 2]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+
+
+def test_runs_of_a_group_are_one_curve_with_a_band():
+    mean = mean_rows([rows_of([9, 7, 5], seconds=60), rows_of([7, 3], seconds=30)])
+    assert [(row["value"], row["lowest"], row["highest"]) for row in mean] == [(8, 7, 9), (5, 3, 7)]
+    assert [row["total_sec"] for row in mean] == [0, 45], "as far as all runs are"
+    panel = draw({"both": mean, "one": mean_rows([rows_of([8, 6])])}).axes[0]
+    assert curves(panel) == {"both": [8, 5], "one": [8, 6]} and len(panel.collections) == 1
 
 
 def test_each_metric_has_its_panels():
