@@ -10,7 +10,7 @@ from support.reports import nimg_after, row
 
 from stylegan_ray.config import load_config
 from stylegan_ray.images.grid import png
-from stylegan_ray.report.trackers import About
+from stylegan_ray.report.trackers import About, Deliveries
 from stylegan_ray.run_folder import append_jsonl, checkpoint_name, cut, fakes_name
 from stylegan_ray.storage import Storage
 
@@ -59,6 +59,15 @@ class GrowingRun:
         self.folder.write("log.txt", b"")
         self.num_ticks -= num
         cut(self.folder, self.num_ticks, self.nimg)
+
+
+def deliver(run, state="done"):
+    """One command drives the run to an end; returns what it said."""
+    said = []
+    deliveries = Deliveries(run.cfg, run.folder, run.about, said.append)
+    deliveries.start()
+    deliveries.end(state)
+    return said
 
 
 def memory_of(folder, name):

@@ -1,7 +1,7 @@
 """One run in a real MLflow server with its database: one curve over crashes, images, metrics, parameters, data."""
 
 import pytest
-from support.grown import STARTED, GrowingRun, memory_of
+from support.grown import STARTED, GrowingRun, deliver, memory_of
 from support.mlflow_server import mlflow_server, needs_server
 
 from stylegan_ray.report.trackers import Deliveries
@@ -30,15 +30,6 @@ def patient(monkeypatch):
 
 def growing(server, folder, **keys):
     return GrowingRun(folder, **{"report.mlflow": server.address, **keys})
-
-
-def deliver(run, state="done"):
-    """One command drives the run to an end; returns what it said."""
-    said = []
-    deliveries = Deliveries(run.cfg, run.folder, run.about, said.append)
-    deliveries.start()
-    deliveries.end(state)
-    return said
 
 
 def runs_of(server, run):

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from support.grown import GrowingRun, memory_of
+from support.grown import GrowingRun, deliver, memory_of
 
 from stylegan_ray.cluster.origin import without_hooks
 from stylegan_ray.config import ConfigError, load_config
-from stylegan_ray.report.trackers import Deliveries
 
 
 @contextmanager
@@ -37,14 +36,6 @@ def receiver(status=200):
     finally:
         server.shutdown()
         server.server_close()
-
-
-def deliver(run, state="done"):
-    said = []
-    deliveries = Deliveries(run.cfg, run.folder, run.about, said.append)
-    deliveries.start()
-    deliveries.end(state)
-    return said
 
 
 def events(got):

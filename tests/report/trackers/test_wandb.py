@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from support import wandb_files
 from support.browser import free_port
-from support.grown import GrowingRun, memory_of
+from support.grown import GrowingRun, deliver, memory_of
 
-from stylegan_ray.report.trackers import Deliveries
 from stylegan_ray.report.trackers import wandb as wandb_tracker
 
 CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
@@ -40,14 +39,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-
-def deliver(run, state="done"):
-    said = []
-    deliveries = Deliveries(run.cfg, run.folder, run.about, said.append)
-    deliveries.start()
-    deliveries.end(state)
-    return said
 
 
 def curve(folder):
