@@ -22,6 +22,7 @@ def toy_free(cfg):
     return load_config("config-f").model
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_through_every_case():
     options = gpu.Options(
         cases=("published-256", "config-f-1024"),

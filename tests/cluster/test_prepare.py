@@ -325,7 +325,13 @@ def bucket():
         yield Storage.at("s3://bucket")
 
 
-@pytest.mark.parametrize("dest", ["s3://bucket/d.zip", "s3://bucket/sets/d", "s3://bucket/d.parquet"])
+@pytest.mark.parametrize(
+    "dest",
+    [
+        "s3://bucket/sets/d",
+        *(pytest.param(f"s3://bucket/d.{suffix}", marks=pytest.mark.slow) for suffix in ("zip", "parquet")),
+    ],
+)
 def test_object_store(source, tmp_path, bucket, monkeypatch, capsys, dest):
     assert run(source, dest, "--no-shuffle") == 0
     np.testing.assert_array_equal(pixels(dest, shuffle="blocks"), pixels(source))

@@ -20,7 +20,7 @@ def ps_of(rows):
     return [row["Progress/augment_p"] for row in rows]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_workers_trains_the_same_run_while_p_moves(tmp_path, world_size):
     cfg = toy_config(**ADA | {"train.dtype": "float64"})
     one, other = undisturbed(cfg), trained_by(world_size, tmp_path, cfg)
@@ -29,7 +29,10 @@ def test_any_number_of_workers_trains_the_same_run_while_p_moves(tmp_path, world
     assert largest_difference(one["tensors"], other["tensors"]) < 1e-9
 
 
-@pytest.mark.parametrize("keys", [ADA, {"augment.mode": "diffaug"}], ids=["ada", "diffaug"])
+DIFFAUG = {"augment.mode": "diffaug"}
+
+
+@pytest.mark.parametrize("keys", [ADA, pytest.param(DIFFAUG, marks=pytest.mark.slow)], ids=["ada", "diffaug"])
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(keys):
     cfg = toy_config(**keys | {"train.total_kimg": 0.144})
     straight, first, resumed = toy_state(cfg), toy_state(cfg), toy_state(cfg)

@@ -85,7 +85,9 @@ def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "nimg"), [("config-d", 48), *((preset, 80) for preset in PRESETS)], ids=lambda value: str(value)
+    ("preset", "nimg"),
+    [("config-d", 48), ("config-a", 80), *(pytest.param(p, 80, marks=pytest.mark.slow) for p in PRESETS[1:])],
+    ids=lambda value: str(value),
 )
 def test_a_run_resumed_across_a_transition_equals_the_undisturbed_one(preset, nimg, tmp_path):
     """Stopped before the fade, which begins at 48, or in it."""
