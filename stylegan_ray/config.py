@@ -261,7 +261,7 @@ class ScheduleConfig(Section):
 
 AutoKey = Literal[
     "model.fmap_base", "loss.r1_gamma", "loss.pl_decay", "schedule.minibatch_size", "schedule.minibatch_gpu",
-    "schedule.G_lrate", "schedule.D_lrate", "schedule.G_smoothing_kimg",
+    "schedule.G_lrate", "schedule.D_lrate", "schedule.G_smoothing_kimg", "model.num_lowp_res",
 ]  # fmt: skip
 
 
@@ -305,7 +305,7 @@ class TrainConfig(Section):
     resume_with_new_nets: bool = False
     """With --resume-from: build new networks and copy the tensors whose name and shape match."""
     auto: tuple[AutoKey, ...] = ()
-    """Keys that are chosen from the resolution and the number of workers when a run starts, unless given."""
+    """Keys that are chosen from the resolution, the workers and the machine when a run starts, unless given."""
     freeze_D: Annotated[int, Field(ge=0)] = 0
     """Layers of D, from the highest resolution, that are not trained: fromrgb, conv0, conv1 and skip count one each."""
     on_nonfinite: Literal["skip", "rollback", "error"] = "skip"

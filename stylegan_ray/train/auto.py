@@ -1,4 +1,4 @@
-"""Values of the keys in train.auto, chosen from the resolution of the images and the number of workers.
+"""Values of the keys in train.auto, chosen from the resolution of the images, the number of workers and the machine.
 
 Where they come from: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", appendix C;
 its settings by resolution are the presets paper256, paper512 and paper1024.
@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from stylegan_ray.config import RunConfig
+from stylegan_ray.ops.convolution import has_instructions
 from stylegan_ray.table import format_table
-from stylegan_ray.train.memory import bytes_of_worker, gib, largest_that_fits
+from stylegan_ray.train.memory import bytes_of_worker, device_of, gib, largest_that_fits
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Choice:
 def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
     """The choices for the keys in train.auto. `resolution` is height and width in pixels."""
     height, width = resolution
-    side = max(height, width)
+    side, keys = max(height, width), cfg.train.auto
+    lowp, why_lowp = _lowp_res(cfg)
+    if "model.num_lowp_res" in keys:
+        cfg = cfg.with_overrides({"model.num_lowp_res": lowp, "train.auto": keys})
     size, gpu, why_gpu = _minibatch_sizes(cfg, (height, width))
     rounds = size // gpu
     lrate = 0.002 if side >= 1024 else 0.0025
@@ -40,9 +46,10 @@ def choices(cfg: RunConfig, resolution: Sequence[int]) -> list[Choice]:
         "schedule.G_smoothing_kimg": (size * 10 / 32, f"10 for a minibatch of 32, in proportion for {size}"),
         "loss.r1_gamma": (0.0002 * height * width / size, f"0.0002 * {height} * {width} pixels / minibatch {size}"),
         "loss.pl_decay": (1 - 0.99**rounds, f"as 0.01 for each of {rounds} micro-batches: 1 - 0.99^{rounds}"),
+        "model.num_lowp_res": (lowp, why_lowp),
         "model.fmap_base": (16384 if side >= 512 else 8192, f"16384 from 512 pixels, else 8192; images of {side}"),
     }
-    return [Choice(key, *found[key]) for key in found if key in cfg.train.auto]
+    return [Choice(key, *found[key]) for key in found if key in keys]
 
 
 def with_choices(cfg: RunConfig, resolution: Sequence[int]) -> RunConfig:
@@ -59,6 +66,19 @@ def explain(found: Sequence[Choice]) -> str:
     """A table of choices with values and reasons."""
     rows = [(choice.key, f"{choice.value:g}", choice.why) for choice in found]
     return format_table([("chosen", "value", "why"), *rows])
+
+
+def _lowp_res(cfg: RunConfig) -> tuple[int, str]:
+    """How many resolutions run in low precision, as many as in StyleGAN2-ADA where the device is made for it."""
+    on_gpu = device_of(cfg) == "cuda"
+    has = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else has_instructions(torch.bfloat16)
+    return (
+        LOWP_RES if has else 0,
+        f"the {'GPU' if on_gpu else 'processor'} has {'' if has else 'no '}bfloat16 instructions",
+    )
+
+
+LOWP_RES = 4
 
 
 def _minibatch_sizes(cfg: RunConfig, resolution: tuple[int, int]) -> tuple[int, int, str]:

@@ -3,6 +3,7 @@
 import pytest
 
 from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.train import auto
 from stylegan_ray.train.auto import choices, explain, with_choices
 from stylegan_ray.train.memory import peak
 
@@ -53,6 +54,14 @@ def test_the_largest_micro_batch_that_fits_is_chosen():
     for part in (8, 4):
         limited = cfg.with_overrides({"cluster.memory_gb": (needed[part] + 1000) / 2**30})
         assert with_choices(limited, (16, 16)).schedule.minibatch_gpu == part
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_low_precision_is_chosen_where_the_processor_has_instructions(has, monkeypatch):
+    monkeypatch.setattr(auto, "has_instructions", lambda dtype: has)
+    (choice,) = choices(load_config("config-f", {"train.auto": ["model.num_lowp_res"]}), (64, 64))
+    assert (choice.key, choice.value) == ("model.num_lowp_res", 4 if has else 0)
+    assert ("has bfloat16" if has else "has no bfloat16") in choice.why
 
 
 def test_what_fits_nowhere_is_said():
