@@ -389,7 +389,8 @@ def write_start(run: Run, share: Share) -> None:
     storage = run.storage
     delete_leftovers(storage)
     storage.write(CONFIG, run.cfg.to_yaml().encode())
-    storage.write(RUN_FILE, json.dumps(clean(provenance(run, share)), indent=1).encode())
+    entry = provenance(run.cfg.run.name, run.command or command_line(), run.dataset, run.source, share)
+    storage.write(RUN_FILE, json.dumps(clean(entry), indent=1).encode())
 
 
 def write_end(run: Run, state: str) -> None:

@@ -12,30 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stylegan_ray.cluster.nodes import code_checksum, version_of
-from stylegan_ray.cluster.source import source_entry
+from stylegan_ray.cluster.source import Source, source_entry
 from stylegan_ray.credentials import host_of, without_credentials
 from stylegan_ray.data.dataset import Dataset
 
 if TYPE_CHECKING:
-    from stylegan_ray.cluster.launch import Run
     from stylegan_ray.cluster.resources import Share
 
 
-def provenance(run: Run, share: Share) -> dict[str, Any]:
-    """The content of run.json: versions, host, command, and where the data is from."""
+def provenance(name: str | None, command: str, data: Dataset, source: Source | None, share: Share) -> dict[str, Any]:
+    """The content of run.json: versions, host, command, and where data and first networks are from."""
     packages = ("stylegan-ray", "torch", "ray", "numpy", "pillow", "pyarrow")
     return {
-        "name": run.cfg.run.name,
-        "command": run.command or command_line(),
+        "name": name,
+        "command": command,
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version_of(name) for name in packages} | {"stylegan_ray": code_checksum()},
         "workers": share.describe(),
-        "resume_from": run.source.given if run.source else None,
-        "source": source_entry(run.source),
+        "resume_from": source.given if source else None,
+        "source": source_entry(source),
         "ended": None,
-        "data": data_entry(run.dataset),
+        "data": data_entry(data),
     }
 
 

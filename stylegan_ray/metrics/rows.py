@@ -83,9 +83,11 @@ def mean_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
     for place in found[0]:
         if all(place in others for others in found):
             rows = [others[place] for others in found]
-            values, seconds = [row["value"] for row in rows], [row.get("total_sec") for row in rows]
+            values = [row["value"] for row in rows]
+            seconds = [row["total_sec"] for row in rows if row.get("total_sec") is not None]
             own = {"value": statistics.fmean(values), "lowest": min(values), "highest": max(values), "spread": None}
-            means.append(rows[0] | own | {"total_sec": None if None in seconds else statistics.fmean(seconds)})
+            total_sec = statistics.fmean(seconds) if len(seconds) == len(rows) else None
+            means.append(rows[0] | own | {"total_sec": total_sec})
     return means
 
 

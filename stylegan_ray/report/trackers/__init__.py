@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.report.trackers.delivery import Delivery, Memory
+from stylegan_ray.report.trackers.delivery import Delivery
+from stylegan_ray.report.trackers.memory import Memory
 from stylegan_ray.report.trackers.mlflow import MLflow
 from stylegan_ray.report.trackers.notify import Notifier
 from stylegan_ray.report.trackers.protocol import About, Tracker

@@ -7,22 +7,18 @@ never twice, whatever dies in between.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from stylegan_ray.credentials import without_credentials
 from stylegan_ray.report.trackers.covered import mark_of, new_points
+from stylegan_ray.report.trackers.memory import Memory
 from stylegan_ray.report.trackers.protocol import NETWORK, About, Tracker
-from stylegan_ray.run_folder import FINAL_NETWORK, newest_nimg, tracker_file
-from stylegan_ray.storage import Storage, one_line
-from stylegan_ray.untrusted import reading
-from stylegan_ray.untrusted_text import parse_json
+from stylegan_ray.run_folder import FINAL_NETWORK, newest_nimg
+from stylegan_ray.storage import one_line
 
 LOOK_SEC = 2.0
 """How often the run's folder is looked at on a disk; in object storage ten times less often."""
@@ -31,37 +27,6 @@ PAUSES_SEC = (5.0, 15.0, 30.0, 60.0)
 SEC_TO_END = 60.0
 """How long the end of a run waits for a tracker."""
 POINTS_AT_ONCE = 30
-MEMORY_BYTES = 1 << 20
-
-
-class Memory:
-    """A small file in the run's folder: the id of the run in a tracker, and what the tracker has of it."""
-
-    def __init__(self, run: Storage, name: str, address: str) -> None:
-        self.run, self.file, self.address = run, tracker_file(name), without_credentials(address)
-        self.id, self.began = uuid.uuid4().hex, time.time()
-        self.sent: dict[str, int] = {}
-        """The last clock value of each series that the tracker has."""
-        self.session: str | None = None
-        """What the tracker has not stored for good yet."""
-        self.ended: str | None = None
-        """How the run ended, where the tracker knows it."""
-
-    def read(self) -> None:
-        """Reads the file, unless it is about another address; a new one gets a new id."""
-        if not self.run.exists(self.file):
-            return
-        where = self.run.path(self.file)
-        with reading(where, ValueError):
-            found = parse_json(self.run.read(self.file, MEMORY_BYTES), where, MEMORY_BYTES)
-            if found["address"] == self.address:
-                self.id, self.began = str(uuid.UUID(found["id"]).hex), float(found["began"])
-                self.sent = {str(series): int(nimg) for series, nimg in found["sent"].items()}
-                self.session, self.ended = found["session"], found["ended"]
-
-    def write(self) -> None:
-        names = ("address", "id", "began", "sent", "session", "ended")
-        self.run.write(self.file, json.dumps({name: getattr(self, name) for name in names}, indent=1).encode())
 
 
 class Delivery(threading.Thread):

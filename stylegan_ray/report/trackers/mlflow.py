@@ -13,7 +13,7 @@ from stylegan_ray.report.trackers.covered import reduced_image
 from stylegan_ray.report.trackers.protocol import FAKES, NETWORK, TICKS, About, Point
 
 if TYPE_CHECKING:
-    from stylegan_ray.report.trackers.delivery import Memory
+    from stylegan_ray.report.trackers.memory import Memory
 
 EXPERIMENT = "stylegan_ray"
 """Where $MLFLOW_EXPERIMENT_NAME does not name another."""

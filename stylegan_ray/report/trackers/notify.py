@@ -15,7 +15,7 @@ from stylegan_ray.run_folder import FAULTS, METRICS, how_ended, newest_nimg, nim
 from stylegan_ray.storage import Storage, one_line
 
 if TYPE_CHECKING:
-    from stylegan_ray.report.trackers.delivery import Memory
+    from stylegan_ray.report.trackers.memory import Memory
 
 TOKEN = "STYLEGAN_RAY_NOTIFY_TOKEN"
 """Variable with a token that goes into the header Authorization, for receivers that want one."""

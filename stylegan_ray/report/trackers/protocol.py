@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stylegan_ray.config import RunConfig
 
 if TYPE_CHECKING:
-    from stylegan_ray.report.trackers.delivery import Memory
+    from stylegan_ray.report.trackers.memory import Memory
 
 TICKS, FAKES, NETWORK = "ticks", "fakes", "network"
 """Series of a run; the others are the names of metrics."""

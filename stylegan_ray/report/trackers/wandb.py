@@ -15,7 +15,7 @@ from stylegan_ray.report.trackers.covered import reduced_image
 from stylegan_ray.report.trackers.protocol import FAKES, About, Point
 
 if TYPE_CHECKING:
-    from stylegan_ray.report.trackers.delivery import Memory
+    from stylegan_ray.report.trackers.memory import Memory
 
 CLOCK = "Progress/kimg"
 SESSION_SEC = 600.0

@@ -8,7 +8,8 @@ from support.grown import GrowingRun, memory_of
 
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.report.trackers import Deliveries, check_trackers, delivery
-from stylegan_ray.report.trackers.delivery import Delivery, Memory
+from stylegan_ray.report.trackers.delivery import Delivery
+from stylegan_ray.report.trackers.memory import Memory
 
 
 class Recorder:

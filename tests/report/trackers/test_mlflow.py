@@ -5,7 +5,7 @@ from support.grown import STARTED, GrowingRun, deliver, memory_of
 from support.mlflow_server import mlflow_server, needs_server
 
 from stylegan_ray.report.trackers import Deliveries
-from stylegan_ray.report.trackers.delivery import Memory
+from stylegan_ray.report.trackers.memory import Memory
 from stylegan_ray.report.trackers.mlflow import in_pieces
 
 CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
