@@ -180,9 +180,9 @@ def prepare_data(argv: Sequence[str]) -> int:
 
     options = parse_options(PrepareOptions, argv, command_name("prepare_data"))
     keep_to_loopback(options.address)
-    from stylegan_ray.cluster import prepare
+    from stylegan_ray.cluster.prepare import command
 
-    return prepare.prepare_data(options)
+    return command.prepare_data(options)
 
 
 def stop(argv: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
-from stylegan_ray.cluster.prepare import prepare_data
+from stylegan_ray.cluster.prepare.command import prepare_data
 from stylegan_ray.cluster.reals import RealsStream, stream_of_reals
 from stylegan_ray.config import RunConfig
 from stylegan_ray.cores import num_cores

@@ -18,7 +18,7 @@ from support.jobs import ROOT
 
 from benchmarks.cluster.victims import descendants, kill
 from stylegan_ray import cli
-from stylegan_ray.cluster.prepare import write_task
+from stylegan_ray.cluster.prepare.write import write_task
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import formats, write
 from stylegan_ray.data.errors import DataError

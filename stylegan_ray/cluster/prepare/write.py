@@ -1,4 +1,4 @@
-"""Prepares and checks data sets: tasks of Ray read and encode images, and this process writes them in order."""
+"""Writes data sets: tasks of Ray read and encode images, and this process writes them in order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stylegan_ray.config import ConfigError, DataConfig
-from stylegan_ray.data import formats, openmoji
+from stylegan_ray.config import DataConfig
+from stylegan_ray.data import formats
 from stylegan_ray.data import open as open_data
 from stylegan_ray.data.atomic_output import delete_leftovers, write_whole
 from stylegan_ray.data.dataset import Dataset
@@ -25,7 +25,7 @@ from stylegan_ray.data.formats.tfrecord_wire import export_order
 from stylegan_ray.data.index import IS_BAD, Index
 from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.letterbox import letterbox
-from stylegan_ray.data.options import PrepareOptions, format_options, translate_errors
+from stylegan_ray.data.options import PrepareOptions, format_options
 from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
 from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ProgressLine, format_time
@@ -33,51 +33,6 @@ from stylegan_ray.storage import split_address
 
 Run = Callable[[Callable[[Any], Sequence[bytes]], Sequence[Any]], Iterator[Sequence[bytes]]]
 """Calls a function with every plan; yields the results in the order of the plans."""
-
-
-def prepare_data(options: PrepareOptions) -> int:
-    """Writes or checks a data set; returns the exit status."""
-    refuse_relative_paths(options)
-    try:
-        with translate_errors():
-            return what_to_do(options)(options)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it"
-        ) from error
-    except OSError as error:
-        print(f"error: {error}; nothing was written", file=sys.stderr)
-        return 1
-
-
-def what_to_do(options: PrepareOptions) -> Callable[[PrepareOptions], int]:
-    """The function that does what the options ask for; raises ConfigError when they do not go together."""
-    from stylegan_ray.cluster import doctor
-
-    doctor.refuse_options(options)
-    if options.check:
-        return doctor.check
-    if options.dest is None:
-        raise ConfigError(
-            "DEST is missing; give a .zip, a .parquet or a folder for TFRecord files, or only check SOURCE with --check"
-        )
-    return doctor.fix if options.fix else write
-
-
-def refuse_relative_paths(options: PrepareOptions) -> None:
-    """Raises ConfigError for relative paths in a submitted job, whose working directory is deleted with it."""
-    paths = {"SOURCE": options.source, "DEST": options.dest, "--json": options.json, "--sheet": options.sheet}
-    for name, path in paths.items():
-        path = path or "/"
-        is_fixed = path == openmoji.NAME or "://" in path or os.path.isabs(os.path.expanduser(path))
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not is_fixed:
-            raise ConfigError(
-                f"{name} {path} is relative, and a submitted job's working directory is deleted with it; give an "
-                "absolute path that every node sees, or an s3:// or gs:// address"
-            )
-
-
-# Writing.
 
 
 def write(options: PrepareOptions) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan_ray.cluster.prepare import (
+from stylegan_ray.cluster.prepare.write import (
     closing_message,
     plan_task,
     pool,
