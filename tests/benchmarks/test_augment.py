@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from support.toy import toy_config
 
 from benchmarks import augment, augment_sheet
 
 
+@pytest.mark.slow
 def test_steps_and_warps_are_timed_with_and_without_augmentation_and_have_their_bars():
     options = augment.Options(resolutions=(8, 64), repeats=1, threads=1, device="cpu")
     figures, bars = augment.measure(options, toy_config(**{"data.resolution": 8, "schedule.minibatch_size": 2}))

@@ -6,6 +6,7 @@ from benchmarks import roofline
 from benchmarks.kernels import class_of, seconds_by_class
 
 
+@pytest.mark.slow
 def test_rates_and_shares_follow_from_counts_and_times(monkeypatch):
     peaks = {"matmul_gflops": 100.0, "convolution_gflops": 90.0, "copy_gb_s": 10.0}
     monkeypatch.setattr(roofline, "peak_rates", lambda device, repeats: peaks)

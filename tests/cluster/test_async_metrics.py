@@ -172,6 +172,7 @@ def test_a_task_that_cannot_succeed_does_not_touch_the_training(patient, tmp_pat
     assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending_requests(run.run)
 
 
+@pytest.mark.cluster
 def test_what_was_pending_when_everything_died_is_computed_after_the_restart(patient, tmp_path):
     died = Training(tmp_path).train(pauses=3)
     died.metrics.cancel()

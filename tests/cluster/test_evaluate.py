@@ -70,6 +70,7 @@ def test_any_number_of_tasks_gives_the_same_bits(network, here, num_tasks):
     assert numbers(rows(network, Pictures(), num_tasks)) == numbers(here)
 
 
+@pytest.mark.cluster
 def test_a_task_whose_process_is_killed_runs_again(network, here, tmp_path):
     log = tmp_path / "log"
     found = rows(network, Fatal(log), 2)

@@ -48,6 +48,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(isolated(["x"]) == ["x"], reason="needs the right to make a process namespace")
 def test_an_error_that_would_come_again_ends_the_job_at_once(pictures, tmp_path):
     """Learning rates that make NaN: no retry, status 1, a clear word, and no process left."""

@@ -69,7 +69,7 @@ def test_adam_is_reset_where_a_resolution_begins_to_fade_in_or_has_faded_in(rese
     assert counts == {6.0}
 
 
-@pytest.mark.parametrize("preset", ["config-a", "config-d"])
+@pytest.mark.parametrize("preset", [pytest.param("config-a", marks=pytest.mark.slow), "config-d"])
 def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
     """Minibatch and micro-batch change with the resolution: three micro-batches at 4x4, four at 8x8."""
     cfg = growing_config(preset, **{"train.dtype": "float64"})
@@ -86,7 +86,7 @@ def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
 
 @pytest.mark.parametrize(
     ("preset", "nimg"),
-    [("config-d", 48), ("config-a", 80), *(pytest.param(p, 80, marks=pytest.mark.slow) for p in PRESETS[1:])],
+    [("config-d", 48), *(pytest.param(preset, 80, marks=pytest.mark.slow) for preset in PRESETS)],
     ids=lambda value: str(value),
 )
 def test_a_run_resumed_across_a_transition_equals_the_undisturbed_one(preset, nimg, tmp_path):

@@ -26,6 +26,7 @@ def test_any_number_of_workers_trains_the_same_run(tmp_path, world_size):
         assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in ours)
 
 
+@pytest.mark.slow
 def test_float32_differs_by_rounding_that_training_amplifies(tmp_path, record_property):
     cfg = toy_config()
     one, two = undisturbed(cfg), trained_by(2, tmp_path, cfg)

@@ -38,7 +38,7 @@ def test_gradients_are_near_and_the_penalty_of_D_is_exact():
             assert stats[name] == pytest.approx(float(precise_stats[name]), rel=0.05, abs=0.01), name
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_run_is_finite_and_resumes_bit_for_bit(dtype, tmp_path):
     cfg = toy_config(**LOW, **{"model.lowp_dtype": dtype, "train.total_kimg": 0.08})
     source, straight, resumed = ToySet(SIZE), toy_state(cfg, SIZE), toy_state(cfg, SIZE)

@@ -8,6 +8,7 @@ from benchmarks.cluster import prepare
 from stylegan_ray.config import ConfigError, RunConfig
 
 
+@pytest.mark.cluster
 def test_small_inputs_are_measured_and_deleted(tmp_path):
     options = prepare.Options(parts=("files",), files=30, repeats=1, folder=tmp_path)
     figures, bars = prepare.measure(options, RunConfig())

@@ -12,6 +12,7 @@ from benchmarks.cluster import stream
 from stylegan_ray.config import load_config
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_figures_and_bars(tmp_path):
     options = stream.Options(sizes=(16,), formats=("png",), repeats=1, sec=0.5)
