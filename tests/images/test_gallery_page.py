@@ -13,7 +13,7 @@ from stylegan_ray.options import parse_options, train_options
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python jobs/(\w+)\.py (.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^python jobs/(\w+)\.py (.*)$", PAGE.replace("\\\n", " "), re.MULTILINE)
 PICTURES = re.findall(r'src="\.\./(\.assets/gallery/[^"]+)"', PAGE)
 
 
