@@ -147,7 +147,7 @@ def examine_cluster(options: DoctorOptions) -> int:
     cfg = load_config("tiny", {"cluster.address": options.address})
     with joined(cfg, print):
         nodes = alive_nodes()
-        print(f"Cluster {given_address(cfg)[0]}: {len(nodes)} nodes")
+        print(f"Cluster {given_address(cfg)[0]}: {len(nodes)} node{'s' * (len(nodes) > 1)}")
         group = Group.on(nodes)
         try:
             return examine(group, options)
