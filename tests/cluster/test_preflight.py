@@ -212,9 +212,15 @@ def test_a_run_waits_for_nodes_of_a_growing_cluster(monkeypatch):
 
 
 def test_a_driver_elsewhere_is_told_to_submit(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["jobs/train.py", "tiny"])
     for address in ("http://head:8265", "ray://head:10001"):
-        with pytest.raises(ConfigError, match=r"ray job submit --address http://head.*jobs/train\.py"):
+        given = ["tiny", "--cluster.address", address, f"--cluster.address={address}", "--run.name", "run"]
+        monkeypatch.setattr(sys, "argv", ["jobs/train.py", *given])
+        with pytest.raises(
+            ConfigError, match=r"http://head\S* --working-dir \. -- python jobs/train\.py tiny --run"
+        ):
+            join(address, "--cluster.address", {})
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/stylegan-ray", "train", *given])
+        with pytest.raises(ConfigError, match=r"http://head\S* -- stylegan-ray train tiny --run\.name run;"):
             join(address, "--cluster.address", {})
 
 
