@@ -210,7 +210,7 @@ def skews(group: Group) -> list[float | None]:
         with suppress(RayError):
             for _ in range(NUM_LOOKS):
                 begin = time.time()
-                there = ray.get(actor.seconds.remote(), timeout=CONNECT_SEC)
+                there: Any = ray.get(actor.seconds.remote(), timeout=CONNECT_SEC)
                 end = time.time()
                 looks.append((end - begin, there - (begin + end) / 2))
         found.append(min(looks)[1] if looks else None)
@@ -240,7 +240,7 @@ def about_versions(hosts: Sequence[str], versions: Sequence[Mapping[str, str]]) 
     if others:
         way_out = "install the same everywhere, or send the code: ray job submit --working-dir ."
         return Finding("problem", "versions", "; ".join(others), way_out)
-    return Finding("OK", "versions", f"the same on {len(hosts)} nodes: {', '.join(map(' '.join, versions[0].items()))}")
+    return Finding("OK", "versions", f"the same everywhere: {', '.join(map(' '.join, versions[0].items()))}")
 
 
 def about_clocks(hosts: Sequence[str], clocks: Sequence[float | None]) -> Finding:

@@ -28,7 +28,7 @@ class Token:
     source: str | None
     """Where a token is."""
     is_private: bool = True
-    """Whether other users of this machine cannot read its file."""
+    """Whether other users of this machine can neither read its file nor reach it."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,9 @@ def token() -> Token:
         rights = os.stat(path).st_mode
     except OSError:
         return Token(mode, None)
-    return Token(mode, path, not rights & 0o077)
+    return Token(mode, path, not rights & 0o044 or not all(map(others_enter, Path(path).absolute().parents)))
+
+
+def others_enter(folder: Path) -> bool:
+    """Whether the rights of a folder let its group or all users go through it."""
+    return bool(folder.stat().st_mode & 0o011)

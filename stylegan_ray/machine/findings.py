@@ -234,8 +234,8 @@ ABOUT: Sequence[Callable[[Facts], Finding | None]] = (
 
 def worst(found: Sequence[Finding]) -> Level:
     """The worst level among findings."""
-    levels: tuple[Level, ...] = ("problem", "warning")
-    return next((level for level in levels if any(finding.level == level for finding in found)), "OK")
+    levels: list[Level] = [finding.level for finding in found]
+    return max(levels, key=("OK", "warning", "problem").index, default="OK")
 
 
 def format_findings(found: Sequence[Finding]) -> str:

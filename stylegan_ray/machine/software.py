@@ -50,7 +50,7 @@ def unmet() -> list[str]:
     except metadata.PackageNotFoundError:
         return []
     python = platform.python_version()
-    wanted = about.get("Requires-Python") or ""
+    wanted = about["Requires-Python"] if "Requires-Python" in about else ""
     lines = [] if SpecifierSet(wanted).contains(python) else [f"python {python} (needs {wanted})"]
     for needed in _requirements():
         if needed.marker is None and not _is_met(needed):

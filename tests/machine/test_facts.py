@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stylegan_ray.machine import cgroups, disks, network
+from stylegan_ray.machine import cgroups, disks, facts, network
 from stylegan_ray.machine.command import DoctorOptions, examine_machine
 from stylegan_ray.machine.facts import token
 from stylegan_ray.machine.software import OWN, extras, unmet, version_of
@@ -119,7 +119,12 @@ def test_a_token_is_found_and_never_told(monkeypatch, tmp_path):
     path.parent.mkdir()
     path.write_text("SECRET")
     path.chmod(stat.S_IRUSR | stat.S_IROTH)
-    assert token().source == str(path) and not token().is_private and "SECRET" not in repr(token())
+    tmp_path.chmod(stat.S_IRWXU)
+    assert token().source == str(path) and token().is_private, "nobody else reaches it"
+    with monkeypatch.context() as patch:
+        patch.setattr(facts, "others_enter", lambda folder: True)
+        assert not token().is_private and "SECRET" not in repr(token())
+    assert facts.others_enter(Path("/")) and not facts.others_enter(tmp_path)
     path.chmod(stat.S_IRUSR)
     assert token().is_private
     monkeypatch.setenv("RAY_AUTH_TOKEN", "SECRET")
