@@ -234,8 +234,8 @@ ABOUT: Sequence[Callable[[Facts], Finding | None]] = (
 
 def worst(found: Sequence[Finding]) -> Level:
     """The worst level among findings."""
-    levels: list[Level] = [finding.level for finding in found]
-    return max(levels, key=("OK", "warning", "problem").index, default="OK")
+    levels: list[Level] = ["OK", *(finding.level for finding in found)]
+    return max(levels, key=("OK", "warning", "problem").index)
 
 
 def format_findings(found: Sequence[Finding]) -> str:
