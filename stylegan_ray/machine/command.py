@@ -22,13 +22,16 @@ from stylegan_ray.storage import one_line, write_file
 class DoctorOptions:
     """Says what this machine, or each node of a cluster, can do, and what stands in the way of a training.
 
-    Ray is started for nothing: without an address (and without RAY_ADDRESS) this machine alone is looked at, in about
-    ten seconds. Exit status 1: something stands in the way.
+    Without an address, and without RAY_ADDRESS, Ray is not started, and this machine alone is looked at, in about ten
+    seconds. Exit status 1: something stands in the way.
     """
 
     address: ClusterAddress = None
-    """The cluster whose nodes are looked at: HOST:PORT or auto; null: $RAY_ADDRESS, else this machine."""
-    storage: Annotated[str | None, tyro.conf.arg(aliases=["--run.storage"], help_behavior_hint="")] = None
+    """The cluster whose nodes are looked at: HOST:PORT or auto; local: this machine alone, which is what null means
+    without $RAY_ADDRESS."""
+    storage: Annotated[
+        str | None, tyro.conf.arg(metavar="FOLDER", aliases=["--run.storage"], help_behavior_hint="")
+    ] = None
     """Where runs are stored; null: $STYLEGAN_RAY_STORAGE or ~/stylegan_ray/runs."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Write all facts and findings to this file."""
