@@ -201,6 +201,18 @@ def report(argv: Sequence[str]) -> int:
     return 0
 
 
+def doctor(argv: Sequence[str]) -> int:
+    """Says what this machine or cluster can do, and what stands in the way of a training."""
+    from stylegan_ray.machine.command import DoctorOptions, examine_machine
+
+    options = parse_options(DoctorOptions, argv, command_name("doctor"))
+    if (options.address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        return examine_machine(options)
+    from stylegan_ray.cluster.machines import examine_cluster
+
+    return examine_cluster(options)
+
+
 def tune(argv: Sequence[str]) -> int:
     """Searches learning rates, intervals, gamma or other keys; the same command again continues the sweep."""
     from stylegan_ray.cluster.tune.options import sweep_options
@@ -258,7 +270,8 @@ class ReportOptions:
 
 COMMANDS = {
     "train": train, "evaluate": evaluate, "generate": generate, "prepare_data": prepare_data, "stop": stop,
-    "tune": tune, "convert": convert, "project": project, "report": report, "serve": serve, "benchmark": benchmark,
+    "tune": tune, "convert": convert, "project": project, "report": report, "serve": serve, "doctor": doctor,
+    "benchmark": benchmark,
 }  # fmt: skip
 WAYS_ON = {
     "train": "; the same command continues from the newest checkpoint",

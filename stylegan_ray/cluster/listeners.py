@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from stylegan_ray.cluster.nodes import interface_address, interfaces
 from stylegan_ray.config import ConfigError
+from stylegan_ray.machine.network import interface_address, interfaces
 
 Address = tuple[str, int]
 """Host and port that a worker listens on."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
-import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,12 +17,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import BadImage, openmoji
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.machine.memory import shared_memory
+from stylegan_ray.machine.network import interfaces
+from stylegan_ray.machine.software import software
 from stylegan_ray.storage import Storage, one_line
 
 MARKER = ".driver"
 """A file in the run's folder during the preflight, by which nodes find out whether they see the same folder."""
-PACKAGES = ("ray", "torch", "numpy", "pillow", "pyarrow")
-SHARED_MEMORY = "/dev/shm"
 MOST_IMAGE_TRIES = 20
 
 
@@ -121,29 +117,6 @@ def findings(probe: Probe, dataset: Dataset) -> Findings:
     )
 
 
-def software() -> dict[str, str]:
-    """Versions of what the results of a run may depend on, and a checksum of the files of this package."""
-    versions = {name: version_of(name) for name in PACKAGES}
-    return {"python": ".".join(platform.python_version_tuple()[:2]), **versions, "stylegan_ray": code_checksum()}
-
-
-def version_of(package: str) -> str:
-    """The version of an installed package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def code_checksum() -> str:
-    """12 hex digits over the files of this package."""
-    root, sha = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for ending in ("py", "yaml") for path in root.rglob(f"*.{ending}")):
-        content = path.read_bytes()
-        sha.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
-    return sha.hexdigest()[:12]
-
-
 def read_marker(storage: Storage) -> str:
     """The content of the driver's marker."""
     try:
@@ -185,29 +158,3 @@ def readable_image(dataset: Dataset) -> int | None:
             dataset.read(index)
             return int(dataset.rows[index])
     return None
-
-
-def shared_memory() -> int | None:
-    """Bytes of /dev/shm, used or not."""
-    try:
-        stats = os.statvfs(SHARED_MEMORY)
-    except OSError:
-        return None
-    return stats.f_frsize * stats.f_blocks
-
-
-def interfaces() -> dict[str, str]:
-    """The IPv4 address of each network interface that has one."""
-    found = {name: interface_address(name) for _, name in socket.if_nameindex()}
-    return {name: address for name, address in found.items() if address}
-
-
-def interface_address(name: str) -> str | None:
-    """The IPv4 address of a network interface."""
-    get_address = 0x8915  # SIOCGIFADDR of Linux
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
-            request = struct.pack("256s", name.encode()[:15])
-            return socket.inet_ntoa(fcntl.ioctl(any_socket.fileno(), get_address, request)[20:24])
-        except OSError:
-            return None

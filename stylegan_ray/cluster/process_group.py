@@ -22,8 +22,8 @@ from ray.train.torch import TorchConfig
 
 from stylegan_ray import distributed
 from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, format_workers, listener, unreached
-from stylegan_ray.cluster.nodes import interfaces
 from stylegan_ray.cluster.signals import notice_sigterm
+from stylegan_ray.machine.network import interfaces
 
 STORE_SEC = 60.0
 """How long a worker waits for what another one stores."""

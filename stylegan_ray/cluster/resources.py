@@ -189,17 +189,27 @@ def why_not_joined(address: str, error: Exception) -> str:
 
 
 def submit_words(address: str) -> str:
-    """This command as a job for the cluster whose dashboard is at an address."""
-    return f"ray job submit --address {address} --working-dir . -- {command_words()}"
+    """This command as a job for the cluster whose dashboard is at an address.
 
-
-def command_words() -> str:
-    """This command as a job is submitted with it."""
+    A job file comes with the folder of its code; the installed command needs none, and the current folder may be large.
+    """
     program, *words = sys.argv
-    name = os.path.basename(program)
+    name, words = os.path.basename(program), without_address(words)
     if name.endswith(".py") and name != "cli.py":
-        return shlex.join(["python", program, *words])
-    return shlex.join(["stylegan-ray", *words])
+        return f"ray job submit --address {address} --working-dir . -- {shlex.join(['python', program, *words])}"
+    return f"ray job submit --address {address} -- {shlex.join(['stylegan-ray', *words])}"
+
+
+def without_address(words: Sequence[str]) -> list[str]:
+    """The words of a command without the address of a cluster: a job is in its cluster already."""
+    kept, rest = [], list(words)
+    while rest:
+        name, equals, _ = (word := rest.pop(0)).partition("=")
+        if name not in ("--cluster.address", "--address"):
+            kept.append(word)
+        elif not equals:
+            rest = rest[1:]
+    return kept
 
 
 def no_answer(address: str) -> str | None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from stylegan_ray.config import RunConfig
+from stylegan_ray.machine.memory import gib
 from stylegan_ray.ops.convolution import has_instructions
 from stylegan_ray.table import format_table
-from stylegan_ray.train.memory import bytes_of_worker, device_of, gib, largest_that_fits
+from stylegan_ray.train.memory import bytes_of_worker, device_of, largest_that_fits
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import torch
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
+from stylegan_ray.machine.memory import gib
 from stylegan_ray.networks import build_discriminator, build_generator, layer_table
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
-from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, gib, growth, peak_bytes
+from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
 from stylegan_ray.train.stop_when import check_stop_when

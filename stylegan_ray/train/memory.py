@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stylegan_ray.config import RunConfig
+from stylegan_ray.machine.memory import machine_bytes
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.ops import forced
 from stylegan_ray.rng import Place, SeededDraws, Shape
@@ -26,8 +25,6 @@ from stylegan_ray.train.state import Batch, TrainState
 from stylegan_ray.train.step import accumulate, phases_of
 
 META = torch.device("meta")
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much memory a container may use, in the second and the first version of control groups."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -194,21 +191,3 @@ def bytes_of_worker(cfg: RunConfig) -> int:
     if device == "cuda":
         return round(FOR_WORKERS[device] * torch.cuda.get_device_properties(0).total_memory)
     return round(FOR_WORKERS[device] * machine_bytes()) // cfg.cluster.most_workers
-
-
-def machine_bytes() -> int:
-    """Memory of this machine, or of the container where that has less."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([whole, *filter(None, map(_limit, CONTAINER_LIMITS))])
-
-
-def _limit(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def gib(num_bytes: float) -> str:
-    """Bytes as text."""
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def test_a_folder_that_only_one_host_sees_is_refused(hosts, pictures):
     assert status == 2, said
     assert f"error: run.storage={hosts.folder}/private: node {OTHER} does not see the run's folder" in said
     assert "every node sees the same" in said and "Traceback" not in said
+
+
+def test_the_doctor_sees_both_hosts_and_what_only_one_sees(hosts):
+    doctor = f"on 1 {sys.executable} jobs/doctor.py --address {HEAD}:6379 --json {hosts.folder}/doctor.json"
+    status, said = hosts.run("doctor", doctor)
+    assert status == 0 and "Traceback" not in said, said
+    for words in ("2 nodes reach each other", "over 2 nodes with gloo", "the same everywhere", f"\n{OTHER} "):
+        assert words in said, said
+    report = json.loads((hosts.folder / "doctor.json").read_text())
+    assert set(report["nodes"]) == {HEAD, OTHER}
+    assert report["nodes"][OTHER]["facts"]["interfaces"]["eth0"] == OTHER
+    status, said = hosts.run("private-doctor", f"{doctor} --storage {hosts.folder}/private")
+    assert status == 1 and f"{OTHER} see another {hosts.folder}/private than this node" in said, said
 
 
 def test_an_interface_that_no_host_has_is_refused(hosts, pictures):

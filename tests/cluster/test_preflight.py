@@ -17,13 +17,9 @@ from stylegan_ray.cluster.nodes import (  # noqa: E402
     Node,
     Probe,
     alive_nodes,
-    code_checksum,
     findings,
     findings_on,
-    interface_address,
-    interfaces,
     readable_image,
-    software,
 )
 from stylegan_ray.cluster.preflight import (  # noqa: E402
     Clearance,
@@ -35,6 +31,8 @@ from stylegan_ray.cluster.preflight import (  # noqa: E402
 from stylegan_ray.cluster.resources import Share, TooSmallError, join, share_of_cluster, share_of_nodes  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 from stylegan_ray.data import open_dataset  # noqa: E402
+from stylegan_ray.machine.network import interface_address, interfaces  # noqa: E402
+from stylegan_ray.machine.software import code_checksum, software  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
 
 GOOD = Findings({"torch": "2.13.0", "stylegan_ray": "abc"}, "token", "yes", "sha", 1 << 30, {"eth0": "10.0.0.2"})
@@ -117,11 +115,11 @@ def test_a_missing_picture_is_found(dataset, tmp_path):
 
 def test_code_checksum_sees_a_changed_file(monkeypatch, tmp_path):
     package = tmp_path / "stylegan_ray"
-    (package / "cluster").mkdir(parents=True)
-    (package / "cluster" / "nodes.py").write_text("one")
-    monkeypatch.setattr("stylegan_ray.cluster.nodes.__file__", str(package / "cluster" / "nodes.py"))
+    (package / "machine").mkdir(parents=True)
+    (package / "machine" / "software.py").write_text("one")
+    monkeypatch.setattr("stylegan_ray.machine.software.__file__", str(package / "machine" / "software.py"))
     before = code_checksum()
-    (package / "cluster" / "nodes.py").write_text("two")
+    (package / "machine" / "software.py").write_text("two")
     assert code_checksum() != before
 
 
@@ -214,9 +212,13 @@ def test_a_run_waits_for_nodes_of_a_growing_cluster(monkeypatch):
 
 
 def test_a_driver_elsewhere_is_told_to_submit(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["jobs/train.py", "tiny"])
     for address in ("http://head:8265", "ray://head:10001"):
-        with pytest.raises(ConfigError, match=r"ray job submit --address http://head.*jobs/train\.py"):
+        given = ["tiny", "--cluster.address", address, f"--cluster.address={address}", "--run.name", "run"]
+        monkeypatch.setattr(sys, "argv", ["jobs/train.py", *given])
+        with pytest.raises(ConfigError, match=r"http://head\S* --working-dir \. -- python jobs/train\.py tiny --run"):
+            join(address, "--cluster.address", {})
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/stylegan-ray", "train", *given])
+        with pytest.raises(ConfigError, match=r"http://head\S* -- stylegan-ray train tiny --run\.name run;"):
             join(address, "--cluster.address", {})
 
 

@@ -106,6 +106,17 @@ def test_images_projections_and_metrics_are_computed_there(head, pictures):
         assert nodes_alive(head, f"alive-{name}") == 1
 
 
+def test_the_doctor_looks_at_the_node(head):
+    report = head.folder / "doctor.json"
+    status, said = head.run("doctor", command(f"doctor.py --json {report}"))
+    assert status == 0 and "Traceback" not in said, said
+    assert ": 1 node\n" in said and "Nothing stands in the way of a training on this cluster" in said, said
+    found = {finding["subject"]: finding["level"] for finding in json.loads(report.read_text())["cluster"]}
+    assert found["versions"] == found["clocks"] == found["same storage"] == "OK"
+    assert found["token"] == ("OK" if head.mode == "token" else "warning"), said
+    assert not list((head.folder / "storage").glob(".doctor-*")) and nodes_alive(head, "alive-doctor") == 1
+
+
 def test_where_no_node_runs_the_ways_out_are_named(head):
     """In a process namespace of its own, as in another container, a driver finds no node of the cluster."""
     unshare = "unshare -p -f --mount-proc --kill-child"

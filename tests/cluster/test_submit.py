@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -84,6 +85,12 @@ def python_without_package(folder: Path) -> Path:
     return python
 
 
+START = (
+    "ray start --head --node-ip-address=127.0.0.1 --port=6399 --num-cpus=2 --dashboard-port=8265 "
+    "--object-store-memory=150000000 --disable-usage-stats"
+)
+
+
 def head_setup(folder: Path, python: Path) -> str:
     """A head on loopback, with a token in its home."""
     return f"""
@@ -91,8 +98,7 @@ def head_setup(folder: Path, python: Path) -> str:
         ray() {{ {python} -m ray.scripts.scripts "$@"; }}
         export -f ray
         ray get-auth-token --generate > /dev/null
-        ray start --head --node-ip-address=127.0.0.1 --port=6399 --num-cpus=2 --dashboard-port=8265 \\
-            --object-store-memory=150000000 --disable-usage-stats
+        {START}
         export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265
     """
 
@@ -141,6 +147,29 @@ def test_a_job_that_fails_says_why_and_has_a_status(head, pictures):
 
 
 @pytest.mark.cluster
+def test_where_nodes_have_the_package_a_job_needs_no_repository(head, pictures):
+    """The command is in the job's PATH, as on nodes where the package is installed."""
+    source, installed = head.folder / "source", head.folder / "installed"
+    shutil.copytree(ROOT / "stylegan_ray", source / "stylegan_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    python = head.folder / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--quiet", "--target", str(installed), str(source)], check=True)
+    env = {
+        "PYTHONPATH": str(installed),
+        "PATH": f"{installed / 'bin'}:{os.environ['PATH']}",
+        "STYLEGAN_RAY_STORAGE": str(head.folder / "storage"),
+    }
+    submit = f"cd / && ray job submit --runtime-env-json '{json.dumps({'env_vars': env})}' --"
+    status, said = head.run("job-doctor", f"{submit} stylegan-ray doctor")
+    assert status == 0 and "Nothing stands in the way of a training on this cluster" in said, said
+    words = " ".join(f"'{word}'" for word in [*OPTIONS[: OPTIONS.index("--run.name")], "--run.name", "installed"])
+    status, said = head.run("installed", f"{submit} stylegan-ray train config-f {pictures} {words}")
+    assert status == 0 and (head.folder / "storage" / "installed" / "network-final.safetensors").exists(), said
+
+
+@pytest.mark.cluster
 def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(undisturbed, head, pictures):
     run = head.folder / "storage" / "run"
     env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
@@ -155,6 +184,28 @@ def test_submitted_stopped_submitted_again_ends_as_if_undisturbed(undisturbed, h
 
     status, said = head.run("second", submit(pictures))
     assert status == 0 and f"from {stood}" in said, said
+    expected = load_file(undisturbed / "network-final.safetensors")
+    for name, value in load_file(run / "network-final.safetensors").items():
+        assert value.equal(expected[name]), name
+    assert rows_without_times(run) == rows_without_times(undisturbed)
+
+
+@pytest.mark.cluster
+def test_after_the_loss_of_the_head_the_same_command_continues(undisturbed, head, pictures):
+    """A head that is killed takes jobs, workers and all that it knew with it, but not the run."""
+    run = head.folder / "storage" / "lost"
+    env = json.dumps({"env_vars": {"STYLEGAN_RAY_STORAGE": str(run.parent)}})
+    command = submit(pictures, "--run.name", "lost", options=f"--runtime-env-json '{env}'")
+    first = head.start("lost", command)
+    head.wait_for(lambda: (run / "checkpoints" / "ckpt-000000000080" / "COMPLETE").exists(), while_running="lost")
+    assert head.run("kill", "ray stop --force")[0] == 0
+    head.wait_for(lambda: head.status("lost") is not None)
+    assert head.status("lost") != 0, first.read_text()
+    assert not (run / "network-final.safetensors").exists(), "the kill came too late to mean anything"
+    status, said = head.run("start", START)
+    assert status == 0, said
+    status, said = head.run("again", command)
+    assert status == 0 and "from ckpt-" in said, said
     expected = load_file(undisturbed / "network-final.safetensors")
     for name, value in load_file(run / "network-final.safetensors").items():
         assert value.equal(expected[name]), name

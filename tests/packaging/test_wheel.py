@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.data_sets import numbered, write_folder
+from support.jobs import isolated, small_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ def run(site, tmp_path):
     def run(*words: str | Path) -> subprocess.CompletedProcess:
         # -S: the site module would add what an editable installation of this environment points to.
         command = [sys.executable, "-S", str(site / "bin" / "stylegan-ray"), *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        return subprocess.run(isolated(command), cwd=tmp_path, env=env, capture_output=True, text=True)
 
     return run
 
@@ -70,6 +71,17 @@ def test_train_plans_a_run_in_another_folder(run, tmp_path):
     done = run("train", "config-e-Gorig-Dskip", "images", *keys, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "preset: config-e-Gorig-Dskip" in done.stdout and "16x16" in done.stdout
+
+
+@pytest.mark.cluster
+def test_the_doctor_agrees_and_a_packaged_preset_trains_with_a_packaged_detector(run, tmp_path):
+    done = run("doctor", "--storage", tmp_path / "runs")
+    assert "Nothing stands in the way of a training" in done.stdout, done.stdout + done.stderr
+    write_folder(tmp_path / "images", numbered(20))
+    words = [*small_model(), "--data.resolution", "8", "--data.resize", "box", "--metrics.names", "fid20_tiny"]
+    done = run("train", "tiny", "images", *words, "--run.storage", tmp_path / "runs", "--run.name", "run")
+    assert done.returncode == 0 and "fid20_tiny" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "run" / "network-final.safetensors").exists()
 
 
 def test_benchmark_names_the_repository_in_one_line(run):
