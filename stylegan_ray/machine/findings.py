@@ -15,7 +15,7 @@ from stylegan_ray.machine.network import PORTS
 Level = Literal["OK", "warning", "problem"]
 """A problem stands in the way of a training; a warning costs time, room or safety."""
 MEMORY_FOR_TRAINING = 3 << 30
-"""Available memory with which the preset tiny trains: Ray's processes, a worker and the stream of reals."""
+"""Available memory below which a warning is given: Ray's processes, a worker and the stream of reals share it."""
 STORE_SHARE = 0.3
 """Share of a machine's memory that Ray's object store takes, where nobody chose."""
 FREE_FOR_RUNS = 5 << 30
@@ -126,7 +126,12 @@ def about_memory(facts: Facts) -> Finding:
     text = gib(facts.memory) + (f", {gib(available)} available" if available is not None else "")
     if min(facts.memory, available or facts.memory) < MEMORY_FOR_TRAINING:
         way_out = "end other programs, or raise the limit of the container; train ... --dry-run tells the need"
-        return Finding("warning", "memory", f"{text}; the preset tiny needs {gib(MEMORY_FOR_TRAINING)}", way_out)
+        return Finding(
+            "warning",
+            "memory",
+            f"{text}; less than {gib(MEMORY_FOR_TRAINING)} is little for Ray and a training",
+            way_out,
+        )
     return Finding("OK", "memory", f"{text}; stylegan-ray train ... --dry-run tells what a training needs")
 
 
