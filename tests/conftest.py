@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests leave the processes of Ray no time
 
 
 def pytest_collection_modifyitems(items):
