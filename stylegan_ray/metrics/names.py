@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, cast
 
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.path_length import PathSettings
@@ -131,9 +130,6 @@ def with_num_images(name: str, num_images: int) -> str:
     return name[:begin] + count + name[end:]
 
 
-KINDS_OF_SETS: Mapping[str, Kind] = {"fid": "fid", "kid": "kid", "mind": "mind"}
-
-
 def _count(text: str) -> int:
     return round(float(text[:-1]) * 1000) if text.endswith("k") else round(float(text))
 
@@ -143,7 +139,7 @@ def _detector(kind: str, suffix: str | None) -> str:
 
 
 def _set_distance(name: str, parts: dict[str, str | None]) -> MetricSpec:
-    kind, count = KINDS_OF_SETS[parts["kind"] or ""], _count(parts["count"] or "")
+    kind, count = cast("Kind", parts["kind"]), _count(parts["count"] or "")
     return MetricSpec(name, kind, _detector(kind, parts["suffix"]), count, None if parts["full"] else count)
 
 

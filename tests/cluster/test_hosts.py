@@ -19,23 +19,10 @@ HEALTH = '{"health_check_initial_delay_ms":5000,"health_check_period_ms":2000,"h
 
 
 def network(folder: Path) -> str:
-    """Two hosts on a bridge: each has its network and its /tmp/ray; the second does not see one of our folders.
-
-    /run/netns is a file system of our own, so nothing is left of the hosts when everything is killed.
-    """
+    """Two hosts on a bridge: each has its network and its /tmp/ray; the second does not see one of our folders."""
     return f"""
-        mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns
-        ip link add br0 type bridge && ip link set br0 up
+        {namespaces.two_hosts(folder)}
         mkdir {folder}/private
-        for host in 1 2; do
-            ip netns add host$host
-            ip link add link$host type veth peer name eth0 netns host$host
-            ip link set link$host master br0 up
-            ip -n host$host addr add 10.77.0.$host/24 dev eth0
-            ip -n host$host link set lo up
-            ip -n host$host link set eth0 up
-            mkdir {folder}/tmp$host
-        done
         on() {{
             local host=$1; shift
             ip netns exec host$host unshare -m bash -c '

@@ -68,17 +68,7 @@ def test_its_options_are_those_of_ray_and_the_token_is_asked_for():
 def setup(folder: Path) -> str:
     """Two hosts on a bridge."""
     return f"""
-        mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns
-        ip link add br0 type bridge && ip link set br0 up
-        for host in 1 2; do
-            ip netns add host$host
-            ip link add link$host type veth peer name eth0 netns host$host
-            ip link set link$host master br0 up
-            ip -n host$host addr add 10.77.0.$host/24 dev eth0
-            ip -n host$host link set lo up
-            ip -n host$host link set eth0 up
-            mkdir {folder}/tmp$host
-        done
+        {namespaces.two_hosts(folder)}
         {sys.executable} -m ray.scripts.scripts get-auth-token --generate > /dev/null
     """
 

@@ -46,6 +46,26 @@ def copy_of_code(folder: Path) -> Path:
     return folder / "code"
 
 
+def two_hosts(folder: Path) -> str:
+    """A set-up of two hosts on a bridge, host1 at 10.77.0.1 and host2 at 10.77.0.2, with folders tmp1 and tmp2.
+
+    /run/netns is a file system of our own, so nothing is left of the hosts when everything is killed.
+    """
+    return f"""
+        mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns
+        ip link add br0 type bridge && ip link set br0 up
+        for host in 1 2; do
+            ip netns add host$host
+            ip link add link$host type veth peer name eth0 netns host$host
+            ip link set link$host master br0 up
+            ip -n host$host addr add 10.77.0.$host/24 dev eth0
+            ip -n host$host link set lo up
+            ip -n host$host link set eth0 up
+            mkdir {folder}/tmp$host
+        done
+    """
+
+
 class Namespaces:
     """Runs a set-up, and then one command after another beside it, each in the background."""
 
