@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.credentials import clean
@@ -238,6 +238,19 @@ def jsonl_rows(content: bytes) -> list[dict[str, Any]]:
 def read_jsonl(folder: Storage, name: str) -> list[dict[str, Any]]:
     """The rows of a .jsonl file; torn lines are left out. Raises FileNotFoundError."""
     return jsonl_rows(folder.read(name))
+
+
+def rows_so_far(folder: Storage, name: str) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; none where there is no file yet."""
+    try:
+        return read_jsonl(folder, name)
+    except FileNotFoundError:
+        return []
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a row is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

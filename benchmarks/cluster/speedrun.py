@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks import step
 from benchmarks.cluster.overhead import MOST_SEC, TRAIN, Process
@@ -18,7 +17,7 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.metrics.plot import write_plots
 from stylegan_ray.metrics.row_files import load_rows
-from stylegan_ray.run_folder import METRICS, TICKS, read_jsonl
+from stylegan_ray.run_folder import METRICS, TICKS, rows_so_far
 from stylegan_ray.storage import Storage
 
 METRIC = "fid5k_tiny"
@@ -101,21 +100,14 @@ class Point:
 def read_points(run: Path) -> list[Point]:
     """The curve of a run so far: values whose tick is stored."""
     clock, by_kimg = 0.0, {}
-    for row in rows_of(run, TICKS):
+    for row in rows_so_far(Storage.at(run), TICKS):
         clock += row["Timing/maintenance_sec"]
         by_kimg[row["Progress/kimg"]] = row["Timing/total_sec"] - clock
     return [
         Point(row["kimg"], by_kimg[row["kimg"]], row["value"])
-        for row in rows_of(run, METRICS)
+        for row in rows_so_far(Storage.at(run), METRICS)
         if row["value"] is not None and row["kimg"] in by_kimg
     ]
-
-
-def rows_of(run: Path, name: str) -> list[dict[str, Any]]:
-    try:
-        return read_jsonl(Storage.at(run), name)
-    except FileNotFoundError:
-        return []
 
 
 def is_over(points: Sequence[Point], options: Options) -> bool:

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import UserCallback
 
 from stylegan_ray.distributed import LostPeerError
-from stylegan_ray.run_folder import FAULTS, jsonl_line, read_jsonl
+from stylegan_ray.run_folder import FAULTS, jsonl_line, rows_so_far
 from stylegan_ray.storage import Storage, one_line
 
 MOST_WITHOUT_PROGRESS = 10
@@ -103,7 +103,7 @@ class FaultLog:
         """The rows since the last command, oldest first."""
         rows = self._waiting
         with suppress(OSError):  # storage that fails for a while
-            rows = self._read() + rows
+            rows = rows_so_far(self.run, FAULTS) + rows
         commands = [number for number, row in enumerate(rows) if "command" in row]
         return rows[commands[-1] + 1 :] if commands else rows
 
@@ -147,15 +147,9 @@ class FaultLog:
     def _add(self, row: dict[str, Any]) -> None:
         self._waiting.append({"time": time.time(), **row})
         with suppress(OSError):
-            rows = self._read() + self._waiting
+            rows = rows_so_far(self.run, FAULTS) + self._waiting
             self.run.write(FAULTS, b"".join(map(jsonl_line, rows)))
             self._waiting = []
-
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            return read_jsonl(self.run, FAULTS)
-        except FileNotFoundError:
-            return []
 
 
 def too_many(rows: Sequence[Mapping[str, Any]], now: float) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from stylegan_ray.cluster.supervise import View
-from stylegan_ray.run_folder import FAULTS, newest_saved_at, read_jsonl
+from stylegan_ray.run_folder import FAULTS, newest_saved_at, rows_so_far
 from stylegan_ray.storage import Storage
 
 OF_TICKS = {
@@ -82,12 +82,8 @@ class Gauges:
 
 def num_restarts(run: Storage) -> int:
     """How often workers of a run started again, without the first start of each command."""
-    try:
-        rows = read_jsonl(run, FAULTS)
-    except FileNotFoundError:
-        return 0
     starts, is_first = 0, True
-    for row in rows:
+    for row in rows_so_far(run, FAULTS):
         if "command" in row:
             is_first = True
         elif "start" in row:

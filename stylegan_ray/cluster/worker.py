@@ -34,7 +34,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.report.snapshots import Snapshots
-from stylegan_ray.run_folder import CHECKPOINTS, TICKS, read_jsonl
+from stylegan_ray.run_folder import CHECKPOINTS, TICKS, rows_so_far
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
@@ -174,7 +174,7 @@ class Worker:
         if not self.is_first:
             return
         self.sender.post(GROUP, None if self.worker.in_process else ray.util.get_current_placement_group())
-        rows = read_jsonl(self.storage, TICKS) if self.storage.exists(TICKS) else []
+        rows = rows_so_far(self.storage, TICKS)
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"
         self.sender.message(self.faults.add_start(state.cur_nimg, distributed.world_size(), text, reached_kimg))

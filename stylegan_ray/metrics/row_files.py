@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 
 from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, mean_rows
@@ -18,6 +17,7 @@ from stylegan_ray.run_folder import (
     is_run,
     read_config,
     read_jsonl,
+    rows_so_far,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
 
@@ -46,8 +46,7 @@ def load_rows(what: str) -> list[Row]:
     run = find_run(what)
     rows: list[Row] = []
     for name in (METRICS, EVALUATIONS):
-        with suppress(FileNotFoundError):
-            rows += read_jsonl(Storage.at(run), name)
+        rows += rows_so_far(Storage.at(run), name)
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from stylegan_ray.run_folder import (
     TICKS,
     dated_images_of,
     how_ended,
+    is_number,
     newest_nimg,
     read_config,
     read_jsonl,
@@ -109,9 +109,7 @@ class RunData:
 def number(row: Row, key: str) -> float | None:
     """A finite number in a row; None for anything else."""
     value = row.get(key)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    return float(value) if is_number(value) else None
 
 
 def _or(read: Callable[[], Result], otherwise: Result) -> Result:

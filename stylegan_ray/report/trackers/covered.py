@@ -13,7 +13,7 @@ from PIL import Image
 
 from stylegan_ray.data.decode import open_image
 from stylegan_ray.report.trackers.protocol import FAKES, TICKS, Point
-from stylegan_ray.run_folder import METRICS, dated_images_of, newest_nimg, nimg_of_row, read_jsonl
+from stylegan_ray.run_folder import METRICS, dated_images_of, is_number, newest_nimg, nimg_of_row, rows_so_far
 from stylegan_ray.run_folder import TICKS as TICK_ROWS
 from stylegan_ray.storage import Storage
 
@@ -43,13 +43,13 @@ def new_points(run: Storage, sent: Mapping[str, int], began: float) -> list[Poin
         point.series.add(series)
         return point
 
-    for row in read_jsonl(run, TICK_ROWS) if run.exists(TICK_ROWS) else []:
+    for row in rows_so_far(run, TICK_ROWS):
         timestamp = row.get("Timing/timestamp") or began + row.get("Timing/total_sec", 0.0)
         if point := point_at(nimg_of_row(row), TICKS, timestamp):
-            point.scalars |= {key: value for key, value in row.items() if _is_number(value)}
-    for row in read_jsonl(run, METRICS) if run.exists(METRICS) else []:
+            point.scalars |= {key: value for key, value in row.items() if is_number(value)}
+    for row in rows_so_far(run, METRICS):
         key = f"Metrics/{row['metric']}"
-        if _is_number(row["value"]) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
+        if is_number(row["value"]) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
             point.scalars[key] = row["value"]
     for name, nimg in dated_images_of(run).items():
         if point := point_at(nimg, FAKES, began):
@@ -67,10 +67,6 @@ def png_of(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _seconds(row: Mapping[str, Any], began: float) -> float:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stylegan_ray.credentials import host_of
 from stylegan_ray.metrics.names import is_better
 from stylegan_ray.report.trackers.protocol import About, Point
-from stylegan_ray.run_folder import FAULTS, METRICS, how_ended, newest_nimg, nimg_of_row, read_jsonl
-from stylegan_ray.storage import Storage, one_line
+from stylegan_ray.run_folder import FAULTS, METRICS, how_ended, newest_nimg, nimg_of_row, rows_so_far
+from stylegan_ray.storage import one_line
 
 if TYPE_CHECKING:
     from stylegan_ray.report.trackers.memory import Memory
@@ -44,7 +44,7 @@ class Notifier:
         return None
 
     def add(self, points: Sequence[Point], memory: Memory) -> bool:
-        rows = _rows(memory.run, METRICS)
+        rows = rows_so_far(memory.run, METRICS)
         for point in points:
             for key, value in point.scalars.items():
                 if key.startswith("Metrics/"):
@@ -89,12 +89,12 @@ class Notifier:
             self.memory.sent[ROLLBACKS] = number + 1
 
     def _rollbacks(self) -> list[dict[str, Any]]:
-        return [row for row in _rows(self.memory.run, FAULTS) if row.get("rollback") is not None]
+        return [row for row in rows_so_far(self.memory.run, FAULTS) if row.get("rollback") is not None]
 
     def _newest(self) -> dict[str, int]:
         """The last clock value of each metric that a checkpoint covers."""
         newest = newest_nimg(self.memory.run)
-        rows = [] if newest is None else _rows(self.memory.run, METRICS)
+        rows = [] if newest is None else rows_so_far(self.memory.run, METRICS)
         return {f"Metrics/{row['metric']}": nimg for row in rows if (nimg := nimg_of_row(row)) <= (newest or 0)}
 
     def _post(self, name: str, nimg: int, text: str, event: Mapping[str, Any]) -> None:
@@ -123,7 +123,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-def _rows(run: Storage, name: str) -> list[dict[str, Any]]:
-    return read_jsonl(run, name) if run.exists(name) else []
