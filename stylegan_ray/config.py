@@ -382,6 +382,8 @@ class ClusterConfig(Section):
     """Minutes to wait for nodes until the least number of workers fits, on an autoscaling cluster."""
     address: str | None = None
     """Ray cluster to connect to; null: that of the current job, or a new local one."""
+    hang_minutes: Annotated[float, Field(gt=0)] | None = 15.0
+    """Minutes without progress after which a run stores the stacks of its processes and restarts; null: never."""
     max_failures: Annotated[int, Field(ge=-1)] = -1
     """Worker failures after which a run stops; -1: never."""
     keep_checkpoints: Positive = 3

@@ -31,13 +31,28 @@ class LostPeerError(RuntimeError):
 
 @contextmanager
 def collective(operation: str) -> Iterator[None]:
-    """Raises LostPeerError where a collective call fails inside: by its peers, not by memory or the device."""
+    """Raises LostPeerError where a collective call fails inside: by its peers, not by memory or the device.
+
+    While it lasts, `waits_in` tells its name.
+    """
+    global _waits_in
+    _waits_in = operation
     try:
         yield
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except RuntimeError as error:  # gloo raises it bare, NCCL and the store as dist.DistError, a subclass
         raise LostPeerError(operation, str(error)) from error
+    finally:
+        _waits_in = None
+
+
+_waits_in: str | None = None
+
+
+def waits_in() -> str | None:
+    """The function of this module that this process is in, and waits for the other workers; for other threads."""
+    return _waits_in
 
 
 def rank() -> int:

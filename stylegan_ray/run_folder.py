@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeGuard
@@ -36,6 +37,8 @@ TICKS, METRICS, LOG = "stats.jsonl", "metrics.jsonl", "log.txt"
 """The growing files: a row per tick, a row per metric, lines of text."""
 FAULTS = "faults.jsonl"
 """Starts, faults and the end of the run, one a row."""
+HANGS = "hangs"
+"""The folder of stacks of processes that made no progress."""
 REPORT = "report.html"
 """The page of the run."""
 EVALUATIONS = "evaluations.jsonl"
@@ -71,6 +74,16 @@ def kimg_name(nimg: int) -> str:
 def fakes_name(nimg: int) -> str:
     """The grid of generated images at a clock value, without its ending .png."""
     return f"fakes{kimg_name(nimg)}"
+
+
+def hang_folder(seconds: float) -> str:
+    """The folder of the stacks of a hang that was found at a time since the epoch."""
+    return f"{HANGS}/{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}"
+
+
+def stacks_name(folder: str, who: str) -> str:
+    """The file of the stacks of a process in such a folder."""
+    return f"{folder}/{who.replace(' ', '-')}.txt"
 
 
 def snapshot_name(nimg: int) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
@@ -24,12 +26,74 @@ RECOVER_SEC = 10.0
 """How long a worker that starts waits for the messages of those before it."""
 
 
+class Decoder(NamedTuple):
+    """A process that decodes images."""
+
+    pid: int
+    started: int | None
+    """When it started, in ticks of the system, which tells it from a later process with the same id."""
+    position: int
+    """The sample position that it decodes from."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker does, as a thread of it says every few seconds."""
+
+    rank: int
+    node_id: str
+    address: str
+    pid: int
+    started: int | None
+    """When its process started, in ticks of the system."""
+    nimg: int
+    """Images shown."""
+    trains: bool
+    """Whether its training loop runs; false at its start and while metrics, images or compiled code are made."""
+    part: str | None
+    """The part of the training step that runs, as in Timing/share."""
+    num_parts: int
+    """How many parts have begun."""
+    waits_in: str | None
+    """The function of `distributed` in which it waits for the other workers."""
+    decoders: tuple[Decoder, ...]
+    """What decodes for it, where it waits for images."""
+
+    @property
+    def process(self) -> tuple[str, int, int | None]:
+        """What tells its process from all others."""
+        return self.node_id, self.pid, self.started
+
+
 class Channel:
-    """Keeps what was posted until the driver takes it, and messages until they are in log.txt."""
+    """Keeps what was posted until the driver takes it, messages until they are in log.txt, and the newest beats."""
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
         self.messages: list[str] = []
+        self.newest: dict[int, tuple[Beat, float]] = {}
+        self.ending: dict[tuple[str, int, int | None], str] = {}
+
+    def beat(self, beat: Beat) -> str | None:
+        """Takes what a worker does; returns the folder for its stacks, where it is to end."""
+        known = self.newest.get(beat.rank)
+        if known is not None and known[0].process != beat.process:
+            self.forget_beats()  # a new group of workers
+        self.newest[beat.rank] = beat, time.monotonic()
+        return self.ending.get(beat.process)
+
+    def beats(self) -> list[tuple[Beat, float]]:
+        """What each worker said last, and how many seconds ago."""
+        now = time.monotonic()
+        return [(beat, now - at) for _, (beat, at) in sorted(self.newest.items())]
+
+    def end_workers(self, folder: str) -> None:
+        """Makes these workers, and none that come after them, store their stacks in a folder of the run and end."""
+        self.ending = {beat.process: folder for beat, _ in self.newest.values()}
+
+    def forget_beats(self) -> None:
+        """A group of workers has ended."""
+        self.newest = {}
 
     def post(self, kind: str, content: Any) -> None:
         self.items.append((kind, content))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import tempfile
 import time
@@ -18,7 +20,9 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from stylegan_ray.cluster.channel import Decoder
 from stylegan_ray.interrupts import hear_sigint
+from stylegan_ray.lease import start_of
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,17 @@ class Pace:
         """The task decodes from a sample position on: where its process dies, if it does."""
         if self._is_here():
             with suppress(FileNotFoundError):
-                (self.folder / f"position-{task.number}").write_text(str(position))
+                decoder = Decoder(os.getpid(), start_of(os.getpid()), position)
+                (self.folder / f"position-{task.number}").write_text(json.dumps(decoder))
 
     def last_position(self, task: Task) -> int:
         """Where the process of a task has died."""
-        path = self.folder / f"position-{task.number}"
-        return int(path.read_text()) if path.exists() else first_position(task.chunks[0])
+        decoder = _read_decoder(self.folder / f"position-{task.number}")
+        return decoder.position if decoder else first_position(task.chunks[0])
+
+    def decoders(self) -> list[Decoder]:
+        """The processes that decode."""
+        return [decoder for path in sorted(self.folder.glob("position-*")) if (decoder := _read_decoder(path))]
 
     def end_task(self, task: Task) -> None:
         """The task is done."""
@@ -166,6 +175,13 @@ class Pace:
 
     def _is_here(self) -> bool:
         return ray.get_runtime_context().get_node_id() == self.node_id
+
+
+def _read_decoder(path: Path) -> Decoder | None:
+    try:
+        return Decoder(*json.loads(path.read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):  # no task has come so far, or it writes just now
+        return None
 
 
 class DecodeDatasource(Datasource):

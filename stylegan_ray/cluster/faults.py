@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,16 +13,22 @@ import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import UserCallback
 
+from stylegan_ray.cluster.out_of_memory import ADVICE, is_out_of_memory
 from stylegan_ray.distributed import LostPeerError
 from stylegan_ray.run_folder import FAULTS, jsonl_line, rows_so_far
 from stylegan_ray.storage import Storage, one_line
 
 MOST_WITHOUT_PROGRESS = 10
 """Faults in a row without a new checkpoint between them that end a run."""
+MOST_OF_MEMORY = 2
+"""Deaths for lack of memory without a new checkpoint between them that end a run: the next one would end alike."""
 MOST_PER_HOUR = 60
 """Faults within an hour that end a run, whatever progress it makes between them."""
 MOST_OF_DEVICES_PER_HOUR = 5
 """The same for errors of a GPU: one that fails so often is broken, or the code asserts on it."""
+MOST_SEC_OF_HANG = 120.0
+"""How long workers that are ended because they made no progress take to end."""
+OUT_OF_MEMORY = "the node ran out of memory"
 SEC_OF_ONE_FAULT = 5.0
 """Ray Train repeats the errors of a group of workers until the group has ended; a new group takes longer to start."""
 
@@ -33,10 +39,10 @@ class Terminated(Exception):  # noqa: N818
 
 def is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed: lost workers, nodes, devices or storage; not errors of data or code."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return is_transient(error.cause)
+    if is_out_of_memory(error):
+        return False
     return isinstance(error, (RayError, OSError, dist.DistError, LostPeerError, torch.AcceleratorError, Terminated))
 
 
@@ -81,7 +87,7 @@ def _describe_one(error: BaseException) -> str:
     if "node has died" in text or "node was terminated" in text or "node died" in text:
         return f"died with its node {ip}"
     if "low on memory" in text:
-        return f"(process {pid} on {ip}) was killed because the node ran out of memory"
+        return f"(process {pid} on {ip}) was killed because {OUT_OF_MEMORY}"
     return f"(process {pid} on {ip}) was killed"
 
 
@@ -89,8 +95,8 @@ class FaultLog:
     """faults.jsonl in the run's folder, so that the count outlives every process.
 
     A row for each command that trains the run ("command"), for each group of workers that starts ("start" in images,
-    "workers"), for each fault ("fault", "device") and rollback ("rollback", "nimg"), and one when no further attempt
-    makes sense ("end", "reason").
+    "workers", "oom_kills" by node), for each fault ("fault", "device", "memory", "hang" where nothing made progress)
+    and rollback ("rollback", "nimg"), and one when no further attempt makes sense ("end", "reason").
     Faults count from the last command on: whoever gives it again wants another try. Rows that the storage does not
     take are written with the next one.
     """
@@ -110,12 +116,19 @@ class FaultLog:
     def add_command(self, command: str) -> None:
         self._add({"command": command})
 
-    def add_fault(self, text: str, of_device: bool = False) -> None:
+    def add_fault(self, text: str, of_device: bool = False, of_memory: bool = False) -> None:
         """Stores a fault, and the end of the run where it is one too many."""
-        self._add({"fault": text, "device": of_device})
-        reason = too_many(self.rows(), time.time())
-        if reason:
-            self.add_end("failed", reason)
+        self._add({"fault": text, "device": of_device, "memory": of_memory})
+        self._end_if_too_many()
+
+    def add_hang(self, text: str) -> None:
+        """Stores a fault that is about to end all workers: their deaths within MOST_SEC_OF_HANG add none."""
+        self._add({"fault": text, "device": False, "hang": True})
+
+    def is_ending_hang(self) -> bool:
+        """Whether workers that die now do so because they made no progress."""
+        hangs = [row["time"] for row in self.rows() if row.get("hang")]
+        return bool(hangs) and time.time() - hangs[-1] < MOST_SEC_OF_HANG
 
     def add_rollback(self, text: str, nimg: int) -> None:
         """Stores that the run has gone back to a checkpoint by itself, which is no fault of a machine."""
@@ -130,12 +143,25 @@ class FaultLog:
         ends = [row for row in self.rows() if "end" in row]
         return (ends[0]["end"], ends[0]["reason"]) if ends else None
 
-    def add_start(self, nimg: int, num_workers: int, description: str, reached_kimg: float) -> str:
-        """Stores that a group of workers starts; returns the message about it, which names the faults before it."""
+    def add_start(
+        self,
+        nimg: int,
+        num_workers: int,
+        description: str,
+        reached_kimg: float,
+        oom_kills: Mapping[str, int] | None = None,
+    ) -> str:
+        """Stores that a group of workers starts; returns the message about it, which names the faults before it.
+
+        `oom_kills` says of each node how many processes its kernel has ever killed for memory. Where that grew since
+        the group before, those workers died of it.
+        """
+        for text in deaths_of_memory(self.rows(), oom_kills or {}):
+            self.add_fault(text, of_memory=True)
         rows = self.rows()
         starts = [number for number, row in enumerate(rows) if "start" in row]
         faults = [row for row in rows[starts[-1] + 1 if starts else 0 :] if "fault" in row]
-        self._add({"start": nimg, "workers": num_workers})
+        self._add({"start": nimg, "workers": num_workers, "oom_kills": dict(oom_kills or {})})
         if faults:
             texts = "; ".join(dict.fromkeys(row["fault"] for row in faults))
             reached = f"; the run was at {reached_kimg:g} kimg" if reached_kimg else ""
@@ -143,6 +169,11 @@ class FaultLog:
         if starts and rows[starts[-1]]["workers"] != num_workers:
             return f"the group goes from {rows[starts[-1]]['workers']} to {num_workers} workers; {description}"
         return description
+
+    def _end_if_too_many(self) -> None:
+        reason = too_many(self.rows(), time.time())
+        if reason:
+            self.add_end("failed", reason)
 
     def _add(self, row: dict[str, Any]) -> None:
         self._waiting.append({"time": time.time(), **row})
@@ -154,12 +185,13 @@ class FaultLog:
 
 def too_many(rows: Sequence[Mapping[str, Any]], now: float) -> str | None:
     """Why a run with these rows of faults.jsonl makes no further attempt; None where it does."""
-    in_a_row, newest = 0, -1
+    in_a_row, of_memory, newest = 0, 0, -1
     for row in rows:
         if row.get("start", newest) > newest:
-            in_a_row = 0
+            in_a_row = of_memory = 0
         newest = row.get("start", newest)
         in_a_row += "fault" in row
+        of_memory += row.get("memory", False)
     lately = [row for row in rows if "fault" in row and row["time"] > now - 3600]
     bounds = {
         f"{MOST_WITHOUT_PROGRESS} faults in a row without a new checkpoint": in_a_row >= MOST_WITHOUT_PROGRESS,
@@ -167,26 +199,43 @@ def too_many(rows: Sequence[Mapping[str, Any]], now: float) -> str | None:
         >= MOST_OF_DEVICES_PER_HOUR,
         f"{MOST_PER_HOUR} faults within an hour": len(lately) >= MOST_PER_HOUR,
     }
+    last = lately[-1]["fault"] if lately else "unknown"
+    if of_memory >= MOST_OF_MEMORY:
+        return (
+            f"the run ends after {of_memory} deaths for lack of memory at one checkpoint; the last one: {last}. "
+            f"{ADVICE}; then the same command continues from the newest checkpoint"
+        )
     for bound, is_reached in bounds.items():
         if is_reached:
             return (
-                f"the run ends after {bound}; the last one: {lately[-1]['fault'] if lately else 'unknown'}. Remove its "
-                f"cause, or take its node out; the same command continues from the newest checkpoint"
+                f"the run ends after {bound}; the last one: {last}. Remove its cause, or take its node out; the same "
+                f"command continues from the newest checkpoint"
             )
     return None
 
 
-class FaultCallback(UserCallback):
-    """Stores why a group of workers ended; runs in the controller of Ray Train, on the driver's node."""
+def deaths_of_memory(rows: Sequence[Mapping[str, Any]], oom_kills: Mapping[str, int]) -> list[str]:
+    """What happened to nodes whose kernel has killed processes since the newest start among the rows."""
+    before = next((row.get("oom_kills", {}) for row in reversed(rows) if "start" in row), {})
+    grown = {node: num - before[node] for node, num in oom_kills.items() if num > before.get(node, num)}
+    return [f"node {node} ran out of memory, and its kernel killed {num} processes" for node, num in grown.items()]
 
-    def __init__(self, log: FaultLog) -> None:
-        self.log = log
+
+class FaultCallback(UserCallback):
+    """Stores why a group of workers ended; runs in the controller of Ray Train, on the driver's node.
+
+    `group_ended` is called each time.
+    """
+
+    def __init__(self, log: FaultLog, group_ended: Callable[[], object] = lambda: None) -> None:
+        self.log, self.group_ended = log, group_ended
         self._last, self._seen_at = "", 0.0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         text, now = describe(worker_exceptions), time.monotonic()
         is_new = text != self._last or now - self._seen_at > SEC_OF_ONE_FAULT
         self._last, self._seen_at = text, now
-        if is_new:
+        self.group_ended()
+        if is_new and not self.log.is_ending_hang():
             of_device = any(isinstance(error, torch.AcceleratorError) for error in worker_exceptions.values())
-            self.log.add_fault(text, of_device)
+            self.log.add_fault(text, of_device, OUT_OF_MEMORY in text)

@@ -194,7 +194,7 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
         faults.add_fault("the driver or the whole cluster was lost")
     most_failures = run.cfg.cluster.max_failures if run.in_process else -1  # Ray Train counts those of its workers
     view = Gauges(view, run.storage, run.cfg.run.name or "")
-    supervisor = Supervisor(run.storage, faults, view, stop_requested, most_failures)
+    supervisor = Supervisor(run.storage, faults, view, stop_requested, run.cfg.cluster, most_failures)
     deliveries = deliveries_of(run, view.message)
     deliveries.start()
     outcome = Outcome("failed", "interrupted")
@@ -254,7 +254,7 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
             name=cfg.run.name,
             storage_path=ray_folder,
             failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
-            callbacks=[FaultCallback(faults)],
+            callbacks=[FaultCallback(faults, lambda: channel.forget_beats.remote())],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

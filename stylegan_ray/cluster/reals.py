@@ -19,6 +19,7 @@ import torch
 from ray.exceptions import RayError
 from torch import Tensor
 
+from stylegan_ray.cluster.channel import Decoder
 from stylegan_ray.cluster.decode_tasks import (
     Chunk,
     Decoded,
@@ -127,6 +128,10 @@ class RealsStream(Iterator[MicroBatches]):
 
     def __del__(self) -> None:
         self._stop()
+
+    def decoders(self) -> list[Decoder]:
+        """The processes that decode now."""
+        return self.pace.decoders()
 
     def _stop(self) -> None:
         self.chunks, self._minibatches = iter(()), iter(())

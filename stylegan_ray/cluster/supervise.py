@@ -17,6 +17,8 @@ from ray.util.placement_group import remove_placement_group
 
 from stylegan_ray.cluster.channel import GROUP, MESSAGE, METRIC, TICK, open_channel
 from stylegan_ray.cluster.faults import FaultLog
+from stylegan_ray.cluster.hangs import HangGuard
+from stylegan_ray.config import ClusterConfig
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, one_line
 
@@ -92,12 +94,19 @@ class Supervisor:
     """
 
     def __init__(
-        self, run: Storage, faults: FaultLog, view: View, stop_requested: Callable[[], bool], most_failures: int = -1
+        self,
+        run: Storage,
+        faults: FaultLog,
+        view: View,
+        stop_requested: Callable[[], bool],
+        cluster: ClusterConfig,
+        most_failures: int = -1,
     ) -> None:
         self.run, self.faults, self.view, self.stop_requested = run, faults, view, stop_requested
         self.most_failures = most_failures
         """Attempts that may fail before the run does; -1: any number, which leaves the decision to `faults`."""
         self.channel = open_channel()
+        self.hangs = HangGuard(cluster, self.channel, run, faults)
         self.group: Any = None
         """Placement group of the workers, as rank 0 tells it."""
         self._stop_written = False
@@ -162,8 +171,14 @@ class Supervisor:
             if not self._trains and self.stop_requested():
                 return Outcome("stopped")  # there is nothing to save before the workers are up
             self._pass_on_stop()
+            if text := self._look_for_hang():
+                self.view.message(text)
             self.view.refresh()
             attempt.join(LOOK_SEC)
+
+    def _look_for_hang(self) -> str | None:
+        with suppress(RayError):  # what is lost is found out by the next look at the channel
+            return self.hangs.look()
 
     def _show(self, kind: str, content: Any) -> None:
         if kind == TICK:

@@ -24,7 +24,9 @@ import torch.distributed as dist
 from stylegan_ray import distributed
 from stylegan_ray.cluster.channel import GROUP, TICK, ChannelHandler, Sender
 from stylegan_ray.cluster.faults import FaultLog, Terminated, is_echo, is_transient
+from stylegan_ray.cluster.heartbeat import Heartbeat
 from stylegan_ray.cluster.metrics import metrics_of_run
+from stylegan_ray.cluster.out_of_memory import ADVICE, is_out_of_memory
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.process_group import connected
 from stylegan_ray.cluster.reals import stream_of_reals
@@ -33,9 +35,10 @@ from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
+from stylegan_ray.machine.cgroups import oom_kills
 from stylegan_ray.report.snapshots import Snapshots
 from stylegan_ray.run_folder import CHECKPOINTS, TICKS, rows_so_far
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
 from stylegan_ray.train.replica_check import check_replicas
@@ -85,8 +88,10 @@ def train_worker(config: dict[str, Any]) -> tuple[str, str]:
     sender = Sender(worker.channel)
     cfg, device = validated(worker.cfg), ray.train.torch.get_device()
     try:
-        with logged_by(ChannelHandler(sender)), connected(cfg.cluster.interface, device):
-            return Worker(cfg, worker, device, sender, faults).run(), ""
+        watch = StopWatch(device)
+        heart = Heartbeat(worker.channel, faults.run, cfg.cluster, watch)
+        with logged_by(ChannelHandler(sender)), heart.beating(), connected(cfg.cluster.interface, device):
+            return Worker(cfg, worker, device, sender, faults, watch, heart).run(), ""
     except Exception as error:
         if not is_transient(error):
             return end_with(error, faults)
@@ -110,7 +115,8 @@ def end_with(error: Exception, faults: FaultLog) -> tuple[str, str]:
     """Stores an error as the end of the run, and returns it where no other worker waits for this one."""
     is_known = isinstance(error, (ValueError, FloatingPointError))
     state = "diverged" if isinstance(error, FloatingPointError) else "failed"
-    reason = f"worker {distributed.rank()} {state}: {error if is_known else traceback.format_exc()}"
+    text = f"{one_line(error)}. {ADVICE}" if is_out_of_memory(error) else error if is_known else traceback.format_exc()
+    reason = f"worker {distributed.rank()} {state}: {text}"
     faults.add_end(state, reason)
     if distributed.world_size() > 1 and state == "failed":  # all ranks find alike that numbers diverge
         raise error
@@ -121,15 +127,22 @@ class Worker:
     """One rank of the training."""
 
     def __init__(
-        self, cfg: RunConfig, worker: WorkerConfig, device: torch.device, sender: Sender, faults: FaultLog
+        self,
+        cfg: RunConfig,
+        worker: WorkerConfig,
+        device: torch.device,
+        sender: Sender,
+        faults: FaultLog,
+        watch: StopWatch,
+        heart: Heartbeat,
     ) -> None:
         self.cfg, self.worker, self.device, self.sender, self.faults = cfg, worker, device, sender, faults
+        self.watch, self.heart = watch, heart
         prepare_process(cfg, worker.threads)
         self.storage = Storage.at(worker.run_address)
         self.is_first = distributed.rank() == 0
         keep = cfg.cluster.keep_checkpoints
         self.writer = BackgroundWriter(self.storage, keep, sender.message) if self.is_first else None
-        self.watch = StopWatch(device)
 
     def run(self) -> str:
         """Trains until done or asked to stop, going back to a checkpoint where the numbers require it."""
@@ -139,6 +152,7 @@ class Worker:
             self.sender.recover_messages()
         state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, self.device)
         state.data_fingerprint = dataset.fingerprint
+        self.heart.state = state
         self._announce(state, self._resume(state))
         if state.cur_nimg >= cfg.train.total_kimg * 1000:
             return "done"
@@ -171,18 +185,24 @@ class Worker:
 
     def _announce(self, state: TrainState, description: str) -> None:
         """Rank 0 says that the group starts, and passes on the placement group that it lives in."""
-        if not self.is_first:
+        kills = distributed.to_rank0((ray.util.get_node_ip_address(), oom_kills()))
+        if not self.is_first or kills is None:
             return
         self.sender.post(GROUP, None if self.worker.in_process else ray.util.get_current_placement_group())
         rows = rows_so_far(self.storage, TICKS)
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"
-        self.sender.message(self.faults.add_start(state.cur_nimg, distributed.world_size(), text, reached_kimg))
+        counts = {node: count for node, count in kills if count is not None}
+        start = self.faults.add_start(state.cur_nimg, distributed.world_size(), text, reached_kimg, counts)
+        self.sender.message(start)
+        if end := self.faults.end():
+            raise ValueError(end[1])
 
     def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Trains from the state on."""
         signals = Signals(self.cfg, self.storage, self.sender, self.device)
         with self._reals(state) as reals:
+            self.heart.decoders = reals.decoders
             if snapshots is not None:
                 snapshots.begin()
             self.metrics.begin(state, snapshots)

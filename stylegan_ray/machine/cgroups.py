@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+VMSTAT = Path("/proc/vmstat")
 
 
 def memory_limit() -> int | None:
@@ -18,6 +19,16 @@ def memory_limit() -> int | None:
 def cpu_limit() -> float | None:
     """CPU cores whose time this process and those of its control groups may use; None without a limit."""
     return min((limit for limit in map(_cores, groups("cpu")) if limit is not None), default=None)
+
+
+def oom_kills() -> int | None:
+    """How many processes of this process's control groups the kernel has killed for memory; None where it is not told.
+
+    Without control groups for memory, how many of this machine.
+    """
+    files = [group / name for group in groups("memory") for name in ("memory.events", "memory.oom_control")]
+    counts = [count for file in files if (count := _count(file, "oom_kill")) is not None]
+    return max(counts) if counts else _count(VMSTAT, "oom_kill")
 
 
 def groups(controller: str) -> list[Path]:
@@ -44,6 +55,13 @@ def _cores(group: Path) -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
     return quota / period if quota and period and quota > 0 else None
+
+
+def _count(path: Path, name: str) -> int | None:
+    """A number in a file of lines with a name and a number each."""
+    with suppress(OSError, ValueError):
+        return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name), None)
+    return None
 
 
 def _number(path: Path) -> int | None:

@@ -51,6 +51,8 @@ class Compiled:
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
         """Whether losses are compiled; false once one could not be."""
+        self.is_compiling = False
+        """Whether a loss is being compiled, which takes minutes."""
         self.programs: dict[Any, Any] = {}
         if wanted:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -65,6 +67,7 @@ class Compiled:
 
     def _compile(self, loss: Any, networks: Any, tensors: Any) -> None:
         """Compiles a loss and tries it, forward and backward, leaving no gradients behind."""
+        self.is_compiling = True
         program: Any = torch.compile(loss.compute, fullgraph=True, dynamic=False, backend=_forced or BACKEND)
         try:
             torch.autograd.grad(program(networks, tensors).loss.sum(), trained(networks), allow_unused=True)
@@ -77,6 +80,8 @@ class Compiled:
             self.wanted = False
         else:
             self.programs[loss] = program
+        finally:
+            self.is_compiling = False
 
 
 def trained(networks: Any) -> list[nn.Parameter]:

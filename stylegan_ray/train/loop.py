@@ -47,23 +47,23 @@ def training_loop(
     ranks.
     """
     watch = watch or StopWatch(state.device)
-    clock = TickClock(state)
     draws = SeededDraws(cfg.run.seed, state.stream_salt, label_source)
-    while state.cur_nimg < cfg.train.total_kimg * 1000:
-        group = group_at(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
-        reset_for_new_lod(state, cfg, group.schedule.lod)
-        for _ in range(group.repeats):
-            with watch("data"):
-                micro_batches = next(minibatches)
-            train_iteration(state, cfg, micro_batches, draws, group.schedule, watch)
-        check_finite(state, cfg)
-        done = state.cur_nimg >= cfg.train.total_kimg * 1000
-        ended = tick_ended(state, group) or done
-        asked = interrupted()
-        if ended or asked:
-            clock.pause()
-            yield Pause(clock.end_tick(group, watch) if ended else None, done)
-            clock.resume()
+    with TickClock(state, watch) as clock:
+        while state.cur_nimg < cfg.train.total_kimg * 1000:
+            group = group_at(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
+            reset_for_new_lod(state, cfg, group.schedule.lod)
+            for _ in range(group.repeats):
+                with watch("data"):
+                    micro_batches = next(minibatches)
+                train_iteration(state, cfg, micro_batches, draws, group.schedule, watch)
+            check_finite(state, cfg)
+            done = state.cur_nimg >= cfg.train.total_kimg * 1000
+            ended = tick_ended(state, group) or done
+            asked = interrupted()
+            if ended or asked:
+                clock.pause()
+                yield Pause(clock.end_tick(group) if ended else None, done)
+                clock.resume()
 
 
 def check_finite(state: TrainState, cfg: RunConfig) -> None:
@@ -95,11 +95,18 @@ def reset_for_new_lod(state: TrainState, cfg: RunConfig, lod: float) -> None:
 class TickClock:
     """Wall time of ticks, and the rows of stats.jsonl."""
 
-    def __init__(self, state: TrainState) -> None:
-        self.state = state
+    def __init__(self, state: TrainState, watch: StopWatch) -> None:
+        self.state, self.watch = state, watch
         self.tick_began = self.since = self.paused_at = time.perf_counter()
         self.maintenance_sec = 0.0
         self.tick_nimg = state.cur_nimg
+
+    def __enter__(self) -> TickClock:
+        self.watch.trains = True
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.watch.trains = False
 
     def resume(self) -> None:
         """Counts the time since `pause` as maintenance."""
@@ -107,14 +114,16 @@ class TickClock:
         self.state.elapsed_sec += now - self.since
         self.maintenance_sec += now - self.paused_at
         self.since = now
+        self.watch.trains = True
 
     def pause(self) -> None:
         """Ends the training time; maintenance begins."""
+        self.watch.trains = False
         self.paused_at = time.perf_counter()
         self.state.elapsed_sec += self.paused_at - self.since
         self.since = self.paused_at
 
-    def end_tick(self, group: Group, watch: StopWatch) -> dict[str, Any]:
+    def end_tick(self, group: Group) -> dict[str, Any]:
         """The row of stats.jsonl of the tick that ends at this pause; begins the next tick."""
         state = self.state
         sec = max(self.paused_at - self.tick_began, 1e-9)
@@ -133,7 +142,7 @@ class TickClock:
             "Timing/sec_per_tick": sec,
             "Timing/sec_per_kimg": sec / kimg,
             "Timing/maintenance_sec": self.maintenance_sec,
-            **{f"Timing/share/{part}": value / sec for part, value in watch.take().items()},
+            **{f"Timing/share/{part}": value / sec for part, value in self.watch.take().items()},
             **resources_used(state.device),
         }
         state.num_nonfinite += skipped

@@ -47,9 +47,24 @@ class StopWatch:
         self.cuda = device.type == "cuda"
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self.trains = False
+        """Whether the loop trains; false before it begins and in its pauses."""
+        self.part: str | None = None
+        """The part that runs now."""
+        self.num_parts = 0
+        """Parts that have begun: where this does not grow, the loop waits for something."""
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        self.num_parts, self.part = self.num_parts + 1, part
+        try:
+            with self._timed(part):
+                yield
+        finally:
+            self.part = None
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
         if self.cuda and part not in ("data", "checkpoint"):
             first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             first.record()

@@ -15,6 +15,7 @@ from stylegan_ray.cluster import supervise  # noqa: E402
 from stylegan_ray.cluster.channel import GROUP, MESSAGE, METRIC, TICK, Sender  # noqa: E402
 from stylegan_ray.cluster.faults import MOST_WITHOUT_PROGRESS, FaultLog  # noqa: E402
 from stylegan_ray.cluster.supervise import Outcome, Supervisor  # noqa: E402
+from stylegan_ray.config import ClusterConfig  # noqa: E402
 from stylegan_ray.run_folder import STOP  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
 
@@ -37,7 +38,7 @@ def supervisor(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "PAUSES_SEC", (0.0,))
     monkeypatch.setattr(supervise, "LOOK_SEC", 0.05)
     run = Storage.at(tmp_path)
-    return Supervisor(run, FaultLog(run), Shown(), lambda: False)
+    return Supervisor(run, FaultLog(run), Shown(), lambda: False, ClusterConfig())
 
 
 def test_what_workers_send_is_shown_in_order(supervisor):
