@@ -47,7 +47,7 @@ MOST_SEC = 600.0
 """No recovery takes longer."""
 MOST_SEC_OF_A_RUN = 3600.0
 STORAGE_MIB = 64
-NOTICE_SEC = 120
+NOTICE_SEC, SHORT_NOTICE_SEC = 120, 30
 """How long before it goes a node is said to go."""
 
 
@@ -313,14 +313,14 @@ class Patient:
         return None
 
     def kill_node(self) -> int:
-        number, at = random.randint(1, self.cluster.num_nodes), self.nimg()
+        number, at = random.choice(self.cluster.workers_nodes), self.nimg()
         self.cluster.kill_raylet(number)
         self.cluster.add(number)
         return at
 
     def take_node_away(self) -> int:
         """With notice: it goes when the run has gone on for a while and has a checkpoint from after the notice."""
-        number, seen = random.randint(1, self.cluster.num_nodes), self.fault_lines()
+        number, seen = random.choice(self.cluster.workers_nodes), self.fault_lines()
         self.cluster.drain(number, sec=NOTICE_SEC)
         self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
         at = self.nimg()
@@ -330,6 +330,42 @@ class Patient:
         self.cluster.kill_raylet(number)
         self.cluster.add(number)
         return at
+
+    def take_two_nodes_away(self) -> int:
+        """Each with a notice of its own, one later than the other; others come before they go: one restart, not two."""
+        nodes = random.sample(self.cluster.workers_nodes, 2)
+        for number in nodes:
+            seen = self.fault_lines()
+            self.cluster.drain(number, sec=NOTICE_SEC)
+            self.wait(lambda seen=seen: self.names("preempted", seen), "the notice to be heard")
+        for _ in nodes:
+            self.cluster.add_spare()
+        starts, began = self.num_starts(), time.time()
+        at = self.nimg()
+        self.cluster.kill_raylet(nodes[0])
+        self.wait(lambda: self.nimg_since(began, by_new_group=True) > at, "other workers to go on")
+        at = self.nimg()
+        self.cluster.kill_raylet(nodes[1])
+        self.wait(lambda: self.nimg() > at + self.cfg.schedule.tick_kimg * 2000, "the run to go on")
+        if self.num_starts() != starts + 1:
+            raise RuntimeError(f"{self.num_starts() - starts} restarts for two nodes that were taken away together")
+        return at
+
+    def cancel_drain(self) -> int:
+        """A node is said to go and stays beyond its time, while Ray gives it no more work; another one comes."""
+        number, seen, began = random.choice(self.cluster.workers_nodes), self.fault_lines(), time.time()
+        self.cluster.drain(number, sec=SHORT_NOTICE_SEC)
+        self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
+        self.cluster.add_spare()
+        at = self.nimg()
+        self.wait(lambda: time.time() > began + SHORT_NOTICE_SEC and self.nimg() > at, "the run to outlive the notice")
+        at = self.nimg()
+        self.cluster.kill_raylet(number)  # unless it has ended: nothing trains on it any more
+        return at
+
+    def num_starts(self) -> int:
+        """Groups of workers that have started."""
+        return (self.run / "faults.jsonl").read_text().count('"start"')
 
     def kill_driver(self) -> int:
         at = self.nimg()
@@ -413,6 +449,8 @@ FAULTS = {
     "decoder": Fault(Patient.kill_decoder, "a decoding process died", ends_group=False),
     "node": Fault(Patient.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
     "preempted": Fault(Patient.take_node_away, "the node of worker .* will be preempted .*saving a checkpoint first"),
+    "two preempted": Fault(Patient.take_two_nodes_away, "the node of worker .* will be preempted", ends_group=False),
+    "not preempted": Fault(Patient.cancel_drain, "the node of worker .* will be preempted", ends_group=False),
     "driver": Fault(Patient.kill_driver, LOST),
     "everything": Fault(Patient.kill_all, LOST),
     "upload": Fault(Patient.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),

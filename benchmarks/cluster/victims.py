@@ -80,6 +80,19 @@ class Cluster:
         self.address = ""
         self.num_nodes = num_nodes
         self.nodes: dict[int, Node] = {}
+        self._newest = num_nodes
+
+    @property
+    def workers_nodes(self) -> list[int]:
+        """The numbers of the nodes with CPUs."""
+        return [number for number in self.nodes if number > 0]
+
+    def add_spare(self) -> int:
+        """Starts a further node and waits for it; returns its number."""
+        self._newest += 1
+        self.add(self._newest)
+        wait_for(lambda: self.has_joined(self._newest), f"node {self._newest} to start")
+        return self._newest
 
     def __enter__(self) -> Cluster:
         try:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train import UserCallback
 
-from stylegan_ray.cluster.out_of_memory import ADVICE, is_out_of_memory
+from stylegan_ray.cluster.out_of_memory import ADVICE, OUT_OF_MEMORY, describe_kill, is_out_of_memory
 from stylegan_ray.distributed import LostPeerError
 from stylegan_ray.run_folder import FAULTS, jsonl_line, rows_so_far
 from stylegan_ray.storage import Storage, one_line
@@ -28,7 +28,6 @@ MOST_OF_DEVICES_PER_HOUR = 5
 """The same for errors of a GPU: one that fails so often is broken, or the code asserts on it."""
 MOST_SEC_OF_HANG = 120.0
 """How long workers that are ended because they made no progress take to end."""
-OUT_OF_MEMORY = "the node ran out of memory"
 SEC_OF_ONE_FAULT = 5.0
 """Ray Train repeats the errors of a group of workers until the group has ended; a new group takes longer to start."""
 
@@ -74,6 +73,8 @@ def _death(error: BaseException) -> RayActorError | None:
 def _describe_one(error: BaseException) -> str:
     """Words of Ray's messages choose the line here, and nothing else."""
     death = _death(error)
+    if killed := describe_kill(getattr(error, "health_check_failure", error)):
+        return killed
     if death is None:
         if "has been hanging" in str(error):
             return "did not respond any more"
@@ -86,8 +87,6 @@ def _describe_one(error: BaseException) -> str:
         return f"went with its node {ip}, which was preempted"
     if "node has died" in text or "node was terminated" in text or "node died" in text:
         return f"died with its node {ip}"
-    if "low on memory" in text:
-        return f"(process {pid} on {ip}) was killed because {OUT_OF_MEMORY}"
     return f"(process {pid} on {ip}) was killed"
 
 

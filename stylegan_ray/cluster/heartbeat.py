@@ -90,7 +90,8 @@ class Heartbeat:
         """Writes the stacks of this process and of its decoders to a folder of the run."""
         stacks = {f"worker {self._rank}": own_stacks()}
         for decoder in self.decoders():
-            stacks[f"decoder of worker {self._rank}"] = stacks_of(decoder.pid, decoder.started) or "it has ended\n"
+            who = f"decoder {decoder.pid} of worker {self._rank}"
+            stacks[who] = stacks_of(decoder.pid, decoder.started) or "it has ended\n"
         for who, text in stacks.items():
             with suppress(OSError):
                 self.run.write(stacks_name(folder, who), text.encode())

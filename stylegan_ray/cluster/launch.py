@@ -7,9 +7,9 @@ import os
 import shlex
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ RAY_DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "20",
 }
+RAY_DEFAULTS_FOR_GPUS = {
+    # Where NCCL tells that its operations do not get on, the workers restart. Not tried: no GPU was there.
+    "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1",
+    "RAY_TRAIN_NCCL_RAS_ACTION": "fail",
+}
+AT_PREEMPTION = {"relax_collectives_on_preemption": True, "preemption_grace_s": 15.0}
+"""Settings of FailureConfig that Ray has from 2.60 on: workers that stay do not wait for those whose node has gone."""
 NEWEST_TRIED_RAY = (2, 60)
 RUN_CLAIM = "run"
 """What train and tune claim in a folder: all but what evaluate writes there."""
@@ -236,6 +243,8 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
     """Workers, failure policy and a folder for Ray Train's own files, of which a run that continues needs none."""
     cfg = run.cfg
     assert run.clearance is not None
+    if share.gpus:
+        use_defaults(RAY_DEFAULTS_FOR_GPUS)
     worker = WorkerConfig(
         cfg.model_dump(mode="json"), run.dataset, run.address, share.threads, channel, run.clearance,
         run.source.address if run.source else None, run.observer, run.in_process,
@@ -253,11 +262,17 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
         run_config=RayRunConfig(
             name=cfg.run.name,
             storage_path=ray_folder,
-            failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
+            failure_config=failure_config(cfg.cluster.max_failures),
             callbacks=[FaultCallback(faults, lambda: channel.forget_beats.remote())],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def failure_config(max_failures: int) -> FailureConfig:
+    """What Ray Train does about failures, as far as its version knows it."""
+    known = {field.name for field in fields(FailureConfig)}
+    return FailureConfig(max_failures, **{key: value for key, value in AT_PREEMPTION.items() if key in known})
 
 
 def warn_of_new_ray(version: str, say: Callable[[str], None]) -> None:
@@ -270,7 +285,12 @@ def warn_of_new_ray(version: str, say: Callable[[str], None]) -> None:
 
 def use_ray_defaults() -> None:
     """Sets the variables that Ray Train reads, where nobody has set them."""
-    os.environ.update({key: value for key, value in RAY_DEFAULTS.items() if key not in os.environ})
+    use_defaults(RAY_DEFAULTS)
+
+
+def use_defaults(defaults: Mapping[str, str]) -> None:
+    """Sets variables that nobody has set."""
+    os.environ.update({key: value for key, value in defaults.items() if key not in os.environ})
 
 
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:

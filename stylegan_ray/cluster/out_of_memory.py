@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from ray.exceptions import OutOfMemoryError
 
@@ -13,6 +15,20 @@ ADVICE = (
     "smaller schedule.minibatch_gpu, which --schedule.minibatch_gpu auto chooses by the memory that there is"
 )
 """What helps a run that exists, and a new one."""
+
+
+KILLED = "low on memory"
+"""Words of Ray where its memory monitor has killed a process, of a worker or of Ray Train."""
+PLACE = re.compile(r"Memory on the node \(IP: ([^,)\s]+)")
+OUT_OF_MEMORY = "the node ran out of memory"
+
+
+def describe_kill(error: BaseException) -> str | None:
+    """What Ray's memory monitor did, in a few words, where that is what an error reports; else None."""
+    if not isinstance(error, OutOfMemoryError) and KILLED not in str(error):
+        return None
+    place = PLACE.search(str(error))
+    return f"was killed because {OUT_OF_MEMORY}{f' ({place[1]})' if place else ''}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

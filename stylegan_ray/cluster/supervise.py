@@ -18,6 +18,7 @@ from ray.util.placement_group import remove_placement_group
 from stylegan_ray.cluster.channel import GROUP, MESSAGE, METRIC, TICK, open_channel
 from stylegan_ray.cluster.faults import FaultLog
 from stylegan_ray.cluster.hangs import HangGuard
+from stylegan_ray.cluster.out_of_memory import describe_kill
 from stylegan_ray.config import ClusterConfig
 from stylegan_ray.run_folder import STOP
 from stylegan_ray.storage import Storage, one_line
@@ -142,7 +143,9 @@ class Supervisor:
             return Outcome("failed", str(error))
         if self.stop_requested():
             return Outcome("stopped")
-        self.faults.add_fault(f"Ray Train ended: {one_line(getattr(error, 'cause', None) or error)}")
+        killed = describe_kill(error)
+        text = f"Ray Train ended: {killed or one_line(getattr(error, 'cause', None) or error)}"
+        self.faults.add_fault(text, of_memory=killed is not None)
         end = self.faults.end()
         return Outcome(*end) if end else None  # type: ignore[arg-type]
 
