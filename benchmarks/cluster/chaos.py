@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,7 +67,7 @@ class Options(Common):
     workers: int = 2
     """Training workers, each on a node of its own."""
     ticks_per_fault: int = 6
-    """Length of the run."""
+    """Length of the stretch of the run that a fault meets."""
     chaos_seed: int = 0
     """Decides which faults come when."""
     keep: Path | None = None
@@ -80,19 +81,21 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         folder.mkdir(parents=True, exist_ok=True)
         with small_storage(folder / "runs") as can_be_full:
             kinds = chosen_kinds(options, can_be_full)
-            cfg = prepared(options, cfg, folder)
+            planned = plan(options, kinds)
+            cfg = prepared(options, cfg, folder, sum(FAULTS[kind].stretches for kind, _ in planned))
+            stretch = options.ticks_per_fault * cfg.schedule.tick_kimg * 1000
             print(f"First a run in peace, then one that meets {options.faults} faults; in {folder}", flush=True)
             with Cluster(Path(temporary), options.workers) as cluster:
                 quiet = Patient(cluster, cfg.with_overrides({"run.name": "quiet"}), folder)
                 quiet.undisturbed()
                 hurt = Patient(cluster, cfg.with_overrides({"run.name": "hurt"}), folder)
-                faults = hurt.disturbed(plan(options, cfg, kinds))
+                faults = hurt.disturbed([(kind, round(begin * stretch)) for kind, begin in planned])
             figures = figures_of(options, cfg, quiet, hurt, faults)
     return figures, bars_of(figures, options)
 
 
-def prepared(options: Options, cfg: RunConfig, folder: Path) -> RunConfig:
-    """The configuration of both runs."""
+def prepared(options: Options, cfg: RunConfig, folder: Path, stretches: int) -> RunConfig:
+    """The configuration of both runs, which are so many stretches long and two more."""
     cfg = cfg.with_overrides(SMALL) if cfg.data.path is None else cfg
     if cfg.data.path is None:
         write_pictures(folder / "pictures", cfg)
@@ -101,7 +104,7 @@ def prepared(options: Options, cfg: RunConfig, folder: Path) -> RunConfig:
         {
             "run.storage": str(folder / "runs"),
             "schedule.tick_kimg_dict": {},
-            "train.total_kimg": (options.faults + 2) * options.ticks_per_fault * cfg.schedule.tick_kimg,
+            "train.total_kimg": (stretches + 2) * options.ticks_per_fault * cfg.schedule.tick_kimg,
             "cluster.num_workers": options.workers,
             "cluster.cpus_per_worker": 1,
             "cluster.wait_minutes": 5,  # nodes come when they come
@@ -141,13 +144,13 @@ def chosen_kinds(options: Options, can_be_full: bool) -> list[str]:
     return [kind for kind in options.kinds or FAULTS if can_be_full or kind != "storage full"]
 
 
-def plan(options: Options, cfg: RunConfig, kinds: list[str]) -> list[tuple[str, int]]:
-    """Kinds of faults, each with the clock value at which it comes; every stretch of the run meets one."""
+def plan(options: Options, kinds: list[str]) -> list[tuple[str, float]]:
+    """Kinds of faults, each with the place where it comes, in stretches; every stretch of the run meets one."""
     rng = random.Random(options.chaos_seed)
     drawn = [*kinds, *rng.choices(kinds, k=options.faults)][: options.faults]
     rng.shuffle(drawn)
-    stretch = options.ticks_per_fault * cfg.schedule.tick_kimg * 1000
-    return [(kind, round((number + 0.7 + 0.5 * rng.random()) * stretch)) for number, kind in enumerate(drawn)]
+    begins = accumulate((FAULTS[kind].stretches for kind in drawn), initial=0)
+    return [(kind, begin + 0.7 + 0.5 * rng.random()) for kind, begin in zip(drawn, begins, strict=False)]
 
 
 @dataclass
@@ -334,12 +337,12 @@ class Patient:
     def take_two_nodes_away(self) -> int:
         """Each with a notice of its own, one later than the other; others come before they go: one restart, not two."""
         nodes = random.sample(self.cluster.workers_nodes, 2)
+        for _ in nodes:
+            self.cluster.add_spare()
         for number in nodes:
             seen = self.fault_lines()
             self.cluster.drain(number, sec=NOTICE_SEC)
             self.wait(lambda seen=seen: self.names("preempted", seen), "the notice to be heard")
-        for _ in nodes:
-            self.cluster.add_spare()
         starts, began = self.num_starts(), time.time()
         at = self.nimg()
         self.cluster.kill_raylet(nodes[0])
@@ -353,10 +356,11 @@ class Patient:
 
     def cancel_drain(self) -> int:
         """A node is said to go and stays beyond its time, while Ray gives it no more work; another one comes."""
-        number, seen, began = random.choice(self.cluster.workers_nodes), self.fault_lines(), time.time()
+        number, seen = random.choice(self.cluster.workers_nodes), self.fault_lines()
+        self.cluster.add_spare()
+        began = time.time()
         self.cluster.drain(number, sec=SHORT_NOTICE_SEC)
         self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
-        self.cluster.add_spare()
         at = self.nimg()
         self.wait(lambda: time.time() > began + SHORT_NOTICE_SEC and self.nimg() > at, "the run to outlive the notice")
         at = self.nimg()
@@ -441,16 +445,19 @@ class Fault:
     """A regular expression for the line that has to name it."""
     ends_group: bool = True
     """Whether other workers have to go on."""
+    stretches: int = 1
+    """How much of the run it takes at least."""
 
 
+PREEMPTED = "the node of worker .* will be preempted .*saving a checkpoint first"
 LOST = r"the driver or the whole cluster was lost.*continuing at"
 FAULTS = {
     "worker": Fault(Patient.kill_worker, r"worker.*(was killed|lost the others).*continuing at"),
     "decoder": Fault(Patient.kill_decoder, "a decoding process died", ends_group=False),
     "node": Fault(Patient.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
-    "preempted": Fault(Patient.take_node_away, "the node of worker .* will be preempted .*saving a checkpoint first"),
-    "two preempted": Fault(Patient.take_two_nodes_away, "the node of worker .* will be preempted", ends_group=False),
-    "not preempted": Fault(Patient.cancel_drain, "the node of worker .* will be preempted", ends_group=False),
+    "preempted": Fault(Patient.take_node_away, PREEMPTED),
+    "two preempted": Fault(Patient.take_two_nodes_away, PREEMPTED, ends_group=False, stretches=4),
+    "not preempted": Fault(Patient.cancel_drain, PREEMPTED, ends_group=False, stretches=12),
     "driver": Fault(Patient.kill_driver, LOST),
     "everything": Fault(Patient.kill_all, LOST),
     "upload": Fault(Patient.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),

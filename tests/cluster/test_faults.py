@@ -182,9 +182,9 @@ def test_errors_that_ray_repeats_are_one_fault(tmp_path):
 def test_chaos(tmp_path):
     """Every kind of fault once, on several nodes, by the benchmark itself."""
     result = tmp_path / "chaos.json"
-    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "chaos", "--faults", "12", "--json", str(result)]
+    command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), "chaos", "--faults", "14", "--json", str(result)]
     done = subprocess.run(isolated(command), capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
     assert all(bar["holds"] for bar in found["bars"]), done.stdout
-    assert len(found["figures"]["faults"]) == 12
+    assert len(found["figures"]["faults"]) == 14
