@@ -364,7 +364,8 @@ class Patient:
         at = self.nimg()
         self.wait(lambda: time.time() > began + SHORT_NOTICE_SEC and self.nimg() > at, "the run to outlive the notice")
         at = self.nimg()
-        self.cluster.kill_raylet(number)  # unless it has ended: nothing trains on it any more
+        if number in self.cluster.nodes and self.cluster.nodes[number].raylet is not None:
+            self.cluster.kill_raylet(number)  # nothing trains on it any more
         return at
 
     def num_starts(self) -> int:

@@ -137,7 +137,7 @@ def test_stacks_of_this_process_and_of_another_one():
         other.kill()
 
 
-MINUTES = 0.5
+MINUTES = 1.0
 LONG = ["--train.total_kimg", "6", "--cluster.hang_minutes", str(MINUTES), "--train.checkpoint_ticks", "1"]
 
 
