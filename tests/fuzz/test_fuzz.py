@@ -3,14 +3,24 @@
 `tests/fuzz/run.py` searches much longer, guided by the code that inputs reach.
 """
 
+import logging
 import random
 
 import pytest
 from fuzz.seeds import FINDINGS
-from fuzz.targets import TARGETS, attempt
+from fuzz.targets import TARGETS, PrintableLog, attempt
 
 NUM = 60
 STRANGE = [b"", b"\0", b"\n", b"\xff" * 64, b"\x80\x02", b"[" * 100_000, b"PK\x03\x04"]
+
+
+@pytest.fixture(autouse=True)
+def log():
+    """A log that raises where a message forges lines."""
+    logger, handler = logging.getLogger("stylegan_ray"), PrintableLog()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 def damaged(content, rng):
