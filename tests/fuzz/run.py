@@ -64,7 +64,7 @@ def main() -> int:
         sec = used.ru_utime + used.ru_stime - float(start[2])
         row |= {"cpu_seconds": round(sec, 1), "executions_per_cpu_sec": round(found["executions"] / max(sec, 1e-3), 1)}
         row["grown_mb"] = found["peak_mb"] - int(start[1])
-    if options.record:
+    if options.record and not process.returncode:
         row |= {"commit": commit, "date": datetime.now(UTC).date().isoformat()}
         Path(options.record).parent.mkdir(parents=True, exist_ok=True)
         with open(options.record, "a") as file:
@@ -77,7 +77,7 @@ def commit_of_this_code(record: str) -> str:
     """The commit that is checked out; ends the command where files other than the record differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=HERE, check=True, capture_output=True, text=True).stdout.rstrip()
 
     top = Path(git("rev-parse", "--show-toplevel"))
     changed = [top / line[3:] for line in git("status", "--porcelain", "-uall").splitlines()]
