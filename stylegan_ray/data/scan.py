@@ -115,8 +115,8 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, rea
 def _call_all(check: Callable[[range], int], num: int, only_headers: bool) -> Iterator[int]:
     """What `check` returns for ranges of images, in any order, from a thread pool.
 
-    Headers are read by this thread alone where storage answers at once: a header takes so little time that threads
-    would mostly wait for each other.
+    This thread alone works where there is one range, and where storage answers headers at once: a header takes so
+    little time that threads would mostly wait for each other.
     """
     at, is_quick = 0, False
     while only_headers and not is_quick and at < min(TRIALS * FEW, num):
@@ -126,7 +126,7 @@ def _call_all(check: Callable[[range], int], num: int, only_headers: bool) -> It
         at = few.stop
         yield count
     chunks = [range(start, min(start + CHUNK, num)) for start in range(at, num, CHUNK)]
-    if is_quick:
+    if is_quick or len(chunks) < 2:
         yield from map(check, chunks)
         return
     with ThreadPoolExecutor(max_workers=min(num_cores(), 16)) as pool:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import safetensors.torch
@@ -119,6 +120,7 @@ def header_size(head: bytes, size: int) -> int:
     return 8 + length
 
 
+@lru_cache(maxsize=1)  # a file's header is read before the rest of it, and again with it
 def stated_networks(header: bytes) -> Stated:
     """Reads the header of a file of `save_network` (with its length); raises BadFileError where it cannot be one."""
     content = parse_json(header[8:], "its header", HEADER_BYTES)

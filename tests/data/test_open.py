@@ -26,6 +26,14 @@ def test_folder_is_read_at_any_depth_in_the_order_of_names(tmp_path):
     assert data.labels(np.arange(3)).shape == (3, 0)
 
 
+@pytest.mark.parametrize(("num", "starts"), [(scan.CHUNK, False), (scan.CHUNK + 1, True)])
+def test_a_few_images_are_checked_without_threads(tmp_path, monkeypatch, num, starts):
+    pools, make = [], scan.ThreadPoolExecutor
+    monkeypatch.setattr(scan, "ThreadPoolExecutor", lambda **kwargs: pools.append(1) or make(**kwargs))
+    assert opened(write_zip(tmp_path / "d.zip", numbered(num))).num_images == num
+    assert bool(pools) == starts
+
+
 def test_zip_and_folder_in_a_bucket_whose_address_carries_options(tmp_path):
     local = write_zip(tmp_path / "d.zip", numbered(3))
     with s3_server():

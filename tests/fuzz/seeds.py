@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import safetensors.torch
 import torch
+import yaml
 from support.data_sets import encoded, label_json, noise_picture
 from support.foreign import idx, python2_pickle
 from support.networks import built
 
-from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.config import ModelConfig, RunConfig, load_config
 from stylegan_ray.data import formats
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.finished import Finished
@@ -34,6 +35,7 @@ from stylegan_ray.interop import rosinality, tf_pickle
 from stylegan_ray.interop.native import Networks, networks_from_bytes, save_network
 from stylegan_ray.lease import Claim, Owner
 from stylegan_ray.readers.protocol import Contents, pack_contents
+from stylegan_ray.run_folder import CONFIG, COUNTERS, STATE
 
 TINY = {
     "model.z_dim": 4, "model.w_dim": 4, "model.mapping_layers": 1, "model.mapping_fmaps": 4, "model.fmap_base": 8,
@@ -42,16 +44,28 @@ TINY = {
 
 
 @cache
-def network(**overrides: Any) -> bytes:
-    """A network file of ours for 8x8 pixels, about 30 kB."""
-    cfg = load_config("config-f", TINY | overrides)
+def network_files() -> list[bytes]:
+    """Network files of ours for 8x8 pixels, of about 15 and 6 kB: all networks, and G_ema alone."""
+    cfg = load_config("config-f", TINY)
     G, D, G_ema = built(cfg, (8, 8), 3, 0)
-    return save_network(G, D, G_ema, cfg, 1000)
+    return [_with_short_config(save_network(*parts, cfg, 1000)) for parts in ((G, D, G_ema), (None, None, G_ema))]
+
+
+def _with_short_config(content: bytes) -> bytes:
+    """A network file that states the keys of the configuration that differ from their defaults."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata = header["__metadata__"] | {"config": json.dumps({"model": changed_model()})}
+    return safetensors.torch.save(safetensors.torch.load(content), metadata)
+
+
+def changed_model() -> dict[str, Any]:
+    model, defaults = load_config("config-f", TINY).model.model_dump(mode="json"), ModelConfig().model_dump(mode="json")
+    return {key: value for key, value in model.items() if value != defaults[key]}
 
 
 @cache
 def networks() -> Networks:
-    return networks_from_bytes(network())
+    return networks_from_bytes(network_files()[0])
 
 
 def tensorflow_pickles() -> list[bytes]:
@@ -68,9 +82,32 @@ def config() -> RunConfig:
 
 
 @cache
-def network_config() -> bytes:
-    """config.yaml of a checkpoint."""
-    return networks().config.to_yaml().encode()
+def network_configs() -> list[bytes]:
+    """config.yaml of a checkpoint: the keys of the networks, and with them one section of the others each.
+
+    Together they hold all keys; a whole file takes much longer to read.
+    """
+    model = yaml.safe_dump({"model": changed_model()}).encode()
+    others = [section for section in _sections() if not section.startswith(b"model:")]
+    return [model, *(model + section for section in others)]
+
+
+@cache
+def presets() -> list[bytes]:
+    """The sections of a configuration one by one, and YAML in the ways that people write it."""
+    return [
+        *_sections(),
+        b"model:\n  fmap_base: 8\n",
+        b"loss.r1_gamma: 10  # a comment\n'run': {\"name\": 'a b', seed: 0x1f}\n",
+        b'---\nmetrics: {names: [fid5k_tiny, "kid5k_tiny"]}\n...\n',
+        b"run:\n  name: >-\n    a\n    b\ndata: {resolution: [8, 16], cond: yes}\n",
+    ]
+
+
+def _sections() -> list[bytes]:
+    """The sections of a configuration file."""
+    tree = networks().config.model_dump(mode="json")
+    return [yaml.safe_dump({name: values}, sort_keys=False).encode() for name, values in tree.items()]
 
 
 def counters() -> list[bytes]:
@@ -88,7 +125,13 @@ def spaces() -> list[bytes]:
 @cache
 def checkpoint_tensors() -> bytes:
     """state.safetensors of a checkpoint, without optimisers."""
-    return safetensors.torch.save({**safetensors.torch.load(network()), "pl_mean": torch.zeros(())})
+    return safetensors.torch.save({**safetensors.torch.load(network_files()[0]), "pl_mean": torch.zeros(())})
+
+
+@cache
+def checkpoint() -> dict[str, bytes]:
+    """The files of a checkpoint."""
+    return {STATE: checkpoint_tensors(), CONFIG: network_configs()[0], COUNTERS: counters()[0]}
 
 
 def zips() -> list[bytes]:
@@ -111,7 +154,8 @@ def tars() -> list[bytes]:
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
-    return [buffer.getvalue()]
+        end = archive.offset + 2 * tarfile.BLOCKSIZE  # without the zeros that fill the last 10 kB
+    return [buffer.getvalue()[:end]]
 
 
 def parquets() -> list[bytes]:

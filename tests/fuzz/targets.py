@@ -5,6 +5,7 @@ A reader that raises anything else, takes more than a few seconds, or needs more
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import zlib
@@ -55,6 +56,14 @@ def attempt(target: Target, content: bytes) -> None:
         assert str(error).replace("\n", "").isprintable(), f"a message that forges lines: {error!r}"
 
 
+class PrintableLog(logging.Handler):
+    """Raises where a message of the log forges lines; writes nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        assert text.replace("\n", "").isprintable(), f"a message that forges lines: {text!r}"
+
+
 def resident_mb() -> int:
     """Memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -68,10 +77,24 @@ def folder() -> Path:
 
 
 def written(name: str, content: bytes) -> str:
+    """The path of a file with this content; it is written where it differs from the last one."""
+    path = _path(name)
+    if _written.get(name) != content:
+        Path(path).write_bytes(content)
+        _written[name] = content
+    return path
+
+
+@cache
+def _path(name: str) -> str:
     path = folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
     return str(path)
+
+
+_written: dict[str, bytes] = {}
+IMAGE_MB = 1
+"""The limit for decoded images; inputs that decode to more take most of the time."""
 
 
 def network_file(ending: str) -> Callable[[bytes], object]:
@@ -82,8 +105,7 @@ def checkpoint_file(name: str) -> Callable[[bytes], object]:
     """Reads a checkpoint one of whose files was changed."""
 
     def read(content: bytes) -> object:
-        whole = {STATE: seeds.checkpoint_tensors(), CONFIG: seeds.network_config(), COUNTERS: seeds.counters()[0]}
-        files = whole | {name: content}
+        files = seeds.checkpoint() | {name: content}
         for other, text in ({COMPLETE: completion(files)} | files).items():
             written(f"checkpoint/{other}", text)
         return load_network(folder() / "checkpoint")
@@ -104,10 +126,10 @@ def data_file(name: str) -> Callable[[bytes], object]:
 
     def read(content: bytes) -> object:
         path = written(name, content)
-        os.environ["STYLEGAN_RAY_CACHE"] = str(folder() / "cache")
+        os.environ.setdefault("STYLEGAN_RAY_CACHE", str(folder() / "cache"))
         cfg = DataConfig(
             path=path if "/" not in name else os.path.dirname(path), resolution=8, crop="center", resize="lanczos",
-            alpha="drop", cond="/" not in name, on_bad_image="skip",
+            alpha="drop", cond="/" not in name, on_bad_image="skip", max_image_mb=IMAGE_MB,
         )  # fmt: skip
         dataset = open_dataset(cfg)
         return [dataset.read(i) for i in range(dataset.num_images) if i not in dataset.bad]
@@ -116,7 +138,7 @@ def data_file(name: str) -> Callable[[bytes], object]:
 
 
 def image(content: bytes) -> object:
-    return Decoder((8, 8), 3, "center", "lanczos", "drop")("image", content)
+    return Decoder((8, 8), 3, "center", "lanczos", "drop", max_bytes=IMAGE_MB << 20)("image", content)
 
 
 def header(content: bytes) -> object:
@@ -180,14 +202,14 @@ NETWORK_ERRORS = (ValueError,)
 GZIP_ERRORS = (OSError, EOFError, zlib.error)
 """What the module gzip raises, and the reader's process names with the file."""
 TARGETS: dict[str, Target] = {
-    "network": Target(network_file(".safetensors"), lambda: [seeds.network()], NETWORK_ERRORS),
+    "network": Target(network_file(".safetensors"), seeds.network_files, NETWORK_ERRORS),
     "tensorflow_pickle": Target(network_file(".pkl"), seeds.tensorflow_pickles, NETWORK_ERRORS),
     "pickle": Target(load_pickle, seeds.plain_pickles, NETWORK_ERRORS),
     "rosinality": Target(network_file(".pt"), seeds.rosinality_files, NETWORK_ERRORS),
     "checkpoint_tensors": Target(checkpoint_file(STATE), lambda: [seeds.checkpoint_tensors()], NETWORK_ERRORS),
-    "checkpoint_config": Target(checkpoint_file(CONFIG), lambda: [seeds.network_config()], NETWORK_ERRORS),
+    "checkpoint_config": Target(checkpoint_file(CONFIG), seeds.network_configs, NETWORK_ERRORS),
     "checkpoint_counters": Target(checkpoint_file(COUNTERS), seeds.counters, NETWORK_ERRORS),
-    "preset": Target(preset, lambda: [seeds.network_config(), b"model:\n  fmap_base: 8\n"], (ConfigError,)),
+    "preset": Target(preset, seeds.presets, (ConfigError,)),
     "space": Target(space, seeds.spaces, (ConfigError,)),
     "zip": Target(data_file("data.zip"), seeds.zips, (ConfigError, BadImage)),
     "tar": Target(data_file("data.tar"), seeds.tars, (ConfigError, BadImage)),

@@ -3,14 +3,27 @@
 `tests/fuzz/run.py` searches much longer, guided by the code that inputs reach.
 """
 
+import logging
 import random
+import subprocess
 
 import pytest
+from fuzz import run
 from fuzz.seeds import FINDINGS
-from fuzz.targets import TARGETS, attempt
+from fuzz.table import PAGE, with_table
+from fuzz.targets import TARGETS, PrintableLog, attempt
 
 NUM = 60
 STRANGE = [b"", b"\0", b"\n", b"\xff" * 64, b"\x80\x02", b"[" * 100_000, b"PK\x03\x04"]
+
+
+@pytest.fixture(autouse=True)
+def log():
+    """A log that raises where a message forges lines."""
+    logger, handler = logging.getLogger("stylegan_ray"), PrintableLog()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
 
 
 def damaged(content, rng):
@@ -54,3 +67,24 @@ def test_what_fuzzing_has_found(name, content):
 @pytest.mark.parametrize("content", STRANGE, ids=lambda content: repr(content[:8]))
 def test_short_and_strange_files(name, content):
     attempt(TARGETS[name], content)
+
+
+def test_the_docs_show_the_recorded_runs():
+    assert with_table(PAGE.read_text()) == PAGE.read_text(), "run python tests/fuzz/table.py"
+
+
+def test_a_record_names_the_commit_that_is_checked_out(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    (tmp_path / "code.py").touch()
+    git("init", "-q")
+    git("add", "code.py")
+    git("commit", "-q", "-m", "one")
+    record = tmp_path / "record.jsonl"
+    record.touch()
+    assert len(run.commit_of_this_code(str(record))) == 40
+    (tmp_path / "code.py").write_text("changed")
+    with pytest.raises(SystemExit, match=r"code\.py is not committed"):
+        run.commit_of_this_code(str(record))

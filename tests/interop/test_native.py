@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from stylegan_ray.config import ModelConfig
-from stylegan_ray.interop import save_network
-from stylegan_ray.interop.native import networks_from_bytes
+from stylegan_ray.interop import load_network, save_network
+from stylegan_ray.interop.native import networks_from_bytes, stated_networks
 
 
 def metadata_of(content):
@@ -24,6 +24,14 @@ def test_a_file_brings_back_every_tensor(made, same, family):
     assert loaded.config == cfg and loaded.cur_nimg == 1234 and loaded.D_model is None
     z, labels = torch.randn(2, 6), torch.eye(2)
     assert torch.equal(loaded.G_ema(z, labels, psi=0.7), G_ema(z, labels, psi=0.7))
+
+
+def test_the_header_of_a_file_is_checked_once(made, tmp_path):
+    cfg, G, D, G_ema = made()
+    (tmp_path / "a.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 1234))
+    stated_networks.cache_clear()
+    load_network(tmp_path / "a.safetensors")
+    assert stated_networks.cache_info().misses == 1
 
 
 def test_float64_networks_stay_so(made, same):
