@@ -33,7 +33,7 @@ class Progress:
 
     def __init__(self, hang_sec: float, silent_sec: float) -> None:
         self.hang_sec, self.silent_sec = hang_sec, silent_sec
-        self._parts: dict[object, int] = {}
+        self._parts: dict[tuple[str, int, int | None], int] = {}
         self._since = -math.inf
 
     def hangs(self, beats: Beats, now: float) -> bool:

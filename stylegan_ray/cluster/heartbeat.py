@@ -67,7 +67,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            folder = None
+            folder: Any = None
             with suppress(RayError):  # the driver is gone, or its channel starts again
                 folder = ray.get(self.channel.beat.remote(self._beat()), timeout=SEC_TO_ANSWER)
             if folder is not None:
