@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,6 @@ RAY_DEFAULTS_FOR_GPUS = {
     "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1",
     "RAY_TRAIN_NCCL_RAS_ACTION": "fail",
 }
-AT_PREEMPTION = {"relax_collectives_on_preemption": True, "preemption_grace_s": 15.0}
-"""Settings of FailureConfig that Ray has from 2.60 on: workers that stay do not wait for those whose node has gone."""
 NEWEST_TRIED_RAY = (2, 60)
 RUN_CLAIM = "run"
 """What train and tune claim in a folder: all but what evaluate writes there."""
@@ -262,17 +260,13 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
         run_config=RayRunConfig(
             name=cfg.run.name,
             storage_path=ray_folder,
-            failure_config=failure_config(cfg.cluster.max_failures),
+            # Not relax_collectives_on_preemption, nor a grace: from the notice on, Ray's barrier leaves out a worker that
+            # trains on its node to the end, and the whole group stood still until the deadline (Ray 2.60: 194 s).
+            failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
             callbacks=[FaultCallback(faults, lambda: channel.forget_beats.remote())],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-
-
-def failure_config(max_failures: int) -> FailureConfig:
-    """What Ray Train does about failures, as far as its version knows it."""
-    known = {field.name for field in fields(FailureConfig)}
-    return FailureConfig(max_failures, **{key: value for key, value in AT_PREEMPTION.items() if key in known})
 
 
 def warn_of_new_ray(version: str, say: Callable[[str], None]) -> None:
