@@ -84,7 +84,7 @@ def _describe_one(error: BaseException) -> str:
     text = str(death)
     pid, ip = (found[1] if (found := re.search(rf"{key}: (\S+)", text)) else "?" for key in ("pid", "ip"))
     if death.preempted:
-        return f"went with its node {ip}, which was preempted"
+        return f"went with its node{'' if ip == '?' else f' {ip}'}, which was preempted"
     if "node has died" in text or "node was terminated" in text or "node died" in text:
         return f"died with its node {ip}"
     return f"(process {pid} on {ip}) was killed"
