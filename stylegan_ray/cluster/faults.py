@@ -118,7 +118,9 @@ class FaultLog:
     def add_fault(self, text: str, of_device: bool = False, of_memory: bool = False) -> None:
         """Stores a fault, and the end of the run where it is one too many."""
         self._add({"fault": text, "device": of_device, "memory": of_memory})
-        self._end_if_too_many()
+        reason = too_many(self.rows(), time.time())
+        if reason:
+            self.add_end("failed", reason)
 
     def add_hang(self, text: str) -> None:
         """Stores a fault that is about to end all workers: their deaths within MOST_SEC_OF_HANG add none."""
@@ -168,11 +170,6 @@ class FaultLog:
         if starts and rows[starts[-1]]["workers"] != num_workers:
             return f"the group goes from {rows[starts[-1]]['workers']} to {num_workers} workers; {description}"
         return description
-
-    def _end_if_too_many(self) -> None:
-        reason = too_many(self.rows(), time.time())
-        if reason:
-            self.add_end("failed", reason)
 
     def _add(self, row: dict[str, Any]) -> None:
         self._waiting.append({"time": time.time(), **row})

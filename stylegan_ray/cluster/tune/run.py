@@ -22,6 +22,7 @@ from stylegan_ray.cluster.launch import (
     complete_config,
     default_name,
     run_lease,
+    use_defaults,
     use_ray_defaults,
 )
 from stylegan_ray.cluster.nodes import Node, alive_nodes
@@ -110,7 +111,7 @@ def run_sweep(sweep: Sweep) -> int:
 
 def use_tune_defaults() -> None:
     """Sets the variables that Ray Tune reads, where nobody has set them."""
-    os.environ.update({key: value for key, value in TUNE_DEFAULTS.items() if key not in os.environ})
+    use_defaults(TUNE_DEFAULTS)
 
 
 def open_sweep(plan: Plan) -> Sweep:
