@@ -115,16 +115,16 @@ class FaultLog:
     def add_command(self, command: str) -> None:
         self._add({"command": command})
 
-    def add_fault(self, text: str, of_device: bool = False, of_memory: bool = False) -> None:
+    def add_fault(self, text: str, of_device: bool = False, of_memory: bool = False, hang: bool = False) -> None:
         """Stores a fault, and the end of the run where it is one too many."""
-        self._add({"fault": text, "device": of_device, "memory": of_memory})
+        self._add({"fault": text, "device": of_device, "memory": of_memory, "hang": hang})
         reason = too_many(self.rows(), time.time())
         if reason:
             self.add_end("failed", reason)
 
     def add_hang(self, text: str) -> None:
         """Stores a fault that is about to end all workers: their deaths within MOST_SEC_OF_HANG add none."""
-        self._add({"fault": text, "device": False, "hang": True})
+        self.add_fault(text, hang=True)
 
     def is_ending_hang(self) -> bool:
         """Whether workers that die now do so because they made no progress."""

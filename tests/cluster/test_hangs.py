@@ -15,7 +15,7 @@ from support.jobs import Job, newest_tick, small_model  # noqa: E402
 
 from benchmarks.cluster.victims import command_of, descendants  # noqa: E402
 from stylegan_ray.cluster.channel import Beat, Channel, Decoder  # noqa: E402
-from stylegan_ray.cluster.faults import FaultCallback, FaultLog  # noqa: E402
+from stylegan_ray.cluster.faults import MOST_WITHOUT_PROGRESS, FaultCallback, FaultLog  # noqa: E402
 from stylegan_ray.cluster.hangs import Progress  # noqa: E402
 from stylegan_ray.cluster.heartbeat import MOST_SEC, sec_between_beats  # noqa: E402
 from stylegan_ray.cluster.stacks import end_process, own_stacks, stacks_of  # noqa: E402
@@ -116,6 +116,14 @@ def test_the_deaths_that_a_hang_causes_are_no_further_faults(tmp_path):
     assert [row["fault"][-6:] for row in log.rows()] == [": disk", "15 min"]
     start = log.add_start(0, 2, "continuing", 1.0)
     assert "no progress for 15 min" in start
+
+
+def test_a_run_that_hangs_again_and_again_ends(tmp_path):
+    log = FaultLog(Storage.at(tmp_path))
+    for number in range(MOST_WITHOUT_PROGRESS):
+        assert log.end() is None, number
+        log.add_hang("no progress for 15 min")
+    assert log.end() is not None
 
 
 def test_stacks_of_this_process_and_of_another_one():
