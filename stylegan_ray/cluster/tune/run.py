@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
