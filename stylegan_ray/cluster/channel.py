@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stylegan_ray.cluster.pinned import on_node
 
 MESSAGE, TICK, METRIC, GROUP = "message", "tick", "metric", "group"
 """What workers post: a message, the row of a tick, values of metrics, the placement group that they live in."""
@@ -118,7 +119,7 @@ class Channel:
 
 def open_channel() -> Any:
     """Handle of a new channel on this node, which lives as long as this process; its process restarts when it dies."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = on_node(ray.get_runtime_context().get_node_id())
     options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(num_cpus=0, **options)(Channel).remote()
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import ActorUnavailableError
 
 from stylegan_ray.cluster.channel import Beat
 from stylegan_ray.cluster.faults import FaultLog
 from stylegan_ray.cluster.heartbeat import sec_between_beats
+from stylegan_ray.cluster.pinned import call_on_nodes
 from stylegan_ray.cluster.stacks import end_process, stacks_of
 from stylegan_ray.config import ClusterConfig
 from stylegan_ray.run_folder import hang_folder, stacks_name
@@ -103,7 +103,7 @@ class HangGuard:
     def _end(self, beats: Beats) -> str | None:
         """Stores the stacks of all workers and ends them: those that answer do both by themselves."""
         silent = [beat for beat, age in beats if self.progress.is_silent(age)]
-        stacks = stacks_on_nodes(silent)
+        stacks = on_their_nodes(silent, stacks_of)
         if len(silent) == len(beats) and not any(stacks):
             self.channel.forget_beats.remote()  # they have ended, and others have not started so far
             return None
@@ -112,35 +112,14 @@ class HangGuard:
         self.channel.end_workers.remote(folder)
         for beat, content in zip(silent, stacks, strict=True):
             with suppress(OSError):
-                self.run.write(stacks_name(folder, f"worker {beat.rank}"), (content or "it has ended\n").encode())
+                self.run.write(stacks_name(folder, f"worker {beat.rank}"), f"{content or 'it has ended'}\n".encode())
         if len(silent) < len(beats):
             time.sleep(self.every_sec)  # the others store their stacks before Ray Train ends them
-        kills = [_on_node(beat, end_process) for beat in silent]
-        _wait(kills)
+        on_their_nodes(silent, end_process)
         self.progress.hangs([], time.monotonic())
         return f"fault: {text}; stacks are in {folder} of the run; the workers start again"
 
 
-def stacks_on_nodes(silent: Sequence[Beat]) -> list[str | None]:
-    """The stacks of workers, read on their nodes; None for one that has ended."""
-    tasks = [_on_node(beat, stacks_of) for beat in silent]
-    _wait(tasks)
-    return [_answer(task) for task in tasks]
-
-
-def _wait(tasks: list[ray.ObjectRef]) -> None:
-    if tasks:
-        ray.wait(tasks, num_returns=len(tasks), timeout=SEC_TO_LOOK)
-
-
-def _answer(task: ray.ObjectRef) -> str | None:
-    try:
-        return ray.get(task, timeout=0)
-    except RayError as error:
-        return f"its node does not answer: {type(error).__name__}\n"
-
-
-def _on_node(beat: Beat, function: Any) -> Any:
-    pinned = NodeAffinitySchedulingStrategy(beat.node_id, soft=False)
-    remote = ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=pinned)
-    return remote.remote(beat.pid, beat.started)
+def on_their_nodes(beats: Sequence[Beat], function: Callable[[int, int | None], Any]) -> list[Any]:
+    """What a function of a process returns on the node of each worker."""
+    return call_on_nodes([(beat.node_id, function, (beat.pid, beat.started)) for beat in beats], SEC_TO_LOOK)

@@ -11,11 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError
 
 from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, listener, unreached
 from stylegan_ray.cluster.nodes import MARKER, Node, alive_nodes, read_marker
+from stylegan_ray.cluster.pinned import Failure, on_node, results
 from stylegan_ray.cluster.process_group import new_store
 from stylegan_ray.cluster.resources import given_address, joined
 from stylegan_ray.config import load_config
@@ -111,34 +111,15 @@ class Group:
     @classmethod
     def on(cls, nodes: Sequence[Node]) -> Group:
         remote = ray.remote(num_cpus=0)(Machine)
-        pinned = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
-        return cls(nodes, [remote.options(scheduling_strategy=strategy).remote() for strategy in pinned])
+        return cls(nodes, [remote.options(scheduling_strategy=on_node(node.id)).remote() for node in nodes])
 
     def ask(self, method: str, *words: Any, timeout_sec: float = TIMEOUT_SEC) -> list[Any]:
         """What every node answers, text of what went wrong in the place of an answer that is missing."""
-        return answers([getattr(actor, method).remote(*words) for actor in self.actors], timeout_sec)
+        return results([getattr(actor, method).remote(*words) for actor in self.actors], timeout_sec)
 
     def those(self, good: Sequence[bool]) -> Group:
         pairs = [pair for pair, keep in zip(zip(self.nodes, self.actors, strict=True), good, strict=True) if keep]
         return Group([node for node, _ in pairs], [actor for _, actor in pairs])
-
-
-class Failure(str):
-    """Why a node gave no answer."""
-
-
-def answers(tasks: Sequence[ray.ObjectRef], timeout_sec: float) -> list[Any]:
-    """The results of tasks, a Failure for each one that has none within the time."""
-    ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout_sec)
-    found: list[Any] = []
-    for task in tasks:
-        try:
-            found.append(ray.get(task, timeout=0))
-        except GetTimeoutError:
-            found.append(Failure(f"did not answer within {timeout_sec:g} s"))
-        except (RayError, OSError, ValueError) as error:
-            found.append(Failure(f"cannot answer: {one_line(getattr(error, 'cause', None) or error)}"))
-    return found
 
 
 def examine_cluster(options: DoctorOptions) -> int:
@@ -283,7 +264,7 @@ def about_links(group: Group, facts: Sequence[Facts]) -> list[Finding]:
         return [Finding("OK", "network", "one node")]
     hosts = [node.address for node in group.nodes]
     open_ports = "let the nodes reach each other on all ports, or name the network between them in cluster.interface"
-    addresses = answers([actor.listen.remote(host) for actor, host in zip(group.actors, hosts, strict=True)], SUM_SEC)
+    addresses = results([actor.listen.remote(host) for actor, host in zip(group.actors, hosts, strict=True)], SUM_SEC)
     if failed := failures(hosts, addresses):
         return [Finding("problem", "network", failed, open_ports)]
     misses = group.ask("unreached", addresses)
@@ -308,12 +289,12 @@ def about_sum(group: Group, facts: Sequence[Facts], host: str) -> Finding:
     if all(found.gpus.devices for found in facts):
         free, there = (resources().get("GPU", 0) for resources in (ray.available_resources, ray.cluster_resources))
         backend, text = ("nccl", "") if free == there else ("gloo", " (NCCL is not tried: GPUs are in use)")
-    store = answers([group.actors[0].open_store.remote(host)], SUM_SEC)
+    store = results([group.actors[0].open_store.remote(host)], SUM_SEC)
     if failed := failures(hosts[:1], store):
         return Finding("problem", "all-reduce", failed, "let the nodes reach each other on all ports")
     num = len(hosts)
     tasks = [actor.all_reduce.remote(backend, store[0], rank, num) for rank, actor in enumerate(group.actors)]
-    times = answers(tasks, 2 * SUM_SEC)
+    times = results(tasks, 2 * SUM_SEC)
     if failed := failures(hosts, times):
         way_out = "name the network between the nodes in cluster.interface, or see NCCL_DEBUG=INFO"
         return Finding("problem", "all-reduce", f"{backend}: {failed}", way_out)

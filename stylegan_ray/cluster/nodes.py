@@ -8,12 +8,10 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from stylegan_ray.cluster.pinned import call_on_nodes
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import BadImage, openmoji
 from stylegan_ray.data.dataset import Dataset
@@ -76,32 +74,14 @@ def this_node() -> str:
 
 
 def findings_on(nodes: Sequence[Node], probe: Probe, dataset: Dataset, timeout_sec: float) -> dict[str, Findings | str]:
-    """The findings of each node by its id; text where it has none. The tasks ask for no CPU, so full nodes run them."""
+    """The findings of each node by its id; text where it has none."""
     inputs = ray.put((probe, dataset))
-    tasks = {node.id: _task_on(node.id).remote(inputs) for node in nodes}
-    ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=timeout_sec)
-    return {node: _answer(task, timeout_sec) for node, task in tasks.items()}
-
-
-def _task_on(node_id: str) -> Any:
-    pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(num_cpus=0, max_retries=2)(_findings).options(scheduling_strategy=pinned)
+    found = call_on_nodes([(node.id, _findings, (inputs,)) for node in nodes], timeout_sec, max_retries=2)
+    return {node.id: answer for node, answer in zip(nodes, found, strict=True)}
 
 
 def _findings(inputs: tuple[Probe, Dataset]) -> Findings:
     return findings(*inputs)
-
-
-def _answer(task: ray.ObjectRef, timeout_sec: float) -> Findings | str:
-    try:
-        return ray.get(task, timeout=0)
-    except GetTimeoutError:
-        ray.cancel(task, force=True)
-        return f"did not answer within {timeout_sec:g} s"
-    except RayTaskError as error:
-        return f"cannot run this package: {one_line(error.cause or error)}"
-    except RayError as error:
-        return f"cannot run tasks: {one_line(error)}"
 
 
 def findings(probe: Probe, dataset: Dataset) -> Findings:
