@@ -34,7 +34,7 @@ for pid in $pids; do wait "$pid" || worst=$?; done
 exit $worst
 """
 SCONTROL = """#!/bin/bash
-if [ "$1 $2" = "show hostnames" ]; then echo host1; echo host2; else echo "$@" >> FOLDER/scontrol; fi
+if [ "$1 $2" = "show hostnames" ]; then echo host1; sleep 0.5; echo host2; else echo "$@" >> FOLDER/scontrol; fi
 """
 
 
