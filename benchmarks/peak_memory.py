@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     for case in options.cases:
         preset, keys = CASES[case]
         figures[case] = compared(load_config(preset, SMALL | keys), options.threads)
+        print(f"{case}: {json.dumps(figures[case])}", flush=True)
     tensors = max(abs(ratio - 1) for found in figures.values() for ratio in found["tensors"].values())
     process = max(abs(found["process"] - 1) for found in figures.values())
     return figures, [
