@@ -344,11 +344,11 @@ class Patient:
             self.cluster.drain(number, sec=NOTICE_SEC)
             self.wait(lambda seen=seen: self.names("preempted", seen), "the notice to be heard")
         starts, began = self.num_starts(), time.time()
-        at = self.nimg()
+        at, second = self.nimg(), self.cluster.nodes[nodes[1]]
         self.cluster.kill_raylet(nodes[0])
         self.wait(lambda: self.nimg_since(began, by_new_group=True) > at, "other workers to go on")
         at = self.nimg()
-        self.cluster.kill_raylet(nodes[1])
+        self.cluster.end_drained(nodes[1], second)
         self.wait(lambda: self.nimg() > at + self.cfg.schedule.tick_kimg * 2000, "the run to go on")
         if self.num_starts() != starts + 1:
             raise RuntimeError(f"{self.num_starts() - starts} restarts for two nodes that were taken away together")
@@ -357,6 +357,7 @@ class Patient:
     def cancel_drain(self) -> int:
         """A node is said to go and stays beyond its time, while Ray gives it no more work; another one comes."""
         number, seen = random.choice(self.cluster.workers_nodes), self.fault_lines()
+        node = self.cluster.nodes[number]
         self.cluster.add_spare()
         began = time.time()
         self.cluster.drain(number, sec=SHORT_NOTICE_SEC)
@@ -364,8 +365,7 @@ class Patient:
         at = self.nimg()
         self.wait(lambda: time.time() > began + SHORT_NOTICE_SEC and self.nimg() > at, "the run to outlive the notice")
         at = self.nimg()
-        if number in self.cluster.nodes and self.cluster.nodes[number].raylet is not None:
-            self.cluster.kill_raylet(number)  # nothing trains on it any more
+        self.cluster.end_drained(number, node)  # nothing trains on it any more
         return at
 
     def num_starts(self) -> int:

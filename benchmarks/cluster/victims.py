@@ -142,6 +142,11 @@ class Cluster:
         kill([node.process.pid])
         node.process.wait()
 
+    def end_drained(self, number: int, node: Node) -> None:
+        """Ends a node that was to be taken away, where it has not ended by itself, as Ray lets one that does nothing."""
+        if self.nodes.get(number) is node and node.raylet is not None:
+            self.kill_raylet(number)
+
     def drain(self, number: int, sec: int) -> None:
         """Says, as a cloud does of spot machines, that a node will be taken away in so many seconds."""
         told = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds"]
