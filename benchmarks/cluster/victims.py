@@ -143,7 +143,7 @@ class Cluster:
         node.process.wait()
 
     def end_drained(self, number: int, node: Node) -> None:
-        """Ends a node that was to be taken away, where it has not ended by itself, as Ray lets one that does nothing."""
+        """Ends a node that was to be taken away, if it has not ended by itself: Ray ends one that does nothing."""
         if self.nodes.get(number) is node and node.raylet is not None:
             self.kill_raylet(number)
 
