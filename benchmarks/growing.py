@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.subject import Subject, resolution_log2
+from benchmarks.subject import Subject, resolution_log2, schedule_of
 from stylegan_ray.config import RunConfig
 
 
@@ -17,7 +17,7 @@ def images_per_sec_by_resolution(cfg: RunConfig, device: torch.device, repeats: 
     if first is None:
         return {}
     sides = [2**log2 for log2 in range(first.bit_length() - 1, int(resolution_log2(cfg)) + 1)]
-    return {str(side): images_per_sec(Subject(cfg, device, side), repeats) for side in sides}
+    return {str(side): images_per_sec(Subject(cfg, device, schedule_of(cfg, side)), repeats) for side in sides}
 
 
 def images_per_sec(subject: Subject, repeats: int) -> float:

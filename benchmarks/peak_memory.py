@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from benchmarks.memory import in_own_process, peak_rss, resident
 from benchmarks.results import at_most
 from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.distributed import prepare_process
-from stylegan_ray.train.memory import LiveBytes, Subject, growth, peak_bytes
+from stylegan_ray.train.memory import LiveBytes, Subject, growth, peak_bytes, schedules
 
 SMALL = {
     "data.resolution": 64, "model.fmap_base": 2048, "model.mapping_fmaps": 64, "model.z_dim": 64, "model.w_dim": 64,
@@ -87,16 +87,26 @@ def compared(cfg: RunConfig, threads: int) -> Figures:
 def counted_bytes(cfg: RunConfig, threads: int) -> dict[str, int]:
     """Most bytes of live tensors, by phase, of a training step that is computed."""
     prepare_process(cfg, threads)
+    peaks: dict[str, int] = {}
     with LiveBytes() as count:
-        trained = subject.Subject(cfg, torch.device("cpu"))
-        return {part: count.peak_of(lambda part=part: trained.run_phase(part)) for part in trained.phases}
+        for trained in subjects(cfg):
+            for part in trained.phases:
+                peaks[part] = max(count.peak_of(lambda: trained.run_phase(part)), peaks.get(part, 0))  # noqa: B023
+    return peaks
 
 
 def measured_growth(cfg: RunConfig, threads: int) -> int:
     """Bytes by which this process grows at most while it builds a state and runs every phase twice."""
     prepare_process(cfg, threads)
     before = resident()
-    trained = subject.Subject(cfg, torch.device("cpu"))
-    for part in 2 * list(trained.phases):
-        trained.run_phase(part)
+    for trained in subjects(cfg):
+        for part in 2 * list(trained.phases):
+            trained.run_phase(part)
+        del trained  # before the next one is built
     return peak_rss() - before
+
+
+def subjects(cfg: RunConfig) -> Iterator[subject.Subject]:
+    """What the analysis looks at, one after the other: growing networks in each transition."""
+    for schedule in schedules(cfg, subject.resolution_log2(cfg)):
+        yield subject.Subject(cfg, torch.device("cpu"), schedule)

@@ -43,12 +43,12 @@ class RandomImages:
 class Subject:
     """A training state with this rank's part of a minibatch, ready for any phase.
 
-    A growing network is at full resolution or at the given one.
+    A growing network is at full resolution, or where the given schedule says.
     """
 
-    def __init__(self, cfg: RunConfig, device: torch.device, resolution: int | None = None) -> None:
+    def __init__(self, cfg: RunConfig, device: torch.device, schedule: Schedule | None = None) -> None:
         self.cfg, self.device = cfg, device
-        self.schedule = schedule_of(cfg, resolution)
+        self.schedule = schedule or schedule_of(cfg)
         (channels, height, width), level = image_shape(cfg), self.schedule.level
         images = RandomImages(cfg.run.seed, (channels, height >> level, width >> level), label_size_of(cfg))
         self.state = new_state(cfg, device)

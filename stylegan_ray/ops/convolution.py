@@ -185,7 +185,7 @@ def convolution(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -
     stride, padding, groups = geometry
     x = _in_memory_format(x, groups)
     y = F.conv2d(widened(x), widened(w), None if bias is None else widened(bias), stride, padding, groups=groups)
-    return y.to(x.dtype)
+    return _in_format_of(x, y).to(x.dtype)
 
 
 def adjoint(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
@@ -195,12 +195,21 @@ def adjoint(y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> 
     stride, padding, groups = geometry
     y = _in_memory_format(y, groups)
     more = [size[i] - ((y.shape[2 + i] - 1) * stride - 2 * padding[i] + w.shape[2 + i]) for i in (0, 1)]
-    return F.conv_transpose2d(widened(y), widened(w), None, stride, padding, more, groups).to(y.dtype)
+    x = F.conv_transpose2d(widened(y), widened(w), None, stride, padding, more, groups)
+    return _in_format_of(y, x).to(y.dtype)
 
 
 def _in_memory_format(x: Tensor, groups: int) -> Tensor:
     """x in the fast memory format: PyTorch's convolutions pass the format of their input on to all that follows."""
     return to_memory_format(x, x.dtype) if groups == 1 else x
+
+
+def _in_format_of(x: Tensor, y: Tensor) -> Tensor:
+    """y, computed from x, in the memory format that PyTorch gives it: its meta tensors alone do not pass it on."""
+    if not (y.is_meta and x.is_contiguous(memory_format=torch.channels_last)):
+        return y
+    _, channels, height, width = y.shape
+    return y.as_strided_(y.shape, (channels * height * width, 1, width * channels, channels))
 
 
 def weight_gradient(x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
