@@ -34,26 +34,38 @@ def call_on_nodes(calls: Sequence[Call], timeout_sec: float, max_retries: int = 
         ray.remote(**options)(function).options(scheduling_strategy=on_node(node)).remote(*arguments)
         for node, function, arguments in calls
     ]
-    found = results(tasks, timeout_sec)
+    found = results(tasks, timeout_sec, why_no_task)
     for task, value in zip(tasks, found, strict=True):
         if isinstance(value, Failure):
             ray.cancel(task, force=True)
     return found
 
 
-def results(tasks: Sequence[ray.ObjectRef], timeout_sec: float) -> list[Any]:
+def why_no_task(error: RayError) -> str:
+    """What is said of a task that failed: the first thing that it does is to import this package."""
+    if isinstance(error, RayTaskError):
+        return f"cannot run this package: {one_line(error.cause or error)}"
+    return f"cannot run tasks: {one_line(error)}"
+
+
+def why_no_answer(error: RayError) -> str:
+    """What is said of a method of an actor that failed."""
+    return f"cannot answer: {one_line(getattr(error, 'cause', None) or error)}"
+
+
+def results(
+    tasks: Sequence[ray.ObjectRef], timeout_sec: float, why: Callable[[RayError], str] = why_no_answer
+) -> list[Any]:
     """The results of tasks, a Failure for each one that has none within the time."""
     if tasks:
         ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout_sec)
-    return [_result(task, timeout_sec) for task in tasks]
+    return [_result(task, timeout_sec, why) for task in tasks]
 
 
-def _result(task: ray.ObjectRef, timeout_sec: float) -> Any:
+def _result(task: ray.ObjectRef, timeout_sec: float, why: Callable[[RayError], str]) -> Any:
     try:
         return ray.get(task, timeout=0)
     except GetTimeoutError:
         return Failure(f"did not answer within {timeout_sec:g} s")
-    except RayTaskError as error:
-        return Failure(f"cannot run this package: {one_line(error.cause or error)}")
     except RayError as error:
-        return Failure(f"cannot run tasks: {one_line(error)}")
+        return Failure(why(error))
