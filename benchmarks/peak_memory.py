@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def counted_bytes(cfg: RunConfig, threads: int) -> dict[str, int]:
     with LiveBytes() as count:
         for trained in subjects(cfg):
             for part in trained.phases:
-                peaks[part] = max(count.peak_of(lambda: trained.run_phase(part)), peaks.get(part, 0))  # noqa: B023
+                peaks[part] = max(count.peak_of(partial(trained.run_phase, part)), peaks.get(part, 0))
     return peaks
 
 

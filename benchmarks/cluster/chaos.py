@@ -1,4 +1,4 @@
-"""Benchmark `chaos`: a run that is hurt for real, again and again, against the same run left in peace."""
+"""Benchmark `chaos`: a run that meets real faults, again and again, against the same run undisturbed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
             planned = plan(options, kinds)
             cfg = prepared(options, cfg, folder, sum(FAULTS[kind].stretches for kind, _ in planned))
             stretch = options.ticks_per_fault * cfg.schedule.tick_kimg * 1000
-            print(f"First a run in peace, then one that meets {options.faults} faults; in {folder}", flush=True)
+            print(f"First an undisturbed run, then one that meets {options.faults} faults; in {folder}", flush=True)
             with Cluster(Path(temporary), options.workers) as cluster:
                 quiet = Patient(cluster, cfg.with_overrides({"run.name": "quiet"}), folder)
                 quiet.undisturbed()
@@ -348,7 +348,7 @@ class Patient:
         self.cluster.kill_raylet(nodes[0])
         self.wait(lambda: self.nimg_since(began, by_new_group=True) > at, "other workers to go on")
         at = self.nimg()
-        self.cluster.end_drained(nodes[1], second)
+        self.cluster.end_drained(second)
         self.wait(lambda: self.nimg() > at + self.cfg.schedule.tick_kimg * 2000, "the run to go on")
         if self.num_starts() != starts + 1:
             raise RuntimeError(f"{self.num_starts() - starts} restarts for two nodes that were taken away together")
@@ -365,7 +365,7 @@ class Patient:
         at = self.nimg()
         self.wait(lambda: time.time() > began + SHORT_NOTICE_SEC and self.nimg() > at, "the run to outlive the notice")
         at = self.nimg()
-        self.cluster.end_drained(number, node)  # nothing trains on it any more
+        self.cluster.end_drained(node)  # nothing trains on it any more
         return at
 
     def num_starts(self) -> int:

@@ -142,10 +142,10 @@ class Cluster:
         kill([node.process.pid])
         node.process.wait()
 
-    def end_drained(self, number: int, node: Node) -> None:
+    def end_drained(self, node: Node) -> None:
         """Ends a node that was to be taken away, if it has not ended by itself: Ray ends one that does nothing."""
-        if self.nodes.get(number) is node and node.raylet is not None:
-            self.kill_raylet(number)
+        if self.nodes.get(node.number) is node and node.raylet is not None:
+            self.kill_raylet(node.number)
 
     def drain(self, number: int, sec: int) -> None:
         """Says, as a cloud does of spot machines, that a node will be taken away in so many seconds."""
