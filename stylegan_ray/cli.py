@@ -202,7 +202,7 @@ def report(argv: Sequence[str]) -> int:
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """Says what this machine or cluster can do, and what stands in the way of a training."""
+    """Says what this machine or cluster can do, and what prevents training on it."""
     from stylegan_ray.machine.command import DoctorOptions, examine_machine
 
     options = parse_options(DoctorOptions, argv, command_name("doctor"))

@@ -210,7 +210,7 @@ class Lease:
             return None
 
     def _lives(self, name: str, owner: Owner | None, say: Callable[[str], None]) -> bool:
-        """Whether the owner of a lease lives, as far as can be told."""
+        """Whether the owner of a lease lives, as far as is known."""
         if owner is not None and owner.is_on_this_host:
             if owner.is_locked and self.folder.is_local and (known := is_locked(self.folder.path(name))) is not None:
                 return known
@@ -292,7 +292,7 @@ def lock(file: int) -> bool:
 
 
 def is_locked(path: str) -> bool | None:
-    """Whether a living process holds the lock of a file; None where that cannot be told."""
+    """Whether a living process holds the lock of a file; None where it is unknown."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -316,7 +316,7 @@ def is_process(pid: int, started: int | None) -> bool:
 
 
 def start_of(pid: int) -> int | None:
-    """When a process started, in ticks since the start of the system; None where it cannot be told, or it has ended."""
+    """When a process started, in ticks since the start of the system; None where it is unknown, or it has ended."""
     try:
         fields: list[Any] = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -393,7 +393,7 @@ def find_run(run: str, storage: str | None = None) -> str:
 
 
 def how_ended(run: Storage) -> str | None:
-    """How the last command that trained a run ended; None while one trains it, or where that cannot be told."""
+    """How the last command that trained a run ended; None while one trains it, or where it is unknown."""
     try:
         ended = read_run_file(run)["ended"]
     except (OSError, ValueError, KeyError, TypeError):

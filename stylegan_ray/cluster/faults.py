@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,10 @@ MOST_SEC_OF_HANG = 120.0
 """How long workers that are ended because they made no progress take to end."""
 SEC_OF_ONE_FAULT = 5.0
 """Ray Train repeats the errors of a group of workers until the group has ended; a new group takes longer to start."""
+
+
+Kind = Literal["lost", "device", "memory", "hang"]
+"""Of a fault: a worker, node or link was lost, a GPU failed, memory ran out, or nothing made progress."""
 
 
 class Terminated(Exception):  # noqa: N818
@@ -94,8 +98,8 @@ class FaultLog:
     """faults.jsonl in the run's folder, so that the count outlives every process.
 
     A row for each command that trains the run ("command"), for each group of workers that starts ("start" in images,
-    "workers", "oom_kills" by node), for each fault ("fault", "device", "memory", "hang" where nothing made progress)
-    and rollback ("rollback", "nimg"), and one when no further attempt makes sense ("end", "reason").
+    "workers", "oom_kills" by node), for each fault ("fault" and its "kind") and rollback ("rollback", "nimg"), and one
+    when no further attempt makes sense ("end", "reason").
     Faults count from the last command on: whoever gives it again wants another try. Rows that the storage does not
     take are written with the next one.
     """
@@ -115,20 +119,20 @@ class FaultLog:
     def add_command(self, command: str) -> None:
         self._add({"command": command})
 
-    def add_fault(self, text: str, of_device: bool = False, of_memory: bool = False, hang: bool = False) -> None:
+    def add_fault(self, text: str, kind: Kind = "lost") -> None:
         """Stores a fault, and the end of the run where it is one too many."""
-        self._add({"fault": text, "device": of_device, "memory": of_memory, "hang": hang})
+        self._add({"fault": text, "kind": kind})
         reason = too_many(self.rows(), time.time())
         if reason:
             self.add_end("failed", reason)
 
     def add_hang(self, text: str) -> None:
         """Stores a fault that is about to end all workers: their deaths within MOST_SEC_OF_HANG add none."""
-        self.add_fault(text, hang=True)
+        self.add_fault(text, "hang")
 
     def is_ending_hang(self) -> bool:
         """Whether workers that die now do so because they made no progress."""
-        hangs = [row["time"] for row in self.rows() if row.get("hang")]
+        hangs = [row["time"] for row in self.rows() if row.get("kind") == "hang"]
         return bool(hangs) and time.time() - hangs[-1] < MOST_SEC_OF_HANG
 
     def add_rollback(self, text: str, nimg: int) -> None:
@@ -158,7 +162,7 @@ class FaultLog:
         the group before, those workers died of it.
         """
         for text in deaths_of_memory(self.rows(), oom_kills or {}):
-            self.add_fault(text, of_memory=True)
+            self.add_fault(text, "memory")
         rows = self.rows()
         starts = [number for number, row in enumerate(rows) if "start" in row]
         faults = [row for row in rows[starts[-1] + 1 if starts else 0 :] if "fault" in row]
@@ -187,12 +191,12 @@ def too_many(rows: Sequence[Mapping[str, Any]], now: float) -> str | None:
             in_a_row = of_memory = 0
         newest = row.get("start", newest)
         in_a_row += "fault" in row
-        of_memory += row.get("memory", False)
+        of_memory += row.get("kind") == "memory"
     lately = [row for row in rows if "fault" in row and row["time"] > now - 3600]
+    of_devices = sum(row.get("kind") == "device" for row in lately)
     bounds = {
         f"{MOST_WITHOUT_PROGRESS} faults in a row without a new checkpoint": in_a_row >= MOST_WITHOUT_PROGRESS,
-        f"{MOST_OF_DEVICES_PER_HOUR} errors of a GPU within an hour": sum(row["device"] for row in lately)
-        >= MOST_OF_DEVICES_PER_HOUR,
+        f"{MOST_OF_DEVICES_PER_HOUR} errors of a GPU within an hour": of_devices >= MOST_OF_DEVICES_PER_HOUR,
         f"{MOST_PER_HOUR} faults within an hour": len(lately) >= MOST_PER_HOUR,
     }
     last = lately[-1]["fault"] if lately else "unknown"
@@ -217,6 +221,13 @@ def deaths_of_memory(rows: Sequence[Mapping[str, Any]], oom_kills: Mapping[str, 
     return [f"node {node} ran out of memory, and its kernel killed {num} processes" for node, num in grown.items()]
 
 
+def kind_of(errors: Iterable[BaseException], text: str) -> Kind:
+    """The kind of what happened to a group of workers, given their errors and its description."""
+    if OUT_OF_MEMORY in text:
+        return "memory"
+    return "device" if any(isinstance(error, torch.AcceleratorError) for error in errors) else "lost"
+
+
 class FaultCallback(UserCallback):
     """Stores why a group of workers ended; runs in the controller of Ray Train, on the driver's node.
 
@@ -233,5 +244,4 @@ class FaultCallback(UserCallback):
         self._last, self._seen_at = text, now
         self.group_ended()
         if is_new and not self.log.is_ending_hang():
-            of_device = any(isinstance(error, torch.AcceleratorError) for error in worker_exceptions.values())
-            self.log.add_fault(text, of_device, OUT_OF_MEMORY in text)
+            self.log.add_fault(text, kind_of(worker_exceptions.values(), text))

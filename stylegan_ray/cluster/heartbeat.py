@@ -1,4 +1,4 @@
-"""What a worker does, told to the channel every few seconds by a thread of its own."""
+"""What a worker does, reported to the channel every few seconds by a thread of its own."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def sec_between_beats(cluster: ClusterConfig) -> float:
 
 
 class Heartbeat:
-    """A thread that tells what this worker does; where nothing makes progress, it stores stacks and ends the process.
+    """A thread that reports what this worker does; where nothing makes progress, it stores stacks and ends the process.
 
-    What is told stands in attributes that the worker sets as it gets on. The thread draws no random numbers and calls
+    The worker sets the attributes that are reported. The thread draws no random numbers and calls
     no collective operation, so results do not depend on it.
     """
 

@@ -44,7 +44,7 @@ NUM_SUMS = 3
 NUM_LOOKS = 5
 """How often the clock of a node is read: the quickest answer tells it best."""
 OWN_RESPONSIBILITY = frozenset({"token", "ports", "extras"})
-"""Subjects that are not told for each node: a cluster has one token, and Ray's own ports are taken."""
+"""Subjects that are not reported for each node: a cluster has one token, and Ray's own ports are taken."""
 
 
 class Machine:
@@ -184,7 +184,7 @@ def rows(nodes: Sequence[Node], facts: Sequence[Facts], clocks: Sequence[float |
 
 
 def skews(group: Group) -> list[float | None]:
-    """Seconds by which the clock of each node is ahead of that of this process; None where none was told."""
+    """Seconds by which the clock of each node is ahead of that of this process; None where none was reported."""
     found: list[float | None] = []
     for actor in group.actors:
         looks = []

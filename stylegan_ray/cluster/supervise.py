@@ -145,7 +145,7 @@ class Supervisor:
             return Outcome("stopped")
         killed = describe_kill(error)
         text = f"Ray Train ended: {killed or one_line(getattr(error, 'cause', None) or error)}"
-        self.faults.add_fault(text, of_memory=killed is not None)
+        self.faults.add_fault(text, "memory" if killed else "lost")
         end = self.faults.end()
         return Outcome(*end) if end else None  # type: ignore[arg-type]
 

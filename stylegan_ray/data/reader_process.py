@@ -60,7 +60,7 @@ class Child:
         self.owner, self.path = os.getpid(), paths[0]
         if others := [os.path.basename(path) for path in paths[1:]]:
             self.path += f" (with {', '.join(others)})"
-        # No library threads, which would count as memory; HDF5 loads filters from any folder that it is told of.
+        # No library threads, which would count as memory; HDF5 loads filters from any folder in HDF5_PLUGIN_PATH.
         env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
         env["PYTHONPATH"] = os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "stylegan_ray.readers.child", kind, *paths]

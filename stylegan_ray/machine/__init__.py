@@ -1,1 +1,1 @@
-"""What this machine has for a training, and what of it stands in the way."""
+"""What this machine has for training, and what of it prevents training."""

@@ -22,7 +22,7 @@ def cpu_limit() -> float | None:
 
 
 def oom_kills() -> int | None:
-    """How many processes of this process's control groups the kernel has killed for memory; None where it is not told.
+    """How many processes of this process's control groups the kernel has killed for memory; None where it is unknown.
 
     Without control groups for memory, how many of this machine.
     """

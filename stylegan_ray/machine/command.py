@@ -20,10 +20,10 @@ from stylegan_ray.storage import one_line, write_file
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Says what this machine, or each node of a cluster, can do, and what stands in the way of a training.
+    """Says what this machine, or each node of a cluster, can do, and what prevents training on it.
 
     Without an address, and without RAY_ADDRESS, Ray is not started, and this machine alone is looked at, in about ten
-    seconds. Exit status 1: something stands in the way.
+    seconds. Exit status 1: something prevents training.
     """
 
     address: ClusterAddress = None

@@ -13,7 +13,7 @@ from stylegan_ray.machine.memory import gib
 from stylegan_ray.machine.network import PORTS
 
 Level = Literal["OK", "warning", "problem"]
-"""A problem stands in the way of a training; a warning costs time, room or safety."""
+"""A problem prevents training; a warning costs time, room or safety."""
 MEMORY_FOR_TRAINING = 3 << 30
 """Available memory below which a warning is given: Ray's processes, a worker and the stream of reals share it."""
 STORE_SHARE = 0.3
@@ -129,10 +129,10 @@ def about_memory(facts: Facts) -> Finding:
         return Finding(
             "warning",
             "memory",
-            f"{text}; less than {gib(MEMORY_FOR_TRAINING)} is little for Ray and a training",
+            f"{text}; less than {gib(MEMORY_FOR_TRAINING)} is little for Ray and training",
             way_out,
         )
-    return Finding("OK", "memory", f"{text}; stylegan-ray train ... --dry-run tells what a training needs")
+    return Finding("OK", "memory", f"{text}; stylegan-ray train ... --dry-run says what training needs")
 
 
 def about_shared_memory(facts: Facts) -> Finding:
@@ -255,9 +255,9 @@ def format_findings(found: Sequence[Finding]) -> str:
 
 
 def verdict(found: Sequence[Finding], what: str) -> str:
-    """The last line: whether something stands in the way of a training."""
+    """The last line: whether something prevents training."""
     num = {level: sum(finding.level == level for finding in found) for level in ("problem", "warning")}
     counts = ", ".join(f"{count} {level}{'s' * (count > 1)}" for level, count in num.items() if count)
     if num["problem"]:
-        return f"{counts}: something stands in the way of a training on {what}"
-    return f"Nothing stands in the way of a training on {what}" + (f"; {counts}" if counts else "")
+        return f"{counts}: something prevents training on {what}"
+    return f"Nothing prevents training on {what}" + (f"; {counts}" if counts else "")

@@ -144,14 +144,14 @@ def test_faults_count_in_the_run_folder_until_there_is_a_new_checkpoint(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("device", "bound"), [(False, MOST_PER_HOUR), (True, MOST_OF_DEVICES_PER_HOUR)], ids=["any", "device"]
+    ("kind", "bound"), [("lost", MOST_PER_HOUR), ("device", MOST_OF_DEVICES_PER_HOUR)], ids=["any", "device"]
 )
-def test_faults_after_each_new_checkpoint_are_bounded_per_hour(device, bound):
+def test_faults_after_each_new_checkpoint_are_bounded_per_hour(kind, bound):
     def rows(num, sec_between):
         found = []
         for number in range(num):
             found.append({"start": 100 * number, "workers": 1, "time": number * sec_between})
-            found.append({"fault": "an assert", "device": device, "time": number * sec_between})
+            found.append({"fault": "an assert", "kind": kind, "time": number * sec_between})
         return found, num * sec_between
 
     assert too_many(*rows(bound - 1, 1)) is None
@@ -175,7 +175,7 @@ def test_errors_that_ray_repeats_are_one_fault(tmp_path):
     for _ in range(3):
         callback.after_exception(None, {0: torch.AcceleratorError("CUDA error: assert")})
     (row,) = callback.log.rows()
-    assert row["device"] and "worker 0" in row["fault"]
+    assert row["kind"] == "device" and "worker 0" in row["fault"]
 
 
 @pytest.mark.cluster

@@ -50,7 +50,7 @@ def log_with(folder, *kills):
 def test_what_the_kernel_killed_since_the_last_group_was_for_memory(tmp_path):
     log = log_with(tmp_path, {"10.0.0.2": 3, "10.0.0.3": 0}, {"10.0.0.2": 4, "10.0.0.3": 0})
     faults = [row for row in log.rows() if "fault" in row]
-    assert [row["memory"] for row in faults] == [False, True] and "node 10.0.0.2 ran out of memory" in faults[1][
+    assert [row["kind"] for row in faults] == ["lost", "memory"] and "node 10.0.0.2 ran out of memory" in faults[1][
         "fault"
     ]
     assert log.end() is None
@@ -59,7 +59,7 @@ def test_what_the_kernel_killed_since_the_last_group_was_for_memory(tmp_path):
 def test_a_kill_of_another_kind_is_no_lack_of_memory(tmp_path):
     """A spot machine that is taken away, and one that has started again with a count from zero."""
     log = log_with(tmp_path, {"10.0.0.2": 3}, {"10.0.0.3": 9}, {"10.0.0.3": 9}, {"10.0.0.2": 1})
-    assert not any(row.get("memory") for row in log.rows())
+    assert not any(row.get("kind") == "memory" for row in log.rows())
 
 
 def test_a_second_death_for_memory_at_one_checkpoint_ends_the_run(tmp_path):
@@ -71,7 +71,7 @@ def test_a_second_death_for_memory_at_one_checkpoint_ends_the_run(tmp_path):
 def test_deaths_with_a_checkpoint_between_them_do_not():
     rows = []
     for nimg in range(0, 1000, 100):
-        rows += [{"start": nimg}, {"fault": "x", "memory": True, "device": False, "time": time.time()}]
+        rows += [{"start": nimg}, {"fault": "x", "kind": "memory", "time": time.time()}]
     assert too_many(rows, time.time()) is None
 
 

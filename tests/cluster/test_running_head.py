@@ -110,7 +110,7 @@ def test_the_doctor_looks_at_the_node(head):
     report = head.folder / "doctor.json"
     status, said = head.run("doctor", command(f"doctor.py --json {report}"))
     assert status == 0 and "Traceback" not in said, said
-    assert ": 1 node\n" in said and "Nothing stands in the way of a training on this cluster" in said, said
+    assert ": 1 node\n" in said and "Nothing prevents training on this cluster" in said, said
     found = {finding["subject"]: finding["level"] for finding in json.loads(report.read_text())["cluster"]}
     assert found["versions"] == found["clocks"] == found["same storage"] == "OK"
     assert found["token"] == ("OK" if head.mode == "token" else "warning"), said

@@ -163,7 +163,7 @@ def test_where_nodes_have_the_package_a_job_needs_no_repository(head, pictures):
     }
     submit = f"cd / && ray job submit --runtime-env-json '{json.dumps({'env_vars': env})}' --"
     status, said = head.run("job-doctor", f"{submit} stylegan-ray doctor")
-    assert status == 0 and "Nothing stands in the way of a training on this cluster" in said, said
+    assert status == 0 and "Nothing prevents training on this cluster" in said, said
     words = " ".join(f"'{word}'" for word in [*OPTIONS[: OPTIONS.index("--run.name")], "--run.name", "installed"])
     status, said = head.run("installed", f"{submit} stylegan-ray train config-f {pictures} {words}")
     assert status == 0 and (head.folder / "storage" / "installed" / "network-final.safetensors").exists(), said

@@ -28,7 +28,7 @@ H200 = Gpu("H200", 139 * GIB, 138 * GIB, "9.0")
 def test_a_good_machine_has_only_good_lines():
     found = findings(GOOD)
     assert worst(found) == "OK" and not [finding.way_out for finding in found if finding.way_out]
-    assert verdict(found, "this machine") == "Nothing stands in the way of a training on this machine"
+    assert verdict(found, "this machine") == "Nothing prevents training on this machine"
     assert "installed: video" in format_findings(found) and "serve" in format_findings(found)
 
 
@@ -66,7 +66,7 @@ def test_what_is_wrong_has_a_line_and_a_way_out(change, level, subject, words):
     assert (wrong.level, wrong.subject) == (level, subject)
     said = format_findings([wrong])
     assert wrong.way_out and all(word in said for word in words), said
-    assert verdict(found, "it").startswith(f"1 {level}: " if level == "problem" else "Nothing stands")
+    assert verdict(found, "it").startswith(f"1 {level}: " if level == "problem" else "Nothing prevents")
 
 
 def test_what_is_no_mistake_is_told():

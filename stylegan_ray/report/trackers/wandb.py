@@ -145,7 +145,7 @@ class WeightsAndBiases:
 
 
 def folder_of(memory: Memory) -> str:
-    """Where W&B's folder `wandb` is: that of the run on a disk, else as W&B is told, else a temporary one."""
+    """Where W&B's folder `wandb` is: that of the run on a disk, else that of W&B's settings, else a temporary one."""
     if memory.run.is_local:
         return memory.run.root
     return os.environ.get("WANDB_DIR") or os.path.join(tempfile.gettempdir(), "stylegan_ray-wandb")
