@@ -95,7 +95,7 @@ class ConvertOptions:
     dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """The file or folder to write."""
     push: Annotated[str | None, tyro.conf.arg(metavar="REPOSITORY", help_behavior_hint="")] = None
-    """Upload the folder to this private repository of the Hugging Face Hub (needs the extra `hub`)."""
+    """Upload the folder to this repository of the Hugging Face Hub, created private (needs the extra `hub`)."""
 
 
 RANGE = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")

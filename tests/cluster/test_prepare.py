@@ -363,5 +363,5 @@ def test_the_job_starts_a_ray_of_its_own(source, tmp_path):
     options = [str(source), str(tmp_path / "d.zip"), "--workers", "2"]
     job = Job("prepare_data", *options, storage=tmp_path, log=tmp_path / "log")
     assert job.wait() == 0, job.text()
-    assert "7 images" in job.text() and "train.py config-f" in job.text()
+    assert "7 images" in job.text() and "train.py auto" in job.text()
     np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), pixels(source))

@@ -189,4 +189,4 @@ def train_command(path: str, keys: dict[str, Any]) -> str:
     """The command that trains on a data set."""
     is_job = sys.argv[0].endswith("prepare_data.py")
     command = f"python {sys.argv[0].removesuffix('prepare_data.py')}train.py" if is_job else "stylegan-ray train"
-    return f"{command} config-f {shlex.quote(path)} {format_options(keys)}".rstrip()
+    return f"{command} auto {shlex.quote(path)} {format_options(keys)}".rstrip()

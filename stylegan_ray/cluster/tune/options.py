@@ -25,7 +25,7 @@ class SweepOptions:
     """
 
     samples: int | None = None
-    """Number of trials; null: the whole grid where there is only a grid, else 16."""
+    """Number of trials; null: the whole grid, and at least 16 where a value is random."""
     scheduler: Literal["asha", "pbt", "fifo"] = "asha"
     """Stop the worse trials early, let them copy better ones' states and change their values, or run all to the end."""
     search: Literal["random", "optuna"] = "random"
@@ -86,7 +86,7 @@ def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
     check_numbers(options)
     base = with_objective(given.cfg, options)
     space = Space.read(path, base)
-    num_samples = options.samples or (space.grid_size if space.is_grid else DEFAULT_SAMPLES)
+    num_samples = options.samples or (space.grid_size if space.is_grid else max(DEFAULT_SAMPLES, space.grid_size))
     space.check(base, base.run.seed, num_samples if options.search == "random" else 0)
     if options.scheduler == "pbt":
         space.check_movable()

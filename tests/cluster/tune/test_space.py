@@ -138,6 +138,13 @@ def test_the_command_parses_space_preset_and_options(tmp_path):
     assert plan.objective == "Metrics/fid500_tiny" and not plan.higher_is_better
     assert plan.cfg.metrics.names == ("fid500_tiny",) and plan.cfg.metrics.ticks == 2
     assert plan.given.metrics.names == ()
+
+
+@pytest.mark.parametrize(("seeds", "num"), [([0, 1], 16), (list(range(20)), 20)])
+def test_a_grid_is_whole_by_default_beside_random_values(tmp_path, seeds, num):
+    path = tmp_path / "space.yaml"
+    path.write_text(f"run.seed: {{grid: {seeds}}}\nloss.r1_gamma: {{uniform: [1, 2]}}\n")
+    assert sweep_options([str(path), "tiny"]).num_samples == num
     assert sweep_options(["--objective", "pr500_3_tiny"]).higher_is_better
     assert sweep_options(["--objective", "Loss/scores/real", "--mode", "max"]).higher_is_better
     assert sweep_options(["--objective", "Loss/D/loss"]).cfg.metrics.names == ()
