@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import random
-import signal
 import sys
 import threading
 import time
@@ -277,9 +276,9 @@ class Lease:
 
 
 def _end_this_process(text: str) -> None:
-    """Ends this process as SIGTERM does."""
+    """Ends this process at once: what it still writes, a STOP file included, would hit the command that took over."""
     print(text, file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(1)
 
 
 def lock(file: int) -> bool:

@@ -198,6 +198,27 @@ def test_an_owner_that_was_taken_for_dead_learns_it(tmp_path, monkeypatch):
     assert len(lost) == 1 and "taken over" in lost[0]
 
 
+def test_an_owner_that_was_taken_for_dead_ends_without_writing(tmp_path):
+    """Not by SIGTERM, on which a training writes a STOP file: it would stop the command that took over."""
+    code = """
+import signal, sys, time
+from stylegan_ray import lease
+lease.BEAT_SEC = 0.05
+signal.signal(signal.SIGTERM, lambda *_: open(sys.argv[1] + "/STOP", "w").close())
+with lease.held(sys.argv[1], "train", [lease.Claim("run")], "wait"):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout.readline() == "holds\n"
+        (tmp_path / leases(tmp_path)[0]).unlink()
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1 and "another command has taken over" in said
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_lease_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SEC", 0.05)
     with held(str(tmp_path), "train", RUN, "") as mine:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -321,23 +321,26 @@ def set_token() -> None:
 
 def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
     """What each worker gets of the cluster; waits up to cluster.wait_minutes where the cluster is too small."""
-    deadline, is_waiting = time.monotonic() + cfg.cluster.wait_minutes * 60, False
-    while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        try:
-            share = share_of_nodes(cfg, nodes)
-        except TooSmallError:
-            if time.monotonic() >= deadline:
-                raise
-            if not is_waiting:
-                say(f"Waiting for nodes, {cfg.cluster.wait_minutes:g} minutes at most")
-            is_waiting = True
-            request_resources(bundles=[bundle(cfg, nodes)] * workers_range(cfg)[0])
+    try:
+        return share_of_nodes(cfg, resources_of_nodes())
+    except TooSmallError:
+        if not cfg.cluster.wait_minutes:
+            raise
+    say(f"Waiting for nodes, {cfg.cluster.wait_minutes:g} minutes at most")
+    deadline = time.monotonic() + cfg.cluster.wait_minutes * 60
+    try:
+        while time.monotonic() < deadline:
+            request_resources(bundles=[bundle(cfg, resources_of_nodes())] * workers_range(cfg)[0])
             time.sleep(min(SEC_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0)))
-        else:
-            if is_waiting:
-                request_resources(bundles=[])  # from here on Ray Train asks; our request would outlive this process
-            return share
+            with suppress(TooSmallError):
+                return share_of_nodes(cfg, resources_of_nodes())
+        return share_of_nodes(cfg, resources_of_nodes())
+    finally:
+        request_resources(bundles=[])  # from here on Ray Train asks; our request would outlive this process
+
+
+def resources_of_nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def bundle(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -211,6 +211,23 @@ def test_a_run_waits_for_nodes_of_a_growing_cluster(monkeypatch):
         share_of_cluster(config(**{"cluster.num_workers": 8, "cluster.gpus_per_worker": 1}), said.append)
 
 
+@pytest.mark.parametrize("end", [TooSmallError, KeyboardInterrupt])
+def test_a_request_for_nodes_does_not_outlive_the_wait(monkeypatch, end):
+    """Ray's autoscaler keeps to the last request, and would start nodes that nobody uses."""
+    asked = []
+
+    def interrupt(sec):
+        if end is KeyboardInterrupt:
+            raise end
+
+    monkeypatch.setattr(resources.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0.0}}])
+    monkeypatch.setattr(resources, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(resources.time, "sleep", interrupt)
+    with pytest.raises(end):
+        share_of_cluster(config(**{"cluster.num_workers": 8, "cluster.wait_minutes": 0.001}), lambda _text: None)
+    assert asked[0] == [{"CPU": 1}] * 8 and asked[-1] == []
+
+
 def test_a_driver_elsewhere_is_told_to_submit(monkeypatch):
     for address in ("http://head:8265", "ray://head:10001"):
         given = ["tiny", "--cluster.address", address, f"--cluster.address={address}", "--run.name", "run"]

@@ -38,7 +38,7 @@ from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
-from stylegan_ray.cluster.tune.trials import PINNED, Trial, free, read_trials
+from stylegan_ray.cluster.tune.trials import Trial, read_trials, unpin
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.credentials import clean
 from stylegan_ray.data.dataset import Dataset
@@ -229,14 +229,16 @@ def run_trials(sweep: Sweep, trainable: Any, share: Share, at_once: int, view: S
     view.close()
     with suppress(OSError):
         sweep.storage.delete(STOP)
+    is_whole = not sweep.open_numbers(running.known)
     for trial in running.known.values():
         free_disk(folder, trial.record)
-        if not sweep.open_numbers(running.known):
-            for name in trial.record.runs:
-                free(folder.folder(name), [PINNED])
+        for name in trial.record.runs if is_whole else ():
+            unpin(folder.folder(name))
     paths = write_outputs(sweep.storage, sweep.plan, sweep.cfg, running.known)
-    view.message(closing_message(sweep, paths, is_whole=not sweep.open_numbers(running.known)))
-    return 130 if running.was_stopped else 0
+    view.message(closing_message(sweep, paths, is_whole))
+    if running.was_stopped:
+        return 130
+    return 1 if all(trial.state in ("failed", "diverged") for trial in running.known.values()) else 0
 
 
 def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:

@@ -254,12 +254,21 @@ def spare_runs(record: Record) -> Sequence[str]:
     return record.runs[1:] if record.state in ("open", "finished") else record.runs
 
 
-def free(run: Storage, folders: Sequence[str] = (CHECKPOINTS,)) -> None:
+def unpin(run: Storage) -> None:
+    """Deletes the checkpoints that were pinned for others to copy."""
+    with suppress(OSError):
+        delete_checkpoints(run, PINNED)
+
+
+def delete_checkpoints(run: Storage, folder: str) -> None:
+    for name in run.names(folder):
+        delete_checkpoint(run.folder(folder), name)
+
+
+def free(run: Storage) -> None:
     """Deletes the states and networks of a run that it wrote; its numbers, log and images stay."""
     with suppress(OSError):
-        for folder in folders:
-            for name in run.names(folder):
-                delete_checkpoint(run.folder(folder), name)
+        delete_checkpoints(run, CHECKPOINTS)
         for name in run.names():
             if name.endswith(OUR_ENDING):
                 run.delete(name)

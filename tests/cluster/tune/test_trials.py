@@ -26,6 +26,7 @@ from stylegan_ray.cluster.tune.trials import (
     read_trials,
     rows_of_run,
     spare_runs,
+    unpin,
     write_record,
 )
 from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
@@ -149,6 +150,15 @@ def test_a_stopped_trial_frees_its_disk_and_keeps_its_numbers(tmp_path):
         run.names() == ["checkpoints", "converted.pt", "fakes000001.png", "stats.jsonl"]
         and run.names("checkpoints") == []
     )
+
+
+def test_the_end_of_a_sweep_deletes_pins_and_nothing_else(tmp_path):
+    run = Storage.at(tmp_path)
+    name = checkpoint(run, 1000).name
+    assert pin_newest(run) == name
+    run.write("network-final.safetensors", b"x")
+    unpin(run)
+    assert run.names(PINNED) == [] and run.names(CHECKPOINTS) == [name] and run.exists("network-final.safetensors")
 
 
 @pytest.mark.parametrize(("state", "spare"), [("open", ["trial-000"]), ("finished", ["trial-000"]), ("stopped", None)])
