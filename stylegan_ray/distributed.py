@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,25 @@ def from_rank0(value: Any) -> Any:
         with collective("from_rank0"):
             dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def until_rank0(step: Callable[[float], bool], most_sec: float) -> bool:
+    """Calls `step(seconds)` on rank 0 until it returns true, or for `most_sec`; whether it did, on every rank.
+
+    A step may take the seconds that it is given. The others wait in collective calls that are much shorter than the
+    timeout of the group.
+    """
+    deadline = time.monotonic() + most_sec
+    while True:
+        left = deadline - time.monotonic()
+        is_done = rank() == 0 and step(min(STEP_SEC, max(left, 0.0)))
+        is_done, is_late = from_rank0((is_done, left <= 0))
+        if is_done or is_late:
+            return is_done
+
+
+STEP_SEC = 10.0
+"""Of `until_rank0`."""
 
 
 def from_all_ranks(mine: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,29 @@ def test_every_collective_that_loses_its_peer_raises_lost_peer_error(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.pop("sum") == [2.0] * 3
     assert len(found) == 6 and all(operation == name for name, operation in found.items())
+
+
+def patient(rank, folder):
+    """Two workers whose collectives may take a second wait longer for rank 0."""
+    torch.set_num_threads(1)
+    distributed.STEP_SEC = 0.2
+    store = dist.FileStore(os.path.join(folder, "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=1))
+    begin = time.monotonic()
+
+    def step(sec):
+        time.sleep(sec)
+        return time.monotonic() - begin > 2.5
+
+    found = [distributed.until_rank0(step, 60), distributed.until_rank0(lambda sec: time.sleep(sec) or False, 0.5)]
+    Path(folder, f"found-{rank}.json").write_text(json.dumps([*found, time.monotonic() - begin]))
+
+
+def test_rank_0_may_take_longer_than_a_collective(tmp_path):
+    spawn(patient, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        in_time, late, sec = json.loads((tmp_path / f"found-{rank}.json").read_text())
+        assert in_time is True and late is False and sec > 2.5
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("memory"), ValueError("value")])

@@ -150,12 +150,10 @@ class AsyncMetrics(RunMetrics):
             self._request(state, tick, snapshots)
 
     def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
-        if snapshots is None:
-            return
-        if pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
+        if snapshots and pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
             self._request(state, pause.stats["Progress/tick"], snapshots)
-        if pause.done:
-            self._finish(snapshots)
+        if pause.done and not distributed.until_rank0(partial(self._finish, snapshots), MOST_SEC_TO_FINISH):
+            self._give_up()
 
     def poll(self, snapshots: Snapshots | None) -> None:
         if snapshots is not None and time.monotonic() - self.polled_at >= POLL_SEC:
@@ -229,9 +227,10 @@ class AsyncMetrics(RunMetrics):
 
         snapshots.writer.submit(f"delete {request.note}", delete)
 
-    def _finish(self, snapshots: Snapshots) -> None:
-        """Waits for the running task and for the newest request."""
-        deadline = time.monotonic() + MOST_SEC_TO_FINISH
+    def _finish(self, snapshots: Snapshots | None, sec: float) -> bool:
+        """Waits some seconds for the running task and for the newest request; whether all are done. For rank 0."""
+        assert snapshots is not None, "rank 0 has them"
+        deadline = time.monotonic() + sec
         while time.monotonic() < deadline:
             is_written = snapshots.writer.flush(POLL_SEC)
             self._collect(snapshots)
@@ -239,10 +238,14 @@ class AsyncMetrics(RunMetrics):
             if self.running is not None:
                 ray.wait([self.running[1]], timeout=POLL_SEC)
             elif is_written:
-                return
-        self.sender.message(
-            "fault: the last metrics were not computed in time; compute them with: stylegan-ray evaluate RUN"
-        )
+                return True
+        return False
+
+    def _give_up(self) -> None:
+        if distributed.rank() == 0:
+            self.sender.message(
+                "fault: the last metrics were not computed in time; compute them with: stylegan-ray evaluate RUN"
+            )
 
 
 def metric_task(inputs: Sequence[ray.ObjectRef], request: Request) -> list[Row]:

@@ -20,8 +20,8 @@ from ray.exceptions import RayError
 
 from stylegan_ray.cluster.pinned import on_node
 
-MESSAGE, TICK, METRIC, GROUP = "message", "tick", "metric", "group"
-"""What workers post: a message, the row of a tick, values of metrics, the placement group that they live in."""
+MESSAGE, TICK, METRIC, GROUP, ENDED = "message", "tick", "metric", "group", "ended"
+"""What is posted: a message, the row of a tick, values of metrics, the placement group of workers, their end."""
 
 RECOVER_SEC = 10.0
 """How long a worker that starts waits for the messages of those before it."""
@@ -92,8 +92,13 @@ class Channel:
         """Makes these workers, and none that come after them, store their stacks in a folder of the run and end."""
         self.ending = {beat.process: folder for beat, _ in self.newest.values()}
 
+    def end_group(self) -> None:
+        """A group of workers has ended, and another one may take long to start."""
+        self.forget_beats()
+        self.post(ENDED, None)
+
     def forget_beats(self) -> None:
-        """A group of workers has ended."""
+        """What workers said that have ended counts no more."""
         self.newest = {}
 
     def post(self, kind: str, content: Any) -> None:

@@ -263,7 +263,7 @@ def trainer_of(run: Run, share: Share, channel: Any, faults: FaultLog, ray_folde
             # Not relax_collectives_on_preemption: from the notice on, Ray's barrier leaves out workers that train on
             # until their node goes, and the group stood still until the deadline (Ray 2.60, a notice of 120 s).
             failure_config=FailureConfig(max_failures=cfg.cluster.max_failures),
-            callbacks=[FaultCallback(faults, lambda: channel.forget_beats.remote())],
+            callbacks=[FaultCallback(faults, lambda: channel.end_group.remote())],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -15,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import WorkerGroupError
 from ray.util.placement_group import remove_placement_group
 
-from stylegan_ray.cluster.channel import GROUP, MESSAGE, METRIC, TICK, open_channel
+from stylegan_ray.cluster.channel import ENDED, GROUP, MESSAGE, METRIC, TICK, open_channel
 from stylegan_ray.cluster.faults import FaultLog
 from stylegan_ray.cluster.hangs import HangGuard
 from stylegan_ray.cluster.out_of_memory import describe_kill
@@ -29,6 +30,8 @@ IMPORT_ERROR = re.compile(r"^\s*(?:ImportError|ModuleNotFoundError|SyntaxError):
 """The last line of a traceback that Ray passes on as text."""
 LOOK_SEC = 0.5
 """How often the channel is read and a wish to stop is looked for."""
+STOP_SEC = 2.0
+"""How often the STOP file is looked for while no workers do so."""
 
 
 class View(Protocol):
@@ -111,8 +114,9 @@ class Supervisor:
         self.group: Any = None
         """Placement group of the workers, as rank 0 tells it."""
         self._stop_written = False
+        self._look_for_stop_at = -math.inf
         self._trains = False
-        """Whether workers of the current attempt have begun to train."""
+        """Whether there are workers that have begun to train."""
 
     def outcome_of(self, fit: Callable[[], Outcome]) -> Outcome:
         """Calls `fit`, again where it fails for a reason that may pass; returns how the run ended."""
@@ -171,8 +175,8 @@ class Supervisor:
                 self._show(kind, content)
             if not is_alive:
                 return None
-            if not self._trains and self.stop_requested():
-                return Outcome("stopped")  # there is nothing to save before the workers are up
+            if not self._trains and (self.stop_requested() or self._stop_file_is_there()):
+                return Outcome("stopped")  # there is nothing to save while no workers are up
             self._pass_on_stop()
             if text := self._look_for_hang():
                 self.view.message(text)
@@ -192,6 +196,18 @@ class Supervisor:
             self.view.message(content)
         elif kind == GROUP:
             self.group, self._trains = content, True
+        elif kind == ENDED:
+            self._trains = False
+
+    def _stop_file_is_there(self) -> bool:
+        """Whether somebody has written the STOP file, for which workers look where there are any."""
+        now = time.monotonic()
+        if now < self._look_for_stop_at:
+            return False
+        self._look_for_stop_at = now + STOP_SEC
+        with suppress(OSError):  # a storage that fails asks for nothing
+            return self.run.exists(STOP)
+        return False
 
     def _pass_on_stop(self) -> None:
         """Writes the STOP file that the workers look for, again where the storage fails."""

@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +91,8 @@ def train_worker(config: dict[str, Any]) -> tuple[str, str]:
         watch = StopWatch(device)
         heart = Heartbeat(worker.channel, faults.run, cfg.cluster, watch)
         with logged_by(ChannelHandler(sender)), heart.beating(), connected(cfg.cluster.interface, device):
-            return Worker(cfg, worker, device, sender, faults, watch, heart).run(), ""
+            with closing(Worker(cfg, worker, device, sender, faults, watch, heart)) as training:
+                return training.run(), ""
     except Exception as error:
         if not is_transient(error):
             return end_with(error, faults)
@@ -165,12 +166,16 @@ class Worker:
             try:
                 return self._train(state, snapshots)
             except Diverged as error:
-                if self.writer:
-                    self.writer.flush(MOST_SEC_TO_FINISH)
+                self._flush()
                 message = rollback.go_back(error, self.sender.message)
                 if self.is_first:
                     self.sender.message(message)
                     self.faults.add_rollback(message, state.cur_nimg)
+
+    def close(self) -> None:
+        """Ends the writing to the run's folder: where the process goes on, the next worker in it writes there."""
+        if self.writer:
+            self.writer.close()
 
     def _resume(self, state: TrainState) -> str:
         """Restores the newest checkpoint of the run, or copies the networks of another run; returns what it did."""
@@ -245,12 +250,11 @@ class Worker:
         """Ends a run where it continues."""
         self._finish_networks(state.tick - 1 if state.cur_nimg == state.tick_start_nimg else None, snapshots)
         self._log_messages(snapshots)
-        if snapshots is not None and self.writer:
+        if snapshots is not None:
             snapshots.save_checkpoint()
-            if not self.writer.flush(MOST_SEC_TO_FINISH):
-                raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
+        self._wait_for_storage()
+        if snapshots is not None:
             snapshots.sinks.close()
-        distributed.from_rank0(None)
         return "done"
 
     def _finish_networks(self, tick: int | None, snapshots: Snapshots | None) -> None:
@@ -297,13 +301,19 @@ class Worker:
             if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
                 snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
-            if ends and self.writer:
-                leaves = signals.reason == LEAVE
-                is_stored = self.writer.flush(SEC_TO_LEAVE if leaves else MOST_SEC_TO_FINISH)
-                if not is_stored and not leaves:
-                    raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
-        if ends:
-            distributed.from_rank0(None)
+            if ends and signals.reason == LEAVE:
+                self._flush(SEC_TO_LEAVE)
+            elif ends:
+                self._wait_for_storage()
+
+    def _flush(self, most_sec: float = MOST_SEC_TO_FINISH) -> bool:
+        """Waits until rank 0 has written all files, or for some seconds; whether it has. A collective call."""
+        return distributed.until_rank0(lambda sec: self.writer is None or self.writer.flush(sec), most_sec)
+
+    def _wait_for_storage(self) -> None:
+        """Waits until rank 0 has written all files. A collective call, and all ranks raise OSError alike."""
+        if not self._flush():
+            raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
 
     def _checkpoint_is_due(self, pause: Pause) -> bool:
         every = self.cfg.train.checkpoint_ticks

@@ -1,7 +1,7 @@
 """Writes files and checkpoints to storage in a background thread, in order, and retries until the storage accepts them.
 
-Training neither waits for the storage nor ends when it fails. A file is kept in memory until it is written; a
-checkpoint that waits is dropped when a newer one is submitted.
+Training does not end when the storage fails, and waits for it only where it is slow and much waits. A file is kept in
+memory until it is written; a checkpoint that waits is dropped when a newer one is submitted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from stylegan_ray.train.checkpoint import Snapshot, delete_old_checkpoints, writ
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts on one job; the last one repeats."""
 MAX_BYTES = 1 << 30
-"""Bytes that may wait while the storage fails; beyond it the oldest files are dropped."""
+"""Bytes that may wait beside the newest file; beyond it training waits, or drops the oldest where the storage fails."""
+SEC_TO_CLOSE = 10.0
+"""How long `close` waits for a file that is being written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,9 @@ class BackgroundWriter:
         self._failure: Exception | None = None
         self._failing_since: float | None = None
         self._num_dropped = 0
-        threading.Thread(target=self._work, daemon=True, name="background-writer").start()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name="background-writer")
+        self._thread.start()
 
     def write(self, name: str, content: bytes) -> None:
         """Submits a whole file."""
@@ -78,17 +82,29 @@ class BackgroundWriter:
             self._raise_failure()
             return not (self._waiting or self._current)
 
+    def close(self) -> None:
+        """Ends the thread after what it is writing; what waits is lost. Another writer of the folder may begin then."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(SEC_TO_CLOSE)
+
     def _submit(self, job: WriteJob) -> None:
         with self._changed:
             self._raise_failure()
             if job.is_checkpoint:
                 self._drop([other for other in self._waiting if other.is_checkpoint])
             self._waiting.append(job)
-            while sum(other.num_bytes for other in self._waiting) > MAX_BYTES:
-                oldest = next(other for other in self._waiting if other.num_bytes)
-                self._drop([oldest])
-                self.message(f"storage: {oldest.name} is dropped, because more than {MAX_BYTES >> 20} MiB wait")
             self._changed.notify_all()
+            while (files := [other for other in self._waiting if other.num_bytes and other is not job]) and (
+                sum(other.num_bytes for other in files) > MAX_BYTES
+            ):
+                if self._failing_since is None:
+                    self._changed.wait()  # for a storage that is slow
+                    self._raise_failure()
+                else:
+                    self._drop(files[:1])
+                    self.message(f"storage: {files[0].name} is dropped, because more than {MAX_BYTES >> 20} MiB wait")
 
     def _drop(self, jobs: Sequence[WriteJob]) -> None:
         for job in jobs:
@@ -102,8 +118,11 @@ class BackgroundWriter:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if self._is_closed:
+                    return
                 self._current = self._waiting.popleft()
+                self._changed.notify_all()
             try:
                 self._run_until_done(self._current)
             except Exception as error:  # not a failure of the storage: the next call raises it in the training
@@ -114,14 +133,15 @@ class BackgroundWriter:
 
     def _run_until_done(self, job: WriteJob) -> None:
         attempt = 0
-        while not self._is_outdated(job):
+        while not (self._is_outdated(job) or self._is_closed):
             try:
                 job.run()
             except OSError as error:
                 self._report_failure(job, error)
                 with self._changed:  # a newer checkpoint ends the pause
+                    self._changed.notify_all()  # files may be dropped now
                     pause = self.pauses_sec[min(attempt, len(self.pauses_sec) - 1)]
-                    self._changed.wait_for(lambda: self._is_outdated(job), pause)
+                    self._changed.wait_for(lambda: self._is_outdated(job) or self._is_closed, pause)
                 attempt += 1
             else:
                 self._report_recovery()

@@ -119,6 +119,28 @@ def test_a_wish_to_stop_before_the_workers_are_up_ends_the_run_at_once(superviso
     assert not supervisor.run.exists(STOP)
 
 
+def test_a_wish_to_stop_while_no_group_can_start_ends_the_run(supervisor):
+    """A node is lost and none takes its place: nobody is there to read the STOP file."""
+    sender = Sender(supervisor.channel)
+    supervisor.stop_requested = lambda: bool(supervisor.view.messages)
+
+    def fit():
+        sender.post(GROUP, None)
+        ray.get(supervisor.channel.end_group.remote())
+        sender.post(MESSAGE, "the user asks for a stop")
+        time.sleep(20)
+
+    assert supervisor.outcome_of(fit) == Outcome("stopped")
+
+
+def test_the_stop_file_is_heard_while_no_group_can_start(supervisor):
+    def fit():
+        supervisor.run.write(STOP, b"")
+        time.sleep(20)
+
+    assert supervisor.outcome_of(fit) == Outcome("stopped")
+
+
 class Leader:
     """Reserves CPUs as a controller does, tells, and dies."""
 

@@ -113,5 +113,43 @@ def test_the_bytes_that_wait_are_bounded(storage, monkeypatch):
     writer.write("second", b"12345678")
     writer.write("third", b"12345678")
     FullDisk.is_full.clear()
+    writer.write("fourth", b"123")
+    FullDisk.is_full.clear()
     assert writer.flush(10)
-    assert storage.names() == ["first", "third"] and any("second" in text for text in messages)
+    assert storage.names() == ["first", "fourth", "third"] and any("second" in text for text in messages)
+
+
+def test_a_file_larger_than_the_bound_is_written(storage, monkeypatch):
+    """config-f with fmap_max 1024 is larger than a GiB."""
+    monkeypatch.setattr("stylegan_ray.train.background_writer.MAX_BYTES", 10)
+    messages: list[str] = []
+    writer = writer_to(storage, messages)
+    for is_full in (True, False):
+        (FullDisk.is_full.set if is_full else FullDisk.is_full.clear)()
+        writer.write(f"network-{is_full}", b"x" * 100)
+    assert writer.flush(10)
+    assert storage.names() == ["network-False", "network-True"] and not any("dropped" in text for text in messages)
+
+
+def test_training_waits_for_a_storage_that_is_slow_and_drops_nothing(storage, monkeypatch):
+    monkeypatch.setattr("stylegan_ray.train.background_writer.MAX_BYTES", 10)
+    messages: list[str] = []
+    writer, may_go_on = writer_to(storage, messages), threading.Event()
+    writer.submit("slow", lambda: may_go_on.wait(10) and None)
+    writer.write("first", b"12345678")
+    writer.write("second", b"12345678")
+    threading.Timer(0.2, may_go_on.set).start()
+    writer.write("third", b"12345678")
+    assert may_go_on.is_set(), "it waited"
+    assert writer.flush(10) and storage.names() == ["first", "second", "third"] and messages == []
+
+
+def test_a_closed_writer_writes_nothing_more(storage):
+    """The next attempt in the same process has a writer of its own for the same files."""
+    writer, order = writer_to(storage, []), []
+    FullDisk.is_full.set()
+    writer.write("waits", b"1")
+    writer.submit("rows", lambda: order.append("rows"))
+    writer.close()
+    FullDisk.is_full.clear()
+    assert not writer._thread.is_alive() and storage.names() == [] and order == []
