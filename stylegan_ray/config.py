@@ -323,6 +323,11 @@ class TrainConfig(Section):
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run is equal bit for bit."""
 
+    @property
+    def total_nimg(self) -> int:
+        """Length of the training in images."""
+        return round(self.total_kimg * 1000)
+
 
 Pipe = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
 Policy = Literal["color", "translation", "cutout"]
@@ -496,6 +501,7 @@ class RunConfig(Section):
         _check_compile(self)
         _check_balance(self.data)
         _check_augment(self)
+        _check_groups(self)
         _check_freeze(self)
         return self
 
@@ -858,6 +864,20 @@ def _check_compile(cfg: RunConfig) -> None:
         )
 
 
+def _check_groups(cfg: RunConfig) -> None:
+    """Minibatch standard deviation needs whole groups in every micro-batch."""
+    group, sched = cfg.model.mbstd_group_size, cfg.schedule
+    if not group or not cfg.model.mbstd_num_features or "schedule.minibatch_gpu" in cfg.train.auto:
+        return
+    by_key = {"": sched.minibatch_gpu, **{f"_dict[{side}]": size for side, size in sched.minibatch_gpu_dict.items()}}
+    for key, size in by_key.items():
+        if size > group and size % group:
+            raise ValueError(
+                f"schedule.minibatch_gpu{key}={size} must be a multiple of model.mbstd_group_size={group}, or smaller; "
+                f"use {size // group * group}"
+            )
+
+
 def _check_augment(cfg: RunConfig) -> None:
     augment = cfg.augment
     if augment.mode == "noaug":
@@ -872,6 +892,11 @@ def _check_augment(cfg: RunConfig) -> None:
         raise ValueError(
             f"augment.mode=ada needs a logistic loss, not loss.D={cfg.loss.D}, where the sign of a score means "
             f"nothing; use augment.mode=fixed or diffaug"
+        )
+    if cfg.train.drange_net != (-1.0, 1.0):
+        raise ValueError(
+            f"augment.mode={augment.mode} changes images whose values are between -1 and 1, not in "
+            f"train.drange_net={list(cfg.train.drange_net)}; leave it out, or use augment.mode=noaug"
         )
     if augment.mode == "diffaug" and not augment.policy:
         raise ValueError("augment.policy=() augments nothing; use augment.mode=noaug")

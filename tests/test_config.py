@@ -164,6 +164,23 @@ def test_mistakes_in_a_preset_file_are_named(tmp_path, text, says):
         load_config(str(path))
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"schedule.minibatch_gpu": 6, "schedule.minibatch_size": 12}, r"minibatch_gpu=6 must be a multiple.*use 4"),
+        (
+            {"schedule.minibatch_gpu_dict": {16: 10}, "schedule.minibatch_size_dict": {16: 20}},
+            r"minibatch_gpu_dict\[16\]",
+        ),
+        ({"train.drange_net": (0, 1), "augment.mode": "diffaug"}, r"augment\.mode=diffaug.*between -1 and 1"),
+    ],
+)
+def test_keys_that_do_not_fit_each_other_are_refused(keys, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config("config-f", keys)
+    load_config("config-f", {"schedule.minibatch_gpu": 3, "schedule.minibatch_size": 12})
+
+
 def test_deleted_and_added_keys_are_what_they_say():
     keys = set(config.known_keys())
     assert keys.isdisjoint(config.DELETED_KEYS) and keys >= config.ADDED_KEYS

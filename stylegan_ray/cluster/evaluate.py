@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from stylegan_ray.lease import Claim, held
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Results, Runner, check_reals, evaluate, run_serially, weights_of
 from stylegan_ray.metrics.detectors import Weights
-from stylegan_ray.metrics.names import MetricSpec, parse_metrics
+from stylegan_ray.metrics.names import MetricSpec, parse_metrics, specs_of
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.row_files import absolute, rows_file
@@ -37,12 +38,13 @@ LEAST_IMAGES_OF_CLASS = 100
 
 def compute_metrics(options: EvaluateOptions) -> int:
     """Computes metrics, prints them and appends their rows; returns the exit status: 1 when one is unavailable."""
+    check_numbers(options)
     refuse_relative({"DATA": options.data, "--out": options.out, "--detector": options.detector})
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = training_config(networks.config, address)
     networks = replace(networks, config=cfg)
-    specs = parse_metrics(options.metrics or cfg.metrics.names)
+    specs = parse_metrics(options.metrics) if options.metrics else specs_of(cfg.metrics.names, cfg.metrics.num_images)
     if not specs:
         raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
     place = absolute(options.out) if options.out else rows_file(address)
@@ -50,7 +52,7 @@ def compute_metrics(options: EvaluateOptions) -> int:
     way_out = "wait for its end, or give another file with --out FILE"
     with held(folder, "evaluate", [Claim(name)], way_out, key="--out" if options.out else ""):
         with ProgressLine() as progress:
-            dataset = open_reals(options, networks, specs, progress)
+            dataset = open_reals(options, address, networks, specs, progress)
             weights, missing = weights_of(specs, options.detector)
             plan = make_plan(options, networks)
             with block_runner(options, weights) as run:
@@ -90,20 +92,35 @@ def format_rows(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{name:24s} {row['value']:.6g}{spread}  ({counts})"
 
 
+def check_numbers(options: EvaluateOptions) -> None:
+    """Raises ConfigError for values that can be refused before anything is loaded."""
+    for name, least in (("repeat", 1), ("seed", 0), ("num_tasks", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    if not math.isfinite(options.trunc):
+        raise ConfigError(f"--trunc {options.trunc} must be a finite number; 1 switches truncation off")
+
+
 def open_reals(
-    options: EvaluateOptions, networks: Networks, specs: Sequence[MetricSpec], progress: ProgressLine
+    options: EvaluateOptions, address: str, networks: Networks, specs: Sequence[MetricSpec], progress: ProgressLine
 ) -> Dataset | None:
-    """The real images, or None where neither metrics nor labels need them; raises ConfigError."""
+    """The real images that training compares with, or those of DATA; None where neither metrics nor labels need them.
+
+    `address` is that of the networks. Raises ConfigError.
+    """
     G, cfg = networks.G_ema, networks.config
     if not any(spec.needs_reals for spec in specs) and not G.label_size:
         return None
-    is_alone = options.checkpoint.endswith(NETWORK_ENDINGS) and not is_run(split_address(options.checkpoint)[0])
+    is_alone = address.endswith(NETWORK_ENDINGS) and not is_run(split_address(address)[0])
     if options.data is None and is_alone and cfg.data.path is None:
         raise ConfigError(
             f"{options.checkpoint} does not record its training data; give DATA after it (openmoji is built in)"
         )
     shape = {"resolution": G.resolution, "channels": G.num_channels, "cond": bool(G.label_size)}
-    data = cfg.data.model_copy(update=shape | ({"path": options.data, "subset": None} if options.data else {}))
+    others = {"path": options.data} if options.data else {}
+    subset = None if options.data or cfg.metrics.all_images else cfg.data.subset
+    data = cfg.data.model_copy(update={**shape, **others, "subset": subset})
     dataset = open_dataset(data, cfg.run.seed, progress)
     if G.label_size not in (0, dataset.label_size):
         raise ConfigError(

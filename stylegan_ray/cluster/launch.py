@@ -60,6 +60,7 @@ from stylegan_ray.run_folder import (
 )
 from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.train.auto import with_choices
+from stylegan_ray.train.memory import Subject
 from stylegan_ray.train.metrics import check_metrics
 from stylegan_ray.train.schedule import check_growing
 from stylegan_ray.train.stop_when import check_stop_when, why_to_stop
@@ -135,7 +136,7 @@ class Run:
         nimg = self.cur_nimg
         if not self.storage.exists(FINAL_NETWORK):
             return False
-        if nimg >= self.cfg.train.total_kimg * 1000:
+        if nimg >= self.cfg.train.total_nimg:
             return True
         return self.stops_early and networks_of(self.storage)[FINAL_NETWORK] == nimg
 
@@ -215,7 +216,7 @@ def train_run(run: Run, share: Share, view: View, stop_requested: Callable[[], b
 
 def way_on(run: Run) -> str:
     """What continues a finished run."""
-    if run.cur_nimg < run.cfg.train.total_kimg * 1000:
+    if run.cur_nimg < run.cfg.train.total_nimg:
         return f"another train.stop_when than {run.cfg.train.stop_when}"
     return "a larger train.total_kimg"
 
@@ -326,6 +327,7 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
             "data.channels": dataset.num_channels,
         }
     )
+    Subject(complete, dataset.resolution, dataset.num_channels, dataset.label_size).check()
     return complete, dataset
 
 

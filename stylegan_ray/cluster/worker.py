@@ -155,7 +155,7 @@ class Worker:
         state.data_fingerprint = dataset.fingerprint
         self.heart.state = state
         self._announce(state, self._resume(state))
-        if state.cur_nimg >= cfg.train.total_kimg * 1000:
+        if state.cur_nimg >= cfg.train.total_nimg:
             return "done"
         snapshots = Snapshots(cfg, dataset, state, self.writer) if self.writer else None
         self.metrics = metrics_of_run(

@@ -17,6 +17,7 @@ from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_
 from stylegan_ray.images.training_data import class_names_of
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import locate, read_networks
+from stylegan_ray.metrics.names import specs_of
 from stylegan_ray.networks.shapes import images_at_once
 from stylegan_ray.run_folder import COMPLETE, NETWORK_ENDINGS, best_name, find_run, read_config
 from stylegan_ray.storage import Storage, join_address, one_line, split_address
@@ -85,8 +86,9 @@ def find_network(run: str, prefer: Prefer = "newest") -> NetworkVersion:
 def best_of(run: str) -> str | None:
     """The address of a run's best network, by the first of its metrics that has one; None where there is none."""
     storage = Storage.at(run)
-    names, cfg = storage.names(), read_config(storage)
-    best = next((name for name in map(best_name, cfg.metrics.names) if name in names), None)
+    names, metrics = storage.names(), read_config(storage).metrics
+    values = [value for spec in specs_of(metrics.names, metrics.num_images) for value in spec.values]
+    best = next((name for name in map(best_name, values) if name in names), None)
     return join_address(run, best) if best else None
 
 

@@ -49,7 +49,7 @@ def public_config(cfg: RunConfig) -> RunConfig:
     preset = {"preset": cfg.run.preset} if cfg.run.preset in preset_names() else {}
     values["run"] = {"seed": cfg.run.seed, **preset}
     values["data"]["path"] = None
-    del values["cluster"], values["metrics"]
+    del values["cluster"], values["metrics"], values["report"]
     return validated(values)
 
 

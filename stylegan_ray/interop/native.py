@@ -246,7 +246,8 @@ def _shape_of(G: Mapping[str, Tensor]) -> tuple[tuple[int, int], int, int]:
     if not levels or len(levels) > MOST_LEVELS or f"synthesis.b{levels[-1]}.torgb.weight" not in G:
         raise BadFileError(f"{STATE} holds no generator; {COPY_AGAIN}")
     first, last = f"synthesis.b{levels[0]}", f"synthesis.b{levels[-1]}"
-    start = [value.shape[2:] for name, value in G.items() if name.startswith(first) and name.endswith("constant")]
+    ends = ("constant", "noise_const")  # networks without a constant input have noise maps of the same size
+    start = [value.shape[-2:] for name, value in G.items() if name.startswith(f"{first}.") and name.endswith(ends)]
     height, width = start[0] if start else (levels[0], levels[0])
     factor = 2 ** (len(levels) - 1)
     labels = [G[name].shape[1] for name in ("mapping.label_weight", "mapping.embed.weight") if name in G]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, cast
@@ -81,11 +82,11 @@ class MetricSpec:
     @property
     def values(self) -> tuple[str, ...]:
         """The names of its values in rows."""
-        return tuple(self.name + value for value in PR_VALUES) if self.kind == "pr" else (self.name,)
+        return tuple(self.name + value for value in VALUES.get(self.kind, ("",)))
 
 
-PR_VALUES = ("_precision", "_recall")
-"""What rows of the two values of pr add to its name."""
+VALUES = {"pr": ("_precision", "_recall"), "ls": ("_z", "_w")}
+"""What rows of metrics with two values add to their names."""
 
 
 def parse_metric(name: str) -> MetricSpec:
@@ -105,6 +106,11 @@ def parse_metric(name: str) -> MetricSpec:
             return spec
     hint = nearest(name, EXAMPLES)
     raise ConfigError(f"unknown metric {name!r}{hint} Metrics: {', '.join(EXAMPLES)} (with any count)")
+
+
+def specs_of(names: Sequence[str], num_images: int | None) -> list[MetricSpec]:
+    """The metrics of a run: those of metrics.names, with metrics.num_images images where it is set."""
+    return parse_metrics([with_num_images(name, num_images) if num_images else name for name in names])
 
 
 def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:

@@ -71,8 +71,9 @@ def user_folder() -> str:
 
 def reals_name(dataset: Dataset, detector: Detector, count: int, mirror: bool) -> str:
     """The name of features: data set, detector with its weights and scaling, count."""
+    whole, *part = dataset.fingerprint.split("-")  # a part, such as one class, is named behind the data set
     parts = [
-        dataset.fingerprint[:16],
+        *(whole[:16], *part),
         detector.name,
         detector.sha256[:16],
         detector.resize.replace(" ", "_"),

@@ -11,7 +11,7 @@ import numpy as np
 from stylegan_ray.metrics.blocks import SHARING, Plan, Result, Task
 from stylegan_ray.metrics.distances import frechet_distance, inception_score, kernel_distance, monge_distance
 from stylegan_ray.metrics.manifold import precision_recall
-from stylegan_ray.metrics.names import PR_VALUES, MetricSpec
+from stylegan_ray.metrics.names import VALUES, MetricSpec
 from stylegan_ray.metrics.path_length import perceptual_path_length
 from stylegan_ray.metrics.separability import linear_separability
 from stylegan_ray.metrics.statistics import FeatureStats
@@ -164,7 +164,7 @@ class Reduction:
     def _pr(self, spec: MetricSpec) -> list[Value]:
         real, fake = self._real(spec).rows(), self._fake(spec).rows()
         values = precision_recall(real, fake, spec.nhood_size, self.plan.dialect)
-        return [self._sides(spec, v, suffix) for v, suffix in zip(values, PR_VALUES, strict=True)]
+        return [self._sides(spec, v, suffix) for v, suffix in zip(values, VALUES["pr"], strict=True)]
 
     def _is(self, spec: MetricSpec) -> list[Value]:
         fake = self._fake(spec)
@@ -179,12 +179,12 @@ class Reduction:
         arrays = {name: collected.rows() for name, collected in self.own[spec.name].items()}
         return [
             Value(
-                f"{spec.name}_{space}",
+                name,
                 spec,
                 linear_separability(arrays[space], arrays["logits"], spec.keep),
                 len(arrays[space]),
             )
-            for space in "zw"
+            for name, space in zip(spec.values, "zw", strict=True)
         ]
 
 

@@ -52,6 +52,8 @@ class PerceptualVGG16(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.MaxPool2d):
                 parts.append(self._weighted(x, len(parts)))
+                if len(parts) == len(WIDTHS):  # the last pooling has no use, and images below 32 pixels nothing to pool
+                    break
             x = layer(x)
         return torch.cat(parts, dim=1), None
 

@@ -29,7 +29,7 @@ def conv2d_resample(
     """
     pads, dtype = resampling_pads(f, up, down, padding), x.dtype
     if up > 1 or down > 1:  # widened once: filter and convolution would both round what passes between them
-        x, w = widened(x), widened(w)
+        x, w, bias = widened(x), widened(w), None if bias is None else widened(bias)
         return _resampled(x, w, f, up, down, pads, groups, flip_weight, flip_filter, bias).to(dtype)
     if pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
         return conv2d(x, _correlated(w, flip_weight), bias, padding=(pads[2], pads[0]), groups=groups)

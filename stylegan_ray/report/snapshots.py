@@ -113,10 +113,9 @@ class Snapshots:
     def save_network(self, name: str) -> None:
         """Saves the current networks to a file, in the background."""
         state = self.state
-        lod = max(state.prev_lod, 0.0)
         p = state.augment_p if self.cfg.augment.mode == "ada" else None
         networks = (state.G, state.D, state.G_ema)
-        self.writer.write(name, save_network(*networks, self.cfg, state.cur_nimg, lod=lod, augment_p=p))
+        self.writer.write(name, save_network(*networks, self.cfg, state.cur_nimg, lod=state.lod(self.cfg), augment_p=p))
 
     def _next_lod(self) -> float:
         """The lod of the next group."""

@@ -11,7 +11,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.machine.memory import gib
-from stylegan_ray.networks import build_discriminator, build_generator, layer_table
+from stylegan_ray.networks import layer_table
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
@@ -33,8 +33,8 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     check_metrics(cfg, data)
     check_stop_when(cfg)
     shape = (data.resolution, data.num_channels, data.label_size)
-    with torch.device("meta"):
-        networks = {"G": build_generator(cfg.model, *shape), "D": build_discriminator(cfg.model, *shape)}
+    subject = Subject(cfg, *shape)
+    subject.check()
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
@@ -42,9 +42,9 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
         *([explain(chosen)] if chosen else []),
         f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
         *([check_start(cfg, *shape, resume_from)] if resume_from else []),
-        *(_layers(name, network) for name, network in networks.items()),
+        *(_layers(name, network) for name, network in zip("GD", subject.networks(), strict=True)),
         _schedule(cfg, math.log2(max(data.resolution))),
-        _memory(cfg, Subject(cfg, *shape)),
+        _memory(cfg, subject),
     ]
     return "\n\n".join(parts)
 

@@ -49,7 +49,7 @@ def training_loop(
     watch = watch or StopWatch(state.device)
     draws = SeededDraws(cfg.run.seed, state.stream_salt, label_source)
     with TickClock(state, watch) as clock:
-        while state.cur_nimg < cfg.train.total_kimg * 1000:
+        while state.cur_nimg < cfg.train.total_nimg:
             group = group_at(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
             reset_for_new_lod(state, cfg, group.schedule.lod)
             for _ in range(group.repeats):
@@ -57,7 +57,7 @@ def training_loop(
                     micro_batches = next(minibatches)
                 train_iteration(state, cfg, micro_batches, draws, group.schedule, watch)
             check_finite(state, cfg)
-            done = state.cur_nimg >= cfg.train.total_kimg * 1000
+            done = state.cur_nimg >= cfg.train.total_nimg
             ended = tick_ended(state, group) or done
             asked = interrupted()
             if ended or asked:
@@ -80,7 +80,7 @@ def check_finite(state: TrainState, cfg: RunConfig) -> None:
 
 def tick_ended(state: TrainState, group: Group) -> bool:
     """Whether a tick ends here; the first one ends with the first group, so that a run soon shows that it works."""
-    return state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + group.schedule.tick_kimg * 1000
+    return state.tick == 0 or state.cur_nimg >= state.tick_start_nimg + round(group.schedule.tick_kimg * 1000)
 
 
 def reset_for_new_lod(state: TrainState, cfg: RunConfig, lod: float) -> None:

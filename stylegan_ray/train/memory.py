@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stylegan_ray.config import RunConfig
+from stylegan_ray.augment import augmentation_of
+from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.machine.memory import machine_bytes
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.ops import forced
 from stylegan_ray.rng import Place, SeededDraws, Shape
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
-from stylegan_ray.train.state import Batch, TrainState
+from stylegan_ray.train.state import Batch, TrainState, freeze
 from stylegan_ray.train.step import accumulate, phases_of
 
 META = torch.device("meta")
@@ -95,13 +96,27 @@ class Subject:
 
     def state(self) -> TrainState:
         """A state without memory, its optimisers with moments."""
-        shape = (self.resolution, self.num_channels, self.label_size)
-        with META:
-            G, D = build_generator(self.cfg.model, *shape), build_discriminator(self.cfg.model, *shape)
-        state = TrainState.around(self.cfg, G, D, META)
+        state = TrainState.around(self.cfg, *self.networks(), META)
         for optimizer in state.optimizers.values():
             optimizer.load(optimizer.tensors(), num_steps=1)
+        if self.cfg.augment.mode == "ada":
+            state.augment_p = 1.0  # it begins at 0, where nothing is augmented
         return state
+
+    def networks(self) -> tuple[Any, Any]:
+        """G and D without memory."""
+        shape = (self.resolution, self.num_channels, self.label_size)
+        with META:
+            return build_generator(self.cfg.model, *shape), build_discriminator(self.cfg.model, *shape)
+
+    def check(self) -> None:
+        """Raises ConfigError where such networks cannot be built, or images of this size not be augmented."""
+        try:
+            if (augmentation := augmentation_of(self.cfg.augment)) is not None:
+                augmentation.check_size(self.resolution)
+            freeze(self.networks()[1], self.cfg.train.freeze_D)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def batches(self, state: TrainState, schedule: Schedule) -> list[Batch]:
         """The micro-batches of a worker where there are fewest workers."""

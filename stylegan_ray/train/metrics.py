@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,11 +15,10 @@ from stylegan_ray.data import Dataset
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Available, Results, check_reals, evaluate
 from stylegan_ray.metrics.detectors import Detector, DetectorUnavailable, Weights, read_weights
-from stylegan_ray.metrics.names import MetricSpec, parse_metric, parse_metrics, with_num_images
+from stylegan_ray.metrics.names import MetricSpec, specs_of
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.rows import Row, unavailable_row
 from stylegan_ray.storage import one_line
-from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
 log = logger_of(__name__)
@@ -32,9 +30,7 @@ class BlockFailed(RuntimeError):  # noqa: N818
 
 def metric_specs(cfg: RunConfig) -> list[MetricSpec]:
     """The metrics of a run; raises ConfigError when a name is unknown."""
-    num = cfg.metrics.num_images
-    names = [with_num_images(name, num) if num else parse_metric(name).name for name in cfg.metrics.names]
-    return parse_metrics(names)
+    return specs_of(cfg.metrics.names, cfg.metrics.num_images)
 
 
 def check_metrics(cfg: RunConfig, dataset: Dataset) -> None:
@@ -66,9 +62,7 @@ def tick_to_catch_up(state: TrainState, cfg: RunConfig) -> int | None:
 
 def plan_of(state: TrainState, cfg: RunConfig) -> Plan:
     """How G_ema is evaluated at this training state."""
-    log2 = math.log2(max(state.G.resolution))
-    lod = state.prev_lod if state.iteration else training_schedule(cfg, state.cur_nimg, log2).lod
-    return Plan((), mirror=cfg.data.mirror_augment, lod=lod, drange=cfg.train.drange_net)
+    return Plan((), mirror=cfg.data.mirror_augment, lod=state.lod(cfg), drange=cfg.train.drange_net)
 
 
 def provenance_of(state: TrainState, cfg: RunConfig, tick: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.augment import Augmentation, Parameters, augmentation_of, joined
-from stylegan_ray.config import FORMAT_VERSION, RunConfig
+from stylegan_ray.config import FORMAT_VERSION, ConfigError, RunConfig
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import build_discriminator, build_generator, recompute
 from stylegan_ray.rng import Draws, Place, stream, stream_key
 from stylegan_ray.train.compiled import Compiled
 from stylegan_ray.train.gradients import Gradients
 from stylegan_ray.train.optim import LazyAdam
-from stylegan_ray.train.schedule import Schedule
+from stylegan_ray.train.schedule import Schedule, training_schedule
 from stylegan_ray.train.stats import Means
 
 COUNTERS = (
@@ -98,6 +99,12 @@ class TrainState:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of generated images."""
         return (self.G.num_channels, *self.G.resolution)
+
+    def lod(self, cfg: RunConfig) -> float:
+        """The level of detail of the last iteration, or before the first one that of the schedule."""
+        if self.iteration:
+            return self.prev_lod
+        return training_schedule(cfg, self.cur_nimg, math.log2(max(self.G.resolution))).lod
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the data type of the networks."""
@@ -194,7 +201,7 @@ def freeze(D: Any, num_layers: int) -> None:
         return
     layers = D.layers()
     if num_layers > len(layers):
-        raise ValueError(f"train.freeze_D={num_layers} must be at most {len(layers)}, the layers that D can freeze")
+        raise ConfigError(f"train.freeze_D={num_layers} must be at most {len(layers)}, the layers that D can freeze")
     for layer in layers[:num_layers]:
         layer.requires_grad_(False)
 

@@ -63,7 +63,7 @@ def check_start(
         raise ConfigError(_misfit(cfg, found, here, there, source))
     _refuse_frozen_new_layers(cfg, here, theirs, source)
     start = start_nimg(cfg, found)
-    if start >= cfg.train.total_kimg * 1000:
+    if start >= cfg.train.total_nimg:
         raise ConfigError(
             f"train.total_kimg={cfg.train.total_kimg:g}: the networks of {source} are at {start / 1000:g} kimg, where "
             f"the run would start; give --train.resume_kimg 0, or a larger train.total_kimg"

@@ -15,6 +15,8 @@ from stylegan_ray.cluster.metrics import metrics_of_run
 from stylegan_ray.config import load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.interop import save_network
+from stylegan_ray.metrics.detectors import read_weights
+from stylegan_ray.metrics.reals_cache import reals_name
 from stylegan_ray.metrics.row_files import compare_stored
 from stylegan_ray.networks import build_discriminator, build_generator
 
@@ -73,6 +75,39 @@ def test_a_run_on_a_subset_can_be_compared_with_all_images(images):
         keys = cfg.with_overrides({"metrics.all_images": all_images})
         metrics = metrics_of_run(keys, data, "", torch.device("cpu"), None, "inline")
         assert metrics.group.dataset.num_images == num
+
+
+def test_features_of_a_class_are_stored_apart(images):
+    """They lie in a cache on disk, which all commands share."""
+    cfg = load_config("tiny", {"data.path": str(images), "data.cond": True, "data.resolution": 8})
+    data, detector = open_dataset(cfg.data, 0), read_weights("tiny").build()
+    names = {reals_name(part, detector, 100, False) for part in (data, data.of_class(0), data.of_class(1))}
+    assert len(names) == 3
+
+
+def test_a_run_is_compared_as_in_its_training(images, tmp_path, capsys):
+    keys = {"data.path": str(images), "data.subset": 20, "metrics.all_images": True, "metrics.num_images": 4}
+    cfg = load_config("config-f", {f"model.{key}": value for key, value in SMALL.items()})
+    cfg = cfg.with_overrides({**keys, "metrics.names": ["fid64_full_tiny"], "run.name": "run"})
+    G, D = build_generator(cfg.model, 8, 3, 0), build_discriminator(cfg.model, 8, 3, 0)
+    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
+    (tmp_path / "network-final.safetensors").write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
+    assert cli.run(cli.evaluate, [str(tmp_path), "--num-tasks", "0"]) == 0
+    (row,) = map(json.loads, (tmp_path / "evaluations.jsonl").read_text().splitlines())
+    assert (row["metric"], row["num_gen"], row["num_real"]) == ("fid4_full_tiny", 4, 206)
+
+
+def test_a_published_folder_does_not_name_its_data(images, tmp_path, capsys):
+    file = network(tmp_path, images, cond=False)
+    assert cli.run(cli.convert, [file, str(tmp_path / "published")]) == 0
+    assert cli.run(cli.evaluate, [str(tmp_path / "published"), "--metrics", "fid16_tiny", "--num-tasks", "0"]) == 2
+    assert "does not record its training data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--repeat", "0"], ["--seed", "-1"], ["--trunc", "nan"], ["--num-tasks", "-1"]])
+def test_numbers_out_of_bounds_are_refused(images, tmp_path, capsys, words):
+    assert cli.run(cli.evaluate, [network(tmp_path, images, cond=False), "--metrics", "fid16_tiny", *words]) == 2
+    assert words[0] in capsys.readouterr().err
 
 
 def test_a_network_without_classes_has_no_metrics_by_class(images, tmp_path, capsys):

@@ -161,6 +161,11 @@ def test_a_training_starts_from_a_pt_file_that_holds_all_three(run, tmp_path):
         check_start(cfg, 16, 3, 0, str(tmp_path / "ema.pt"))
 
 
+def test_a_folder_does_not_say_where_a_run_was_reported():
+    cfg = load_config("tiny", {"report.wandb": "mine/secret", "report.notify": "https://hooks.example/secret"})
+    assert hub.public_config(cfg).report == load_config("tiny").report
+
+
 def test_a_folder_keeps_the_names_of_classes(tmp_path):
     cfg, networks = make(label_size=2)
     (tmp_path / "network-final.safetensors").write_bytes(save_network(*networks, cfg, 0))

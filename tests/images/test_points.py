@@ -202,6 +202,14 @@ def test_the_best_network_is_found_as_it_is_replaced(run):
     assert after.address == before.address and after != before
 
 
+def test_the_best_network_is_that_of_the_names_in_rows(run):
+    folder, cfg = run
+    cfg = cfg.with_overrides({"metrics.names": ["pr50k3_tiny"], "metrics.num_images": 5000})
+    (folder / "config.yaml").write_text(cfg.to_yaml())
+    write_network(folder / best_name("pr5k3_tiny_precision"), cfg, 500, 1)
+    assert find_network(str(folder), "best").address.endswith(best_name("pr5k3_tiny_precision"))
+
+
 def test_a_network_that_vanishes_is_an_error_that_names_it(run):
     folder, _ = run
     with pytest.raises(ConfigError, match=r"gone\.safetensors"):

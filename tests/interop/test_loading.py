@@ -116,6 +116,14 @@ def test_a_checkpoint_knows_the_shape_of_its_networks(tmp_path, made, same, fami
     assert loaded.G.resolution == parts[1].resolution
 
 
+def test_a_checkpoint_without_a_constant_input_knows_its_shape(tmp_path, made, same):
+    parts = made((32, 24), 3, 0, **{"model.family": "stylegan1", "model.const_input_layer": False})
+    write_checkpoint(tmp_path / "ckpt", *parts, nimg=7)
+    loaded = read_networks(tmp_path / "ckpt")
+    same(loaded.G, parts[1])
+    assert loaded.G.resolution == parts[1].resolution == (32, 24)
+
+
 def test_errors_name_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
         load_network(tmp_path / "nothing.safetensors")

@@ -1,11 +1,12 @@
 """Convolution with resampling: the cheap orders of steps equal the plain one."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from stylegan_ray.ops import conv2d_resample, conv2d_resample_reference, fir_filter
+from stylegan_ray.ops import conv2d_resample, conv2d_resample_reference, fir_filter, forced
 
 
 def random(*shape, seed=0):
@@ -34,6 +35,17 @@ def test_derivatives_are_those_of_the_twin(up, down):
         (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         results.append((dx, *torch.autograd.grad(dx.square().sum(), (x, w))))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("way", [None, "as_on_gpus"])
+def test_low_precision_has_a_bias_on_every_device(up, down, kernel, way):
+    """The analysis of memory computes as GPUs do on processors without such instructions."""
+    x, w, b = (random(*shape).bfloat16() for shape in ((2, 3, 8, 8), (4, 3, kernel, kernel), (4,)))
+    with forced(way) if way else nullcontext():
+        y = conv2d_resample(x, w, fir_filter([1, 3, 3, 1]), up, down, kernel // 2, bias=b)
+    assert y.dtype == torch.bfloat16 and y.shape == (2, 4, 8 * up // down, 8 * up // down)
 
 
 def test_sizes_double_and_halve_for_every_filter():

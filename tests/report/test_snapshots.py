@@ -64,6 +64,14 @@ def test_images_and_networks_of_a_growing_run_have_its_lod(tmp_path):
     assert np.array_equal(pixels_of(tmp_path / f"fakes{latest}.png"), expected)
 
 
+def test_networks_before_the_first_iteration_have_the_lod_of_the_schedule(tmp_path):
+    cfg = growing_config("config-b", **SMALL_GRID)
+    writer = BackgroundWriter(Storage.at(tmp_path), 3, print)
+    snapshots = Snapshots(cfg, Pictures((8, 8)), toy_state(cfg, (8, 8)), writer)
+    snapshots.save_network("best.safetensors")
+    assert writer.flush(30) and read_networks(tmp_path / "best.safetensors").lod == 1
+
+
 def test_networks_and_checkpoints_in_a_fade_carry_its_lod(tmp_path):
     cfg = growing_config("config-b", **SMALL_GRID)
     _, state = train(cfg, tmp_path, pauses=3)

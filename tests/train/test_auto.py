@@ -71,8 +71,8 @@ def test_what_fits_nowhere_is_said():
 
 
 def test_minibatches_that_are_given_decide_the_others():
-    found = chosen((64, 64), **{"schedule.minibatch_gpu": 6})
-    assert found["schedule.minibatch_gpu"] == 6 and found["schedule.minibatch_size"] == 66
+    found = chosen((64, 64), **{"schedule.minibatch_gpu": 12})
+    assert found["schedule.minibatch_gpu"] == 12 and found["schedule.minibatch_size"] == 72
     found = chosen((64, 64), 2, **{"schedule.minibatch_size": 20})
     assert found["schedule.minibatch_size"] == 20
     assert found["schedule.minibatch_gpu"] == 4, "10 and 5 are no multiples of mbstd_group_size"

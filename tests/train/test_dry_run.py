@@ -3,6 +3,7 @@
 import pytest
 from support.data_sets import numbered, write_folder
 
+from stylegan_ray.cluster.launch import complete_config
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.train.dry_run import describe
 
@@ -31,6 +32,19 @@ def test_the_schedule_shows_where_the_resolution_changes(data):
     rows = {row[0]: row for row in (line.split() for line in text.splitlines()) if len(row) == 9}
     assert rows["0"][1:5] == ["1.00", "8", "256", "32"]
     assert rows["600"][1:5] == ["1.00", "8", "256", "32"] and rows["1200"][1:5] == ["0.00", "16", "128", "16"]
+
+
+@pytest.mark.parametrize(("keys", "says"), [
+    ({"train.freeze_D": 99}, r"train\.freeze_D=99 must be at most 7"),
+    ({"model.mbstd_num_features": 3}, r"mbstd_num_features=3 must divide"),
+    ({"augment.mode": "ada", "augment.pipe": "bgcf"}, r"filter"),
+])  # fmt: skip
+def test_networks_that_cannot_be_built_are_refused(data, keys, says):
+    cfg = load_config("config-f", SMALL | {"data.path": data} | keys)
+    with pytest.raises(ConfigError, match=says):
+        describe(cfg)
+    with pytest.raises(ConfigError, match=says):
+        complete_config(cfg)
 
 
 def test_growing_from_a_resolution_that_is_no_block_is_refused(tmp_path):

@@ -20,6 +20,13 @@ def end_of(cfg, values, metric="fid5k_tiny"):
     return next(found, None)
 
 
+def test_both_values_of_separability_can_be_named():
+    check_stop_when(config("ls_w:3", "ls"))
+    assert end_of(config("ls_w:1", "ls"), [3, 4], "ls_w") == 1
+    with pytest.raises(ConfigError, match="ls_z, ls_w"):
+        check_stop_when(config("ls:3", "ls"))
+
+
 @pytest.mark.parametrize("values, end", [
     ([9, 8, 7, 6, 5, 4], None),
     ([9, 8, 8.5, 8.1, 8.3, 1], 4),
