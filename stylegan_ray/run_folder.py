@@ -31,6 +31,8 @@ RUN_FILE = "run.json"
 """Versions, host, command and data of the run, and how its last command ended."""
 STOP = "STOP"
 """A run that finds this file saves its state and stops."""
+SWEEP = "sweep.yaml"
+"""In a sweep's folder: what it searches."""
 WRITABLE = ".writable"
 """Written and deleted again to find out whether the folder can be written."""
 TICKS, METRICS, LOG = "stats.jsonl", "metrics.jsonl", "log.txt"
@@ -392,6 +394,15 @@ def find_run(run: str, storage: str | None = None) -> str:
     raise ConfigError(f"no run {run!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}")
 
 
+def find_sweep(sweep: str, storage: str | None = None) -> str | None:
+    """The address of a sweep, given as an address or by its name in the storage; None where there is none."""
+    for address in (sweep, join_address(storage_address(storage), sweep)):
+        with suppress(ValueError, OSError):
+            if Storage.at(address).exists(SWEEP):
+                return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
+    return None
+
+
 def how_ended(run: Storage) -> str | None:
     """How the last command that trained a run ended; None while one trains it, or where it is unknown."""
     try:
@@ -402,7 +413,10 @@ def how_ended(run: Storage) -> str | None:
 
 
 def ask_to_stop(run: str, storage: str | None = None) -> str:
-    """Writes the STOP file of a run, unless it has ended; returns a message for the user."""
+    """Writes the STOP file of a run, unless it has ended, or of a sweep; returns a message for the user."""
+    if address := find_sweep(run, storage):
+        Storage.at(address).write(STOP, b"")
+        return f"Asked sweep {address} to stop. Its trials save their states; the command that started it continues it."
     address = find_run(run, storage)
     if ended := how_ended(Storage.at(address)):
         return f"{address} does not run: its last command ended, {ended}. The command that started it continues it."

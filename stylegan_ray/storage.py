@@ -30,6 +30,12 @@ def join_address(address: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
+def extend_address(address: str, ending: str) -> str:
+    """The address of the file or folder beside another one whose name has an ending more."""
+    folder, name = split_address(address)
+    return join_address(folder, name + ending)
+
+
 def split_address(address: str) -> tuple[str, str]:
     """The folder that contains a file or folder, and its name; the query of an s3:// address goes with the folder."""
     path, mark, query = address.partition("?") if "://" in address else (address, "", "")

@@ -181,6 +181,14 @@ def test_storage_address(monkeypatch):
     assert storage_address() == "/home/ann/stylegan_ray/runs"
 
 
+def test_a_sweep_can_be_asked_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(tmp_path))
+    Storage.at(tmp_path / "mine").write("sweep.yaml", b"")
+    for name in ("mine", str(tmp_path / "mine")):
+        assert f"Asked sweep {tmp_path / 'mine'}" in ask_to_stop(name)
+    assert (tmp_path / "mine" / "STOP").exists()
+
+
 def test_a_run_that_has_ended_is_not_asked_to_stop(tmp_path):
     folder = Storage.at(tmp_path / "run")
     folder.write("config.yaml", b"")

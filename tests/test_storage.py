@@ -5,7 +5,15 @@ import os
 import pytest
 
 from stylegan_ray import storage
-from stylegan_ray.storage import Storage, delete_old_partials, join_address, one_line, retry, split_address
+from stylegan_ray.storage import (
+    Storage,
+    delete_old_partials,
+    extend_address,
+    join_address,
+    one_line,
+    retry,
+    split_address,
+)
 
 
 def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypatch):
@@ -50,6 +58,13 @@ def test_deleting_a_missing_file_is_no_error(tmp_path):
 )
 def test_join_address(address, expected):
     assert join_address(address, "a") == expected
+
+
+def test_the_address_beside_another_keeps_its_query():
+    assert (
+        extend_address("s3://bucket/set.zip?region=eu", ".changes.json") == "s3://bucket/set.zip.changes.json?region=eu"
+    )
+    assert [extend_address(path, ".x") for path in ("set.zip", "/sets/a/")] == ["./set.zip.x", "/sets/a.x"]
 
 
 @pytest.mark.parametrize(

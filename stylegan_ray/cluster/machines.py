@@ -32,7 +32,7 @@ from stylegan_ray.machine.findings import (
     worst,
 )
 from stylegan_ray.machine.memory import gib
-from stylegan_ray.storage import Storage, one_line
+from stylegan_ray.storage import Storage, join_address, one_line
 from stylegan_ray.table import format_table
 
 TIMEOUT_SEC = 60.0
@@ -239,7 +239,7 @@ def about_clocks(hosts: Sequence[str], clocks: Sequence[float | None]) -> Findin
 def about_same_storage(group: Group, address: str) -> Finding:
     """Whether all nodes see the folder that this one sees."""
     shown = without_credentials(address)
-    hidden = f"{address.rstrip('/')}/.doctor-{uuid.uuid4().hex}"
+    hidden = join_address(address, f".doctor-{uuid.uuid4().hex}")
     storage, token = Storage.at(hidden), uuid.uuid4().hex
     try:
         storage.write(MARKER, token.encode())

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -151,7 +152,8 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
         ", and so does a shell without the variable: unset RAY_ADDRESS" if source == "RAY_ADDRESS" else ""
     )
     if "://" in address:
-        submit = submit_words(address.replace("ray://", "http://"))
+        jobs = f"http://{urlsplit(address).hostname}:8265" if address.startswith("ray://") else address
+        submit = submit_words(jobs)  # the port of ray:// is that of Ray's client
         raise ConfigError(
             f"{source}={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; from "
             f"elsewhere, submit the job: {submit}; {here}"

@@ -232,10 +232,10 @@ def test_a_driver_elsewhere_is_told_to_submit(monkeypatch):
     for address in ("http://head:8265", "ray://head:10001"):
         given = ["tiny", "--cluster.address", address, f"--cluster.address={address}", "--run.name", "run"]
         monkeypatch.setattr(sys, "argv", ["jobs/train.py", *given])
-        with pytest.raises(ConfigError, match=r"http://head\S* --working-dir \. -- python jobs/train\.py tiny --run"):
+        with pytest.raises(ConfigError, match=r"http://head:8265 --working-dir \. -- python jobs/train\.py tiny --run"):
             join(address, "--cluster.address", {})
         monkeypatch.setattr(sys, "argv", ["/usr/bin/stylegan-ray", "train", *given])
-        with pytest.raises(ConfigError, match=r"http://head\S* -- stylegan-ray train tiny --run\.name run;"):
+        with pytest.raises(ConfigError, match=r"http://head:8265 -- stylegan-ray train tiny --run\.name run;"):
             join(address, "--cluster.address", {})
 
 

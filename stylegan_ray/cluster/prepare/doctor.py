@@ -19,6 +19,7 @@ from stylegan_ray.cluster.prepare.write import (
     write_task,
 )
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
 from stylegan_ray.data.decode import Decoder
@@ -34,7 +35,7 @@ from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import Index, write_atomically
 from stylegan_ray.data.options import PrepareOptions
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.storage import Storage, extend_address, split_address
 from stylegan_ray.table import format_table
 
 IMAGES_PER_CHECK = 128
@@ -102,10 +103,11 @@ def fix(options: PrepareOptions) -> int:
         task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
     changes = plan.report(dataset, np.concatenate(task.plans))
-    write_file(options.dest.rstrip("/") + CHANGES_ENDING, json.dumps(changes, indent=1).encode())
+    place = extend_address(options.dest, CHANGES_ENDING)
+    write_file(place, json.dumps(changes, indent=1).encode())
     print(policies(plan))
     print(closing_message(task, num_bad, time.monotonic() - begin))
-    print(f"  Changes   {len(changes['changes'])} images: {options.dest.rstrip('/')}{CHANGES_ENDING}")
+    print(f"  Changes   {len(changes['changes'])} images: {without_credentials(place)}")
     return 0
 
 

@@ -112,12 +112,12 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
             replicas=options.replicas, threads=options.threads or max(num_cores() // 2 // options.replicas, 1),
             batch=options.batch, device=device,
         )  # fmt: skip
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": options.host, "port": options.port},
-            logging_config={"enable_access_log": False},
-        )
         try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": options.host, "port": options.port},
+                logging_config={"enable_access_log": False},
+            )
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own by now
             serve.run(make_application(plan), name=NAME, route_prefix="/")
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from stylegan_ray.cluster.launch import has_ended
 from stylegan_ray.cluster.tune.progress import SweepView, format_values
 from stylegan_ray.cluster.tune.scheduler import TRIALS
 from stylegan_ray.cluster.tune.trials import (
+    INTERRUPTED,
     Record,
     Row,
     Trial,
@@ -29,11 +31,13 @@ from stylegan_ray.cluster.tune.trials import (
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interrupts import asking_signals, note_hangup
 from stylegan_ray.run_folder import STOP
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, retry
 
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_TO_END = 600.0
 """After a trial has ended; a run that has not stored by then that it has ended is dead."""
+SECONDS_TO_SAVE = 300.0
+"""How long trials may take to save their states after a wish to stop."""
 FAILURES_TO_GIVE_UP = 3
 """When the first trials have all failed, the fault is not in their values."""
 
@@ -70,9 +74,9 @@ class SweepCallback(Callback):
         """Tune has given up on a trial."""
         _SESSION.end(number_of(str(trial)), "failed", "its process died again and again")
 
-    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Called on every iteration of Tune's event loop."""
-        _SESSION.look()
+        _SESSION.look([number_of(str(trial)) for trial in trials if trial.status == TuneTrial.RUNNING])
 
 
 class Session:
@@ -82,6 +86,9 @@ class Session:
         """The sweep's folder, its trials so far, which are kept up to date here, and its console."""
         self.sweep, self.known, self.view = sweep, trials, view
         self.was_stopped = False
+        self._stopped_at = math.inf
+        self._store_and_end: Callable[[], None] = lambda: None
+        self._has_saved: set[int] = set()
         self._to_free: dict[int, float] = {}
         self._looked_at = -math.inf
 
@@ -90,28 +97,36 @@ class Session:
         return self.sweep.folder(TRIALS)
 
     def begin(self, callback: SweepCallback) -> None:
-        """Makes signals and the STOP file do what Tune does on SIGINT: store its state and end its actors."""
+        """Makes signals and the STOP file end the trials, and then do what Tune does on SIGINT: store its state.
+
+        On SIGINT Tune gives its actors ten seconds, in which a large training is not saved.
+        """
         self.view.num_samples = callback.num_samples
-        store_and_end: Any = signal.getsignal(signal.SIGINT)
+        of_tune: Any = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: Any) -> None:
             note_hangup(number)
             if self.was_stopped:
                 raise KeyboardInterrupt
-            self.was_stopped = True
+            self.was_stopped, self._stopped_at = True, time.monotonic()
             self.view.message("Stopping: what was trained is saved first; once more to stop at once.")
             with suppress(OSError):
                 self.sweep.write(STOP, b"")
-            store_and_end(number, frame)
-            signal.signal(signal.SIGINT, handle)
 
+        def store_and_end() -> None:
+            self._store_and_end = lambda: None
+            of_tune(signal.SIGINT, None)
+            for number in asking_signals():
+                signal.signal(number, handle)
+
+        self._store_and_end = store_and_end
         for number in asking_signals():
             signal.signal(number, handle)
 
     def start(self, tune_trial: TuneTrial) -> None:
         number = number_of(str(tune_trial))
         if number not in self.known:
-            record = read_record(self.trials, number) or Record(number, tune_trial.config["values"])
+            record = self._read_record(number) or Record(number, tune_trial.config["values"])
             self.known[number] = Trial(record)
         if self.known[number].state == "open":
             self.view.show_start(self.known[number])
@@ -119,11 +134,13 @@ class Session:
     def report(self, number: int, result: dict) -> None:
         """Shows what is new of a report; raises ConfigError where no trial can ever report the objective."""
         trial = self.known[number]
+        if result.get("ended") == INTERRUPTED:
+            self._has_saved.add(number)
         if "refused" in result:
             raise ConfigError(result["refused"])
         text = result.get("message", "")
         if result.get("generation", 0) != trial.record.generation:
-            trial.record = read_record(self.trials, number) or trial.record
+            trial.record = self._read_record(number) or trial.record
             text = f"{text}: {format_values(trial.values)}"
         if text:
             self.view.message(f"trial {number} {text}" if text.startswith("copies") else f"trial {number}: {text}")
@@ -139,8 +156,8 @@ class Session:
         trial = self.known[number]
         if trial.state != "open":
             return
-        end_record(self.trials, number, state, why, stopped_kimg)
-        trial.record = read_record(self.trials, number) or trial.record.ended(state, why, stopped_kimg)
+        retry(lambda: end_record(self.trials, number, state, why, stopped_kimg), self.view.message)
+        trial.record = self._read_record(number) or trial.record.ended(state, why, stopped_kimg)
         self._to_free[number] = time.monotonic()
         if state != "stopped":  # the console has said so at its last row
             self.view.show_end(trial)
@@ -148,9 +165,14 @@ class Session:
         if len(ended) >= FAILURES_TO_GIVE_UP and all(trial.state == "failed" for trial in ended):
             raise ConfigError(f"the first {len(ended)} trials have all failed, the last one: {why}")
 
-    def look(self) -> None:
-        """Frees the disk of trials whose runs have ended, and reads the STOP file, every two seconds."""
+    def look(self, running: Sequence[int]) -> None:
+        """Frees the disk of trials whose runs have ended, and reads the STOP file, every two seconds.
+
+        Ends Tune once the trials that are running have saved their states after a wish to stop.
+        """
         now = time.monotonic()
+        if self.was_stopped and (self._has_saved.issuperset(running) or now - self._stopped_at > SECONDS_TO_SAVE):
+            self._store_and_end()
         if now - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = now
             for number, since in list(self._to_free.items()):
@@ -162,6 +184,9 @@ class Session:
             if not self.was_stopped and self._stop_file_is_there():
                 signal.raise_signal(signal.SIGINT)
         self.view.refresh()
+
+    def _read_record(self, number: int) -> Record | None:
+        return retry(lambda: read_record(self.trials, number), self.view.message)
 
     def _stop_file_is_there(self) -> bool:
         try:

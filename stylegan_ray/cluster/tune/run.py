@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -42,13 +43,15 @@ from stylegan_ray.cluster.tune.trials import Trial, read_trials, unpin
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.credentials import clean
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.metrics.compute import weights_of
+from stylegan_ray.metrics.names import parse_metrics
+from stylegan_ray.run_folder import STOP, SWEEP
 from stylegan_ray.storage import Storage, join_address
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
 from stylegan_ray.untrusted_text import parse_yaml
 
-FILE, TRIALS, EXPERIMENT = "sweep.yaml", "trials", "tune"
-"""In a sweep's folder: what it searches, the folder of its trials, and Ray Tune's own folder."""
+TRIALS, EXPERIMENT = "trials", "tune"
+"""In a sweep's folder: the folder of its trials, and Ray Tune's own."""
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -122,7 +125,16 @@ def open_sweep(plan: Plan) -> Sweep:
     sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
     check_writable(sweep.address)
     check_continues(sweep)
+    check_objective(sweep)
     return sweep
+
+
+def check_objective(sweep: Sweep) -> None:
+    """Raises ConfigError where the objective is a metric whose weights are not there: no trial could report it."""
+    specs = parse_metrics([sweep.plan.metric] if sweep.plan.metric else [])
+    _, missing = weights_of(specs, sweep.cfg.metrics.detector)
+    for reason in missing.values():
+        raise ConfigError(f"--objective {sweep.plan.metric}: {reason}")
 
 
 def description(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
@@ -144,12 +156,12 @@ def digest(plan: Plan, cfg: RunConfig) -> str:
 
 def check_continues(sweep: Sweep) -> None:
     """Raises ConfigError when the folder holds a sweep that this one does not continue."""
-    if not sweep.storage.exists(FILE):
+    if not sweep.storage.exists(SWEEP):
         return
-    where = sweep.storage.path(FILE)
+    where = sweep.storage.path(SWEEP)
     now = clean(json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)))
     with reading(where, ConfigError):
-        old = parse_yaml(sweep.storage.read(FILE, CONFIG_BYTES), where)
+        old = parse_yaml(sweep.storage.read(SWEEP, CONFIG_BYTES), where)
         before = {key: old["sweep"].get(key) for key in now}, validated(old["config"]), old["fingerprint"]
     changed = {key: (before[0][key], now[key]) for key in now if before[0][key] != now[key]}
     changed |= differences(before[1], sweep.cfg)
@@ -174,7 +186,7 @@ def write_beginnings(sweep: Sweep) -> None:
         "fingerprint": sweep.dataset.fingerprint,
         "config": sweep.cfg.plain(),
     }
-    sweep.storage.write(FILE, yaml.safe_dump(clean(stored), sort_keys=False).encode())
+    sweep.storage.write(SWEEP, yaml.safe_dump(clean(stored), sort_keys=False).encode())
 
 
 def places(cfg: RunConfig, wanted: int | None, num_left: int, say: Any) -> tuple[Share, int]:
@@ -371,5 +383,7 @@ def closing_message(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = Tru
     lines = ["Done." if is_whole else "Stopped; the same command continues."]
     lines += [f"  {label:12s} {text}" for label, text in paths.items()]
     if "Best" in paths:
-        lines.append(f"  {'Train it':12s} stylegan-ray train {join_address(sweep.address, 'best.yaml')}")
+        best = join_address(sweep.address, "best.yaml")
+        download, file = (f"download {best}, then: ", "best.yaml") if "://" in best else ("", quote(best))
+        lines.append(f"  {'Train it':12s} {download}stylegan-ray train {file}")
     return "\n".join(lines)

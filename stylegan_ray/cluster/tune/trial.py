@@ -18,6 +18,7 @@ from stylegan_ray.cluster.launch import Run, train_run, use_ray_defaults
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.tune.trials import (
+    INTERRUPTED,
     Copy,
     Record,
     Row,
@@ -33,7 +34,7 @@ from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.run_folder import CHECKPOINTS, STOP, checkpoint_nimg, complete_checkpoints
-from stylegan_ray.storage import Storage, join_address, one_line, split_address
+from stylegan_ray.storage import Storage, join_address, one_line, retry, split_address
 from stylegan_ray.train.checkpoint import CheckpointError
 
 POINTER = "pointer.json"
@@ -204,7 +205,6 @@ def reports_of_run(
     yield {"done": True, "ended": state, "why": one_line(why, 500) if why else ""}
 
 
-INTERRUPTED = "interrupted"
 NOT_A_NUMBER = "the objective is not a number"
 
 
@@ -222,7 +222,10 @@ class Fitting(threading.Thread):
     def run(self) -> None:
         """The thread: trains, and keeps how the run ended."""
         try:
-            self.ending = self.train()
+            self.ending = retry(self.train, self.message)
+        except OSError as error:  # the storage has not responded for minutes: another command may continue the trial
+            self.message(f"fault: {one_line(error)}")
+            self.ending = (INTERRUPTED, one_line(error))
         except BaseException as error:
             self.ending = ("failed", f"{type(error).__name__}: {error}")
         finally:

@@ -16,8 +16,10 @@ from stylegan_ray.cluster.tune.options import sweep_options
 from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView, table_lines
 from stylegan_ray.cluster.tune.run import (
+    Sweep,
     can_restore,
     check_continues,
+    closing_message,
     description,
     digest,
     fitting,
@@ -53,6 +55,20 @@ def test_a_cluster_says_how_many_trials_fit():
     assert (fit, share.num_workers, share.cpus, share.gpus) == (2, (1, 2), 2.0, 1) and "4 GPUs" in why
     with pytest.raises(ConfigError, match=r"cluster\.num_workers=2.*cluster\.cpus_per_worker"):
         fitting(cfg, [Node("id", "10.0.0.2", {"CPU": 1})], None)
+
+
+def test_an_objective_that_no_trial_could_report_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_DETECTORS", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"--objective fid50k: .*prefetch"):
+        open_sweep(sweep_options(["--objective", "fid50k", "--run.storage", str(tmp_path), "--run.name", "sweep"]))
+
+
+@pytest.mark.parametrize(("address", "way"), [
+    ("/runs/my sweep", "stylegan-ray train '/runs/my sweep/best.yaml'"),
+    ("s3://bucket/sweep", "download s3://bucket/sweep/best.yaml, then: stylegan-ray train best.yaml"),
+])  # fmt: skip
+def test_the_closing_message_has_a_command_that_works(address, way):
+    assert closing_message(Sweep(PLAN, PLAN.cfg, None, address), {"Best": "trial 3"}).endswith(way)
 
 
 def test_a_sweep_writes_its_outputs(tmp_path):

@@ -11,6 +11,7 @@ from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
 
+from functools import partial
 from types import SimpleNamespace
 
 from stylegan_ray.cluster.resources import Share
@@ -19,7 +20,7 @@ from stylegan_ray.cluster.tune.trials import Record
 from stylegan_ray.config import load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.run_folder import STOP
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, retry
 
 OBJECTIVE = "Loss/D/loss"
 
@@ -60,10 +61,25 @@ def test_how_a_run_ends_is_how_its_trial_ends(tmp_path, ending):
 
 def test_an_error_in_the_driver_of_a_run_fails_the_trial(tmp_path):
     def script(view):
-        raise OSError("disk full")
+        raise RuntimeError("a fault")
 
     (last,) = Scripted(tmp_path, script).reports()
-    assert last["ended"] == "failed" and "disk full" in last["why"]
+    assert last["ended"] == "failed" and "a fault" in last["why"]
+
+
+def test_a_storage_that_does_not_respond_leaves_the_trial_open(tmp_path, monkeypatch):
+    """Where it fails for minutes, the same command continues the trial; where it works again, the trial goes on."""
+    monkeypatch.setattr("stylegan_ray.cluster.tune.trial.retry", partial(retry, pauses_sec=(0.0,)))
+    answers = [OSError("503"), ("finished", "")]
+
+    def script(view):
+        answer = answers.pop(0) if answers else OSError("503")
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert Scripted(tmp_path, script).reports()[-1] == {"done": True, "ended": "finished", "why": ""}
+    assert Scripted(tmp_path, script).reports()[-1] == {"done": True, "ended": "interrupted", "why": "503"}
 
 
 def test_an_objective_that_is_not_a_number_ends_the_trial_as_diverged(tmp_path):

@@ -1,0 +1,73 @@
+"""What a wish to stop does to a sweep: trials save their states before Ray Tune ends their processes."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray")
+
+from stylegan_ray import interrupts
+from stylegan_ray.cluster.tune import callback
+from stylegan_ray.cluster.tune.callback import Session
+from stylegan_ray.cluster.tune.trials import Record, Trial
+from stylegan_ray.run_folder import STOP
+from stylegan_ray.storage import Storage
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A session of two trials, in whose process Tune has set its handler of SIGINT."""
+    tune = SimpleNamespace(asked=0)
+
+    def of_tune(number, frame):
+        tune.asked += 1
+
+    view = SimpleNamespace(num_samples=0, objective="x", message=lambda text: None, refresh=lambda: None)
+    session = Session()
+    session.open(Storage.at(tmp_path), {number: Trial(Record(number, {})) for number in (0, 1)}, view)
+    with interrupts.kept():
+        signal.signal(signal.SIGINT, of_tune)
+        session.begin(SimpleNamespace(num_samples=2))
+        yield session, tune
+
+
+def test_tune_ends_the_trials_when_all_have_saved(session, tmp_path):
+    """It kills their processes ten seconds after SIGINT, and a large training takes longer to save."""
+    session, tune = session
+    session.look([0, 1])
+    signal.raise_signal(signal.SIGINT)
+    session.look([0, 1])
+    session.report(1, {"ended": "interrupted", "generation": 0})
+    session.look([0, 1])
+    assert session.was_stopped and (tmp_path / STOP).exists() and tune.asked == 0
+    session.report(0, {"ended": "interrupted", "generation": 0})
+    session.look([0, 1])
+    session.look([0, 1])
+    assert tune.asked == 1
+
+
+def test_a_trial_that_cannot_save_does_not_keep_the_sweep(session, monkeypatch):
+    session, tune = session
+    monkeypatch.setattr(callback, "SECONDS_TO_SAVE", -1.0)
+    signal.raise_signal(signal.SIGTERM)
+    session.look([0])
+    assert tune.asked == 1
+
+
+def test_a_second_signal_ends_the_sweep_at_once(session):
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_wish_between_two_experiments_ends_the_second_one(session):
+    """Its trials would report for ever that they are interrupted."""
+    session, tune = session
+    signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda number, frame: setattr(tune, "asked", 10))
+    session.begin(SimpleNamespace(num_samples=2))
+    session.look([])
+    assert tune.asked == 10
