@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.generate import class_labels
 from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
@@ -42,7 +43,7 @@ def generate_many(options: GenerateOptions) -> int:
             ) from error
     made = sum(part.num for part in parts)
     rate = f" ({made / (time.monotonic() - began):.1f} images/s)" if made else ""
-    print(f"{num} images in {outdir}: {made} made{rate}, {num - made} were there")
+    print(f"{num} images in {without_credentials(outdir)}: {made} made{rate}, {num - made} were there")
     return 0
 
 

@@ -172,7 +172,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             view.close()
             if outcome.reason or outcome.state in ("diverged", "failed"):
                 why = outcome.reason or f"the run {outcome.state}; Ray's logs may say why"
-                print(f"error: {why}", file=sys.stderr, flush=True)
+                print(f"error: {without_credentials(why)}", file=sys.stderr, flush=True)
                 return 1
             has_saved = run.newest_checkpoint != before
             state = "done" if outcome.state == "done" else "stopped" if has_saved else "unchanged"

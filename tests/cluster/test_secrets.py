@@ -33,7 +33,11 @@ def has_secret(content):
     return any(secret in content for secret in SECRETS)
 
 
-def test_no_credential_is_written_or_printed(tmp_path, monkeypatch):
+SWEEP = ["--samples", "1", "--scheduler", "fifo", "--objective", "Loss/D/loss", "--cluster.num_workers", "1"]
+
+
+@pytest.mark.parametrize(("command", "options"), [("train", []), ("tune", SWEEP)])
+def test_no_credential_is_written_or_printed(tmp_path, monkeypatch, command, options):
     """Run folder, networks, checkpoints, log, TensorBoard, cached indices, and Ray's own files of the session."""
     with s3_server(), tempfile.TemporaryDirectory(prefix="sg-", dir="/tmp") as session:
         monkeypatch.setenv("RAY_TMPDIR", session)
@@ -42,11 +46,12 @@ def test_no_credential_is_written_or_printed(tmp_path, monkeypatch):
         for path in write_pictures(tmp_path / "pictures").rglob("*.png"):
             bucket.write(f"pictures/{path.parent.name}/{path.name}", path.read_bytes())
         words = [*small_model(), "--run.storage", f"{WITH}/runs", "--train.total_kimg", "0.064"]
-        job = Job("train", "config-f", f"{WITH}/pictures", *words, storage=tmp_path, log=tmp_path / "job.log")
+        job = Job(command, "config-f", f"{WITH}/pictures", *options, *words, storage=tmp_path, log=tmp_path / "job.log")
         assert job.wait(600) == 0, job.text()
         assert not has_secret(job.text().encode()), job.text()
         stored = dict(files_below(bucket, "runs"))
         assert [name for name in stored if name.endswith("network-final.safetensors")]
+        assert command == "train" or [name for name in stored if name.endswith("tuner.pkl")]
         assert [name for name in stored if "/tensorboard/" in name] and [name for name in stored if "COMPLETE" in name]
         assert not [name for name, content in stored.items() if has_secret(content) or has_secret(name.encode())]
         local = [path for place in (session, tmp_path) for path in Path(place).rglob("*") if path.is_file()]

@@ -16,6 +16,7 @@ from stylegan_ray.cluster.serve.access import chosen_token, is_loopback
 from stylegan_ray.cluster.serve.options import ServeOptions
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.cores import num_cores
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.view import View, find_network
 from stylegan_ray.interop.loading import locate
 from stylegan_ray.metrics.row_files import absolute
@@ -35,7 +36,7 @@ def serve_network(options: ServeOptions) -> int:
     check_port(options.host, options.port)
     token = chosen_token(options.host, options.token)
     with application(options, run, token):
-        print(f"Serving {network['name']} ({network['kimg']:g} kimg) of {run}", flush=True)
+        print(f"Serving {network['name']} ({network['kimg']:g} kimg) of {without_credentials(run)}", flush=True)
         print(f"  Page  {page_address(options, token)}\n  Ctrl-C ends it.", flush=True)
         return wait()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from stylegan_ray.cluster.tune.trials import Trial, rank
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.table import format_table
 
 SECONDS_BETWEEN_DRAWINGS = 1.0
@@ -31,7 +32,7 @@ class SweepView:
     def message(self, text: str) -> None:
         """Prints lines of text, above the table."""
         self._clear()
-        print(text, file=self.stream, flush=True)
+        print(without_credentials(text), file=self.stream, flush=True)
         self._draw()
 
     def show_start(self, trial: Trial) -> None:

@@ -39,6 +39,7 @@ from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
+from stylegan_ray.cluster.tune.sealed import sealed
 from stylegan_ray.cluster.tune.trials import Trial, read_trials, unpin
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.credentials import clean
@@ -301,11 +302,9 @@ def tuners(
     experiments = [name for name in sweep.storage.names() if re.fullmatch(rf"{EXPERIMENT}(-\d+)?", name)]
     experiments.sort(key=lambda name: int(name.partition("-")[2] or 1))
     if experiments:
-        folder = sweep.storage.folder(experiments[-1])
+        folder, filesystem = sweep.storage.folder(experiments[-1]), sealed(sweep.storage, sweep.address)
         if can_restore(folder):
-            yield tune.Tuner.restore(
-                folder.path(), trainable, resume_unfinished=True, storage_filesystem=folder.filesystem
-            )
+            yield tune.Tuner.restore(folder.path(), trainable, resume_unfinished=True, storage_filesystem=filesystem)
         else:
             view.message("warning: Ray Tune's state was not stored whole; its trials continue from their own records")
     if sweep.open_numbers(known):
@@ -359,7 +358,7 @@ def new_tuner(sweep: Sweep, trainable: Any, known: Mapping[int, Trial], name: st
         run_config=tune.RunConfig(
             name=name,
             storage_path=sweep.storage.path(),
-            storage_filesystem=sweep.storage.filesystem,
+            storage_filesystem=sealed(sweep.storage, sweep.address),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run saves itself

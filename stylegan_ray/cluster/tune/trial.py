@@ -17,6 +17,7 @@ from ray.tune import Trainable
 from stylegan_ray.cluster.launch import Run, train_run, use_ray_defaults
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
+from stylegan_ray.cluster.tune.sealed import introduce
 from stylegan_ray.cluster.tune.trials import (
     INTERRUPTED,
     Copy,
@@ -101,6 +102,7 @@ class TrialRun(Trainable):
     def setup(self, config: dict[str, Any], spec: TrialSpec | None = None) -> None:
         assert spec is not None, "every trial has a spec"
         use_ray_defaults()
+        introduce(spec.sweep)
         self.spec, self.trials = spec, Storage.at(spec.trials)
         self._begin(config)
 
