@@ -243,10 +243,11 @@ class Gallery:
     def mixing_grid(self, columns: Sequence[int], layers: Sequence[int]) -> Tensor:
         """The sources of the columns on top, the seeds on the left, and their mixtures (StyleGAN, figure 3)."""
         row_styles, column_styles = self.ws, self._styles(columns)
-        mixtures = self._images(mixed_styles(row_styles, column_styles, layers))
+        maps = self.maps and [x.repeat_interleave(len(columns), dim=0) for x in self.maps]  # noise is that of the row
+        mixtures = self._images(mixed_styles(row_styles, column_styles, layers), maps=maps)
         tiles = list(self._images(column_styles))
         tiles.insert(0, torch.full_like(tiles[0], 255))
-        for image in self._images(row_styles):
+        for image in self._images(row_styles, maps=self.maps):
             tiles += [image, *(next(mixtures) for _ in columns)]
         return image_grid(torch.stack(tiles), len(columns) + 1)
 

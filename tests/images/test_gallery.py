@@ -171,6 +171,8 @@ def test_noise_maps_of_a_file_are_used(generate, G):
     np.testing.assert_array_equal(pixels("saved_w.png"), wanted)
     generate("--load-w", "x.npz", "--noise-mode", "none", "--grid", "none.png")
     assert (pixels("none.png") != wanted).any()
+    generate("--load-w", "x.npz", "--mix-seeds", "5", "--mix-styles", "0", "--grid", "mixed.png")
+    np.testing.assert_array_equal(pixels("mixed.png")[8:, :8], wanted)
 
 
 @pytest.mark.parametrize("method", ["sefa", "ganspace"])
