@@ -472,8 +472,8 @@ DELETED_KEYS: Mapping[str, DeletedKey] = {
 """Dropped from a saved configuration where they have their former default or may differ on resume; else refused."""
 
 
-PLACES = ("run", "cluster", "report")
-"""Sections about where a run trains and shows itself; a network file does not have them."""
+PLACES = ("run", "cluster", "report", "data.path", "metrics.detector")
+"""Sections and keys about where a run trains, shows itself and reads; a network file does not have them."""
 
 
 class RunConfig(Section):
@@ -525,10 +525,7 @@ class RunConfig(Section):
 
     def of_network(self) -> dict[str, Any]:
         """What a network file says of its training: nothing of the place, the machines and the data."""
-        values = {section: entry for section, entry in self.plain().items() if section not in PLACES}
-        for section, key in (("data", "path"), ("metrics", "detector")):
-            del values[section][key]
-        return values
+        return without_places(self.plain())
 
     def to_yaml(self) -> str:
         """The configuration as YAML, without credentials; `load_config` reads it back."""
@@ -559,6 +556,17 @@ def known_keys() -> tuple[str, ...]:
         for section, field in RunConfig.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     )
+
+
+def without_places(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without PLACES, so that a network file neither tells them nor decides what a command opens."""
+    sections = {section: values for section, values in tree.items() if section not in PLACES}
+    return {
+        section: {key: value for key, value in values.items() if f"{section}.{key}" not in PLACES}
+        if isinstance(values, Mapping)
+        else values
+        for section, values in sections.items()
+    }
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:

@@ -113,7 +113,7 @@ def open_reals(
     if not any(spec.needs_reals for spec in specs) and not G.label_size:
         return None
     is_alone = address.endswith(NETWORK_ENDINGS) and not is_run(split_address(address)[0])
-    if options.data is None and is_alone and cfg.data.path is None:
+    if options.data is None and is_alone:
         raise ConfigError(
             f"{options.checkpoint} does not record its training data; give DATA after it (openmoji is built in)"
         )

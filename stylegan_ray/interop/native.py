@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from stylegan_ray.config import FORMAT_VERSION, ModelConfig, RunConfig, validated
+from stylegan_ray.config import FORMAT_VERSION, ModelConfig, RunConfig, validated, without_places
 from stylegan_ray.interop.sizes import (
     LARGEST_CLOCK,
     DataShape,
@@ -134,7 +134,7 @@ def stated_networks(header: bytes) -> Stated:
         raise BadFileError(
             f"file format {printable(values['format_version'], 20)} is newer than {FORMAT_VERSION}; update stylegan_ray"
         )
-    cfg = validated(_section(values["config"], "config"))
+    cfg = validated(without_places(_section(values["config"], "config")))
     D_model = validated({"model": _section(values["D_model"], "D_model")}).model if "D_model" in values else None
     parts = tuple(str(metadata.get("parts", " ".join(PARTS))).split())
     if not parts or len(set(parts)) != len(parts) or not set(parts) <= set(PARTS):

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -101,6 +102,18 @@ def test_a_published_folder_does_not_name_its_data(images, tmp_path, capsys):
     file = network(tmp_path, images, cond=False)
     assert cli.run(cli.convert, [file, str(tmp_path / "published")]) == 0
     assert cli.run(cli.evaluate, [str(tmp_path / "published"), "--metrics", "fid16_tiny", "--num-tasks", "0"]) == 2
+    assert "does not record its training data" in capsys.readouterr().err
+
+
+def test_a_network_file_does_not_decide_what_is_opened(images, tmp_path, capsys):
+    """Not even one that was written to: its configuration names a place, as those of this program never do."""
+    file = network(tmp_path, images, cond=False)
+    with safetensors.safe_open(file, "pt") as stored:
+        metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+    config = json.loads(metadata["config"])
+    config["data"]["path"] = str(images)
+    safetensors.torch.save_file(tensors, file, metadata | {"config": json.dumps(config)})
+    assert cli.run(cli.evaluate, [file, "--metrics", "fid16_tiny", "--num-tasks", "0"]) == 2
     assert "does not record its training data" in capsys.readouterr().err
 
 

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 from support.confined import outcomes, require_refused
 
-from stylegan_ray.interop import load_network, save_network
+from stylegan_ray.config import ClusterConfig, ReportConfig, RunSection
+from stylegan_ray.interop import load_network, read_networks, save_network
 
 
 def parts_of(content):
@@ -131,6 +132,21 @@ def test_what_is_right_is_read(tmp_path, networks):
     path = tmp_path / "network.safetensors"
     path.write_bytes(save_network(G, D, G_ema, cfg, 1000, lod=0.5, augment_p=0.25))
     assert torch.equal(load_network(path)["G"].w_avg, G.w_avg)
+
+
+def test_a_file_does_not_say_where_a_command_reads_or_connects(tmp_path, networks):
+    cfg, G, D, G_ema = networks
+    tensors, metadata = parts_of(save_network(G, D, G_ema, cfg, 1000))
+    config = json.loads(metadata["config"]) | {
+        "run": {"storage": "s3://somewhere", "name": "x"}, "cluster": {"address": "somewhere:6379"},
+        "report": {"notify": "http://somewhere/x"},
+    }  # fmt: skip
+    config["data"]["path"], config["metrics"]["detector"] = "s3://bucket/x?scheme=http", "http://somewhere/detector"
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, metadata | {"config": json.dumps(config)}))
+    found = read_networks(path).config
+    assert (found.run, found.cluster, found.report) == (RunSection(), ClusterConfig(), ReportConfig())
+    assert found.data.path is None and found.metrics.detector is None
 
 
 def test_the_first_mistake_is_named(tmp_path, networks):
