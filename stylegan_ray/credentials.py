@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-ADDRESS = re.compile(rf"""{SCHEME}[^\s'"<>|]+""")
+SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
+USER = r"""(?:(?!://)[^\s?#])*@|[^\s:/?#@\['"<>|]+:(?!\s|\d{1,5}(?:[\s'"<>|,;:)/]|$))(?:(?!://)[^\n])*?@"""
+"""What is before a host in a text. Behind its colon a password may hold any character, but a port is none."""
+ADDRESS = re.compile(rf"""{SCHEME}(?:{USER})?(?:(?![,;(){{}}\[\]]{SCHEME})[^\s'"<>|])*""")
+"""An address in a text; another one may follow behind a comma or a bracket."""
 PLAIN_PARAMETERS = frozenset(
     "scheme region endpoint_override allow_bucket_creation allow_bucket_deletion connect_timeout request_timeout "
     "retry_limit_seconds versionId generation".split()
@@ -84,8 +87,7 @@ def _without_user(rest: str) -> str:
     host, slash, path = rest.partition("/")
     if "@" in host:
         return host.rpartition("@")[2] + slash + path
-    _, colon, port = host.partition(":")
-    if colon and not port.isdecimal() and "@" in path and not host.startswith("["):
+    if ":" in host and "@" in path and not host.startswith("["):  # what looks like a port may begin a secret
         return rest.rpartition("@")[2]
     return rest
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder
+from support.s3 import s3_server
 from support.spoiled import EXPECTED, SIDE, spoiled
 
 from stylegan_ray import cli
 from stylegan_ray.data.decode import open_image
+from stylegan_ray.storage import Storage
 
 NUM_CLEAN = 60
 
@@ -136,3 +138,18 @@ def test_mistakes(tmp_path, cache, capsys, words, says):
     error = capsys.readouterr().err
     assert says in error and "data." not in error and "Traceback" not in error
     assert not (tmp_path / "d").exists() and not list(tmp_path.glob("*.json"))
+
+
+def test_credentials_of_addresses_are_in_no_line_and_no_report(cache, tmp_path, capfd):
+    place = "s3://test:test@bucket"
+    with s3_server():
+        for name, picture in numbered(3).items():
+            Storage.at("s3://bucket").write(f"d/{name}", encoded(picture))
+        assert run(f"{place}/d", "--check", "--json", tmp_path / "f.json") == 0
+        assert run(f"{place}/d", f"{place}/fixed.zip", "--fix", "--keep", "near-duplicate") == 0
+        assert run(f"{place}/none", "--check") == 2
+        changes = Storage.at("s3://bucket").read("fixed.zip.changes.json").decode()
+    said = capfd.readouterr()
+    assert "s3://bucket/d" in said.out and "s3://bucket/fixed.zip" in said.out and "s3://bucket/none" in said.err
+    for text in (said.out, said.err, (tmp_path / "f.json").read_text(), changes):
+        assert "test:test" not in text

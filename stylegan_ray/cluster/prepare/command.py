@@ -9,6 +9,7 @@ from collections.abc import Callable
 from stylegan_ray.cluster.prepare import doctor
 from stylegan_ray.cluster.prepare.write import write
 from stylegan_ray.config import ConfigError
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data import openmoji
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.options import PrepareOptions, translate_errors
@@ -25,7 +26,7 @@ def prepare_data(options: PrepareOptions) -> int:
             f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it"
         ) from error
     except OSError as error:
-        print(f"error: {error}; nothing was written", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}; nothing was written", file=sys.stderr)
         return 1
 
 

@@ -19,7 +19,7 @@ from stylegan_ray.cluster.prepare.write import (
     write_task,
 )
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.credentials import without_credentials
+from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
 from stylegan_ray.data.decode import Decoder
@@ -71,7 +71,7 @@ def check(options: PrepareOptions) -> int:
         except DataError as error:
             if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
                 raise
-            print(f"Unreadable   {error}")
+            print(f"Unreadable   {without_credentials(str(error))}")
             return 1
         findings, _ = examine_and_report(files, index, options, path, progress)
     if findings.bad and not len(findings.good):
@@ -102,7 +102,7 @@ def fix(options: PrepareOptions) -> int:
         dataset = plan.apply(dataset, decoder, inspector_of(files, index, options))
         task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
-    changes = plan.report(dataset, np.concatenate(task.plans))
+    changes = clean(plan.report(dataset, np.concatenate(task.plans)))
     place = extend_address(options.dest, CHANGES_ENDING)
     write_file(place, json.dumps(changes, indent=1).encode())
     print(policies(plan))
@@ -132,9 +132,9 @@ def examine_and_report(
             findings.add(plan, pieces)
             progress(int(plan[-1]) + 1, num, "reading images")
         doubts = find_doubts(findings)
-        print(format_rows(summarize(findings, doubts)))
+        print(without_credentials(format_rows(summarize(findings, doubts))))
         if options.json is not None:
-            write_file(options.json, json.dumps(report(findings, doubts, path), indent=1).encode())
+            write_file(options.json, json.dumps(clean(report(findings, doubts, path)), indent=1).encode())
         if options.sheet is not None:
             entries = sorted({tile.entry for tiles in choose_tiles(findings, doubts).values() for tile in tiles})
             few = [np.array(entries[i : i + IMAGES_PER_CHECK]) for i in range(0, len(entries), IMAGES_PER_CHECK)]
@@ -143,7 +143,7 @@ def examine_and_report(
                 for plan, pieces in zip(few, run(Thumbnailer(inspector), few), strict=True)
                 for entry, piece in zip(plan, pieces, strict=True)
             }
-            write_file(options.sheet, draw_sheet(findings, doubts, thumbnails, path))
+            write_file(options.sheet, draw_sheet(findings, doubts, thumbnails, without_credentials(path)))
     return findings, doubts
 
 

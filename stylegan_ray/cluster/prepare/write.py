@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stylegan_ray.config import DataConfig
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data import formats
 from stylegan_ray.data import open as open_data
 from stylegan_ray.data.atomic_output import delete_leftovers, write_whole
@@ -102,7 +103,7 @@ def print_warnings(index: Index, dataset: Dataset, is_shuffled: bool) -> None:
     if num_smaller := int(is_smaller.sum()):
         print(f"{num_smaller} images are smaller than {height}x{width} and are enlarged")
     if index.labels.values is None:
-        print(f"Without labels: {index.labels.problem}")
+        print(f"Without labels: {without_credentials(index.labels.problem)}")
     if formats.by_name(index.format).prefers_blocks and is_shuffled:
         print(f"Reading {index.format} in another order than its own is slow; --no-shuffle keeps its order")
 
@@ -171,9 +172,10 @@ def closing_message(task: WriteTask, num_bad: int, sec: float) -> str:
     """What is written, and the command that trains on it."""
     dataset, num = task.dataset, task.dataset.num_images - num_bad
     height, width = dataset.resolution
+    dest = without_credentials(task.dest)
     lines = [
         f"Wrote {num} images of {height}x{width} in {'colour' if dataset.num_channels == 3 else 'grey'} as "
-        f"{task.writing.description} to {task.dest} in {format_time(sec)} ({num / sec:.0f} images/s)."
+        f"{task.writing.description} to {dest} in {format_time(sec)} ({num / sec:.0f} images/s)."
     ]
     if num_bad:
         lines.append(f"  Left out  {num_bad} images that cannot be read; --check lists them")
@@ -181,7 +183,7 @@ def closing_message(task: WriteTask, num_bad: int, sec: float) -> str:
         lines.append(f"  Licence   {dataset.attribution}")
     keys = {"cond": True} if dataset.label_size else {}
     keys |= {"shuffle": "blocks"} if task.format.prefers_blocks else {}
-    lines.append(f"  Train     {train_command(task.dest, keys)}")
+    lines.append(f"  Train     {train_command(dest, keys)}")
     return "\n".join(lines)
 
 
@@ -189,4 +191,4 @@ def train_command(path: str, keys: dict[str, Any]) -> str:
     """The command that trains on a data set."""
     is_job = sys.argv[0].endswith("prepare_data.py")
     command = f"python {sys.argv[0].removesuffix('prepare_data.py')}train.py" if is_job else "stylegan-ray train"
-    return f"{command} auto {shlex.quote(path)} {format_options(keys)}".rstrip()
+    return f"{command} auto {shlex.quote(without_credentials(path))} {format_options(keys)}".rstrip()
