@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from stylegan_ray.interop.native import (
     stated_networks,
 )
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
+from stylegan_ray.interop.pickles import checked_key
 from stylegan_ray.interop.sizes import checked_float
 from stylegan_ray.interop.torch_files import is_torch_file
 from stylegan_ray.interop.unpickler import Array, Record, load_pickle
@@ -39,8 +40,8 @@ from stylegan_ray.run_folder import (
 from stylegan_ray.storage import Storage, join_address, split_address
 from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, printable, reading
 
-MOST_MODULES = 2_000
-"""Modules of a pickled network, at most; StyleGAN2 at 1024 pixels has 80."""
+MOST_NAMES = 10_000
+"""Names of modules, tensors and variables of a pickled network, at most; StyleGAN2 at 1024 pixels has some hundreds."""
 DEEPEST_MODULE = 16
 MOST_COMPONENTS = 8
 
@@ -201,14 +202,31 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
     return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=lod)
 
 
-def _variables(record: Record, depth: int = 4) -> dict[str, Any]:
+class _Count:
+    """Counts the names of a network: one that holds a part many times has as many as if each were another part."""
+
+    def __init__(self) -> None:
+        self.num = 0
+
+    def add(self, *groups: Sized) -> None:
+        """Raises BadFileError where a network has more than MOST_NAMES."""
+        self.num += 1 + sum(map(len, groups))
+        if self.num > MOST_NAMES:
+            raise BadFileError(
+                f"the networks in the pickle have more than {MOST_NAMES:,} modules, tensors or variables"
+            )
+
+
+def _variables(record: Record, count: _Count | None = None, depth: int = 4) -> dict[str, Any]:
     """Variables of a network and its components under their full names."""
+    count = _Count() if count is None else count
     components = record.state.get("components", {})
     if depth == 0 or len(components) > MOST_COMPONENTS:
         raise BadFileError(f"the networks in the pickle have more than {MOST_COMPONENTS} components, or too deep ones")
+    count.add(record.state["variables"])
     variables = {_word(name): _array(name, value) for name, value in record.state["variables"]}
     for key, component in components.items():
-        variables |= {f"G_{key}/{name}": value for name, value in _variables(component, depth - 1).items()}
+        variables |= {f"G_{key}/{name}": value for name, value in _variables(component, count, depth - 1).items()}
     return variables
 
 
@@ -244,18 +262,19 @@ def _from_ada(found: Mapping[str, Any]) -> Networks:
 
 def _tensors(module: Record) -> list[tuple[str, Any]]:
     """Names and tensors of a pickled module, as its state_dict would list them; raises BadFileError for too many."""
-    return list(_walk(module, "", [0], 0))
+    return list(_walk(module, "", _Count(), 0))
 
 
-def _walk(module: Any, prefix: str, count: list[int], depth: int) -> Any:
-    count[0] += 1
-    if not isinstance(module, Record) or count[0] > MOST_MODULES or depth > DEEPEST_MODULE:
+def _walk(module: Any, prefix: str, count: _Count, depth: int) -> Any:
+    if not isinstance(module, Record) or depth > DEEPEST_MODULE:
         raise BadFileError(
-            f"the networks in the pickle have more than {MOST_MODULES} modules, nest them more than {DEEPEST_MODULE} "
-            "deep, or have something else among them"
+            f"the networks in the pickle nest modules more than {DEEPEST_MODULE} deep, or have something else among "
+            "their modules"
         )
     state = module.state
-    passing = state.get("_non_persistent_buffers_set", ())
+    stated = state.get("_non_persistent_buffers_set", ())
+    count.add(stated, state["_parameters"], state["_buffers"], state["_modules"])
+    passing = set(map(checked_key, stated))
     for group in ("_parameters", "_buffers"):
         for name, tensor in state[group].items():
             if tensor is None or name in passing:

@@ -6,7 +6,7 @@ Our parameters hold the same numbers in the same layout; only names differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -164,20 +164,25 @@ def _our_name(name: str) -> str:
     return {"mapping.w_avg": "w_avg"}.get(name, re.sub(r"\.const$", ".constant", name))
 
 
-def _flat(kwargs: Mapping[str, Any], prefix: str = "", depth: int = 4) -> dict[str, Any]:
+def _flat(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Nested keyword arguments with dotted names; those that are None have their default and are left out."""
-    if not isinstance(kwargs, Mapping) or len(kwargs) > MOST_ARGUMENTS or depth == 0:
-        raise BadFileError("the keyword arguments of its networks are too many or nested too deeply")
     flat: dict[str, Any] = {}
-    for key, value in kwargs.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.", depth - 1)
-        elif key == "resample_filter":
-            flat[f"{prefix}{key}"] = (
-                (1.0,) if value is None else value
-            )  # none: insert zeros and keep samples unfiltered
-        elif value is not None or key == "mbstd_group_size":
-            flat[f"{prefix}{key}"] = value
-        if len(flat) > MOST_ARGUMENTS:
+    for number, (name, value) in enumerate(_arguments(kwargs)):
+        key = name.rpartition(".")[2]
+        if number >= MOST_ARGUMENTS:
             raise BadFileError("the keyword arguments of its networks are too many")
+        if key == "resample_filter" and value is None:  # insert zeros and keep samples unfiltered
+            flat[name] = (1.0,)
+        elif not isinstance(value, Mapping) and (value is not None or key == "mbstd_group_size"):
+            flat[name] = value
     return flat
+
+
+def _arguments(kwargs: Any, prefix: str = "", depth: int = 4) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested keyword arguments, the mappings among them included."""
+    if not isinstance(kwargs, Mapping) or depth == 0:
+        raise BadFileError("the keyword arguments of its networks are no mapping, or nested too deeply")
+    for key, value in kwargs.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _arguments(value, f"{prefix}{key}.", depth - 1)

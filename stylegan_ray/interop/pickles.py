@@ -15,12 +15,20 @@ from typing import Any
 
 from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, format_bytes, printable
 
-OPCODES = 300_000
-"""Most opcodes of a pickle. A snapshot of StyleGAN2-ADA has some thousands for each resolution of each network."""
+OPCODES = 500_000
+"""Most opcodes of a file, those of the pickles in it included.
+
+A snapshot of StyleGAN2-ADA has some thousands for each resolution of each network.
+"""
 LONGEST_INTEGER = 256
 """Bits of the largest integer."""
+LONGEST_KEY = 60
+"""Bits of the largest integer that is a key: Python's hash of it is the integer itself, so that few keys collide."""
 SLACK = 64 << 20
 """Bytes that calls may make beyond a multiple of the file's size."""
+ITEM = 128
+"""Bytes that an item may take where a call copies it, as into a dictionary."""
+COLLECTIONS = (list, tuple, dict, set)
 
 
 class UnsafePickleError(BadFileError):
@@ -59,10 +67,16 @@ class Dict(dict, Built):
 
 
 class Budget:
-    """Bytes that the calls of a file may make, so that one array cannot be multiplied."""
+    """What reading a file may cost, with all pickles in it: opcodes, and bytes that calls make or copy."""
 
     def __init__(self, content: bytes):
-        self.left = 4 * len(content) + SLACK
+        self.left, self.opcodes = 4 * len(content) + SLACK, OPCODES
+
+    def take_opcode(self) -> None:
+        """Raises UnsafePickleError where a file has more opcodes than networks need."""
+        self.opcodes -= 1
+        if self.opcodes < 0:
+            raise UnsafePickleError(f"the pickle cannot be read: it has more than {OPCODES:,} opcodes")
 
     def take(self, size: int) -> None:
         """Raises UnsafePickleError where a file makes much more than it holds."""
@@ -90,9 +104,8 @@ class PickleReader:
     def read(self, file: io.BytesIO) -> Any:
         """The object; the file then stands behind it. Raises UnsafePickleError."""
         try:
-            for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-                if number >= OPCODES:
-                    raise UnsafePickleError(f"the pickle cannot be read: it has more than {OPCODES:,} opcodes")
+            for opcode, argument, _ in pickletools.genops(file):
+                self.budget.take_opcode()
                 if opcode.name == "STOP":
                     return self._pop()
                 self._run(opcode.name, argument)
@@ -194,6 +207,8 @@ class PickleReader:
             raise UnsafePickleError("the pickle cannot be read: a call of something that is no name")
         if is_class and not isinstance(named.made, type):
             raise UnsafePickleError(f"the pickle cannot be read: {named.full} is no class of networks")
+        num_items = len(arguments) + sum(len(argument) for argument in arguments if isinstance(argument, COLLECTIONS))
+        take(self.budget, num_items * ITEM, "items of a call")
         first: list[Any] = [self.budget] if hasattr(named.made, "takes_budget") else []
         made = named.made(*first, *arguments)
         if isinstance(made, Built):
@@ -227,6 +242,8 @@ def checked_key(key: Any) -> str | int:
         raise UnsafePickleError(
             f"the pickle cannot be read: a key of type {type(key).__name__}, not text or an integer"
         )
+    if isinstance(key, int) and key.bit_length() > LONGEST_KEY:
+        raise UnsafePickleError(f"the pickle cannot be read: an integer of {key.bit_length()} bits as a key")
     return key
 
 

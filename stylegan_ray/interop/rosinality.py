@@ -39,6 +39,8 @@ G_VALUES = {
 }  # fmt: skip
 D_VALUES = {"family": "stylegan2", "D_architecture": "resnet", "nonlinearity": "lrelu"}
 """Keys of `model` that the file does not hold, with the values that its readers assume."""
+MOST_TENSORS = 1_000
+"""Tensors of a network, FIR filters included, at most; StyleGAN2 at 1024 pixels has 200."""
 LARGEST_FILTER = 32
 """Taps of a FIR filter, at most."""
 NUM_LATENTS = 10_000
@@ -98,6 +100,8 @@ def _state(found: Any, key: str) -> dict[str, Tensor]:
     """The tensors of a network; raises ValueError where they are no tensors, or not of rosinality's networks."""
     if not isinstance(found, Mapping):
         raise BadFileError(f"{key} must be a state_dict, not {type(found).__name__}")
+    if len(found) > MOST_TENSORS:
+        raise BadFileError(f"{key} has {len(found):,} tensors; rosinality's networks have at most {MOST_TENSORS:,}")
     for name, value in found.items():
         if not isinstance(value, Tensor):
             raise BadFileError(f"{key}: {printable(name, 60)!r} must be a tensor of floating-point numbers")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zipfile
 import zlib
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from support.confined import outcomes, require_refused
 from support.pickled import Raw, array, call, module, name, network, opcodes, pickled
+
+from stylegan_ray.interop import load_network
 
 DEEP = b"N" + b"\x85" * 200_000
 """A tuple in a tuple in a tuple: hashing it overflows the stack of the interpreter."""
@@ -242,6 +245,66 @@ TORCH = {
         "g": Raw(opcodes(("storage", name("torch", "FloatStorage"), "0", "cpu", 4, ("1", 0, 4))) + b"Q")}),
     "legacy half": legacy(4)[:40], "legacy list": legacy(4, content=[storage()]),
 }  # fmt: skip
+
+
+def again(value, function, num):
+    """A list of what a function makes, again and again, of one value."""
+    stored = opcodes((value,)) + b"q\x010" + function + b"q\x020"
+    return b"\x80\x02" + stored + b"(" + b"h\x02h\x01R" * num + b"l."
+
+
+def long_arguments():
+    """200 arguments, each of 200, each of 200, each of 200 without values."""
+    found = opcodes({f"a{i}": None for i in range(200)})
+    for index in range(3):
+        held = Raw(b"j" + struct.pack("<I", index))
+        found += b"r" + struct.pack("<I", index) + b"0" + opcodes({f"a{i}": held for i in range(200)})
+    return Raw(found)
+
+
+def components_held_often():
+    """Three levels of eight components, the last of which is one record of many variables."""
+    record = network([(f"x{i}", array(np.float32(0))) for i in range(500)])
+    for index in range(3):
+        held = Raw(b"j" + struct.pack("<I", index))
+        of_eight = network([], components={f"c{i}": held for i in range(8)})
+        record = Raw(record + b"r" + struct.pack("<I", index) + b"0" + of_eight)
+    return record
+
+
+ITEMS = [f"a{i}" for i in range(20_000)]
+STORAGE, SET = name("torch.storage", "_load_from_bytes"), name("builtins", "set")
+MULTIPLIED = {
+    "storage of opcodes": (
+        again(legacy(1, content=Raw(b"N0" * 100_000 + storage(number=1))), STORAGE, 1_000), "opcodes"),
+    "sets of one list": (again(ITEMS, SET, 2_000), "much more memory"),
+    "dictionaries of one": (again(dict.fromkeys(ITEMS), ORDERED, 2_000), "much more memory"),
+    "arguments of one tuple": (
+        b"\x80\x02" + opcodes(tuple(ITEMS)) + b"q\x010" + name("numpy", "ndarray") + b"q\x020("
+        + b"h\x02h\x01R" * 20_000 + b"l.", "much more memory"),
+    "keys of one hash": (pickled({i * (2**61 - 1): None for i in range(10_000)}), "bits as a key"),
+    "many passing names": (
+        ada(module(_non_persistent_buffers_set=ITEMS)), "more than 10,000 modules, tensors or variables"),
+    "tensors held often": (
+        ada(module({"0": Raw(module({}, dict.fromkeys(ITEMS[:500])) + b"q\x03")}
+            | {str(i): Raw(b"h\x03") for i in range(1, 100)})), "more than 10,000 modules, tensors or variables"),
+    "arguments held often": (ada(module(_init_args=(), _init_kwargs=long_arguments())), "arguments .* too many"),
+    "components held often": (
+        pickled((components_held_often(),) * 3), "more than 10,000 modules, tensors or variables"),
+    "kernels": (archive(pickled({"g": {f"convs.0.{i}kernel": view((2, 2), (2, 1)) for i in range(1_001)}})),
+        "1,001 tensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MULTIPLIED)
+def test_what_a_file_holds_once_is_not_worked_on_many_times(tmp_path, case):
+    """All work of reading counts, so that these files are refused within seconds."""
+    content, words = MULTIPLIED[case]
+    (tmp_path / "file.pkl").write_bytes(content)
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=words):
+        load_network(tmp_path / "file.pkl")
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("cases", [PICKLES, NETWORKS, TORCH], ids=["pickles", "networks", "torch"])
