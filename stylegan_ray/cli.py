@@ -20,7 +20,7 @@ from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.options import ConvertOptions, GenerateOptions
 from stylegan_ray.options import parse_options, train_options
 from stylegan_ray.run_folder import ask_to_stop
-from stylegan_ray.untrusted import UserError
+from stylegan_ray.untrusted import NonfiniteError, UserError
 
 
 def main() -> None:
@@ -50,6 +50,9 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
         except UserError as error:
             print(f"error: {without_credentials(str(error))}", file=sys.stderr)
             return 2
+        except NonfiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             return interrupted(command)
         except SystemExit as error:

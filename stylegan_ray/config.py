@@ -35,6 +35,8 @@ Side = Annotated[int, Field(ge=4, le=1 << 14)]
 """Pixels of a side of an image."""
 Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
 """Taps of a FIR filter."""
+LARGEST_VALUE, LEAST_RANGE = 1e6, 1e-6
+"""Bounds of train.drange_net: beyond them images are no longer exact in float32."""
 RUN_NAME = 200
 """Most bytes of a run's name in UTF-8; file systems allow 255, and files that are being written have longer names."""
 
@@ -825,6 +827,11 @@ def _check_balance(data: DataConfig) -> None:
 def _check_drange(drange: tuple[float, float]) -> None:
     if drange[0] >= drange[1]:
         raise ValueError(f"train.drange_net={drange} must increase from the first value to the second; try [-1, 1]")
+    if max(map(abs, drange)) > LARGEST_VALUE or drange[1] - drange[0] < LEAST_RANGE:
+        raise ValueError(
+            f"train.drange_net={drange} must be between {-LARGEST_VALUE:g} and {LARGEST_VALUE:g}, and its values "
+            f"{LEAST_RANGE:g} apart at least; try [-1, 1]"
+        )
 
 
 def _check_filters(model: ModelConfig) -> None:

@@ -32,6 +32,10 @@ class BadFileError(UserError):
     """A file that cannot be used; the message names the file, what is wrong and a way out."""
 
 
+class NonfiniteError(ArithmeticError):
+    """A network that makes images of NaN or infinite values; the command that meets them exits with status 1."""
+
+
 class Readable(Protocol):
     """An open binary file, or a stream of pyarrow."""
 

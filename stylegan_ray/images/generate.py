@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.networks import mix_styles, truncate
+from stylegan_ray.networks.generator import require_finite
 from stylegan_ray.networks.synthesis import noise_layers
 from stylegan_ray.rng import stream, stream_key
 
@@ -100,7 +101,7 @@ class Sampler:
                 noise = self._noise(len(part), chosen)
                 if maps is not None and noise == "const":
                     noise = [x[begin : begin + self.batch] for x in maps]
-                images = self.G.synthesis(part, noise=noise, lod=self.lod)
+                images = require_finite(self.G.synthesis(part, noise=noise, lod=self.lod))
             yield from images
 
     def _noise(self, num: int, seeds: Sequence[int] | None) -> str | list[Tensor]:

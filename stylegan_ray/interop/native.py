@@ -39,6 +39,7 @@ READ_AS_JSON = (
 """Entries of the metadata; `parts` is words."""
 FLOATING = ("F16", "BF16", "F32", "F64")
 """Types of numbers that networks have, by their names in a header."""
+LARGEST_VERSION = 1 << 20
 MOST_LEVELS = 20
 """Levels of a network, at most."""
 
@@ -130,10 +131,9 @@ def stated_networks(header: bytes) -> Stated:
     if missing := [key for key in ("config", "resolution", "num_channels", "label_size") if key not in metadata]:
         raise BadFileError(f"not a network file of stylegan_ray: its metadata lacks {', '.join(missing)}")
     values = {key: parse_json(str(metadata[key]).encode(), f"its {key}") for key in READ_AS_JSON if key in metadata}
-    if values.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-        raise BadFileError(
-            f"file format {printable(values['format_version'], 20)} is newer than {FORMAT_VERSION}; update stylegan_ray"
-        )
+    version = checked_int(values.get("format_version", FORMAT_VERSION), "format_version", 1, LARGEST_VERSION)
+    if version > FORMAT_VERSION:
+        raise BadFileError(f"file format {version} is newer than {FORMAT_VERSION}; update stylegan_ray")
     cfg = validated(without_places(_section(values["config"], "config")))
     D_model = validated({"model": _section(values["D_model"], "D_model")}).model if "D_model" in values else None
     parts = tuple(str(metadata.get("parts", " ".join(PARTS))).split())

@@ -20,6 +20,7 @@ from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.path_length import as_seen, path_distances, path_ends
 from stylegan_ray.metrics.statistics import Dialect
+from stylegan_ray.networks.generator import require_finite
 from stylegan_ray.networks.shapes import images_at_once
 
 SHARING = ("fid", "kid", "mind", "pr", "is")
@@ -182,7 +183,8 @@ class BlockWorker:
         size = images_at_once(self.G.resolution)
         for begin in range(0, len(ws), size):
             part = slice(begin, begin + size)
-            yield self.G.synthesis(ws[part], noise=_part(noise, part, len(ws[part])), lod=self.plan.lod)
+            images = self.G.synthesis(ws[part], noise=_part(noise, part, len(ws[part])), lod=self.plan.lod)
+            yield require_finite(images)
 
     def _stream(self, purpose: str, block: int) -> np.random.Generator:
         return rng.stream(rng.stream_key(self.plan.seed, 0, f"metric/{purpose}"), block)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stylegan_ray.networks.mapping import Mapping
 from stylegan_ray.networks.shapes import Size
+from stylegan_ray.untrusted import NonfiniteError
 
 
 class Generator(nn.Module):
@@ -36,6 +37,16 @@ class Generator(nn.Module):
         """Images from w truncated towards w_avg by `psi` in layers below `cutoff` (None: all); psi 1 is off."""
         ws = mix_styles(self.mapping(z, labels), None, 0, self.synthesis.num_ws)
         return self.synthesis(truncate(ws, self.w_avg, psi, cutoff), noise=noise, lod=lod)
+
+
+def require_finite(images: Tensor) -> Tensor:
+    """The images of a generator; raises NonfiniteError where they hold NaN or infinite values."""
+    if not bool(torch.isfinite(images).all()):
+        raise NonfiniteError(
+            "the network makes images of NaN or infinite values: its weights are too large, as of a training that had "
+            "diverged, or of a damaged file; use an earlier network"
+        )
+    return images
 
 
 def mix_styles(w1: Tensor, w2: Tensor | None, cutoff: int | Tensor, num_ws: int) -> Tensor:

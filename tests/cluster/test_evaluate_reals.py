@@ -117,6 +117,24 @@ def test_a_network_file_does_not_decide_what_is_opened(images, tmp_path, capsys)
     assert "does not record its training data" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_weights_whose_images_are_not_finite_end_a_command(images, tmp_path, capsys, monkeypatch, command):
+    """The weights are finite, so that the file is read."""
+    monkeypatch.chdir(tmp_path)
+    file = network(tmp_path, images, cond=False)
+    with safetensors.safe_open(file, "pt") as stored:
+        metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+    tensors["G_ema.synthesis.b8.conv1.weight"].fill_(3e38)
+    safetensors.torch.save_file(tensors, file, metadata)
+    words = {
+        "generate": ["--seeds", "0-3", "--grid", "grid.png"],
+        "evaluate": [str(images), "--metrics", "fid16_tiny", "--num-tasks", "0"],
+    }
+    assert cli.run(getattr(cli, command), [file, *words[command]]) == 1
+    assert "NaN or infinite values" in capsys.readouterr().err
+    assert not (tmp_path / "grid.png").exists() and not (tmp_path / "evaluations.jsonl").exists()
+
+
 @pytest.mark.parametrize("words", [["--repeat", "0"], ["--seed", "-1"], ["--trunc", "nan"], ["--num-tasks", "-1"]])
 def test_numbers_out_of_bounds_are_refused(images, tmp_path, capsys, words):
     assert cli.run(cli.evaluate, [network(tmp_path, images, cond=False), "--metrics", "fid16_tiny", *words]) == 2

@@ -55,7 +55,8 @@ def test_values_of_every_key(key):
         ("model.mapping_layers", "100000000"), ("model.z_dim", "1000000"), ("model.fmap_max", "1" + "0" * 5_000),
         ("data.resolution", "1048576"), ("data.resolution", "[1048576, 8]"), ("model.resample_kernel", "[]"),
         ("model.resample_kernel", "[1, -1]"), ("schedule.G_lrate_dict", "{128: .inf}"), ("run.seed", "1" + "0" * 40),
-        ("train.drange_net", "[.nan, 1]"), ("model.conv_clamp", ".inf"),
+        ("train.drange_net", "[.nan, 1]"), ("train.drange_net", "[-1.7e308, 1.7e308]"),
+        ("train.drange_net", "[0, 1e-320]"), ("train.drange_net", "[1e30, 2e30]"), ("model.conv_clamp", ".inf"),
     ],
 )  # fmt: skip
 def test_values_on_the_command_line(key, value):

@@ -70,7 +70,10 @@ def spoiled(networks):
         "clock of half": changed(cur_nimg="0.5"),
         "p": changed(augment_p="7"), "p of NaN": changed(augment_p="NaN"), "p with a sign": changed(augment_p="-0.1"),
         "format": changed(format_version="999"), "format of text": changed(format_version='"x"'),
-        "format of a list": changed(format_version="[]"), "parts": changed(parts="G Q"), "no parts": changed(parts=" "),
+        "format of a list": changed(format_version="[]"),
+        "format zero": changed(format_version="0"), "format with a sign": changed(format_version="-1"),
+        "format that is true": changed(format_version="true"), "drange": section(train={"drange_net": [0, 1e-320]}),
+        "parts": changed(parts="G Q"), "no parts": changed(parts=" "),
         "parts twice": changed(parts="G G"), "fewer parts": changed(parts="G D"), "no config": changed(config=None),
         "D that is a list": changed(D_model="[]"), "D": changed(D_model='{"mapping_layers": 1000000}'),
         "integers": tensor(some, torch.zeros(7, 6, dtype=torch.int64)), "booleans": tensor(some, torch.zeros(7, 6) > 1),
@@ -157,7 +160,8 @@ def test_the_first_mistake_is_named(tmp_path, networks):
         "p": "augment_p 7 is not",
         "lod of NaN": "lod", "clock with a sign": "cur_nimg -5 is not", "layers": "mapping_layers=1000000.*128",
         "filter of nothing": "resample_kernel=.*at least 1", "unknown tensor": "surprise", "format": "999 is newer",
-        "resolution": "resolution 1048576 is not",
+        "resolution": "resolution 1048576 is not", "format that is true": "format_version True is not an integer",
+        "format zero": "format_version 0 is not", "drange": "drange_net.*1e-06 apart",
     }.items():  # fmt: skip
         path.write_bytes(files[case])
         with pytest.raises(ValueError, match=words):
