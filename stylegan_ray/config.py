@@ -636,7 +636,7 @@ def load_config(
     tree, name = _read_preset(preset)
     dotted = {key: value for key, value in tree.items() if "." in key}
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
-    if "preset" not in (tree.get("run") or {}):  # only saved configurations have it
+    if "preset" not in _section(tree, "run"):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
     tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
     return validated(_overridden(tree, overrides or {}, deleted), deleted)
@@ -692,7 +692,9 @@ def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping such as `loss: {{r1_gamma: 10}}`, not {type(tree).__name__}")
-    return {str(key): value for key, value in tree.items()}, name
+    tree = {str(key): value for key, value in tree.items()}
+    is_empty = {key for key, value in tree.items() if value is None and key in RunConfig.model_fields}
+    return {key: value for key, value in tree.items() if key not in is_empty}, name
 
 
 def _read_file(path: Path) -> bytes:
@@ -735,7 +737,9 @@ def _listed_in_auto(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         section, _, name = key.partition(".")
         del rest[section][name]
     train = rest.setdefault("train", {})
-    train["auto"] = sorted({*train.get("auto", ()), *given})
+    listed = train.get("auto", ()) if isinstance(train, dict) else None
+    if isinstance(listed, (list, tuple)) and all(isinstance(key, str) for key in listed):  # else refused by its type
+        train["auto"] = sorted({*listed, *given})
     return rest
 
 
@@ -745,11 +749,15 @@ def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the sections of `change` applied key by key; a value is replaced as a whole."""
+    """`base` with the sections of `change` applied key by key; a value is replaced as a whole.
+
+    What stands in `base` for a section and is none stays, so that it is refused by its type.
+    """
     merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in base.items()}
     for section, values in change.items():
-        mapping = isinstance(values, Mapping) and isinstance(merged.get(section, {}), Mapping)
-        merged[section] = {**merged.get(section, {}), **values} if mapping else values
+        before = merged.get(section, {})
+        if isinstance(before, Mapping):
+            merged[section] = {**before, **values} if isinstance(values, Mapping) else values
     return merged
 
 

@@ -99,6 +99,14 @@ def test_other_names_are_fine(name):
         (b"5", "mapping"),
         (b"loss: 5", "loss"),
         (b"loss: [r1_gamma]", "loss"),
+        *((b"run: " + value, "run=.*dictionary") for value in (b"5", b"true", b"1.5", b"preset", b"[preset]")),
+        *((b"model: {fmap_base: auto}\ntrain: " + value, "train=.*dictionary") for value in (b"5", b"[a]", b"true")),
+        *(
+            (b"model: {fmap_base: auto}\ntrain: {auto: " + value + b"}", r"train\.auto.*=")
+            for value in (b"5", b"null", b"true", b"[5]", b"[[1]]", b"{a: 1}")
+        ),
+        (b"loss: 5\nloss.r1_gamma: 3", "loss=5"),
+        (b"loss: [1]\nloss.r1_gamma: 3", "loss=.1"),
         (b"'\\e[2J': 1", "unknown key"),
         (b"loss: {'\\e[2J': 1}", "unknown key"),
         (b"train: {total_kimg: .inf}", "total_kimg"),
@@ -112,6 +120,20 @@ def test_presets_that_are_wrong(tmp_path, content, words):
     with pytest.raises(ConfigError, match=f"(?s){words}") as caught:
         load_config(str(path))
     assert all(line.isprintable() and len(line) < 2 * SHORT for line in str(caught.value).splitlines())
+
+
+def test_an_empty_section_is_as_if_it_were_absent(tmp_path):
+    path = tmp_path / "preset.yaml"
+    path.write_text("run:\ntrain:\nloss:\nmodel: {fmap_base: auto}\nloss.r1_gamma: 3\n")
+    cfg = load_config(str(path))
+    assert (cfg.train.auto, cfg.loss.r1_gamma, cfg.run.preset) == (("model.fmap_base",), 3, "preset")
+
+
+def test_a_section_that_is_none_is_refused_with_overrides_too(tmp_path):
+    path = tmp_path / "preset.yaml"
+    path.write_text("loss: 5")
+    with pytest.raises(ConfigError, match="loss=5"):
+        load_config(str(path), {"loss.r1_gamma": 3})
 
 
 def test_presets_that_are_no_files(tmp_path):
