@@ -35,6 +35,8 @@ Side = Annotated[int, Field(ge=4, le=1 << 14)]
 """Pixels of a side of an image."""
 Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
 """Taps of a FIR filter."""
+LARGEST_GRID = 1 << 15
+"""Images of a grid, at most; train.grid_size 8k shows 1,024."""
 LARGEST_VALUE, LEAST_RANGE = 1e6, 1e-6
 """Bounds of train.drange_net: beyond them images are no longer exact in float32."""
 RUN_NAME = 200
@@ -498,6 +500,7 @@ class RunConfig(Section):
         _check_workers(self.cluster.num_workers)
         _check_minibatch_sizes(self)
         _check_drange(self.train.drange_net)
+        _check_grid(self.train.grid_size)
         _check_filters(self.model)
         _check_family(self.model)
         _check_compile(self)
@@ -839,6 +842,14 @@ def _check_drange(drange: tuple[float, float]) -> None:
         raise ValueError(
             f"train.drange_net={drange} must be between {-LARGEST_VALUE:g} and {LARGEST_VALUE:g}, and its values "
             f"{LEAST_RANGE:g} apart at least; try [-1, 1]"
+        )
+
+
+def _check_grid(grid_size: str | tuple[int, int]) -> None:
+    if not isinstance(grid_size, str) and grid_size[0] * grid_size[1] > LARGEST_GRID:
+        raise ValueError(
+            f"train.grid_size={list(grid_size)} is a grid of more than {LARGEST_GRID:,} images; use fewer columns or "
+            "rows, such as [32, 32]"
         )
 
 

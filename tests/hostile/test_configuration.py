@@ -56,6 +56,7 @@ def test_values_of_every_key(key):
         ("data.resolution", "1048576"), ("data.resolution", "[1048576, 8]"), ("model.resample_kernel", "[]"),
         ("model.resample_kernel", "[1, -1]"), ("schedule.G_lrate_dict", "{128: .inf}"), ("run.seed", "1" + "0" * 40),
         ("train.drange_net", "[.nan, 1]"), ("train.drange_net", "[-1.7e308, 1.7e308]"),
+        ("train.grid_size", "[999999999, 999999999]"), ("train.grid_size", "[32769, 1]"),
         ("train.drange_net", "[0, 1e-320]"), ("train.drange_net", "[1e30, 2e30]"), ("model.conv_clamp", ".inf"),
     ],
 )  # fmt: skip
