@@ -38,7 +38,7 @@ Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
 LARGEST_GRID = 1 << 15
 """Images of a grid, at most; train.grid_size 8k shows 1,024."""
 LARGEST_VALUE, LEAST_RANGE = 1e6, 1e-6
-"""Bounds of train.drange_net: beyond them images are no longer exact in float32."""
+"""Bounds of train.drange_net: the largest magnitude, and the least distance between its values."""
 RUN_NAME = 200
 """Most bytes of a run's name in UTF-8; file systems allow 255, and files that are being written have longer names."""
 
