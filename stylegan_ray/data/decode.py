@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
+from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
@@ -116,7 +118,18 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
             f"({BYTES_PER_PIXEL} bytes each)"
         )
+    if pixels_in_memory(image, content) * BYTES_PER_PIXEL > max_bytes:
+        raise ValueError(
+            f"is a TIFF with a tile of {pixels_in_memory(image, content)} pixels, more than data.max_image_mb="
+            f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
+        )
     return image
+
+
+def pixels_in_memory(image: Image.Image, content: bytes) -> int:
+    """Pixels of an image of which the header is read, or of a tile of its file where that has more."""
+    tile = tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
+    return max(image.width * image.height, tile)
 
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
@@ -132,7 +145,7 @@ def decoded(
 ) -> Iterator[Image.Image]:
     """As `open_image`; large images are in memory one at a time, while the block runs."""
     header = read_header(content, max_bytes, extra_formats)
-    is_large = header.width * header.height * BYTES_PER_PIXEL > LARGE_BYTES
+    is_large = pixels_in_memory(header, content) * BYTES_PER_PIXEL > LARGE_BYTES
     with _large if is_large else nullcontext():
         header.load()
         yield ImageOps.exif_transpose(header) if "exif" in header.info else header

@@ -330,6 +330,24 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, open_in_child):
     assert "data.max_image_mb=32" in open_in_child(root, max_image_mb=32)
 
 
+def tiff(tags, data, tiles=False):
+    """A little-endian TIFF of one block of bytes, grey, with tags (number, value) before those of the block."""
+    tags = [*tags, (324 if tiles else 273, None), (325 if tiles else 279, len(data))]
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    start = len(head) + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", tag, 4, 1, start if value is None else value) for tag, value in tags]
+    return head + b"".join(entries) + bytes(4) + data
+
+
+@pytest.mark.parametrize("sides", [(8192,), (8192, 16), (16, 8192)])
+def test_a_tile_larger_than_its_image(tmp_path, sides):
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
+    tags += [(tag, side) for tag in (322, 323) for side in sides]
+    root = write_folder(tmp_path / "d", {"a.tif": tiff(tags, zlib.compress(bytes(256)), tiles=True)})
+    with pytest.raises(DataError, match=r"'a.tif' is a TIFF with a tile of 67108864 pixels.*data.max_image_mb=128"):
+        opened(root, max_image_mb=128)
+
+
 def grey(values, dtype):
     return Image.fromarray(np.asarray(values).astype(dtype))
 
