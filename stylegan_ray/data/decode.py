@@ -29,7 +29,8 @@ LARGE_BYTES = 1 << 26
 """Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
 MAX_SCANS = 100
 """Scans of a JPEG: progressive files have about ten, and each costs a pass over the whole image."""
-NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
+"""A marker with a length behind it, or the end; others are part of the data, or have none (T.81, table B.1)."""
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""

@@ -19,6 +19,7 @@ from PIL import Image
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data.decode import check_scans
 from stylegan_ray.data.formats import tfrecord_wire
 
 # A case that is not bounded ends by these limits instead of harming the machine.
@@ -309,6 +310,14 @@ def test_scans_of_a_progressive_jpeg(tmp_path, open_in_child):
     root = write_folder(tmp_path / "d", {"a.jpg": good, "x.jpg": jpeg_of_many_scans(20_000)})
     text = open_in_child(root)
     assert "1 of 2 images" in text and "more than 100 scans" in text
+
+
+@pytest.mark.parametrize("hidden", [b"\xff\x01", b"\xff\xd8", b"\xff\x01\xff\xff"])
+def test_scans_behind_markers_without_a_length(hidden):
+    content = jpeg_of_many_scans(101)
+    start = content.index(b"\xff\xda\x00\x08\x01\x01\x00\x3f\x3f")
+    with pytest.raises(ValueError, match="more than 100 scans"):
+        check_scans(content[:start] + hidden + content[start:])
 
 
 def grey_png(side, bits=16):
