@@ -32,6 +32,10 @@ MAX_SCANS = 100
 NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 """A marker with a length behind it, or the end; others are part of the data, or have none (T.81, table B.1)."""
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+MAX_SLOW_PIXELS = 1 << 22
+"""Largest image in an encoding that Pillow decodes in Python, about a microsecond for each value."""
+MAX_COMMENTS = 100
+"""Comments in a PNM of decimal numbers; each costs a copy of what follows it."""
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""
 
@@ -113,6 +117,7 @@ class Decoder:
 def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
     check_scans(content)
+    check_comments(content)
     image = Image.open(io.BytesIO(content), formats=available_formats(extra_formats))
     if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
         raise ValueError(
@@ -124,6 +129,7 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
             f"is a TIFF with a tile of {pixels_in_memory(image, content)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
+    check_speed(image)
     return image
 
 
@@ -195,6 +201,22 @@ def check_scans(content: bytes) -> None:
         at += max(int.from_bytes(content[at : at + 2], "big"), 2)
     if num_scans > MAX_SCANS:
         raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans, which takes very long to decode; save it again")
+
+
+def check_comments(content: bytes) -> None:
+    """Raises ValueError for a PNM of decimal numbers with more than MAX_COMMENTS comments."""
+    if content.startswith((b"P1", b"P2", b"P3")) and content.count(b"#") > MAX_COMMENTS:
+        raise ValueError(f"is a PNM of more than {MAX_COMMENTS} comments, which takes very long to decode; save as PNG")
+
+
+def check_speed(image: Image.Image) -> None:
+    """Raises ValueError for a large image of which Pillow's decoder is written in Python."""
+    is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
+    if is_slow and image.width * image.height > MAX_SLOW_PIXELS:
+        raise ValueError(
+            f"is {image.height}x{image.width} pixels, more than the {MAX_SLOW_PIXELS} that are read of {image.format} "
+            "in this encoding, since they take very long to decode; save it as PNG"
+        )
 
 
 def explain_error(error: Exception, content: bytes = b"") -> str:

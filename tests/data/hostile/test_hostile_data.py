@@ -357,6 +357,35 @@ def test_a_tile_larger_than_its_image(tmp_path, sides):
         opened(root, max_image_mb=128)
 
 
+def bmp_of_runs(width, height):
+    """A run-length encoded BMP of one pixel in each line."""
+    runs, start = b"\1\1\0\0" * height + b"\0\1", 54 + 4 * 256
+    head = struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start)
+    head += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return head + bytes(4 * 256) + runs
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bmp_of_runs(1 << 27, 1), "1x134217728 pixels, more than the 4194304 that are read of BMP in this encoding"),
+        (b"P3 2048 2049 255 ", "PPM in this encoding"),
+        (b"P6 2048 2049 254 ", "PPM in this encoding"),
+        (b"P2 16 16 255 " + b"#\n" * 101, "PNM of more than 100 comments"),
+    ],
+)
+def test_images_that_are_slow_to_decode(tmp_path, content, words):
+    root = write_folder(tmp_path / "d", {"a.bmp": content})
+    with pytest.raises(DataError, match=f"'a.bmp' is .*{words}.*save.* as PNG"):
+        opened(root)
+
+
+def test_slow_encodings_of_usual_size_are_read(tmp_path):
+    pictures = {"a.bmp": bmp_of_runs(16, 16), "b.ppm": b"P2 16 16 255 #\n" + b"7 " * 256}
+    pictures["c.ppm"] = b"P5 16 16 15 " + bytes(256)
+    assert opened(write_folder(tmp_path / "d", pictures), channels=1).num_images == 3
+
+
 def grey(values, dtype):
     return Image.fromarray(np.asarray(values).astype(dtype))
 
