@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import pickletools
+import reprlib
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,15 @@ NESTING = {
 """Opcodes that make a value of others."""
 MAX_NESTING = 100
 """How many of them a batch may have; CIFAR's have about ten."""
+MAX_BITS = 64
+"""Of an integer. With larger ones a dictionary can be made of which all keys have the same hash."""
+PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
+GETS = {"GET", "BINGET", "LONG_BINGET"}
+TEXTS = {
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "GLOBAL", "STACK_GLOBAL",
+}  # fmt: skip
+"""Opcodes of values that a batch may use again."""
 
 
 def open_reader(paths: list[str]) -> CIFARReader:
@@ -94,7 +104,9 @@ def _listed(value: Any) -> list:
 
 
 def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "replace")
+    return name if isinstance(name, str) else reprlib.repr(name)
 
 
 class Dtype:
@@ -102,7 +114,7 @@ class Dtype:
 
     def __init__(self, name: Any, *_: Any) -> None:
         if name not in (b"u1", "u1"):
-            raise ReadError(f"it holds an array of type {name!r}; CIFAR holds bytes only")
+            raise ReadError(f"it holds an array of type {reprlib.repr(name)}; CIFAR holds bytes only")
 
     def __setstate__(self, state: Any) -> None:
         """Byte order and the like, which bytes do not have."""
@@ -142,11 +154,21 @@ class _Unpickler(pickle.Unpickler):
 
 def check_opcodes(content: bytes) -> None:
     """Raises ReadError for a pickle that would take much memory or deep recursion to load; it is not loaded here."""
-    num_nested = 0
+    num_nested, before = 0, ""
+    is_text: dict[Any, bool] = {}  # by entry of the memo
     for opcode, value, _ in pickletools.genops(content):
-        if isinstance(value, int) and "PUT" in opcode.name and value > len(content):
+        name = opcode.name
+        if isinstance(value, int) and name in PUTS and value > len(content):
             raise ReadError(f"its memo has an entry {value}, and it has {len(content)} bytes")
-        num_nested += opcode.name in NESTING
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise ReadError(f"it holds an integer of {value.bit_length()} bits; CIFAR's have {MAX_BITS} at most")
+        if name in PUTS:
+            is_text[len(is_text) if name == "MEMOIZE" else value] = before in TEXTS
+        # Values that hold others several times, which hold others several times, never end to be hashed or shown.
+        if name == "DUP" or (name in GETS and not is_text.get(value)):
+            raise ReadError("it uses a value again that is no text, which CIFAR's pickles do not; download CIFAR again")
+        num_nested += name in NESTING
+        before = name
     if num_nested > MAX_NESTING:
         raise ReadError(f"it nests {num_nested} values, and CIFAR's pickles about ten")
 
