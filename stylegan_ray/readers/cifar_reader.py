@@ -5,6 +5,7 @@ Only names that an array of numpy needs are allowed in the pickles, each replace
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -22,6 +23,8 @@ SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
 """Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
 MAX_BATCH_BYTES = 1 << 29
+MAX_ARCHIVE_BYTES = 1 << 30
+"""Of the decompressed archive, also of members that are passed over; CIFAR's have 190 MB."""
 NESTING = {
     "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST", "REDUCE", "BUILD",
 }  # fmt: skip
@@ -58,15 +61,33 @@ def _content(path: str) -> bytes:
 def _members(path: str) -> Iterator[tuple[str, bytes]]:
     """The training batches and the meta file of the archive, sorted by name."""
     found = []
-    with tarfile.open(path, "r:gz") as archive:
+    with Decompressed(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             if member.isreg() and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
-                file = archive.extractfile(member)
-                assert file is not None
-                found.append((member.name, file.read()))
+                content = archive.extractfile(member)
+                assert content is not None
+                found.append((member.name, content.read()))
     if not found:
         raise ReadError("it holds neither data_batch_1 nor train; download cifar-10-python.tar.gz again")
     yield from sorted(found)
+
+
+class Decompressed(gzip.GzipFile):
+    """The content of a .gz file, of which MAX_ARCHIVE_BYTES may be read or passed over."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = MAX_ARCHIVE_BYTES + 1 - self.tell()
+        content = super().read(left if size is None or size < 0 else min(size, left))
+        self._check(self.tell())
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, end: int) -> None:
+        if end > MAX_ARCHIVE_BYTES:
+            raise ReadError(f"it has more than {MAX_ARCHIVE_BYTES} bytes without its compression; download CIFAR again")
 
 
 def is_part(name: str) -> bool:

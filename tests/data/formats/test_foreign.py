@@ -1,5 +1,8 @@
 """Data sets of other programs that are made to harm, read in this process."""
 
+import io
+import tarfile
+
 import pytest
 from support.foreign import python2_pickle
 
@@ -34,3 +37,16 @@ def test_cifar_pickles_may_use_texts_again():
 
 def test_cifar_class_names_are_shown_in_bounded_time():
     assert cifar_reader._text([b"a"] * 100) == "[b'a', b'a', b'a', b'a', b'a', b'a', ...]"
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_members_of_the_cifar_archive_that_are_passed_over(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(cifar_reader, "MAX_ARCHIVE_BYTES", 1 << 20)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, size in (("large", 2 << 20), ("data_batch_1", 10)):
+            member = tarfile.TarInfo(name)
+            member.size, member.type = size, kind if name == "large" else tarfile.REGTYPE
+            archive.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(ReadError, match="more than 1048576 bytes without its compression"):
+        list(cifar_reader._members(str(path)))
