@@ -114,6 +114,12 @@ class LocalFiles:
         with open_regular(self._path(name), name) as file:
             return read_at_most(file, self.max_bytes, name, LIMIT_KEY)
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a regular file that the listing would name."""
+        path = self._path(name)
+        target, root = os.path.realpath(path), os.path.realpath(self.root)
+        return os.path.isfile(path) and (self.follow_links or _is_below(target, root))
+
     def head(self, name: str, size: int) -> bytes:
         descriptor = Descriptor(self._path(name), name)
         return os.pread(descriptor.number, size, 0)
@@ -196,7 +202,7 @@ def _status(
     except OSError:
         left_out.add(reasons.DEAD_LINKS, name)
         return None
-    is_below = f"{target}/".startswith(f"{real_root.rstrip('/')}/")
+    is_below = _is_below(target, real_root)
     if is_below and stat_modes.S_ISDIR(stat.st_mode):
         return None
     holds_root = f"{real_root}/".startswith(f"{target.rstrip('/')}/")
@@ -204,6 +210,11 @@ def _status(
         left_out.add(reasons.LINKS, name)
         return None
     return stat
+
+
+def _is_below(path: str, root: str) -> bool:
+    """Whether a path without links is a folder without links or below it."""
+    return f"{path}/".startswith(f"{root.rstrip('/')}/")
 
 
 def _local_info(name: str, stat: os.stat_result) -> FileInfo:

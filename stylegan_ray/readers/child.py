@@ -29,6 +29,7 @@ def main(kind: str, paths: Sequence[str]) -> None:
     os.dup2(2, 1)  # what libraries print must not come between
     limit_memory(sum(os.path.getsize(path) for path in paths))
     try:
+        check_regular(paths)
         reader = open_reader(kind, paths)
         content = pack_contents(reader.contents)
     except Exception as error:  # the libraries raise nearly anything on damaged files
@@ -36,6 +37,13 @@ def main(kind: str, paths: Sequence[str]) -> None:
         return reply(replies, BAD_FILE, reason.encode("utf-8", "replace"))
     reply(replies, GOOD, content)
     serve(reader, os.fdopen(0, "rb"), replies)
+
+
+def check_regular(paths: Sequence[str]) -> None:
+    """Raises ReadError for a folder, device or pipe, which would be waited for."""
+    for path in paths:
+        if not os.path.isfile(path):
+            raise ReadError(f"{path} is not a regular file (but a folder, device or pipe); give a file")
 
 
 def open_reader(kind: str, paths: Sequence[str]) -> Reader:

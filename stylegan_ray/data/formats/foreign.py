@@ -5,7 +5,6 @@ They are read in child processes (see reader_process).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import ClassVar
 
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.files import FileInfo, Files
+from stylegan_ray.data.files import FileInfo, Files, LocalFiles
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
@@ -137,12 +136,15 @@ class IDX(ForeignFormat):
     def parts(self, files: Files, infos: Sequence[FileInfo]) -> list[str]:
         image_file = infos[0].name
         match = self.IMAGES.fullmatch(_base(image_file))
-        assert match is not None
+        assert match is not None and isinstance(files, LocalFiles)
         folder, label_file = image_file[: -len(match[0])], f"{match[1]}labels{match[2]}idx1{match[3]}"
         for name in (label_file, label_file.removesuffix(".gz"), f"{label_file}.gz"):
-            if os.path.exists(f"{files.root}/{folder}{name}"):
+            if files.holds(folder + name):
                 return [image_file, folder + name]
-        log.warning("%s has no labels: there is no %s beside it", image_file, label_file)
+        log.warning(
+            "%s has no labels: there is no regular file %s beside it (links out of the folder "
+            "are read with follow_links)", image_file, label_file,
+        )  # fmt: skip
         return [image_file]
 
 

@@ -1,12 +1,16 @@
 """Data sets of other programs that are made to harm, read in this process."""
 
 import io
+import os
 import tarfile
 
+import numpy as np
 import pytest
-from support.foreign import python2_pickle
+from support.foreign import idx, python2_pickle
 
-from stylegan_ray.readers import cifar_reader
+from stylegan_ray.data.files import FileInfo, files_at
+from stylegan_ray.data.formats.foreign import IDX
+from stylegan_ray.readers import child, cifar_reader
 from stylegan_ray.readers.protocol import ReadError
 
 SHARED = b")" + b"2\x86" * 20
@@ -50,3 +54,33 @@ def test_members_of_the_cifar_archive_that_are_passed_over(tmp_path, monkeypatch
             archive.addfile(member, io.BytesIO(bytes(size)))
     with pytest.raises(ReadError, match="more than 1048576 bytes without its compression"):
         list(cifar_reader._members(str(path)))
+
+
+def test_label_files_of_idx_that_are_pipes_or_lie_elsewhere(tmp_path, caplog):
+    folder, images, labels = tmp_path / "d", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+    (folder / "own").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(idx(np.zeros(3, dtype=np.uint8)))
+    (folder / "own" / labels).write_bytes(idx(np.zeros(3, dtype=np.uint8)))
+
+    def parts(**keys):
+        return IDX().parts(files_at(str(folder), **keys), [FileInfo(images, 0, 0)])
+
+    os.mkfifo(folder / labels)
+    assert parts() == [images] and "no regular file train-labels-idx1-ubyte" in caplog.text
+    (folder / labels).unlink()
+    (folder / labels).symlink_to(tmp_path / "secret")
+    assert parts() == [images] and parts(follow_links=True) == [images, labels]
+    (folder / labels).unlink()
+    (folder / labels).symlink_to(f"own/{labels}")
+    assert parts() == [images, labels]
+
+
+def test_the_reading_process_does_not_wait_for_a_pipe(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    replies = []
+    for name in ("signal.signal", "os.dup2", "limit_memory"):
+        monkeypatch.setattr(f"stylegan_ray.readers.child.{name}", lambda *_: None)
+    monkeypatch.setattr(child, "open_reader", lambda *_: pytest.fail("would wait"))
+    monkeypatch.setattr(child, "reply", lambda _, kind, content: replies.append((kind, content)))
+    child.main("idx", [str(tmp_path / "pipe")])
+    assert replies[0][0] == child.BAD_FILE and b"pipe is not a regular file" in replies[0][1]
