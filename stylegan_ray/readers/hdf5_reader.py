@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,20 @@ def _dataset(h5py: Any, file: Any, name: str) -> Any:
     found = file[name] if isinstance(link, h5py.HardLink) else None
     if found is None or not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
         raise ReadError(f"its `{name}` is stored in another file, which is not read; write one file that holds it")
+    if not is_stored(found):
+        raise ReadError(
+            f"its `{name}` of shape {found.shape} is not stored as a whole, and the rest would be read as zeros; write "
+            "the file again to its end"
+        )
     return found
+
+
+def is_stored(dataset: Any) -> bool:
+    """Whether the file holds all values of a data set; HDF5 shows others as zeros."""
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() >= dataset.nbytes
+    counts = (-(-size // side) for size, side in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() >= math.prod(counts)
 
 
 class HDF5Reader:

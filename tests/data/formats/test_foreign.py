@@ -4,13 +4,14 @@ import io
 import os
 import tarfile
 
+import h5py
 import numpy as np
 import pytest
 from support.foreign import idx, python2_pickle
 
 from stylegan_ray.data.files import FileInfo, files_at
 from stylegan_ray.data.formats.foreign import IDX
-from stylegan_ray.readers import child, cifar_reader
+from stylegan_ray.readers import child, cifar_reader, hdf5_reader
 from stylegan_ray.readers.protocol import ReadError
 
 SHARED = b")" + b"2\x86" * 20
@@ -84,3 +85,21 @@ def test_the_reading_process_does_not_wait_for_a_pipe(tmp_path, monkeypatch):
     monkeypatch.setattr(child, "reply", lambda _, kind, content: replies.append((kind, content)))
     child.main("idx", [str(tmp_path / "pipe")])
     assert replies[0][0] == child.BAD_FILE and b"pipe is not a regular file" in replies[0][1]
+
+
+@pytest.mark.parametrize("chunks", [None, (2, 3, 8, 8)])
+def test_hdf5_files_that_do_not_hold_their_images(tmp_path, chunks):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("imgs", (100, 3, 8, 8), np.uint8, chunks=chunks)
+        if chunks:
+            file["imgs"][:50] = 7
+    with pytest.raises(ReadError, match=r"`imgs` of shape \(100, 3, 8, 8\) is not stored as a whole"):
+        hdf5_reader.open_reader([str(tmp_path / "d.h5")])
+
+
+@pytest.mark.parametrize("keys", [{}, {"chunks": (3, 2, 8, 8)}, {"chunks": (3, 3, 8, 8), "compression": "gzip"}])
+def test_hdf5_files_that_hold_their_images(tmp_path, keys):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("imgs", data=np.zeros((10, 3, 8, 8), np.uint8), **keys)
+        file["labels"] = np.zeros(10, np.uint8)
+    assert len(hdf5_reader.open_reader([str(tmp_path / "d.h5")]).contents.names) == 10
