@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,9 @@ from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT
 ORIENTATION = 0x0112
 HAS_PAGES = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
 """File formats of which images after the first one are not shown; a MPO file of a camera begins with its photo."""
+MAX_PAGES = 1000
+"""Pages of a TIFF that are counted, which takes Pillow a time that grows with their square."""
+ORIENTATIONS = range(1, 9)
 GREY_BITS: Mapping[str, int] = {"I": 32, "F": 32}
 
 
@@ -67,8 +71,8 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
     image, header = stored.image, stored.header or stored.image
     traits["height"], traits["width"] = image.height, image.width
     traits["flags"] = (not is_grey(image)) * IS_COLOUR | is_transparent(image) * IS_TRANSPARENT
-    traits["num_frames"] = getattr(header, "n_frames", 1) if stored.file_format in HAS_PAGES else 1
-    traits["orientation"] = header.getexif().get(ORIENTATION, 1) if "exif" in header.info else 1
+    traits["num_frames"] = num_frames(header) if stored.file_format in HAS_PAGES else 1
+    traits["orientation"] = orientation_of(header)
     traits["bits"] = bits_of(header)
     traits["pixels"] = np.frombuffer(pixel_hash(image), dtype=np.uint8)
     shown = on_white(image)
@@ -77,6 +81,25 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
     traits["bars"], traits["bar_colours"], traits["straightness"] = bars.thickness, bars.colours, bars.straightness
     traits["sharpness"] = sharpness_of(shown.crop(bars.box(shown.height, shown.width)).convert("L"))
     traits["look"], traits["luma"], traits["chroma"] = look_of(shown)
+
+
+def num_frames(header: Image.Image) -> int:
+    """Frames of a file, or pages up to MAX_PAGES; pages that cannot be read are not counted, since none is used."""
+    if header.format != "TIFF":
+        return getattr(header, "n_frames", 1)
+    count = 1
+    with suppress(Exception):  # EOFError behind the last page; nearly anything on a damaged one
+        while count < MAX_PAGES:
+            header.seek(count)
+            count += 1
+    header.seek(0)
+    return count
+
+
+def orientation_of(header: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 for anything else, which decoding passes over as well."""
+    found = header.getexif().get(ORIENTATION) if "exif" in header.info else 1
+    return int(found) if found in ORIENTATIONS else 1  # type: ignore[arg-type]
 
 
 def bits_of(header: Image.Image) -> int:
