@@ -281,7 +281,8 @@ def depth_of(image: Image.Image, content: bytes) -> int:
     if image.mode not in DEEP_MODES:
         return IS_REDUCED | _bits_for((_brightest(image) << 8) + 255) if has_deep_channels(image, content) else 0
     low, high = 0.0, 0.0
-    for values in _strips(image):
+    for _, strip in strips(image):
+        values = np.asarray(strip)
         if not np.isfinite(values).all():
             raise ValueError("holds values that are not finite; convert it to 8 or 16 bits")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
@@ -315,16 +316,16 @@ def _bits_for(value: float) -> int:
     return next((bits for bits in DEPTHS if value < 1 << bits), DEPTHS[-1])
 
 
-def _strips(image: Image.Image) -> Iterator[np.ndarray]:
-    """The pixels of an image, some rows at a time."""
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Some rows of an image at a time, each with the number of the first one."""
     rows = max(STRIP_PIXELS // image.width, 1)
     for top in range(0, image.height, rows):
-        yield np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
     """A grey image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
-    rows = [_highest_byte(values, bits) for values in _strips(image)]
+    rows = [_highest_byte(np.asarray(strip), bits) for _, strip in strips(image)]
     return Image.fromarray(np.concatenate(rows))
 
 
@@ -343,9 +344,7 @@ def remove_alpha(image: Image.Image, policy: str) -> Image.Image:
     if policy in ("drop", "error"):
         return image.convert("RGB")
     result = Image.new("RGB", image.size)
-    rows = max(STRIP_PIXELS // image.width, 1)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+    for top, strip in strips(image):
         result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, policy), strip).convert("RGB"), (0, top))
     return result
 

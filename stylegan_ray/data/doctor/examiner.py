@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import explain_error, is_grey, is_transparent
+from stylegan_ray.data.decode import explain_error, is_grey, is_transparent, strips
 from stylegan_ray.data.doctor.traits import (
     HASH_BYTES,
     TRAITS,
@@ -120,5 +120,7 @@ def profile_of(image: Image.Image) -> str:
 def pixel_hash(image: Image.Image) -> bytes:
     """A hash that is equal for images with the same pixels, whatever their file format and mode."""
     image = in_eight_bits(image)
-    size = f"{image.height}x{image.width}:".encode()
-    return hashlib.blake2b(size + image.convert("RGBA").tobytes(), digest_size=HASH_BYTES).digest()
+    found = hashlib.blake2b(f"{image.height}x{image.width}:".encode(), digest_size=HASH_BYTES)
+    for _, strip in strips(image):
+        found.update(strip.convert("RGBA").tobytes())
+    return found.digest()

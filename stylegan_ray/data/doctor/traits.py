@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops
 
-from stylegan_ray.data.decode import DEEP_MODES, UNIT, has_alpha, to_eight_bits
+from stylegan_ray.data.decode import DEEP_MODES, UNIT, has_alpha, remove_alpha, strips, to_eight_bits
 
 HASH_BYTES = 16
 THUMB, CHROMA = 16, 8
@@ -67,10 +67,9 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 def on_white(image: Image.Image) -> Image.Image:
     """An RGB image of at most 8 bits, with transparent parts white."""
     image = in_eight_bits(image)
-    if not has_alpha(image):
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if has_alpha(image):
+        return remove_alpha(image, "white")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def flatness_of(image: Image.Image) -> float:
@@ -103,8 +102,11 @@ def bars_of(image: Image.Image) -> Bars:
 
 def _differs(image: Image.Image, colour: object) -> Image.Image:
     """A grey image of 255 where an RGB image differs from a colour by more than SAME_BAR levels, else 0."""
-    difference = ImageChops.difference(image, Image.new("RGB", image.size, colour))  # type: ignore[arg-type]
-    return reduce(ImageChops.lighter, difference.split()).point(IS_BEYOND_BAR)
+    result = Image.new("L", image.size)
+    for top, strip in strips(image):
+        difference = ImageChops.difference(strip, Image.new("RGB", strip.size, colour))  # type: ignore[arg-type]
+        result.paste(reduce(ImageChops.lighter, difference.split()).point(IS_BEYOND_BAR), (0, top))
+    return result
 
 
 def sharpness_of(grey: Image.Image) -> float:

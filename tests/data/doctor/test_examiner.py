@@ -1,15 +1,21 @@
 """What the doctor finds in images that are made to harm it: it takes little time and memory, and reads what decodes."""
 
 import io
+import os
+import resource
 import struct
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.data_sets import encoded, noise_picture
 
+from stylegan_ray.data import decode
 from stylegan_ray.data.doctor import examiner
 from stylegan_ray.data.doctor.traits import TRAITS
-from stylegan_ray.data.formats.protocol import EncodedInspector
+from stylegan_ray.data.formats.protocol import EncodedInspector, StoredImage
 
 
 class Contents:
@@ -61,3 +67,22 @@ def test_frames_of_gif():
     file, frames = io.BytesIO(), [noise_picture(number) for number in range(3)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     assert examined(file.getvalue())[1]["num_frames"] == 3
+
+
+def test_measuring_takes_little_more_memory_than_a_second_image(monkeypatch):
+    monkeypatch.setattr(decode, "STRIP_PIXELS", 1 << 18)
+    image = Image.linear_gradient("L").resize((2048, 2048)).convert("RGB")
+    size = 4 * image.width * image.height
+    reading, writing = os.pipe()
+    if not (child := os.fork()):  # its peak begins with what it has
+        with suppress(BaseException):
+            before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            examiner.measure(StoredImage("PNG", "RGB", image), np.zeros(1, dtype=TRAITS))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            os.write(writing, b"%d" % (peak - before))
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        grown = int(file.read())
+    os.waitpid(child, 0)
+    assert grown < 2 * size
