@@ -26,6 +26,7 @@ from stylegan_ray.data.doctor.traits import (
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.formats.protocol import Inspector, StoredImage
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT
+from stylegan_ray.untrusted import printable
 
 ORIENTATION = 0x0112
 HAS_PAGES = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
@@ -113,8 +114,10 @@ def bits_of(header: Image.Image) -> int:
 
 def profile_of(image: Image.Image) -> str:
     """The colour space of the embedded ICC profile, such as RGB or CMYK; empty without one."""
-    profile = image.info.get("icc_profile") or b""
-    return profile[16:20].decode("latin-1").strip() if len(profile) >= 128 else ""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or len(profile) < 128:  # a TIFF can hold other values there
+        return ""
+    return printable(profile[16:20].decode("latin-1").strip())
 
 
 def pixel_hash(image: Image.Image) -> bytes:

@@ -86,3 +86,16 @@ def test_measuring_takes_little_more_memory_than_a_second_image(monkeypatch):
         grown = int(file.read())
     os.waitpid(child, 0)
     assert grown < 2 * size
+
+
+def test_colour_spaces_of_profiles_are_escaped():
+    profile = bytes(16) + b"\x1b[2J" + bytes(108)
+    facts, _ = examined(encoded(noise_picture(0, (16, 16)), "PNG", icc_profile=profile))
+    assert facts["profile"] == "\\x1b[2J"
+
+
+@pytest.mark.parametrize("profile", ["text" * 50, (1,) * 200, 7])
+def test_profiles_that_are_no_bytes(profile):
+    image = noise_picture(0, (16, 16))
+    image.info["icc_profile"] = profile
+    assert examiner.profile_of(image) == ""
