@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.tiff import tile_pixels
@@ -141,9 +141,7 @@ def pixels_in_memory(image: Image.Image, content: bytes) -> int:
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says."""
-    image = read_header(content, max_bytes, extra_formats)
-    image.load()
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
+    return _loaded(read_header(content, max_bytes, extra_formats))
 
 
 @contextmanager
@@ -154,11 +152,26 @@ def decoded(
     header = read_header(content, max_bytes, extra_formats)
     is_large = pixels_in_memory(header, content) * BYTES_PER_PIXEL > LARGE_BYTES
     with _large if is_large else nullcontext():
-        header.load()
-        yield ImageOps.exif_transpose(header) if "exif" in header.info else header
+        yield _loaded(header)
 
 
 _large = threading.Lock()
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image of which the header is read, decoded, with white as the largest value, and turned upright."""
+    image.load()
+    if image.mode in DEEP_MODES and is_inverted(image):
+        if image.mode == "F":
+            raise ValueError("is a TIFF of floats in which 0 is white; save it with 0 as black")
+        image, info = Image.fromarray(0xFFFF - np.asarray(image)), image.info
+        image.info = info
+    return ImageOps.exif_transpose(image) if "exif" in image.info else image
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF, as without the tag; Pillow inverts values of up to 8 bits only."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION, 0) == 0
 
 
 def available_formats(extra_formats: Sequence[str] = ()) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -340,8 +341,9 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, open_in_child):
 
 
 def tiff(tags, data, tiles=False):
-    """A little-endian TIFF of one block of bytes, grey, with tags (number, value) before those of the block."""
-    tags = [*tags, (324 if tiles else 273, None), (325 if tiles else 279, len(data))]
+    """A little-endian TIFF of one block of bytes with tags (number, value)."""
+    block = [(324 if tiles else 273, None), (325 if tiles else 279, len(data))]
+    tags = sorted([*tags, *block], key=itemgetter(0))
     head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
     start = len(head) + 12 * len(tags) + 4
     entries = [struct.pack("<HHII", tag, 4, 1, start if value is None else value) for tag, value in tags]
@@ -408,6 +410,26 @@ def test_deep_images_are_read_by_the_range_of_all(tmp_path, caplog, top, dtype, 
 def test_floats_of_zero_to_one(tmp_path, caplog):
     data = opened(write_folder(tmp_path / "d", {"a.tif": encoded(grey(np.full((16, 16), 0.5), np.float32), "TIFF")}))
     assert data.read(0).max() == 128 and "taken as 0 to 1" in caplog.text
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_white_is_zero_of_any_depth(tmp_path, turned):
+    values = np.linspace(0, 65535, 256).astype("<u2").reshape(16, 16)
+    pictures = {}
+    for name, pixels, white_is_zero in (("a", values, 0), ("b", values >> 8, 0), ("c", ~values, 1)):
+        bits, data = (8, pixels.astype(np.uint8)) if name == "b" else (16, pixels)
+        tags = [(256, 16), (257, 16), (258, bits), (259, 1), (262, white_is_zero), (274, turned), (277, 1)]
+        pictures[f"{name}.tif"] = tiff(tags, data.tobytes())
+    data = opened(write_folder(tmp_path / "d", pictures))
+    np.testing.assert_array_equal(data.read(0), data.read(2))
+    np.testing.assert_allclose(data.read(0).astype(int), data.read(1), atol=1)
+
+
+def test_floats_of_white_is_zero(tmp_path):
+    tags = [(256, 16), (257, 16), (258, 32), (259, 1), (262, 0), (277, 1), (339, 3)]
+    root = write_folder(tmp_path / "d", {"a.tif": tiff(tags, bytes(1024))})
+    with pytest.raises(DataError, match="a TIFF of floats in which 0 is white"):
+        opened(root)
 
 
 def test_stated_bits_win(tmp_path):
