@@ -24,7 +24,7 @@ from stylegan_ray.storage import delete_old_partials
 from stylegan_ray.untrusted import printable
 
 INDEX_VERSION = 4
-"""Increased when an index of an earlier version cannot be read, or says what is no longer found in images."""
+"""Increased when an index of an earlier version cannot be read, or says what is not found in the data any more."""
 
 IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
 """Bits of Index.flags."""

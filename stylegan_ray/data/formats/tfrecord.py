@@ -1,8 +1,9 @@
-"""A folder of TFRecord files, one per level of detail, with a label file: the data sets of ProGAN and StyleGAN."""
+"""A folder of TFRecord files, one or some shards per level of detail, with a label file: as ProGAN and StyleGAN do."""
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -33,7 +34,7 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
@@ -41,6 +42,8 @@ from stylegan_ray.data.scan import Reading
 from stylegan_ray.untrusted import check_size, printable
 
 ENDING, LABEL_ENDING = ".tfrecords", ".labels"
+SHARD_NAME = re.compile(r"(.*?)[0-9]+-of-([0-9]+)\.tfrecords")
+"""A part of a data set, as TensorFlow Datasets names it: the name, its number, and how many parts there are."""
 PIECE_BYTES = 1 << 24
 """Bytes of a file that are read and checked together."""
 CHECK_BYTES = 1 << 35
@@ -97,9 +100,10 @@ class TFRecord(Format):
                     progress((done + at) >> 20, total >> 20, "checking TFRecords (MiB)")
             done += info.size
             found.append(index)
-        found = sorted((index for index in found if index.start), key=lambda index: index.shape, reverse=True)
-        _check_levels(found, files.root)
-        return _as_index(found, total <= CHECK_BYTES, _labels(files, infos))
+        levels = _levels([index for index in found if index.start], files.root)
+        _check_levels(levels, files.root)
+        num = sum(len(index.start) for index in levels[0]) if levels else 0
+        return _as_index(levels, total <= CHECK_BYTES, _labels(files, infos, num))
 
     def open_images(self, files: Files, index: Index, decoder: Decoder) -> TFRecordImages:
         return TFRecordImages(files, index, decoder)
@@ -138,8 +142,12 @@ class FileIndex:
     around: bytes = b""
 
 
+Level = list[FileIndex]
+"""The files of one resolution: one, or shards in the order of their numbers."""
+
+
 class TFRecordImages:
-    """Reads pixels from the file of the requested level, or downscales those of the next larger file."""
+    """Reads pixels from the files of the requested level, or downscales those of the next larger one."""
 
     def __init__(self, files: Files, index: Index, decoder: Decoder) -> None:
         self.files, self.decoder = files, decoder
@@ -163,21 +171,21 @@ class TFRecordImages:
         except ValueError as error:
             raise BadImage(name, str(error)) from error
 
-    def _pixels(self, file: int, entry: int, name: str) -> np.ndarray:
-        shape = self.shapes[file]
-        start, data = (int(self.places[f"{part}{file}"][entry]) for part in ("start", "data"))
+    def _pixels(self, level: int, entry: int, name: str) -> np.ndarray:
+        shape = self.shapes[level]
+        file, start, data = (int(self.places[f"{part}{level}"][entry]) for part in ("file", "start", "data"))
         if not self.places["checked"]:
-            return self._checked(file, entry, name)[data : data + math.prod(shape)].reshape(shape).copy()
+            return self._checked(level, entry, name)[data : data + math.prod(shape)].reshape(shape).copy()
         content = self.files.read_at(self.names[file], start + data, math.prod(shape))
         if len(content) < math.prod(shape):
             raise BadImage(name, f"{self.names[file]} became shorter after it was opened")
         return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
 
-    def _checked(self, file: int, entry: int, name: str) -> np.ndarray:
+    def _checked(self, level: int, entry: int, name: str) -> np.ndarray:
         """A whole payload whose CRC was not checked when the data set was opened."""
-        start, size = (int(self.places[f"{part}{file}"][entry]) for part in ("start", "size"))
+        file, start, size = (int(self.places[f"{part}{level}"][entry]) for part in ("file", "start", "size"))
         payload = self.files.read_at(self.names[file], start, size)
-        if len(payload) < size or masked_crc32c(payload) != self.places[f"crc{file}"][entry]:
+        if len(payload) < size or masked_crc32c(payload) != self.places[f"crc{level}"][entry]:
             raise BadImage(name, f"its record at byte {start} of {self.names[file]} does not match its CRC")
         return np.frombuffer(payload, dtype=np.uint8)
 
@@ -252,63 +260,93 @@ def _around(payload: memoryview, example: Example) -> bytes:
     return bytes(payload[: example.data_start]) + bytes(payload[example.data_start + example.data_size :])
 
 
-def _check_levels(found: list[FileIndex], root: str) -> None:
-    """Raises DataError unless all files hold the same images."""
+def _levels(found: list[FileIndex], root: str) -> list[Level]:
+    """The files of each resolution, the largest first; raises DataError for files that cannot be joined."""
+    by_shape: dict[Shape, Level] = {}
     for index in found:
         if not index.shape:
             raise DataError(
                 f"data.path={root}: no record of {index.name} matches its CRC; copy it again from its origin"
             )
-        if len(index.start) != len(found[0].start) or index.shape[0] != found[0].shape[0]:
+        by_shape.setdefault(index.shape, []).append(index)
+    for level in by_shape.values():
+        if len(level) > 1 and not _are_shards([index.name for index in level]):
             raise DataError(
-                f"data.path={root}: {index.name} holds {len(index.start)} images of {index.shape[0]} channels, but "
-                f"{found[0].name} {len(found[0].start)} of {found[0].shape[0]}; one folder must hold the levels of one "
+                f"data.path={root}: {list_names([index.name for index in level])} hold images of one size; give a "
+                "folder with one of them, or name them as shards of one data set: NAME-00000-of-00002.tfrecords"
+            )
+        level.sort(key=lambda index: (len(index.name), index.name))  # 2-of-12 is before 10-of-12
+    return [by_shape[shape] for shape in sorted(by_shape, reverse=True)]
+
+
+def _are_shards(names: Sequence[str]) -> bool:
+    """Whether files are numbered parts of one data set."""
+    matches = [SHARD_NAME.fullmatch(name) for name in names]
+    return None not in matches and len({(match[1], match[2]) for match in matches if match}) == 1
+
+
+def _check_levels(levels: list[Level], root: str) -> None:
+    """Raises DataError unless all levels hold the same images."""
+    counts = [sum(len(index.start) for index in level) for level in levels]
+    for level, count in zip(levels, counts, strict=True):
+        first, largest = level[0], levels[0][0]
+        if count != counts[0] or first.shape[0] != largest.shape[0]:
+            raise DataError(
+                f"data.path={root}: {first.name} holds {count} images of {first.shape[0]} channels, but "
+                f"{largest.name} {counts[0]} of {largest.shape[0]}; one folder must hold the levels of one "
                 "data set"
             )
-    if found and found[0].shape[0] not in (1, 3):
+    if levels and levels[0][0].shape[0] not in (1, 3):
         raise DataError(
-            f"data.path={root}: images have {found[0].shape[0]} channels, and must have 1 or 3; write them again"
+            f"data.path={root}: images have {levels[0][0].shape[0]} channels, and must have 1 or 3; write them again"
         )
 
 
-def _as_index(found: list[FileIndex], checked: bool, labels: Labels) -> Index:
-    num, largest = (len(found[0].start), found[0]) if found else (0, FileIndex("", (1, 0, 0)))
-    places = {"checked": np.array(checked), "shapes": np.array([index.shape for index in found]).reshape(-1, 3)}
-    for i, index in enumerate(found):
-        places[f"start{i}"] = np.array(index.start, dtype=np.int64)
-        places |= {f"{part}{i}": np.array(getattr(index, part), dtype=np.uint32) for part in ("data", "size", "crc")}
-    bad = {entry: reason for index in reversed(found) for entry, reason in index.bad.items()}
-    flags = np.full(num, IS_COLOUR if largest.shape[0] == 3 else 0, dtype=np.uint8)
+def _as_index(levels: list[Level], checked: bool, labels: Labels) -> Index:
+    largest = levels[0] if levels else []
+    channels, height, width = largest[0].shape if largest else (1, 0, 0)
+    places = {"checked": np.array(checked), "shapes": np.array([level[0].shape for level in levels]).reshape(-1, 3)}
+    bad, shards = {}, [index.name for level in levels for index in level]
+    for i, level in enumerate(levels):
+        counts = [len(index.start) for index in level]
+        places[f"file{i}"] = np.repeat(np.arange(len(level), dtype=np.uint32) + shards.index(level[0].name), counts)
+        places[f"start{i}"] = np.concatenate([np.array(index.start, dtype=np.int64) for index in level])
+        for part in ("data", "size", "crc"):
+            places[f"{part}{i}"] = np.concatenate([np.array(getattr(index, part), dtype=np.uint32) for index in level])
+        bad = _bad(level) | bad
+    names = PackedNames.pack(f"{index.name}#{i}" for index in largest for i in range(len(index.start)))
+    num = len(names)
+    flags = np.full(num, IS_COLOUR if channels == 3 else 0, dtype=np.uint8)
     flags[list(bad)] |= IS_BAD
     return Index(
-        TFRecord.name, names=PackedNames.pack(f"{largest.name}#{i}" for i in range(num)), places=places,
-        labels=_matching(labels, num), height=np.full(num, largest.shape[1], dtype=np.uint32),
-        width=np.full(num, largest.shape[2], dtype=np.uint32), flags=flags, crc=np.array(largest.crc, dtype=np.uint32),
-        bad=bad, shards=tuple(index.name for index in found),
+        TFRecord.name, names=names, places=places, labels=labels, height=np.full(num, height, dtype=np.uint32),
+        width=np.full(num, width, dtype=np.uint32), flags=flags,
+        crc=places["crc0"] if levels else np.zeros(0, dtype=np.uint32), bad=bad, shards=tuple(shards),
     )  # fmt: skip
 
 
-def _labels(files: Files, infos: Sequence[FileInfo]) -> Labels:
-    """The first label file, a .npy array of one row per record."""
+def _bad(level: Level) -> dict[int, str]:
+    """Why images of a level cannot be used, by the number of the image."""
+    first = np.cumsum([0, *(len(index.start) for index in level)]).tolist()
+    return {start + i: reason for start, index in zip(first, level, strict=False) for i, reason in index.bad.items()}
+
+
+def _labels(files: Files, infos: Sequence[FileInfo], num: int) -> Labels:
+    """The label file, a .npy array of one row per record; surplus rows are ignored, as by the original."""
     names = [info.name for info in infos if info.name.endswith(LABEL_ENDING)]
     if not names:
         return Labels(problem="there is no .labels file beside the .tfrecords files")
+    if len(names) > 1:
+        return Labels(problem=f"there are several .labels files, {list_names(names)}; keep the one of these images")
     try:
         values, _ = parse_npy(files.read(names[0]))
-        if values.ndim > 2:
+        if not 1 <= values.ndim <= 2:
             raise ValueError(f"it is an array of {values.ndim} dimensions, which must hold one row per image")
     except (ValueError, EOFError) as error:
         return Labels(problem=f"{quoted(names[0])} is not a .npy array: {printable(str(error))}")
-    return Labels.of(values, quoted(names[0]), name="row {}".format)
-
-
-def _matching(labels: Labels, num: int) -> Labels:
-    """Labels without surplus rows, which the original ignores."""
-    if labels.values is None:
-        return labels
-    if len(labels.values) < num:
-        return Labels(problem=f"the .labels file has {len(labels.values)} rows for {num} images")
-    return replace(labels, values=labels.values[:num])
+    if len(values) < num:
+        return Labels(problem=f"the .labels file has {len(values)} rows for {num} images")
+    return Labels.of(values[:num], quoted(names[0]), name="row {}".format)
 
 
 class TFRecordWriter:

@@ -157,3 +157,56 @@ def test_a_second_opening_reads_no_record(tmp_path):
     calls.clear()
     assert opened(root, progress=lambda *call: calls.append(call)).fingerprint == first.fingerprint
     assert not calls
+
+
+def write_shards(root, images, names):
+    """Writes images in several files of one resolution."""
+    root.mkdir(exist_ok=True)
+    for name, part in zip(names, np.array_split(images, len(names)), strict=True):
+        records = [tfrecord_wire.encode_example(image) for image in part]
+        (root / name).write_bytes(tfrecord_wire.frame_records(records))
+    return root
+
+
+@pytest.mark.parametrize("check_bytes", [1 << 35, 0])
+def test_shards_of_one_resolution_are_joined_by_number(tmp_path, monkeypatch, check_bytes):
+    monkeypatch.setattr(tfrecord, "CHECK_BYTES", check_bytes)
+    images, names = random_images(7), [f"train-{i:05d}-of-00003.tfrecords" for i in range(3)]
+    root = write_shards(tmp_path / "d", images, names)
+    (root / "x.labels").write_bytes(tfrecord_wire.label_file("x", np.eye(7))[1])
+    data = opened(root, cond=True)
+    assert data.num_images == 7 and data.name(3) == f"{names[1]}#0"
+    np.testing.assert_array_equal([data.read(i) for i in range(7)], images)
+    np.testing.assert_array_equal(data.labels(np.arange(7)).argmax(1), np.arange(7))
+
+
+def test_a_damaged_record_of_a_shard_is_that_image_alone(tmp_path):
+    root = write_shards(tmp_path / "d", random_images(6), ["a-0-of-2.tfrecords", "a-1-of-2.tfrecords"])
+    content = bytearray((root / "a-1-of-2.tfrecords").read_bytes())
+    content[-10] ^= 1
+    (root / "a-1-of-2.tfrecords").write_bytes(content)
+    data = opened(root, on_bad_image="skip")
+    assert list(data.bad) == [5]
+
+
+def test_files_of_one_resolution_that_are_no_shards_are_refused_by_name(tmp_path):
+    for names in (["a.tfrecords", "b.tfrecords"], ["a-0-of-2.tfrecords", "b-1-of-2.tfrecords"]):
+        root = write_shards(tmp_path / names[1], random_images(4), names)
+        with pytest.raises(DataError, match=rf"'{names[0]}', '{names[1]}' hold images of one size"):
+            opened(root)
+
+
+def test_several_label_files_are_named_and_not_used(tmp_path):
+    root = write_set(tmp_path / "d", random_images(4), np.eye(4))
+    (root / "other.labels").write_bytes(tfrecord_wire.label_file("x", np.eye(4))[1])
+    assert opened(root).num_images == 4
+    with pytest.raises(DataError, match=r"several \.labels files, 'other\.labels', 'set-rxx\.labels'"):
+        opened(root, cond=True)
+
+
+def test_too_few_class_numbers_with_gaps_are_refused_before_they_are_renumbered(tmp_path):
+    root = write_set(tmp_path / "d", random_images(6))
+    with open(root / "x.labels", "wb") as file:
+        np.save(file, np.array([5, 100_000, 5]))
+    with pytest.raises(DataError, match="3 rows for 6 images"):
+        opened(root, cond=True, renumber_classes=True)
