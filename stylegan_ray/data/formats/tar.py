@@ -26,6 +26,8 @@ from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
 SHARD_NAME = re.compile(r"\d+\D*$")
+CLASS_NUMBER = re.compile(r"[+-]?[0-9]+")
+"""Not all that int() takes: 1_1 and numbers in other scripts are names."""
 FEW_IMAGES = 10
 """Images beside numbered tar files that are taken as pictures of them, such as a thumbnail."""
 MOST_PARTS = 8
@@ -224,11 +226,10 @@ def _labels(members: _Members) -> Labels:
         texts += found
     if missing:
         return Labels(problem=f"there is no .cls file for {list_names(missing)}")
-    try:
-        numbers = [int(text) for text in texts]
-    except ValueError:
-        if any(text.lstrip("+-").isdecimal() for text in texts):
-            wrong = next(text for text in texts if not text.lstrip("+-").isdecimal())
-            return Labels(problem=f"some .cls files hold class numbers, but others text, such as {quoted(wrong)}")
+    others = [text for text in texts if not CLASS_NUMBER.fullmatch(text)]
+    if others and len(others) < len(texts):
+        return Labels(problem=f"some .cls files hold class numbers, but others text, such as {quoted(others[0])}")
+    if others:
         return Labels.of(texts, "the .cls files")
+    numbers = list(map(int, texts))
     return Labels.of(numbers, "the .cls files", name=lambda i: quoted(members.names[i]))

@@ -72,3 +72,13 @@ def test_a_folder_of_images_may_hold_other_files(tmp_path):
     root = write_folder(tmp_path / "d", numbered(3))
     write_tar(root / "backup.tar", samples(0, 3))
     assert opened(root).name(0) == "000.png"
+
+
+def test_only_decimal_digits_are_class_numbers(tmp_path):
+    texts = ["1_1", "1_2", "2_1", "\uff11"]
+    files = {f"{i}.png": noise_picture(i) for i in range(4)} | {f"{i}.cls": t.encode() for i, t in enumerate(texts)}
+    data = opened(write_tar(tmp_path / "d.tar", files), cond=True)
+    assert data.class_names == tuple(texts) and data.label_size == 4
+    files["1.cls"] = b"7"
+    with pytest.raises(DataError, match="hold class numbers, but others text, such as '1_1'"):
+        opened(write_tar(tmp_path / "e.tar", files), cond=True)
