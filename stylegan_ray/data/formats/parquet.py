@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.untrusted import check_size, format_bytes, printable
@@ -34,6 +35,8 @@ IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo
 """Names of columns of images, the likeliest first."""
 LABEL_ROWS, MAX_LABEL_BYTES = 1 << 12, 1 << 26
 """Labels that are read together, and their bytes at most."""
+LONGEST_NAME = 200
+"""Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory in each process: reading one image reads its whole row group."""
 MAX_GROUP_BYTES = 1 << 29
@@ -96,12 +99,14 @@ class Parquet(EncodedFormat):
         reading = reading or Reading()
         shards, num_rows, labels = tuple(info.name for info in infos), [], []
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
-        column, class_names, note = reading.image_column, None, ""
+        column, class_names, note = reading.image_column, dict[tuple[str, ...], str](), ""
         for number, info in enumerate(infos):
             with files.open(info.name) as file:
                 parquet = _open_parquet(files, info.name, file)
                 column, other = _image_column(parquet.schema_arrow, info.name, column)
-                note, class_names = note or other, _class_names(parquet.schema_arrow)
+                note = note or other
+                if found := _class_names(parquet.schema_arrow):
+                    class_names.setdefault(found, info.name)
                 _refuse_many_rows(parquet.metadata, info)
                 _add_groups(rows, parquet.metadata, number, info.name)
                 num_rows.append(parquet.metadata.num_rows)
@@ -271,11 +276,18 @@ def _read_labels(file: Any, schema: pa.Schema) -> list[LabelPart]:
                 f"`{LABEL_COLUMN}` of class numbers or short vectors"
             )
         if is_text:
-            words = [printable(text, most=200) for text in column.dictionary.to_pylist()]
+            words = list(map(_short, column.dictionary.to_pylist()))
             parts.append([None if number is None else words[number] for number in column.indices.to_pylist()])
         else:
             parts.append(_as_array(column))
     return parts
+
+
+def _short(text: str) -> str:
+    """A text as the name of a class; a long one is cut, with a checksum so that it remains different from others."""
+    if len(text) <= LONGEST_NAME:
+        return text
+    return f"{text[: LONGEST_NAME - 20]}...{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _as_array(column: pa.Array) -> LabelPart:
@@ -321,10 +333,18 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
         return None
 
 
-def _labels(parts: Sequence[LabelPart], names: PackedNames, class_names: tuple[str, ...] | None) -> Labels:
+def _labels(parts: Sequence[LabelPart], names: PackedNames, class_names: dict[tuple[str, ...], str]) -> Labels:
+    """Labels of all rows; `class_names` are those of the files, and for each the first file that has them."""
     if not len(names) or sum(map(len, parts)) < len(names):
         return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}`")
-    return Labels.of(_join(parts), f"column `{LABEL_COLUMN}`", class_names, name=lambda i: quoted(names[i]))
+    if len(class_names) > 1:
+        (some, first), (others, second) = list(class_names.items())[:2]
+        return Labels(
+            problem=f"the classes are {list_names(list(some))} in {quoted(first)}, but {list_names(list(others))} in "
+            f"{quoted(second)}; write these files again with the same names in the same order"
+        )
+    return Labels.of(_join(parts), f"column `{LABEL_COLUMN}`", next(iter(class_names), None),
+                     name=lambda i: quoted(names[i]))  # fmt: skip
 
 
 class ParquetWriter:

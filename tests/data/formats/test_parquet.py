@@ -75,3 +75,19 @@ def test_parquet_refusals(tmp_path, monkeypatch):
     (tmp_path / "w").mkdir()
     with pytest.raises(DataError, match=r"row group 0 of w.parquet takes"):
         opened(write_parquet(tmp_path / "w" / "w.parquet", [noise_picture(0)]))
+
+
+def test_files_that_name_their_classes_differently_have_no_labels(tmp_path):
+    images = [noise_picture(i) for i in range(2)]
+    for name, classes in (("0", ["cat", "dog"]), ("1", ["dog", "cat"])):
+        write_parquet(tmp_path / "d" / f"{name}.parquet", images, [0, 1], classes)
+    assert opened(tmp_path / "d").num_images == 4
+    with pytest.raises(DataError, match=r"'cat', 'dog' in '0\.parquet', but 'dog', 'cat' in '1\.parquet'"):
+        opened(tmp_path / "d", cond=True)
+
+
+def test_texts_that_look_alike_are_different_classes(tmp_path):
+    texts = ["a\nb", "a\\nb", "x" * 300 + "1", "x" * 300 + "2"]
+    data = opened(write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(4)], texts), cond=True)
+    assert data.label_size == 4 and max(map(len, data.class_names)) < 210
+    assert data.class_name(0) == data.class_name(1) == "a\\nb"
