@@ -118,6 +118,7 @@ def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
             names = [entry.filename for entry in images]
             by_name = {entry.filename: entry for entry in entries}
             label_file = label_file_among(list(by_name), names)
+            _refuse_twice([*images, *(entry for entry in entries if entry.filename == label_file)], path)
             _refuse_packed([*images, *([by_name[label_file]] if label_file else [])], path)
             labels = _read_labels(archive, by_name[label_file], len(names), path) if label_file else None
     except (zipfile.BadZipFile, EOFError, zlib.error, struct.error) as error:
@@ -155,6 +156,19 @@ def _refuse_overlaps(entries: list[zipfile.ZipInfo], path: str) -> None:
                 f"{path}: {quoted(entry.filename)} and {quoted(after.filename)} overlap in the file, as no zip "
                 "program writes it; write the zip again"
             )
+
+
+def _refuse_twice(entries: list[zipfile.ZipInfo], path: str) -> None:
+    """Raises DataError for two entries of one name: programs differ in which of them they read."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name = entry.filename.replace("\\", "/")
+        if name in found:
+            raise DataError(
+                f"{path} holds one file twice, as {quoted(found[name])} and as {quoted(entry.filename)}; write it "
+                "again with each file once"
+            )
+        found[name] = entry.filename
 
 
 def _refuse_packed(entries: list[zipfile.ZipInfo], path: str) -> None:

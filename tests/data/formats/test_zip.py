@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder, write_zip
+from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
 
@@ -53,3 +53,16 @@ def test_a_folder_of_zips_suggests_a_zip(tmp_path):
     write_folder(tmp_path / "d", {"ffhq.zip": b"", "notes.txt": b""})
     with pytest.raises(DataError, match=r"holds no images.*'ffhq.zip'"):
         opened(tmp_path / "d")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_is_there_twice_is_refused(tmp_path):
+    picture = encoded(noise_picture(0))
+    for number, (first, second) in enumerate([("a.png", "a.png"), ("x/a.png", "x\\a.png"), ("dataset.json",) * 2]):
+        path = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("b.png", first, second):
+                archive.writestr(name, picture if name.endswith("png") else label_json([["b.png", 0]]))
+        with pytest.raises(DataError) as error:
+            opened(path)
+        assert f"one file twice, as {first!r} and as {second!r}" in str(error.value)
