@@ -110,18 +110,25 @@ def _as_array(labels: Sequence[Any], name: Callable[[int], str]) -> np.ndarray:
             if not 0 <= label < CLASS_BOUND:
                 raise ValueError(_wrong_class(label, name(i)))
         return np.array(labels, dtype=np.int32)
-    width = len(labels[0]) if isinstance(labels[0], list | tuple) else 0
+    kinds = list(map(_kind, labels))
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        shown = short_repr(labels[other])
+        raise ValueError(f"the label of {name(other)} is {shown}, that of {name(0)} {short_repr(labels[0])}")
+    if not isinstance(kinds[0], int) or not kinds[0]:
+        raise ValueError(f"the label of {name(0)} is {short_repr(labels[0])}, neither a class number nor a vector")
     for i, label in enumerate(labels):
-        if not isinstance(label, list | tuple) or len(label) != width or not width:
-            raise ValueError(
-                f"the label of {name(i)} is {short_repr(label)}, that of {name(0)} {short_repr(labels[0])}"
-            )
         if not all(_is_int(number) or isinstance(number, float) for number in label):
             raise ValueError(f"the label of {name(i)} is {short_repr(label)}, not a vector of numbers")
     try:
         return _checked_array(np.array(labels, dtype=np.float64), name)
     except OverflowError:
         raise ValueError("a vector has a number that is too large") from None
+
+
+def _kind(label: Any) -> int | str:
+    """What labels of one data set have in common: the length of a vector, or the type."""
+    return len(label) if isinstance(label, list | tuple) else type(label).__name__
 
 
 def _checked_array(values: np.ndarray, name: Callable[[int], str]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Opening data sets: what is found, what is refused and how, and what is cached."""
 
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -354,3 +355,15 @@ def test_reading_needs_no_torch(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_labels_that_do_not_go_together_are_named_with_their_images(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(2))
+    for first, second, words in (
+        ("x", 1, "the label of '001.png' is 1, that of '000.png' 'x'"),
+        (3, [1, 2], "the label of '001.png' is [1, 2], that of '000.png' 3"),
+        (None, None, "the label of '000.png' is None, neither a class number nor a vector"),
+    ):
+        (root / "dataset.json").write_bytes(label_json([["000.png", first], ["001.png", second]]))
+        with pytest.raises(DataError, match=re.escape(words)):
+            opened(root, cond=True)
