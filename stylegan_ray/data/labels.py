@@ -251,23 +251,27 @@ def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"t
     """
     stored = list(names)
     paths = [name.replace("\\", "/") for name in stored]
-    is_late = paths != stored
-    while (lower := _below_common_folder(paths)) is not None:
-        paths, is_late = lower, True
-    folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
+    parts, depth = [path.split("/") for path in paths], 0
+    while _is_common_depth(parts, depth):
+        depth += 1
+    folders = [_folder(part, depth) for part in parts]
     class_names = sorted(set(folders))
     if "" in class_names or len(class_names) < 2:
         return Labels(problem=f"{otherwise}, and the images are not stored in one sub-folder per class")
     numbers = {name: number for number, name in enumerate(class_names)}
     values = np.array([numbers[folder] for folder in folders], dtype=np.int32)
-    return Labels(values, class_names=tuple(class_names), is_late=is_late)
+    return Labels(values, class_names=tuple(class_names), is_late=paths != stored or depth > 0)
 
 
-def _below_common_folder(paths: list[str]) -> list[str] | None:
-    """Paths without their first folder, where that tells nothing of classes; else None."""
-    tops = {path.partition("/")[0] if "/" in path else "" for path in paths}
-    is_plain = len(tops) == 1 or all(split_named(top) for top in tops)
-    return [path.partition("/")[2] for path in paths] if is_plain and "" not in tops else None
+def _is_common_depth(parts: list[list[str]], depth: int) -> bool:
+    """Whether the folders at a depth tell nothing of classes: one that holds all images, or splits."""
+    folders = {_folder(part, depth) for part in parts}
+    return "" not in folders and (len(folders) == 1 or all(map(split_named, folders)))
+
+
+def _folder(part: list[str], depth: int) -> str:
+    """The folder of an image at a depth; empty where there is none."""
+    return part[depth] if len(part) > depth + 1 else ""
 
 
 def choose_label_size(labels: Labels, cond: bool, max_label_size: int | None, path: str) -> int:

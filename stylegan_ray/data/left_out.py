@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import BadFileError, printable
 
 IMAGE_ENDINGS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
@@ -43,6 +43,8 @@ IMAGES = "images beside the files that hold the data set"
 NO_FILES = "links, folders and the like in the archive that are named as images"
 SPARSE = "sparse files (write the archive again without --sparse)"
 MOST_NAMES = 3
+LONGEST_PATH, MOST_FOLDERS = 4096, 256
+"""Of a file in an archive; Linux takes paths of 4096 bytes."""
 
 
 def image_endings(extra_formats: Sequence[str]) -> Endings:
@@ -95,6 +97,16 @@ def reason_of(name: str, are_images: bool) -> str | None:
     if last.endswith(SHARD_ENDINGS):
         return SHARDS if are_images else None
     return NO_ENDING if are_images and "." not in last and last not in PLAIN_NAMES else None
+
+
+def check_name(name: str, where: str) -> None:
+    """Raises BadFileError for a path in an archive that no file system takes, or that is of very many folders."""
+    num_folders = name.count("/") + name.count("\\")
+    if len(name) > LONGEST_PATH or num_folders > MOST_FOLDERS:
+        raise BadFileError(
+            f"{printable(where, most=500)}: the name {quoted(name)} is of {len(name)} characters and {num_folders} "
+            f"folders, and may be of {LONGEST_PATH} and {MOST_FOLDERS}; write the archive again with shorter names"
+        )
 
 
 def is_hidden(name: str) -> bool:

@@ -17,7 +17,17 @@ from stylegan_ray.data.formats.folder import is_image
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, labels_from_folders
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, SPARSE, Endings, LeftOut, is_hidden, list_names, quoted
+from stylegan_ray.data.left_out import (
+    IMAGE_ENDINGS,
+    NO_FILES,
+    SPARSE,
+    Endings,
+    LeftOut,
+    check_name,
+    is_hidden,
+    list_names,
+    quoted,
+)
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
@@ -33,6 +43,13 @@ FEW_IMAGES = 10
 MOST_PARTS = 8
 """Kinds of images in a sample; where there are more, dots belong to the names."""
 MAX_CLASS_BYTES = 1 << 12
+MAX_HEADER_BYTES = 1 << 16
+"""Largest header that extends another one, such as a long name; tarfile reads it as a whole."""
+MAX_GLOBAL_KEYS = 100
+"""Keys that hold for all members: tarfile copies them for each."""
+EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 
 
 class Tar(EncodedFormat):
@@ -105,16 +122,33 @@ class _Members:
             part[:] = compress(part, used)
 
 
+class _Header(tarfile.TarInfo):
+    """The header of a member, whose extension is of bounded size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in EXTENSIONS and header.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(
+                f"a header takes {format_bytes(header.size)}, more than the limit of {format_bytes(MAX_HEADER_BYTES)}"
+            )
+        return header
+
+
 def _read_headers(members: _Members, files: Files, shard: int, file_name: str, endings: Endings) -> None:
     """Adds the members of one tar file; raises DataError."""
     path = f"data.path={files.root}/{file_name}"
     try:
-        with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
             seen, latest = set(), -1
             for member in archive:
+                member.pax_headers = {}  # tarfile keeps all members
+                if len(archive.pax_headers) > MAX_GLOBAL_KEYS:
+                    raise tarfile.ReadError(f"its global header has more than {MAX_GLOBAL_KEYS} keys")
                 if member.offset <= latest:  # a negative size would lead back, and so without end
                     raise tarfile.ReadError("a member has a size that cannot be")
                 latest, name = member.offset, member.name.removeprefix("./")
+                check_name(name, path)
                 is_label = name.lower().endswith(LABEL_ENDING) and not is_hidden(name)
                 if not is_image(name, endings) and not is_label:
                     members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)

@@ -25,7 +25,7 @@ from stylegan_ray.data.formats.folder import is_image, label_file_among, read_la
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import LABEL_FILE, label_limit, read_tree
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
@@ -113,6 +113,8 @@ def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
     try:
         with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            for entry in entries:
+                check_name(entry.filename, path)
             _refuse_overlaps(entries, path)
             images, left_out = _images_among(entries, reading)
             names = [entry.filename for entry in images]

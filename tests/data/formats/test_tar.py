@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder
+from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
 
@@ -82,3 +82,21 @@ def test_only_decimal_digits_are_class_numbers(tmp_path):
     files["1.cls"] = b"7"
     with pytest.raises(DataError, match="hold class numbers, but others text, such as '1_1'"):
         opened(write_tar(tmp_path / "e.tar", files), cond=True)
+
+
+def test_headers_and_names_are_of_bounded_size(tmp_path):
+    path, picture = tmp_path / "d.tar", encoded(noise_picture(0))
+    long = tarfile.TarInfo("L")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 3 << 30
+    path.write_bytes(long.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match=r"d\.tar cannot be read .*: a header takes 3\.221 GB, more than the limit"):
+        opened(path)
+    with tarfile.open(path, "w", pax_headers={f"k{i}": "v" for i in range(1000)}) as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    with pytest.raises(DataError, match=r"d\.tar cannot be read .*: its global header has more than 100 keys"):
+        opened(path)
+    for name in ("a/" * 1000 + "x.png", "x" * 5000 + ".png"):
+        with pytest.raises(DataError, match=r"d\.tar: the name '[ax].* may be of 4096 and 256"):
+            opened(write_tar(path, {name: picture}))
+        with pytest.raises(DataError, match=r"d\.zip: the name '[ax].* may be of 4096 and 256"):
+            opened(write_zip(tmp_path / "d.zip", {name: picture}))
