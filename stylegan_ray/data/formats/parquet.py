@@ -21,6 +21,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
+from stylegan_ray.data.formats.parquet_pages import can_be_larger, pages_of
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
@@ -28,13 +29,14 @@ from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quote
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.untrusted import check_size, format_bytes, printable
+from stylegan_ray.untrusted import reading as guarded
 from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
 IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo", "pixel_values", "bytes", "content")
 """Names of columns of images, the likeliest first."""
-LABEL_ROWS, MAX_LABEL_BYTES = 1 << 12, 1 << 26
-"""Labels that are read together, and their bytes at most."""
+LABEL_ROWS, MAX_LABEL_BYTES, MAX_LABEL_VALUES = 1 << 12, 1 << 26, 1 << 25
+"""Labels that are read together, their bytes at most, and numbers in the labels of a row group at most."""
 LONGEST_NAME = 200
 """Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
@@ -109,6 +111,8 @@ class Parquet(EncodedFormat):
                     class_names.setdefault(found, info.name)
                 _refuse_many_rows(parquet.metadata, info)
                 _add_groups(rows, parquet.metadata, number, info.name)
+                with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
+                    _check_pages(file, parquet.metadata, _leaf(parquet.schema_arrow, column), info.name)
                 num_rows.append(parquet.metadata.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
                     labels += _read_labels(file, parquet.schema_arrow)
@@ -177,7 +181,7 @@ class ParquetSource:
         for is_last in (False, True):
             try:
                 with self.files.open(shard) as file:
-                    return _with_dictionary(file, self.column).read_row_group(group, columns=[self.column])
+                    return _read_column(file, self.column, group)
             except OSError as error:
                 self.files.read_at(shard, 0, 1)
                 if is_last:
@@ -198,11 +202,15 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
         ) from error
 
 
-def _with_dictionary(file: Any, column: str) -> pq.ParquetFile:
-    """A Parquet file in which equal values of a column take memory once, as they do in the file."""
-    field = pq.ParquetFile(file).schema_arrow.field(column)
-    leaf = f"{column}.bytes" if pa.types.is_struct(field.type) else column
-    return pq.ParquetFile(file, read_dictionary=[leaf])
+def _read_column(file: Any, column: str, group: int) -> pa.Table:
+    """The images of a row group without their paths; equal ones take memory once, as they do in the file."""
+    leaf = _leaf(pq.ParquetFile(file).schema_arrow, column)
+    return pq.ParquetFile(file, read_dictionary=[leaf]).read_row_group(group, columns=[leaf])
+
+
+def _leaf(schema: pa.Schema, column: str) -> str:
+    """The name of the bytes in a column of images."""
+    return f"{column}.bytes" if _is_struct(schema, column) else column
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
@@ -258,14 +266,23 @@ def _refuse_many_rows(metadata: Any, info: FileInfo) -> None:
         )
 
 
+def _is_small(dtype: pa.DataType) -> bool:
+    """Whether each value takes a few bytes; other values may be any size, and many times the same one in a file."""
+    return pa.types.is_primitive(dtype) or pa.types.is_null(dtype)
+
+
 LabelPart = np.ndarray | list[Any]
 """Labels of some rows: numbers, or vectors of one length, as an array; all others as Python values."""
 
 
 def _read_labels(file: Any, schema: pa.Schema) -> list[LabelPart]:
-    """The labels of one file, some rows at a time."""
+    """The labels of one file, some rows at a time; none of other types than numbers, texts and vectors."""
     dtype = schema.field(LABEL_COLUMN).type
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
     is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
+    if not is_text and not _is_small(dtype.value_type if hasattr(dtype, "value_type") else dtype):
+        return []
     parquet = pq.ParquetFile(file, read_dictionary=[LABEL_COLUMN] if is_text else None)
     parts: list[LabelPart] = []
     for batch in parquet.iter_batches(batch_size=LABEL_ROWS, columns=[LABEL_COLUMN]):
@@ -315,13 +332,47 @@ def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         if group.total_byte_size > MAX_GROUP_BYTES:
-            raise DataError(
-                f"data.path: row group {number} of {name} takes {group.total_byte_size >> 20} MiB and is read "
-                f"whole for each image; write the file again with row groups below {MAX_GROUP_BYTES >> 20} MiB"
-            )
+            raise _too_large(number, name, group.total_byte_size)
         rows["shard"].append(shard)
         rows["group"].append(number)
         rows["size"].append(group.num_rows)
+
+
+def _too_large(group: int, name: str, size: int) -> DataError:
+    return DataError(
+        f"data.path: row group {group} of {name} takes {size >> 20} MiB and is read "
+        f"whole for each image; write the file again with row groups below {MAX_GROUP_BYTES >> 20} MiB"
+    )
+
+
+def _check_pages(file: Any, metadata: Any, leaf: str, name: str) -> None:
+    """Raises DataError where images or labels of a row group take far more memory than the footer of the file says."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            is_label = chunk.path_in_schema == LABEL_COLUMN or chunk.path_in_schema.startswith(f"{LABEL_COLUMN}.")
+            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, MAX_GROUP_BYTES)):
+                _check_chunk(file, chunk, number, name)
+            if is_label and chunk.num_values > MAX_LABEL_VALUES:
+                raise _too_many_labels(number, name, chunk.num_values)
+
+
+def _check_chunk(file: Any, chunk: Any, group: int, name: str) -> None:
+    size = num_values = 0
+    for page in pages_of(file, chunk):
+        size, num_values = size + page.size, num_values + page.num_values
+        if size > MAX_GROUP_BYTES:
+            raise _too_large(group, name, size)
+        if num_values > max(MAX_LABEL_VALUES, chunk.num_values):
+            raise _too_many_labels(group, name, num_values)
+
+
+def _too_many_labels(group: int, name: str, count: int) -> DataError:
+    return DataError(
+        f"data.path: the labels of row group {group} of {name} are {count} numbers, and may be {MAX_LABEL_VALUES}; "
+        f"give a column `{LABEL_COLUMN}` of class numbers or short vectors, or smaller row groups"
+    )
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
@@ -336,7 +387,7 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 def _labels(parts: Sequence[LabelPart], names: PackedNames, class_names: dict[tuple[str, ...], str]) -> Labels:
     """Labels of all rows; `class_names` are those of the files, and for each the first file that has them."""
     if not len(names) or sum(map(len, parts)) < len(names):
-        return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}`")
+        return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}` of numbers, texts or vectors")
     if len(class_names) > 1:
         (some, first), (others, second) = list(class_names.items())[:2]
         return Labels(

@@ -91,3 +91,45 @@ def test_texts_that_look_alike_are_different_classes(tmp_path):
     data = opened(write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(4)], texts), cond=True)
     assert data.label_size == 4 and max(map(len, data.class_names)) < 210
     assert data.class_name(0) == data.class_name(1) == "a\\nb"
+
+
+def claiming(path, old, new):
+    """A Parquet file whose footer claims another size, in as many bytes (zigzag varint)."""
+    width, parts = (2 * old).bit_length() // 7 + ((2 * old).bit_length() % 7 > 0), []
+    for number in (2 * old, 2 * new):
+        parts.append(bytes(number >> 7 * i & 127 | (i < width - 1) << 7 for i in range(width)))
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert parts[0] in content[footer:]
+    path.write_bytes(content[:footer] + content[footer:].replace(*parts))
+    return path
+
+
+def test_sizes_are_those_of_the_pages_not_of_the_footer(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1 << 20)
+    path = tmp_path / "d.parquet"
+    pq.write_table(pa.table({"image": [bytes(3 << 20)]}), path, compression="zstd", use_dictionary=False)
+    size = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
+    with pytest.raises(DataError, match=r"row group 0 of d\.parquet takes 3 MiB"):
+        opened(claiming(path, size, 1000))
+
+
+def test_labels_are_few_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_LABEL_VALUES", 1000)
+    path = write_parquet(tmp_path / "d.parquet", [noise_picture(0)], [[0] * 1500])
+    with pytest.raises(DataError, match=r"labels of row group 0 of d\.parquet are 1500 numbers, and may be 1000"):
+        opened(path)
+    with pytest.raises(DataError, match=r"labels of row group 0 of d\.parquet are 1500 numbers, and may be 1000"):
+        opened(claiming(path, 1500, 100))
+
+
+def test_paths_and_labels_of_any_size_are_not_read(tmp_path, monkeypatch):
+    picture, read, columns = encoded(noise_picture(0)), pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda *args, **keys: columns.append(keys["columns"]) or read(*args, **keys)
+    )
+    table = pa.table({"image": [{"bytes": picture, "path": "x" * 1000}], "label": [b"x" * 1000]})
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert opened(tmp_path / "d.parquet").num_images == 1 and set(map(tuple, columns)) == {("image.bytes",)}
+    with pytest.raises(DataError, match="not all Parquet files have a column `label` of numbers, texts or vectors"):
+        opened(tmp_path / "d.parquet", cond=True)
