@@ -21,6 +21,9 @@ from stylegan_ray.untrusted import printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 """The decoders of Pillow that are used, whatever a file is named. Others start programs (EPS) or are hardly tested."""
+NOT_READ = f"is not an image of a format that is read ({', '.join(FILE_FORMATS)})"
+BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II", b"MM", b"GIF8", b"P")
+"""How files of FILE_FORMATS begin; those of AVIF and HEIF have `ftyp` after four bytes."""
 MAX_IMAGE_BYTES = 1 << 29
 """Larger images are refused before they are decoded: a small file can claim any size (data.max_image_mb)."""
 BYTES_PER_PIXEL = 4
@@ -232,6 +235,12 @@ def check_speed(image: Image.Image) -> None:
         )
 
 
+def check_beginning(content: bytes) -> None:
+    """Raises ValueError for the first bytes of what is an image of no format that is read."""
+    if content and not content.startswith(BEGINNINGS) and content[4:8] != b"ftyp":
+        raise ValueError(NOT_READ)
+
+
 def explain_error(error: Exception, content: bytes = b"") -> str:
     """The reason why an image cannot be decoded, in one printable line."""
     if (missing := missing_decoder(content)) is not None:
@@ -239,7 +248,7 @@ def explain_error(error: Exception, content: bytes = b"") -> str:
     if isinstance(error, UnidentifiedImageError) and content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
         return "is a HEIC image, which is read with data.extra_formats=heif (and the package pillow-heif)"
     if isinstance(error, UnidentifiedImageError):
-        return f"is not an image of a format that is read ({', '.join(FILE_FORMATS)})"
+        return NOT_READ
     text = printable(" ".join(str(error).split()))
     return text or type(error).__name__
 

@@ -36,7 +36,7 @@ def test_the_command_says_all_that_is_asked_without_ray(tmp_path):
     assert found["facts"]["processor"]["usable"] == len(os.sched_getaffinity(0))
     assert found["facts"]["storage"]["write_mb_s"] > 0 and found["facts"]["storage"]["clock_sec"] == 0
     assert not storage.parent.exists(), "folders that were not there are gone again"
-    assert "way of a training on this machine" in done.stdout.splitlines()[-1]
+    assert "prevents training on this machine" in done.stdout.splitlines()[-1]
 
 
 def test_a_storage_that_cannot_be_written_is_a_problem_and_status_1(tmp_path, capsys):

@@ -20,7 +20,7 @@ def schedules(draw: st.DrawFn) -> tuple[RunConfig, int]:
     gpu = draw(st.integers(1, 8))
     rates = st.dictionaries(sides, st.floats(1e-6, 1.0), max_size=3)
     keys = {
-        "model.family": "revised", "schedule.minibatch_gpu": gpu,
+        "model.family": "revised", "model.mbstd_group_size": None, "schedule.minibatch_gpu": gpu,
         "schedule.minibatch_size": gpu * draw(st.integers(1, 6)),
         "schedule.minibatch_size_dict": {
             side: gpu * n for side, n in draw(st.dictionaries(sides, st.integers(1, 6))).items()

@@ -18,6 +18,7 @@ import numpy as np
 
 from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.decode import check_beginning
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
@@ -36,6 +37,8 @@ LOCAL_HEADER = 30
 """Bytes of an entry's local header before its name; an extra field of unknown size follows the name."""
 USUAL_EXTRA = 64
 """Bytes read beyond the name and the content, so that a short extra field costs no second read."""
+BEGINNING = 1 << 10
+"""Bytes by which an entry is recognised as an image before all of it is decompressed."""
 IS_ENCRYPTED = 1
 PNG_OVERHEAD = 300
 """Headers of a PNG and of its zip entry, in bytes."""
@@ -223,6 +226,7 @@ class ZipSource:
         if self.places["method"][entry] == zipfile.ZIP_STORED:
             content = packed
         elif wanted == packed_size:
+            check_beginning(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed[:BEGINNING], BEGINNING))
             content = inflate(packed, self.files.max_bytes, "the image", LIMIT_KEY)
         else:  # the beginning of the stream, for its header
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.files.max_bytes)

@@ -9,6 +9,7 @@ import pytest
 from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data.formats import zip as zip_format
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -66,3 +67,11 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path):
         with pytest.raises(DataError) as error:
             opened(path)
         assert f"one file twice, as {first!r} and as {second!r}" in str(error.value)
+
+
+def test_of_what_is_no_image_only_the_beginning_is_inflated(tmp_path, monkeypatch):
+    sizes, whole = [], zip_format.inflate
+    monkeypatch.setattr(zip_format, "inflate", lambda *args: sizes.append(len(args[0])) or whole(*args))
+    files = {"a.png": noise_picture(0), "b.png": bytes(1 << 20)}
+    data = opened(write_zip(tmp_path / "d.zip", files, zipfile.ZIP_DEFLATED), on_bad_image="skip")
+    assert len(sizes) == 1 and "is not an image of a format that is read" in data.bad[1]
