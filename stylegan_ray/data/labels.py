@@ -12,7 +12,7 @@ import numpy as np
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.splits import split_named
+from stylegan_ray.data.splits import split_named, splits_of_images
 from stylegan_ray.untrusted import BadFileError, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
@@ -237,11 +237,17 @@ def _match(given: dict[str, Any], names: PackedNames, folder: str) -> Labels:
         missing = [name for name in wanted if name not in given]
     if missing:
         return Labels(problem=f"{LABEL_FILE} has no label for {list_names(missing)}")
-    if len(given) > len(set(wanted)):
-        unknown = sorted(set(given).difference(wanted))
+    if len(given) > len(set(wanted)) and (unknown := _unknown(given, set(wanted))):
         return Labels(problem=f"{LABEL_FILE} names {list_names(unknown)}, which the data set does not hold")
     found = Labels.of([given[name] for name in wanted], LABEL_FILE, name=lambda i: quoted(stored[i]))
     return replace(found, is_late=True) if wanted != stored else found
+
+
+def _unknown(given: Mapping[str, Any], wanted: set[str]) -> list[str]:
+    """Names that are given and not wanted, but for those in folders of splits of which no image is used."""
+    splits = dict(zip(given, splits_of_images(list(given)), strict=True))
+    used = {splits[name] for name in wanted}
+    return sorted(name for name in given if name not in wanted and splits[name] in used)
 
 
 def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"there is no {LABEL_FILE}") -> Labels:
