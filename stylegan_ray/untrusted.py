@@ -68,12 +68,17 @@ class reading:  # noqa: N801 - a context manager, named like a function
             return
         is_ours = isinstance(raised, UserError) or (isinstance(self.error, type) and isinstance(raised, self.error))
         if not is_ours:
-            raise self.error(f"{self.name}: {describe(raised)}") from raised
+            raise self.error(f"{self.name}: {self._place(raised)}{describe(raised)}") from raised
         is_final = not isinstance(raised, BadFileError) or self.name in str(raised)
         if not is_final:
             raise self.error(f"{self.name}: {raised}") from raised
         if isinstance(self.error, type) and not isinstance(raised, self.error) and isinstance(raised, BadFileError):
             raise self.error(str(raised)) from raised
+
+    def _place(self, raised: BaseException) -> str:
+        """The file that the system names, where it is another one, such as a file in a folder."""
+        name = printable(getattr(raised, "filename", None) or "", most=500)
+        return f"{name} " if name and not self.name.endswith(name) else ""
 
 
 def _is_failure(raised: BaseException) -> bool:

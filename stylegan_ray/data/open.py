@@ -250,4 +250,6 @@ def _nearest(path: str) -> str:
     head, tail = os.path.split(os.path.abspath(path))
     if not os.path.isdir(head):
         return f"; its folder {head} does not exist either"
-    return nearest(tail, os.listdir(head)) or f"; `{openmoji.NAME}` is the built-in data set"
+    with suppress(OSError):  # the folder may not be listed
+        return nearest(tail, os.listdir(head)) or f"; `{openmoji.NAME}` is the built-in data set"
+    return ""
