@@ -15,7 +15,7 @@ from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import Folder, FolderSource, is_image
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 
@@ -55,7 +55,10 @@ class CelebA(Folder):
             )
         if left_out := [name for name in images if _stem(name) not in rows]:
             log.warning(
-                "Left out: %d images without a line in %s, %s", len(left_out), attribute_file.name, list_names(left_out)
+                "Left out: %d images without a line in %s, %s",
+                len(left_out),
+                quoted(attribute_file.name),
+                list_names(left_out),
             )
         names = PackedNames.pack(known)
         scanned = scan(FolderSource(files, names).read, names, progress, reading)

@@ -16,11 +16,12 @@ from stylegan_ray.data.files import FileInfo, Files, LocalFiles
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.readers.cifar_reader import is_part
+from stylegan_ray.untrusted import printable
 
 log = logger_of(__name__)
 
@@ -49,7 +50,7 @@ class ForeignFormat(EncodedFormat):
         process = reader_process(self.name, files, shards)
         contents = process.contents()
         for note in contents.notes:
-            log.warning("%s", note)
+            log.warning("%s", printable(note, most=2000))
         names = PackedNames.pack(contents.names)
         labels = (
             Labels()
@@ -143,7 +144,7 @@ class IDX(ForeignFormat):
                 return [image_file, folder + name]
         log.warning(
             "%s has no labels: there is no regular file %s beside it (links out of the folder "
-            "are read with follow_links)", image_file, label_file,
+            "are read with follow_links)", quoted(image_file), quoted(label_file),
         )  # fmt: skip
         return [image_file]
 
