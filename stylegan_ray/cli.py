@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -44,6 +45,8 @@ def overview() -> str:
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 2 wrong usage or configuration, 130 interrupted, 1 otherwise."""
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files hold any bytes
     with last_words.left_behind(message_of_death(command)):
         try:
             return command(sys.argv[1:] if argv is None else argv)

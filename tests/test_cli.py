@@ -1,5 +1,6 @@
 """The command line: how values are written, and what a mistake is answered with."""
 
+import io
 import re
 import subprocess
 import sys
@@ -213,3 +214,11 @@ def test_dry_run_prints_configuration_networks_and_schedule(capsys, tmp_path):
     totals = [int(row[1].replace(",", "")) for row in rows if row[:1] == ["total"]]
     counted = [int(row[1].replace(",", "")) for row in rows if len(row) == 4 and row[1].replace(",", "").isdigit()]
     assert len(totals) == 2 and sum(totals) == sum(counted), "every parameter is counted in one row"
+
+
+def test_names_that_are_no_text_are_printed_escaped(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli.run(lambda argv: print(*argv) or 0, ["\udcff"]) == 0
+    stdout.flush()
+    assert stdout.buffer.getvalue() == b"\\udcff\n"

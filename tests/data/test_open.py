@@ -1,5 +1,7 @@
 """Opening data sets: what is found, what is refused and how, and what is cached."""
 
+import errno
+import os
 import pickle
 import re
 import struct
@@ -367,3 +369,35 @@ def test_labels_that_do_not_go_together_are_named_with_their_images(tmp_path):
         (root / "dataset.json").write_bytes(label_json([["000.png", first], ["001.png", second]]))
         with pytest.raises(DataError, match=re.escape(words)):
             opened(root, cond=True)
+
+
+@pytest.mark.parametrize("pack", [write_folder, write_zip])
+def test_one_label_file_holds_labels_of_splits_that_are_not_used(tmp_path, pack):
+    labels = [["train/0/a.png", 0], ["train/1/b.png", 1], ["test/0/c.png", 1]]
+    files = {name: noise_picture(i) for i, (name, _) in enumerate(labels)}
+    path = pack(tmp_path / "d.zip", {**files, "dataset.json": label_json(labels)})
+    assert opened(path, cond=True).labels(np.arange(2)).argmax(1).tolist() == [0, 1]
+    path = pack(tmp_path / "e.zip", {**files, "dataset.json": label_json([*labels, ["train/1/z.png", 1]])})
+    with pytest.raises(DataError, match=r"names 'train/1/z\.png', which"):
+        opened(path, cond=True)
+
+
+def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "denied", str(path))
+
+    root = write_folder(tmp_path / "d", {"x/0.png": noise_picture(0)})
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=r"data\.path=.*/none does not exist$"):
+        opened(tmp_path / "none")
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=rf"data\.path={root}: .*/d/ cannot be read: Permission denied"):
+        opened(root)
+
+
+def test_names_in_messages_are_printable(tmp_path):
+    for ending in (".tar", ".parquet", ".tfrecords"):
+        root = write_folder(tmp_path / ending[1:], {f"a\nINFO forged\x1b[2J{ending}": b"x" * 2000})
+        with pytest.raises(DataError) as error:
+            opened(root)
+        assert str(error.value).isprintable() and r"a\nINFO forged\x1b[2J" in str(error.value)
