@@ -144,7 +144,7 @@ def test_folders_nested_ever_deeper(tmp_path):
 
 
 def test_a_deflated_entry_of_gigabytes(tmp_path, open_in_child):
-    path = write_bomb(tmp_path / "d.zip", {"a.png": noise_picture(0)}, "x.png", bytes(1 << 20), 700)
+    path = write_bomb(tmp_path / "d.zip", {"a.png": noise_picture(0)}, "x.png", b"BM".ljust(1 << 20, b"\0"), 700)
     assert "'x.png'" in (text := open_in_child(path)) and "refused" in text and "data.max_image_mb" in text
 
 
