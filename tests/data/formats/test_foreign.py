@@ -67,7 +67,7 @@ def test_label_files_of_idx_that_are_pipes_or_lie_elsewhere(tmp_path, caplog):
         return IDX().parts(files_at(str(folder), **keys), [FileInfo(images, 0, 0)])
 
     os.mkfifo(folder / labels)
-    assert parts() == [images] and "no regular file train-labels-idx1-ubyte" in caplog.text
+    assert parts() == [images] and "no regular file 'train-labels-idx1-ubyte'" in caplog.text
     (folder / labels).unlink()
     (folder / labels).symlink_to(tmp_path / "secret")
     assert parts() == [images] and parts(follow_links=True) == [images, labels]
