@@ -78,7 +78,7 @@ def test_zip_is_that_of_the_original_tool(source, tmp_path, capsys):
     assert run(source, tmp_path / "d.zip") == 0
     output = capsys.readouterr().out
     assert "7 images of 16x16" in output and f"{tmp_path}/d.zip" in output
-    assert f"train config-f {tmp_path}/d.zip --data.cond" in output
+    assert f"train auto {tmp_path}/d.zip --data.cond" in output
     with zipfile.ZipFile(tmp_path / "d.zip") as archive:
         names = [f"00000/img{i:08d}.png" for i in range(7)]
         assert archive.namelist() == [*names, "dataset.json"]
@@ -227,7 +227,7 @@ def test_check_of_a_good_set(source, tmp_path, capsys):
     assert rows["Images"] == "7 (folder)" and rows["Formats"] == "PNG 7" and rows["Sizes"].startswith("16x16 7")
     assert rows["Unreadable"] == rows["Duplicates"] == rows["Transparent"] == "none"
     assert rows["Labels"] == "3 classes of 2 to 3 images, median 2"
-    assert rows["Train"].endswith(f"train config-f {source} --data.cond")
+    assert rows["Train"].endswith(f"train auto {source} --data.cond")
 
 
 def test_check_finds_what_is_wrong_and_its_advice_works(ray_local, tmp_path, monkeypatch, capsys):
