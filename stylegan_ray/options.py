@@ -48,6 +48,14 @@ The defaults shown are those of the preset. Values have YAML syntax: 0.002, null
 A boolean key needs no value: --data.cond is --data.cond true, --data.no_cond is --data.cond false."""
 
 
+def check_least(options: Any, **least: float) -> None:
+    """Raises ConfigError where an option is less than its least value; None is fine."""
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {bound:g}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """The parsed command line of the train command."""

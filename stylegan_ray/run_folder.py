@@ -370,18 +370,37 @@ def folder_of(network: str) -> str:
 
 def is_run(address: str) -> bool:
     """Whether a folder is that of a run."""
+    return _holds(address, CONFIG)
+
+
+def _holds(address: str, file: str) -> bool:
     try:
-        return Storage.at(address).exists(CONFIG)
+        return Storage.at(address).exists(file)
     except (ValueError, OSError):
+        return False
+
+
+def _with_file(name: str, base: str, file: str) -> str | None:
+    """The folder with this file at an address, or by its name in `base`; None where there is none."""
+    for address in (name, join_address(base, name)):
+        if _holds(address, file):
+            return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
+    return None
+
+
+def is_asked_to_stop(folder: Storage) -> bool:
+    """Whether a run or sweep has a STOP file; a storage that fails asks for nothing."""
+    try:
+        return folder.exists(STOP)
+    except OSError:
         return False
 
 
 def find_run(run: str, storage: str | None = None) -> str:
     """The address of a run, given as an address or by its name in the storage; raises ConfigError."""
     base = storage_address(storage)
-    for address in (run, join_address(base, run)):
-        if is_run(address):
-            return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
+    if address := _with_file(run, base, CONFIG):
+        return address
     if os.path.isfile(os.path.expanduser(run)):
         raise ConfigError(
             f"no run {printable(run)!r}: it is a file, and a run is a folder; give that folder, or its name"
@@ -392,15 +411,6 @@ def find_run(run: str, storage: str | None = None) -> str:
         raise ConfigError(f"no run {run!r}, and the storage {base} cannot be read: {error}") from error
     known_runs = f"; runs there: {', '.join(known[:10])}{', ...' if known[10:] else ''}" if known else ""
     raise ConfigError(f"no run {run!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}")
-
-
-def find_sweep(sweep: str, storage: str | None = None) -> str | None:
-    """The address of a sweep, given as an address or by its name in the storage; None where there is none."""
-    for address in (sweep, join_address(storage_address(storage), sweep)):
-        with suppress(ValueError, OSError):
-            if Storage.at(address).exists(SWEEP):
-                return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
-    return None
 
 
 def how_ended(run: Storage) -> str | None:
@@ -414,7 +424,7 @@ def how_ended(run: Storage) -> str | None:
 
 def ask_to_stop(run: str, storage: str | None = None) -> str:
     """Writes the STOP file of a run, unless it has ended, or of a sweep; returns a message for the user."""
-    if address := find_sweep(run, storage):
+    if address := _with_file(run, storage_address(storage), SWEEP):
         Storage.at(address).write(STOP, b"")
         return f"Asked sweep {address} to stop. Its trials save their states; the command that started it continues it."
     address = find_run(run, storage)

@@ -27,6 +27,7 @@ from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.row_files import absolute, rows_file
 from stylegan_ray.metrics.rows import Row, full_name
+from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import NETWORK_ENDINGS, append_jsonl, is_run, read_config, refuse_relative
 from stylegan_ray.storage import Storage, split_address
@@ -94,10 +95,7 @@ def format_rows(rows: Sequence[Row]) -> Iterator[str]:
 
 def check_numbers(options: EvaluateOptions) -> None:
     """Raises ConfigError for values that can be refused before anything is loaded."""
-    for name, least in (("repeat", 1), ("seed", 0), ("num_tasks", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    check_least(options, repeat=1, seed=0, num_tasks=0)
     if not math.isfinite(options.trunc):
         raise ConfigError(f"--trunc {options.trunc} must be a finite number; 1 switches truncation off")
 

@@ -15,6 +15,7 @@ from stylegan_ray.images.options import GenerateOptions, check_ranges
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.metrics.row_files import absolute
+from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine, format_time
 from stylegan_ray.run_folder import refuse_relative
 from stylegan_ray.storage import Storage, one_line
@@ -51,9 +52,7 @@ def check_options(options: GenerateOptions) -> int:
     """The number of images; raises ConfigError for options that do not go with --n."""
     num = options.n or 0
     check_ranges(options)
-    for name, least in (("n", 1), ("shard", 1)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name} {getattr(options, name)} must be at least {least}")
+    check_least(options, n=1, shard=1)
     if options.shard % options.batch and options.format == "tar":
         near = max(options.shard // options.batch, 1) * options.batch
         raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")

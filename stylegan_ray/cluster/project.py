@@ -20,6 +20,7 @@ from stylegan_ray.images.saved_w import load_w
 from stylegan_ray.images.video import check_video_path
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
+from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import refuse_relative
 from stylegan_ray.storage import Storage
@@ -120,9 +121,7 @@ def moved(projector: Projector, device: str) -> Projector:
 
 def _check(options: ProjectOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded."""
-    for name, value, least in (("steps", options.steps, 1), ("frames", options.frames, 1)):
-        if value < least:
-            raise ConfigError(f"--{name} {value} must be at least {least}")
+    check_least(options, steps=1, frames=1)
     if options.num_tasks is not None and options.num_tasks < 0:
         raise ConfigError(f"--num-tasks {options.num_tasks} must be at least 0; 0 projects in this process")
     if options.video:

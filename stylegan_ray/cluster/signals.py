@@ -17,7 +17,7 @@ from stylegan_ray import distributed
 from stylegan_ray.cluster.channel import Sender
 from stylegan_ray.config import RunConfig
 from stylegan_ray.interrupts import handled_by, hear_sigint, note_hangup
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.run_folder import is_asked_to_stop
 from stylegan_ray.storage import Storage
 
 GO_ON, LOG, ASK, SAVE, STOP_RUN, LEAVE = range(6)
@@ -100,7 +100,7 @@ class Signals:
         now = time.monotonic()
         if now - self.looked_at >= self.stop_sec:
             self.looked_at = now
-            if self._stop_file_exists():
+            if is_asked_to_stop(self.run):
                 return STOP_RUN
         if now - self.saved_at >= self.save_sec:
             return SAVE
@@ -111,12 +111,6 @@ class Signals:
             self.asked_at = now
             return ASK
         return GO_ON
-
-    def _stop_file_exists(self) -> bool:
-        try:
-            return self.run.exists(STOP)
-        except OSError:
-            return False  # storage that fails asks for nothing
 
     def _ask(self) -> int:
         """Asks Ray for notices of preemption; each means a checkpoint now and one shortly before the deadline."""

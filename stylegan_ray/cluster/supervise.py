@@ -21,7 +21,7 @@ from stylegan_ray.cluster.faults import FaultLog
 from stylegan_ray.cluster.hangs import HangGuard
 from stylegan_ray.cluster.out_of_memory import describe_kill
 from stylegan_ray.config import ClusterConfig
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.run_folder import STOP, is_asked_to_stop
 from stylegan_ray.storage import Storage, one_line
 
 PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
@@ -205,9 +205,7 @@ class Supervisor:
         if now < self._look_for_stop_at:
             return False
         self._look_for_stop_at = now + STOP_SEC
-        with suppress(OSError):  # a storage that fails asks for nothing
-            return self.run.exists(STOP)
-        return False
+        return is_asked_to_stop(self.run)
 
     def _pass_on_stop(self) -> None:
         """Writes the STOP file that the workers look for, again where the storage fails."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from stylegan_ray.config import ConfigError, RunConfig, preset_names, validated
+from stylegan_ray.config import ConfigError, RunConfig, preset_names, validated, without_places
 from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.run_folder import PUBLISHED
 from stylegan_ray.storage import one_line
@@ -45,11 +45,10 @@ def folder_files(
 
 def public_config(cfg: RunConfig) -> RunConfig:
     """The configuration without names, paths and addresses, which may be private."""
-    values = cfg.model_dump(mode="json")
+    values = without_places(cfg.model_dump(mode="json"))
     preset = {"preset": cfg.run.preset} if cfg.run.preset in preset_names() else {}
     values["run"] = {"seed": cfg.run.seed, **preset}
-    values["data"]["path"] = None
-    del values["cluster"], values["metrics"], values["report"]
+    del values["metrics"]
     return validated(values)
 
 

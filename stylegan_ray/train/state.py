@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stylegan_ray.augment import Augmentation, Parameters, augmentation_of, joined
-from stylegan_ray.config import FORMAT_VERSION, ConfigError, RunConfig
+from stylegan_ray.augment import Augmentation, Parameters, check_size, joined
+from stylegan_ray.config import FORMAT_VERSION, RunConfig
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import build_discriminator, build_generator, recompute
 from stylegan_ray.rng import Draws, Place, stream, stream_key
@@ -120,8 +120,7 @@ class TrainState:
         device: torch.device | str = "cpu",
     ) -> TrainState:
         """The state of a new run; the networks are initialised on the CPU from run.seed, equal on every device."""
-        if (augmentation := augmentation_of(cfg.augment)) is not None:
-            augmentation.check_size((resolution, resolution) if isinstance(resolution, int) else resolution)
+        check_size(cfg.augment, (resolution, resolution) if isinstance(resolution, int) else resolution)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(stream_key(cfg.run.seed, 0, "init"), 0).integers(2**63)))
             G = build_generator(cfg.model, resolution, num_channels, label_size)
@@ -201,7 +200,7 @@ def freeze(D: Any, num_layers: int) -> None:
         return
     layers = D.layers()
     if num_layers > len(layers):
-        raise ConfigError(f"train.freeze_D={num_layers} must be at most {len(layers)}, the layers that D can freeze")
+        raise ValueError(f"train.freeze_D={num_layers} must be at most {len(layers)}, the layers that D can freeze")
     for layer in layers[:num_layers]:
         layer.requires_grad_(False)
 

@@ -20,6 +20,7 @@ from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.view import View, find_network
 from stylegan_ray.interop.loading import locate
 from stylegan_ray.metrics.row_files import absolute
+from stylegan_ray.options import check_least
 from stylegan_ray.run_folder import find_run, refuse_relative
 from stylegan_ray.storage import one_line
 
@@ -43,10 +44,7 @@ def serve_network(options: ServeOptions) -> int:
 
 def check_options(options: ServeOptions) -> None:
     """Raises ConfigError for values that can be refused before anything is loaded."""
-    for name, least in (("port", 1), ("replicas", 1), ("batch", 1), ("threads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} {value} must be at least {least}")
+    check_least(options, port=1, replicas=1, batch=1, threads=1)
     if options.port > 65535:
         raise ConfigError(f"--port {options.port} must be at most 65535; 8000 is usual")
     if options.follow_seconds <= 0:

@@ -30,7 +30,7 @@ from stylegan_ray.cluster.tune.trials import (
 )
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interrupts import asking_signals, note_hangup
-from stylegan_ray.run_folder import STOP
+from stylegan_ray.run_folder import STOP, is_asked_to_stop
 from stylegan_ray.storage import Storage, retry
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -67,7 +67,7 @@ class SweepCallback(Callback):
         number, kimg = number_of(str(trial)), last.get("kimg", 0.0)
         if ended == "stopped":
             _SESSION.end(number, ended, f"stopped at {kimg:g} kimg", kimg)
-        elif ended != "interrupted":
+        elif ended != INTERRUPTED:
             _SESSION.end(number, ended, last.get("why", ""))
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
@@ -181,18 +181,12 @@ class Session:
                     if has_ended(self.trials.folder(record.name)) or now - since > SECONDS_TO_END:
                         del self._to_free[number]
                         free_disk(self.trials, record)
-            if not self.was_stopped and self._stop_file_is_there():
+            if not self.was_stopped and is_asked_to_stop(self.sweep):
                 signal.raise_signal(signal.SIGINT)
         self.view.refresh()
 
     def _read_record(self, number: int) -> Record | None:
         return retry(lambda: read_record(self.trials, number), self.view.message)
-
-    def _stop_file_is_there(self) -> bool:
-        try:
-            return self.sweep.exists(STOP)
-        except OSError:
-            return False
 
 
 _SESSION = Session()

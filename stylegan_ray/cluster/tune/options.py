@@ -11,7 +11,7 @@ import tyro
 from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.metrics.names import HIGHER_IS_BETTER, parse_metric
-from stylegan_ray.options import train_options
+from stylegan_ray.options import check_least, train_options
 
 DEFAULT_SAMPLES = 16
 
@@ -83,7 +83,7 @@ def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
     given = train_options(words, prog)
     if given.resume_from or given.dry_run:
         raise ConfigError("a sweep takes neither --resume-from nor --dry-run; leave them out")
-    check_numbers(options)
+    check_least(options, samples=1, every=1, concurrent=1, grace_kimg=1e-6, reduction=1.01, perturb_kimg=1e-6)
     base = with_objective(given.cfg, options)
     space = Space.read(path, base)
     num_samples = options.samples or (space.grid_size if space.is_grid else max(DEFAULT_SAMPLES, space.grid_size))
@@ -91,15 +91,6 @@ def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
     if options.scheduler == "pbt":
         space.check_movable()
     return Plan(options, given.cfg, base, space, num_samples)
-
-
-def check_numbers(options: SweepOptions) -> None:
-    """Raises ConfigError for numbers out of bounds."""
-    least = {"samples": 1, "every": 1, "concurrent": 1, "grace_kimg": 1e-6, "reduction": 1.01, "perturb_kimg": 1e-6}
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least {bound:g}")
 
 
 def with_objective(cfg: RunConfig, options: SweepOptions) -> RunConfig:

@@ -34,7 +34,7 @@ from stylegan_ray.cluster.tune.trials import (
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.run_folder import CHECKPOINTS, STOP, checkpoint_nimg, complete_checkpoints
+from stylegan_ray.run_folder import CHECKPOINTS, checkpoint_nimg, complete_checkpoints, is_asked_to_stop
 from stylegan_ray.storage import Storage, join_address, one_line, retry, split_address
 from stylegan_ray.train.checkpoint import CheckpointError
 
@@ -261,10 +261,7 @@ class Fitting(threading.Thread):
 
     def sweep_is_stopping(self) -> bool:
         """Whether the sweep has a STOP file."""
-        try:
-            return Storage.at(self.spec.sweep).exists(STOP)
-        except OSError:
-            return False  # a storage that fails is no wish to stop
+        return is_asked_to_stop(Storage.at(self.spec.sweep))
 
     def tick(self, stats: Mapping[str, Any]) -> None:
         """A tick's row: a report where it has the objective."""
