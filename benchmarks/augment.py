@@ -23,7 +23,7 @@ from stylegan_ray.rng import Place, SeededDraws
 from stylegan_ray.train.step import train_iteration
 
 ITERATIONS = 16
-"""Of which one has R1 and four have path length regularisation, in the usual intervals."""
+"""Of which one has R1 and four have path length regularization, in the usual intervals."""
 SUBJECT = 64
 """The resolution of the README's figures, to which the bars apply."""
 MOST_OF_A_STEP, LEAST_OVER_TWIN = 0.15, 1.5

@@ -12,7 +12,7 @@ from stylegan_ray.config import RunConfig
 
 
 def images_per_sec_by_resolution(cfg: RunConfig, device: torch.device, repeats: int) -> dict[str, float]:
-    """Images per second over a cycle of regularisation phases, at each whole lod; nothing where nothing grows."""
+    """Images per second over a cycle of regularization phases, at each whole lod; nothing where nothing grows."""
     first = cfg.schedule.lod_initial_resolution
     if first is None:
         return {}

@@ -25,7 +25,7 @@ from stylegan_ray.ops import (
     downsample2d,
     fir_filter,
     modulated_conv2d,
-    penalised_gradients,
+    penalized_gradients,
     to_memory_format,
     upfirdn2d,
     upsample2d,
@@ -149,7 +149,7 @@ def run(call: Callable[..., Tensor], x: Tensor, others: Sequence[Tensor], order:
         y = call(x * 1, *others)
         y.backward(y.detach())
         return
-    with penalised_gradients():
+    with penalized_gradients():
         y = call(x * 1, *others)
         (dx,) = torch.autograd.grad(y, x, y, create_graph=True)
     dx.backward(dx.detach())

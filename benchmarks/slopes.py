@@ -10,7 +10,7 @@ import numpy as np
 WARM_UP = 0.1
 """The share of a lifetime that is left out at its beginning."""
 BLOCKS = 10
-"""The rest of a lifetime is averaged over so many equal spans, since neighbouring samples are not independent."""
+"""The rest of a lifetime is averaged over so many equal spans, since neighboring samples are not independent."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Options(Common):
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """Seconds, flops and memory by phase; images per second over a whole cycle of regularisation phases."""
+    """Seconds, flops and memory by phase; images per second over a whole cycle of regularization phases."""
     device, names = chosen_device(options.device), possible(options.variants, cfg)
     torch._dynamo.config.recompile_limit = MOST_PROGRAMS
     subjects = {name: Subject(configured(cfg, name), device) for name in names}

@@ -75,7 +75,7 @@ class Subject:
 
 
 def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
-    """A state with new networks, whose optimisers have made a step, so that their memory is allocated."""
+    """A state with new networks, whose optimizers have made a step, so that their memory is allocated."""
     channels, height, width = image_shape(cfg)
     state = TrainState.create(cfg, (height, width), channels, label_size_of(cfg), device)
     for optimizer in state.optimizers.values():

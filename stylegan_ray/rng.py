@@ -56,7 +56,7 @@ def permuted(places: np.ndarray, num: int, key: tuple[int, int]) -> np.ndarray:
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """A 64-bit mixing function (the finaliser of splitmix64, public domain constants)."""
+    """A 64-bit mixing function (the finalizer of splitmix64, public domain constants)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -26,7 +26,7 @@ WAYS = {OURS: {}, LIBGOMP: {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_P
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Trains alone and with a neighbour, alternately, each run with all cores as its threads, on prepared data.
+    """Trains alone and with a neighbor, alternately, each run with all cores as its threads, on prepared data.
 
     Takes every --section.key of the train command; each run has one worker.
     """

@@ -155,8 +155,8 @@ def photographs(cfg: RunConfig, folder: Path, size: int, kind: str) -> Case:
         path.mkdir()
         rng = np.random.default_rng(size)
         for i in range(PASS_IMAGES):
-            colours = Image.fromarray(rng.integers(256, size=(9, 9, 3), dtype=np.uint8))
-            shapes = colours.resize((size, size), Image.Resampling.BICUBIC)
+            colors = Image.fromarray(rng.integers(256, size=(9, 9, 3), dtype=np.uint8))
+            shapes = colors.resize((size, size), Image.Resampling.BICUBIC)
             noisy = np.asarray(shapes) + rng.normal(0, 3, (size, size, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path / f"{i}.{kind}", quality=90)
     return given(cfg.with_overrides({"data.path": str(path), "data.resolution": size, "data.mirror_augment": True}))

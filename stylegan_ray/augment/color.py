@@ -1,6 +1,6 @@
-"""Colour transformations as one matrix (Karras et al. 2020, ADA, appendix B).
+"""Color transformations as one matrix (Karras et al. 2020, ADA, appendix B).
 
-A matrix [N,4,4] maps colours (r, g, b, 1) to those after it; the last transformation is the leftmost factor.
+A matrix [N,4,4] maps colors (r, g, b, 1) to those after it; the last transformation is the leftmost factor.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ UNIFORMS = ("brightness?", "contrast?", "lumaflip", "lumaflip?", "hue", "hue?", 
 NORMALS = ("brightness", "contrast", "saturation")
 
 LUMA = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64) / math.sqrt(3)
-"""The axis of greys."""
+"""The axis of grays."""
 PROJECTION = torch.outer(LUMA, LUMA)
-"""Onto the axis of greys."""
+"""Onto the axis of grays."""
 CROSS = torch.tensor([[0.0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64) / math.sqrt(3)
-"""The cross product of the axis of greys with a colour."""
+"""The cross product of the axis of grays with a color."""
 COLORS = torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64))
 ONE = torch.diag(torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64))
 
 
 def color_matrix(strengths: Strengths, numbers: Numbers, p: float, num_channels: int) -> Tensor | None:
-    """The matrix [N,C,C+1] of all colour transformations of images with C channels, 1 or 3; None for none.
+    """The matrix [N,C,C+1] of all color transformations of images with C channels, 1 or 3; None for none.
 
-    Grey images take the mean of what happens to the three colours; hue and saturation mean nothing for them.
+    Gray images take the mean of what happens to the three colors; hue and saturation mean nothing for them.
     """
     if not strengths.any_of(*COLOR):
         return None
@@ -38,8 +38,8 @@ def color_matrix(strengths: Strengths, numbers: Numbers, p: float, num_channels:
     matrix = (matrix @ _brightness(strengths, numbers, p))[:, :3]  # [N,3,4]
     if num_channels == 3:
         return matrix
-    grey = matrix.mean(dim=1, keepdim=True)  # [N,1,4]
-    return torch.cat([grey[..., :3].sum(dim=2, keepdim=True), grey[..., 3:]], dim=2)  # [N,1,2]
+    gray = matrix.mean(dim=1, keepdim=True)  # [N,1,4]
+    return torch.cat([gray[..., :3].sum(dim=2, keepdim=True), gray[..., 3:]], dim=2)  # [N,1,2]
 
 
 def _brightness(strengths: Strengths, numbers: Numbers, p: float) -> Tensor:
@@ -62,7 +62,7 @@ def _luma_flip(strengths: Strengths, numbers: Numbers, p: float) -> Tensor:
 
 
 def _hue(strengths: Strengths, numbers: Numbers, p: float) -> Tensor:
-    """A rotation around the axis of greys, by Rodrigues' formula."""
+    """A rotation around the axis of grays, by Rodrigues' formula."""
     angle = (numbers.uniforms["hue"] * 2 - 1) * (math.pi * strengths.hue_max)
     angle = numbers.gated("hue", strengths.hue * p, angle)
     turned = _times(angle.cos(), COLORS - PROJECTION) + _times(angle.sin(), CROSS)
@@ -70,7 +70,7 @@ def _hue(strengths: Strengths, numbers: Numbers, p: float) -> Tensor:
 
 
 def _saturation(strengths: Strengths, numbers: Numbers, p: float) -> Tensor:
-    """Scales the distance from the axis of greys."""
+    """Scales the distance from the axis of grays."""
     log2 = numbers.normals["saturation"] * strengths.saturation_std
     factor = numbers.gated("saturation", strengths.saturation * p, log2).exp2()
     return PROJECTION + _times(factor, COLORS - PROJECTION) + ONE

@@ -26,12 +26,12 @@ def cutout_mask(strengths: Strengths, numbers: Numbers, p: float, size: tuple[in
     side = torch.full_like(numbers.uniforms["cutout.x"], strengths.cutout_size)
     side = numbers.gated("cutout", strengths.cutout * p, side)[:, None]
     outside = [
-        (centres_of_pixels(length) - numbers.uniforms[f"cutout.{axis}"][:, None]).abs() >= side / 2
+        (centers_of_pixels(length) - numbers.uniforms[f"cutout.{axis}"][:, None]).abs() >= side / 2
         for axis, length in (("x", size[1]), ("y", size[0]))
     ]  # [N,W], [N,H]
     return (outside[1][:, :, None] | outside[0][:, None, :])[:, None].double()
 
 
-def centres_of_pixels(num: int) -> Tensor:
+def centers_of_pixels(num: int) -> Tensor:
     """Positions [num] of pixels along a side of length 1."""
     return (torch.arange(num, dtype=torch.float64) + 0.5) / num

@@ -1,4 +1,4 @@
-"""DiffAugment: colour, translation and cutout of every image (Zhao et al. 2020, section 4 and appendix)."""
+"""DiffAugment: color, translation and cutout of every image (Zhao et al. 2020, section 4 and appendix)."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def sources(uniform: Tensor, length: int) -> Tensor:
 def cut_pixels(uniform: Tensor, length: int) -> Tensor:
     """1 for the pixels of a side that are cut out, else 0: [N,length]."""
     side = int(length * CUT + 0.5)
-    centre = (uniform * (length + 1 - side % 2)).floor()[:, None]
+    center = (uniform * (length + 1 - side % 2)).floor()[:, None]
     pixels = torch.arange(length, dtype=torch.float64)
-    return ((pixels >= centre - side // 2) & (pixels < centre - side // 2 + side)).double()
+    return ((pixels >= center - side // 2) & (pixels < center - side // 2 + side)).double()
 
 
 def _color(images: Tensor, parameters: Parameters) -> Tensor:
@@ -68,8 +68,8 @@ def _color(images: Tensor, parameters: Parameters) -> Tensor:
         parameters[name][:, None, None, None] for name in ("brightness", "saturation", "contrast")
     )
     images = images + brightness
-    grey = images.mean(dim=1, keepdim=True)
-    images = grey + (images - grey) * saturation
+    gray = images.mean(dim=1, keepdim=True)
+    images = gray + (images - gray) * saturation
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return mean + (images - mean) * contrast
 

@@ -1,7 +1,7 @@
 """Pixel blitting and geometric transformations as one matrix (Karras et al. 2020, ADA, appendix B).
 
 A matrix [N,3,3] maps positions in the augmented image to positions in the image before, (x, y, 1) in pixels from the
-centre. It is the inverse of the transformation, so the first transformation is the leftmost factor.
+center. It is the inverse of the transformation, so the first transformation is the leftmost factor.
 """
 
 from __future__ import annotations

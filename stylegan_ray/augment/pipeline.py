@@ -14,7 +14,7 @@ from stylegan_ray.ops import warp2d, warp_margin
 
 @dataclass(frozen=True)
 class Pipeline(Augmentation):
-    """Blitting, geometry, colour, filtering, noise and cutout, in this order, each with probability p by itself."""
+    """Blitting, geometry, color, filtering, noise and cutout, in this order, each with probability p by itself."""
 
     strengths: Strengths = field(default_factory=Strengths)
 
@@ -60,6 +60,6 @@ class Pipeline(Augmentation):
 
 
 def mix_colors(images: Tensor, matrix: Tensor) -> Tensor:
-    """The affine map [N,C,C+1] of the C colours of each pixel of images [N,C,H,W]."""
+    """The affine map [N,C,C+1] of the C colors of each pixel of images [N,C,H,W]."""
     colors = matrix[:, :, :-1] @ images.flatten(2) + matrix[:, :, -1:]  # [N,C,HW]
     return colors.view_as(images)

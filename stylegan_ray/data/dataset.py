@@ -56,7 +56,7 @@ class EncodedImages:
 class Dataset:
     """Images by index, with labels. Pickles small, and opens its files in each process on first use.
 
-    `block_rows` is the number of neighbours that are best read together (data.shuffle=blocks), `label_note` what to say
+    `block_rows` is the number of neighbors that are best read together (data.shuffle=blocks), `label_note` what to say
     about labels that are not used.
     """
 

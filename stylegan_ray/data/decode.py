@@ -43,7 +43,7 @@ STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""
 
 DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
-"""Modes of grey images with more than 8 bits."""
+"""Modes of gray images with more than 8 bits."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that the values of a deep image may have."""
 UNIT = 1
@@ -54,7 +54,7 @@ IS_FLOAT, IS_REDUCED = 0x80, 0x40
 Image.MAX_IMAGE_PIXELS = None  # read_header compares sizes with its own limit, before anything is decoded
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
-GREY_MODES = frozenset({"1", "L", "LA", "La"}) | DEEP_MODES
+GRAY_MODES = frozenset({"1", "L", "LA", "La"}) | DEEP_MODES
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -71,7 +71,7 @@ class Decoder:
     resize: Literal["none", "lanczos", "box"] = "none"
     alpha: Literal["error", "white", "black", "drop"] = "error"
     bits: int = 16
-    """Bits of grey images of 16 or 32 bits: the highest eight are used."""
+    """Bits of gray images of 16 or 32 bits: the highest eight are used."""
     float_bits: int = 16
     """Bits of the range of floats, or UNIT for a range of 0 to 1."""
     max_bytes: int = MAX_IMAGE_BYTES
@@ -291,8 +291,8 @@ def is_transparent(image: Image.Image) -> bool:
     return opaque.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
 
 
-def is_grey(image: Image.Image) -> bool:
-    return image.mode in GREY_MODES
+def is_gray(image: Image.Image) -> bool:
+    return image.mode in GRAY_MODES
 
 
 def depth_of(image: Image.Image, content: bytes) -> int:
@@ -346,7 +346,7 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
-    """A grey image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
+    """A gray image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
     rows = [_highest_byte(np.asarray(strip), bits) for _, strip in strips(image)]
     return Image.fromarray(np.concatenate(rows))
 

@@ -8,7 +8,7 @@ from stylegan_ray.config import DataConfig
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.decode import IS_FLOAT, IS_REDUCED, UNIT, Decoder, crop_box
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
+from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Index
 from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.untrusted import printable
 
@@ -89,14 +89,14 @@ def _sizes(index: Index, good: np.ndarray) -> list[Size]:
 def _choose_channels(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> int:
     if cfg.channels is not None:
         return cfg.channels
-    colour = index.flags[good] & IS_COLOUR != 0
-    if colour.any() and not colour.all():
+    color = index.flags[good] & IS_COLOR != 0
+    if color.any() and not color.all():
         raise DataError(
-            f"data.path={path} holds {int(colour.sum())} colour and {int((~colour).sum())} grey images (e.g. "
-            f"{quoted(index.names[int(good[colour][0])])} and {quoted(index.names[int(good[~colour][0])])}); "
+            f"data.path={path} holds {int(color.sum())} color and {int((~color).sum())} gray images (e.g. "
+            f"{quoted(index.names[int(good[color][0])])} and {quoted(index.names[int(good[~color][0])])}); "
             "choose with --data.channels 3 or --data.channels 1"
         )
-    return 3 if colour.all() else 1
+    return 3 if color.all() else 1
 
 
 def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> None:
@@ -110,9 +110,9 @@ def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
 
 
 def _choose_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> tuple[int, int]:
-    """Bits of grey images with more than 8, and of the range of floats: as the largest value of all needs them.
+    """Bits of gray images with more than 8, and of the range of floats: as the largest value of all needs them.
 
-    Raises DataError where the choice would make images dark: Pillow keeps the high byte of 16-bit colours only.
+    Raises DataError where the choice would make images dark: Pillow keeps the high byte of 16-bit colors only.
     """
     depth = np.zeros(0, dtype=np.uint8) if index.depth is None else index.depth[good]
     floats, reduced = depth[depth & IS_FLOAT != 0] & 0x3F, depth[depth & IS_REDUCED != 0] & 0x3F

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def to_pil(pixels: np.ndarray) -> Image.Image:
-    """A grey or RGB image from uint8 [1,H,W] or [3,H,W]."""
+    """A gray or RGB image from uint8 [1,H,W] or [3,H,W]."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 

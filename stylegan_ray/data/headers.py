@@ -13,8 +13,8 @@ from typing import NamedTuple
 from stylegan_ray.data.decode import check_scans
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-PNG_COLOURS = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
-"""Pillow's mode by the colour type of a PNG (PNG specification, 11.2.1)."""
+PNG_COLORS = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+"""Pillow's mode by the color type of a PNG (PNG specification, 11.2.1)."""
 CHUNK_BYTES = {b"PLTE": 3, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"sBIT": 1, b"bKGD": 1}
 """Chunks that may stand before the pixels, and their least size. None of them changes the mode or turns the image."""
 SOF0, SOF2, DHT, SOI, SOS, DQT, DRI, COM = 0xC0, 0xC2, 0xC4, 0xD8, 0xDA, 0xDB, 0xDD, 0xFE
@@ -49,16 +49,16 @@ def _png_header(content: bytes) -> Header | None:
     """8 bits a channel, or a palette of up to 8; every chunk before the pixels is of a known kind and undamaged."""
     if content[8:16] != b"\0\0\0\rIHDR" or len(content) < 33:
         return None
-    width, height, bits, colour, method, filtering, interlace, crc = unpack_from(">IIBBBBBI", content, 16)
+    width, height, bits, color, method, filtering, interlace, crc = unpack_from(">IIBBBBBI", content, 16)
     if crc != zlib.crc32(content[12:29]) or not width or not height or method or filtering or interlace > 1:
         return None
-    if colour not in PNG_COLOURS or (bits != 8 and (colour != 3 or bits not in (1, 2, 4))):
+    if color not in PNG_COLORS or (bits != 8 and (color != 3 or bits not in (1, 2, 4))):
         return None
     at = 33
     while at + 8 <= len(content):
         size, kind = unpack_from(">I4s", content, at)
         if kind == b"IDAT":
-            return Header(height, width, PNG_COLOURS[colour])
+            return Header(height, width, PNG_COLORS[color])
         end = at + 8 + size
         if end + 4 > len(content) or not _is_plain_chunk(kind, size, content[at + 8 : at + 16]):
             return None
@@ -112,7 +112,7 @@ def _frame(segment: bytes) -> Header | None:
 
 
 def _holds_tables(content: bytes, at: int, end: int) -> bool:
-    """Whether a segment holds whole quantisation tables (ITU-T T.81, B.2.4.1)."""
+    """Whether a segment holds whole quantization tables (ITU-T T.81, B.2.4.1)."""
     while at < end:
         at += 65 if content[at] < 16 else 129
     return at == end

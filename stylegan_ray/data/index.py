@@ -26,7 +26,7 @@ from stylegan_ray.untrusted import printable
 INDEX_VERSION = 4
 """Increased when an index of an earlier version cannot be read, or says what is not found in the data any more."""
 
-IS_COLOUR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
+IS_COLOR, IS_TRANSPARENT, IS_BAD = 1, 2, 4
 """Bits of Index.flags."""
 
 Progress = Callable[[int, int, str], None]
@@ -48,7 +48,7 @@ class Index:
     height: np.ndarray
     width: np.ndarray
     flags: np.ndarray
-    """uint8 [n] of IS_COLOUR, IS_TRANSPARENT, IS_BAD."""
+    """uint8 [n] of IS_COLOR, IS_TRANSPARENT, IS_BAD."""
     crc: np.ndarray
     """uint32 [n]: CRC-32 of each image file (of its first bytes where only headers were read)."""
     bad: dict[int, str] = field(default_factory=dict)

@@ -107,7 +107,7 @@ def _font(canvas: int) -> ImageFont.FreeTypeFont:
         raise DataError(
             "the built-in images need a Pillow with raqm, as its wheels have; install one, or set data.path"
         )
-    # COLRv0: Pillow draws the COLRv1 variant in grey.
+    # COLRv0: Pillow draws the COLRv1 variant in gray.
     return ImageFont.truetype(_package() / "font" / "glyf_colr0.ttf", canvas / CANVAS_PER_EM)
 
 

@@ -59,13 +59,13 @@ class PrepareOptions:
     resolution: Annotated[str | None, tyro.conf.arg(metavar="N|HxW", help_behavior_hint="(default: as it is)")] = None
     """Side of the images, or height x width."""
     crop: Annotated[Literal["none", "center"] | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Images of another shape: refuse, or crop the centre (default: center with --resolution, else none)."""
+    """Images of another shape: refuse, or crop the center (default: center with --resolution, else none)."""
     letterbox: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Put images that are wider than high in the middle of a black square: LSUN's cars with --resolution 384x512."""
     resize: Literal["lanczos", "box", "none"] = "lanczos"
     """Images of another size: scale with this filter, or refuse."""
     channels: Annotated[Literal[1, 3] | None, tyro.conf.arg(help_behavior_hint="(default: as they are)")] = None
-    """1 converts to grey, 3 to colour."""
+    """1 converts to gray, 3 to color."""
     alpha: Literal["error", "white", "black", "drop"] = "error"
     """Transparent images: refuse, composite on white or black, or drop the alpha channel."""
     on_bad_image: Literal["error", "skip"] = "error"

@@ -12,7 +12,7 @@ from stylegan_ray.rng import permuted, stream_key
 BLOCK_ROWS = 128
 """Rows of a block in data.shuffle=blocks, where the format names no other number."""
 WINDOW_BLOCKS = 16
-"""Number of neighbouring blocks (after they are permuted) whose rows are permuted together."""
+"""Number of neighboring blocks (after they are permuted) whose rows are permuted together."""
 
 TABLE_UP_TO = 1 << 16
 """Up to so many images, the permutation of a pass is a cached table, which is faster than computing it."""

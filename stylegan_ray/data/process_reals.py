@@ -31,7 +31,7 @@ def process_reals(
 
 
 def _upscale(x: Tensor, factor: int) -> Tensor:
-    """Nearest-neighbour upscaling of [N,C,H,W] by a whole factor."""
+    """Nearest-neighbor upscaling of [N,C,H,W] by a whole factor."""
     if factor == 1:
         return x
     n, c, h, w = x.shape

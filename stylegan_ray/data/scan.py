@@ -16,21 +16,21 @@ from stylegan_ray.data.decode import (
     ALPHA_MODES,
     BYTES_PER_PIXEL,
     DEEP_MODES,
-    GREY_MODES,
+    GRAY_MODES,
     MAX_IMAGE_BYTES,
     decoded,
     depth_of,
     explain_error,
     has_alpha,
     has_deep_channels,
-    is_grey,
+    is_gray,
     is_transparent,
     missing_decoder,
     read_header,
 )
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.headers import PNG_COLOURS, plain_header
-from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Progress
+from stylegan_ray.data.headers import PNG_COLORS, plain_header
+from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.left_out import Endings, image_endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
 
@@ -45,8 +45,8 @@ TRIALS, FEW, QUICK_SEC = 8, 4, 1e-4
 """Storage answers at once where one of so many trials takes less time than this for each of a few headers."""
 ORIENTATION = 0x0112
 FLAGS = {
-    mode: (0 if mode in GREY_MODES else IS_COLOUR) | (IS_TRANSPARENT if mode in ALPHA_MODES else 0)
-    for mode in PNG_COLOURS.values()
+    mode: (0 if mode in GRAY_MODES else IS_COLOR) | (IS_TRANSPARENT if mode in ALPHA_MODES else 0)
+    for mode in PNG_COLORS.values()
 }
 """Of images of which only the header is read, by Pillow's mode."""
 SIDEWAYS = (5, 6, 7, 8)
@@ -189,4 +189,4 @@ def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading
 
 
 def _flags(image: Image.Image, transparent: bool) -> int:
-    return (0 if is_grey(image) else IS_COLOUR) | (IS_TRANSPARENT if transparent else 0)
+    return (0 if is_gray(image) else IS_COLOR) | (IS_TRANSPARENT if transparent else 0)

@@ -46,8 +46,8 @@ def sefa(synthesis: Any, layers: Sequence[int] | None = None) -> Directions:
 
 def ganspace(w: Tensor) -> Directions:
     """Principal components of w [N,w_dim] with their standard deviations (Härkönen et al. 2020, section 2.1)."""
-    centred = w.double() - w.double().mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred.t() @ centred / (len(w) - 1))
+    centered = w.double() - w.double().mean(dim=0)
+    values, vectors = torch.linalg.eigh(centered.t() @ centered / (len(w) - 1))
     return Directions(signed(vectors.t().flip(0)), values.flip(0).clamp(min=0).sqrt())
 
 

@@ -23,7 +23,7 @@ SCREENS = {"1080p": (1920, 1080, 3, 2), "4k": (3840, 2160, 7, 4), "8k": (7680, 4
 MOST_TILES = 32
 
 
-class Labelled(Protocol):
+class Labeled(Protocol):
     """The part of a data set that the choice of images reads."""
 
     @property
@@ -46,7 +46,7 @@ def grid_shape(grid_size: str | Sequence[int], resolution: tuple[int, int]) -> t
     return cols, rows
 
 
-def choose_reals(dataset: Labelled, layout: Layout, seed: int, shape: tuple[int, int]) -> np.ndarray:
+def choose_reals(dataset: Labeled, layout: Layout, seed: int, shape: tuple[int, int]) -> np.ndarray:
     """Indices [cols*rows] of the reals of a grid, row by row; a data set that is too small repeats.
 
     Raises ValueError for a layout by class on a data set without labels.
@@ -117,12 +117,12 @@ def image_grid(images: Tensor, cols: int | None = None, rows: int | None = None)
 
 
 def png(image: Tensor) -> bytes:
-    """The PNG file of an image uint8 [C,H,W]: grey with 1 channel, RGB with 3."""
+    """The PNG file of an image uint8 [C,H,W]: gray with 1 channel, RGB with 3."""
     # Level 1 encodes a large grid several times faster than the default; the file is some percent larger.
     return encode_png(image.cpu().numpy(), compress_level=1)
 
 
-def _images_per_class(dataset: Labelled, seed: int, lines: int, length: int) -> list[np.ndarray]:
+def _images_per_class(dataset: Labeled, seed: int, lines: int, length: int) -> list[np.ndarray]:
     """`length` images of one class for each line; classes follow one another and start again."""
     classes = _classes(dataset)
     present = np.unique(classes)
@@ -137,7 +137,7 @@ def _images_per_class(dataset: Labelled, seed: int, lines: int, length: int) -> 
     return chosen
 
 
-def _classes(dataset: Labelled, chunk: int = 4096) -> np.ndarray:
+def _classes(dataset: Labeled, chunk: int = 4096) -> np.ndarray:
     """The class of every image: the largest entry of its label."""
     parts = [np.arange(i, min(i + chunk, dataset.num_images)) for i in range(0, dataset.num_images, chunk)]
     return np.concatenate([dataset.labels(part).argmax(axis=1) for part in parts])

@@ -103,7 +103,7 @@ def project(
     start: Tensor | None = None,
     watch: Watch | None = None,
 ) -> Projection:
-    """Minimises the distance of the network's image over w and noise, from the mean w or from `start` [1,num_ws,w_dim].
+    """Minimizes the distance of the network's image over w and noise, from the mean w or from `start` [1,num_ws,w_dim].
 
     The same plan gives the same result on one kind of device.
     """

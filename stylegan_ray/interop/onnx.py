@@ -68,7 +68,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _make_optional(model: Any, name: str, value: float) -> None:
-    """Gives an input a default: an initialiser of the same name (ONNX IR, "overridable initializers")."""
+    """Gives an input a default: an initializer of the same name (ONNX IR, "overridable initializers")."""
     from onnx import numpy_helper
 
     assert any(given.name == name for given in model.graph.input), name

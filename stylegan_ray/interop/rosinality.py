@@ -1,6 +1,6 @@
 """Checkpoints of rosinality's stylegan2-pytorch (.pt), which pSp and e4e read too.
 
-The file is a dictionary: `g`, `d` and `g_ema` are states of the networks, `latent_avg` [w] is the centre of truncation.
+The file is a dictionary: `g`, `d` and `g_ema` are states of the networks, `latent_avg` [w] is the center of truncation.
 Our parameters hold the same numbers; names and leading axes differ, and FIR filters are stored as well.
 """
 
@@ -44,7 +44,7 @@ MOST_TENSORS = 1_000
 LARGEST_FILTER = 32
 """Taps of a FIR filter, at most."""
 NUM_LATENTS = 10_000
-"""Latents whose mean w is the centre of truncation of a file without latent_avg (StyleGAN2 paper, appendix D)."""
+"""Latents whose mean w is the center of truncation of a file without latent_avg (StyleGAN2 paper, appendix D)."""
 NAME = re.compile(
     r"style\.\d+\.(weight|bias)|input\.input|noises\.noise_\d+|(conv1|convs\.\d+|to_rgb1|to_rgbs\.\d+|final_conv|"
     r"final_linear)\..+"
@@ -287,7 +287,7 @@ def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
 
 
 def _w_avg(latent_avg: Any, G: Generator) -> Tensor:
-    """The centre of truncation: as stored, else the mean w of NUM_LATENTS fixed latents."""
+    """The center of truncation: as stored, else the mean w of NUM_LATENTS fixed latents."""
     if latent_avg is None:
         z = stream(stream_key(0, 0, "w_avg"), 0).standard_normal((NUM_LATENTS, G.z_dim), dtype=np.float32)
         with torch.no_grad():

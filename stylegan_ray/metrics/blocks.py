@@ -101,7 +101,7 @@ class BlockWorker:
 
     def _fakes(self, task: Task) -> Result:
         ws = self._map(self._latents("z", task.block, BLOCK), self._labels(task.block))
-        images = self._synthesise(self._truncate(ws), self._noise("noise", task.block, BLOCK))
+        images = self._synthesize(self._truncate(ws), self._noise("noise", task.block, BLOCK))
         batches = [as_bytes(part, self.plan.drange) for part in images]
         results: Result = {}
         for name in dict.fromkeys(spec.detector for spec in self.plan.specs if spec.kind in SHARING):
@@ -121,7 +121,7 @@ class BlockWorker:
         ends = path_ends(lambda z: self._map(z, labels), z0, z1, t, spec.path)
         ends = [self._truncate(w) for w in ends]
         noise = self._noise("path/noise", task.block, 1)  # the same for all steps, so only w moves
-        images = (self._synthesise(w, noise) for w in ends)
+        images = (self._synthesize(w, noise) for w in ends)
         distances = []
         for pair in zip(*images, strict=True):
             seen = as_seen(torch.cat(pair), spec.path.crop, self.plan.drange).float()
@@ -133,7 +133,7 @@ class BlockWorker:
         detector = self.detectors[self.specs[task.of].detector]
         z = self._latents("attributes/z", task.block, BLOCK)
         w = self._map(z, self._labels(task.block))
-        images = self._synthesise(self._truncate(w), self._noise("attributes/noise", task.block, BLOCK))
+        images = self._synthesize(self._truncate(w), self._noise("attributes/noise", task.block, BLOCK))
         logits = [detector(as_bytes(part, self.plan.drange))[0].float() for part in images]
         return {"z": _array(z), "w": _array(w), "logits": _array(torch.cat(logits))}
 
@@ -177,7 +177,7 @@ class BlockWorker:
         )
         return torch.where(near[:, None], torch.lerp(self.G.w_avg.to(w).expand_as(ws), ws, self.plan.psi), ws)
 
-    def _synthesise(self, ws: Tensor, noise: list[Tensor] | str) -> Iterator[Tensor]:
+    def _synthesize(self, ws: Tensor, noise: list[Tensor] | str) -> Iterator[Tensor]:
         """Images of the block, in batches whose size depends on the resolution alone."""
         assert self.G is not None
         size = images_at_once(self.G.resolution)

@@ -34,7 +34,7 @@ def noise(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tens
 
 
 def clouds(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth random colours blended with the image, like those of an untrained generator."""
+    """Smooth random colors blended with the image, like those of an untrained generator."""
     num, channels, height, width = images.shape
     side = int(torch.randint(2, 9, (), generator=generator))
     field = F.interpolate(_randn((num, channels, side, side), generator), (height, width), mode="bicubic")
@@ -72,8 +72,8 @@ def patchwork(images: Tensor, strengths: Tensor, generator: torch.Generator) -> 
     return torch.lerp(images, _others(images, generator), mask)
 
 
-def recolour(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Colours transformed by a random matrix and shifted."""
+def recolor(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Colors transformed by a random matrix and shifted."""
     num = len(images)
     matrix = torch.eye(3) + 0.5 * _wide(strengths)[..., 0] * _randn((num, 3, 3), generator)
     shift = 0.2 * strengths[:, None, None, None] * _randn((num, 3, 1, 1), generator)
@@ -81,13 +81,13 @@ def recolour(images: Tensor, strengths: Tensor, generator: torch.Generator) -> T
 
 
 def fade(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast reduced towards a random grey."""
-    grey = torch.rand((len(images), 1, 1, 1), generator=generator)
-    return torch.lerp(images, grey.expand_as(images), 0.8 * _wide(strengths))
+    """Contrast reduced towards a random gray."""
+    gray = torch.rand((len(images), 1, 1, 1), generator=generator)
+    return torch.lerp(images, gray.expand_as(images), 0.8 * _wide(strengths))
 
 
 def grid(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """A regular pattern of period 2 to 8 pixels, like artefacts of strided convolutions."""
+    """A regular pattern of period 2 to 8 pixels, like artifacts of strided convolutions."""
     num, _, height, width = images.shape
     period = 2 ** int(torch.randint(1, 4, (), generator=generator))
     tile = _randn((num, 3, period, period), generator)
@@ -96,7 +96,7 @@ def grid(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tenso
 
 
 def erase(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tensor:
-    """A missing part of the image: a half-plane in the colour of the corner."""
+    """A missing part of the image: a half-plane in the color of the corner."""
     num, _, height, width = images.shape
     angle = 2 * math.pi * torch.rand((num, 1, 1), generator=generator)
     rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
@@ -106,7 +106,7 @@ def erase(images: Tensor, strengths: Tensor, generator: torch.Generator) -> Tens
 
 
 KINDS: dict[str, Degradation] = {
-    kind.__name__: kind for kind in (warp, patchwork, mix, erase, recolour, fade, clouds, pixelate, blur, grid, noise)
+    kind.__name__: kind for kind in (warp, patchwork, mix, erase, recolor, fade, clouds, pixelate, blur, grid, noise)
 }
 """All degradations, in the order of application."""
 

@@ -14,7 +14,7 @@ Step = tuple[int, Kernel | list[Kernel]]  # output maps; kernel, or the kernels 
 
 
 class Conv(nn.Module):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel, stride: int = 1, padded: bool = True) -> None:
         super().__init__()

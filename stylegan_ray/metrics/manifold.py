@@ -1,4 +1,4 @@
-"""Improved precision and recall: how much of one set is inside the neighbourhoods of the other."""
+"""Improved precision and recall: how much of one set is inside the neighborhoods of the other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 1024  # rows of a distance matrix in memory: 1024 x 50000 floats are 200
 def precision_recall(
     real: Array, fake: Array, nhood_size: int = 3, dialect: Dialect = "original"
 ) -> tuple[float, float]:
-    """Improved precision and recall with k-nearest-neighbour balls (Kynkäänniemi et al. 2019, eq. 1 and 2).
+    """Improved precision and recall with k-nearest-neighbor balls (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
     Distances are rounded to half precision, and squared in the original only, so rounding decides a few images.
     """
@@ -32,15 +32,15 @@ class Probe:
     """Positions of N images relative to a manifold."""
 
     inside: np.ndarray
-    """bool [N,K]: inside the ball of any reference, for each neighbourhood size."""
+    """bool [N,K]: inside the ball of any reference, for each neighborhood size."""
     realism: np.ndarray
-    """[N]: radius of the nearest reference (first neighbourhood size) over the distance to it."""
+    """[N]: radius of the nearest reference (first neighborhood size) over the distance to it."""
     nearest: np.ndarray
     """[N]: index of the nearest reference."""
 
 
 class Manifold:
-    """Balls around reference features that reach to the k-th neighbour of each, for several k."""
+    """Balls around reference features that reach to the k-th neighbor of each, for several k."""
 
     def __init__(
         self,

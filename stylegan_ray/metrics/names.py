@@ -60,7 +60,7 @@ class MetricSpec:
     """Reals, at most; None: all."""
     needs_reals: bool = True
     nhood_size: int = 3
-    """pr: the radius of a ball is the distance to this neighbour."""
+    """pr: the radius of a ball is the distance to this neighbor."""
     num_splits: int = 10
     """is: number of splits."""
     num_subsets: int = 100
@@ -127,7 +127,7 @@ def with_num_images(name: str, num_images: int) -> str:
     """The name of the same metric with another count: fid50k with 500 is fid500 (`metrics.num_images`)."""
     kind = parse_metric(name).kind
     match = next(match for pattern in (_SETS, _IS, _PR, _PPL, _LS) if (match := pattern.fullmatch(name)))
-    # Before a neighbourhood size or an underscore only the form with k is unambiguous.
+    # Before a neighborhood size or an underscore only the form with k is unambiguous.
     plain = num_images % 1000 and kind not in ("pr", "ppl")
     count = str(num_images) if plain else f"{Decimal(num_images) / 1000:f}k"
     begin, end = match.span("count")

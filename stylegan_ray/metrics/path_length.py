@@ -32,7 +32,7 @@ def perceptual_path_length(distances: Array, other: Array | None = None, epsilon
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """Points at t on great circles from a to b, normalised to unit length (Shoemake 1985)."""
+    """Points at t on great circles from a to b, normalized to unit length (Shoemake 1985)."""
     a, b = (x / x.norm(dim=-1, keepdim=True) for x in (a, b))
     cosine = (a * b).sum(dim=-1, keepdim=True)
     across = b - cosine * a

@@ -18,7 +18,7 @@ from stylegan_ray.metrics.names import HIGHER_IS_BETTER
 from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name
 from stylegan_ray.storage import Storage
 
-COLOURS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
+COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_ROW = 4.8, 2.9, 0.25
 """Inches."""
 DPI = 160
@@ -71,7 +71,7 @@ def draw(runs: Runs) -> Figure:
     for metric, row in zip(metrics, panels, strict=True):
         for axis, panel in zip(axes, row, strict=True):
             _draw_panel(panel, metric, runs, axis)
-    handles = [panels[0, 0].plot([], [], color=_colour(i), marker="o", markersize=4)[0] for i in range(len(runs))]
+    handles = [panels[0, 0].plot([], [], color=_color(i), marker="o", markersize=4)[0] for i in range(len(runs))]
     figure.legend(handles, list(runs), loc="outside lower left", fontsize=9)
     return figure
 
@@ -110,14 +110,14 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
             continue
         xs, ys = list(curves[run]), [row["value"] for row in curves[run].values()]
         spreads = [row["spread"] if row.get("spread") and row.get("repeats") else 0 for row in curves[run].values()]
-        panel.plot(xs, ys, color=_colour(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
+        panel.plot(xs, ys, color=_color(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
         low, high = ([row.get(end, row["value"]) for row in curves[run].values()] for end in ("lowest", "highest"))
         if low != high:
-            panel.fill_between(xs, low, high, color=_colour(number), alpha=0.15, linewidth=0)
+            panel.fill_between(xs, low, high, color=_color(number), alpha=0.15, linewidth=0)
         if any(spreads):
-            panel.errorbar(xs, ys, spreads, fmt="none", ecolor=_colour(number), elinewidth=1.2, capsize=2.5)
+            panel.errorbar(xs, ys, spreads, fmt="none", ecolor=_color(number), elinewidth=1.2, capsize=2.5)
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        panel.annotate(f"{ys[-1]:.4g}", (xs[-1], ys[-1]), fontsize=8.5, color=_colour(number), **beside)
+        panel.annotate(f"{ys[-1]:.4g}", (xs[-1], ys[-1]), fontsize=8.5, color=_color(number), **beside)
     panel.set_title(metric)
     panel.set_xlabel(axis.label)
     panel.set_ylabel(f"{_label(metric)}, log scale" if is_log else _label(metric))
@@ -207,5 +207,5 @@ def _unavailable(runs: Runs) -> Iterable[str]:
     return dict.fromkeys(notes)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]

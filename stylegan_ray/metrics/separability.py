@@ -61,7 +61,7 @@ class Plane:
 def separating_plane(points: np.ndarray, classes: Sequence[bool] | np.ndarray, cost: float = 1.0) -> Plane:
     """The linear support vector machine with squared hinge loss (Chapelle 2007, primal Newton).
 
-    Minimises |w|^2 / 2 + cost * sum max(0, 1 - y (w.x + b))^2, b regularised as a further component of w.
+    Minimizes |w|^2 / 2 + cost * sum max(0, 1 - y (w.x + b))^2, b regularized as a further component of w.
     """
     signs = np.where(classes, 1.0, -1.0)
     inputs = np.concatenate([points, np.ones((len(points), 1))], axis=1)  # [N,L+1]

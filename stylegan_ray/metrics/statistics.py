@@ -75,7 +75,7 @@ class FeatureStats:
         return stats
 
     def _add(self, num: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        # Centred sums keep all digits where raw sums of squares would cancel (Chan, Golub and LeVeque 1983).
+        # Centered sums keep all digits where raw sums of squares would cancel (Chan, Golub and LeVeque 1983).
         total = self.num + num
         step = mean - self._mean
         self._scatter = self._scatter + scatter + np.outer(step, step) * (self.num * num / total)

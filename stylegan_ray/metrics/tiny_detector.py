@@ -20,15 +20,15 @@ STRIDES = (2, 2, 1, 2, 1, 2)
 class TinyDetector(nn.Module):
     """Six convolutions and a dense layer on 64x64 pixels: features [N,96] and logits of 12 emoji groups [N,12]."""
 
-    def __init__(self, normalised: bool = False) -> None:
+    def __init__(self, normalized: bool = False) -> None:
         super().__init__()
         inputs = (3, *WIDTHS[:-1])
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, 5 if n == 0 else 3, s, padding=2 if n == 0 else 1)
             for n, (i, o, s) in enumerate(zip(inputs, WIDTHS, STRIDES, strict=True))
         )
-        # Training uses batch normalisation; the shipped weights have it folded into the convolutions.
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) if normalised else nn.Identity() for width in WIDTHS)
+        # Training uses batch normalization; the shipped weights have it folded into the convolutions.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) if normalized else nn.Identity() for width in WIDTHS)
         self.features = nn.Linear(sum(WIDTHS[2:5:2]) + WIDTHS[-1] * 16, NUM_FEATURES)
         self.classes = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 

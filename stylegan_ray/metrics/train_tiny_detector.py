@@ -1,6 +1,6 @@
 """Trains the shipped detector on OpenMoji: `python -m stylegan_ray.metrics.train_tiny_detector`.
 
-It learns the class of an image, its colours on a coarse grid, and the kind and strength of degradations, so that its
+It learns the class of an image, its colors on a coarse grid, and the kind and strength of degradations, so that its
 features represent both content and quality. Training takes about 8 minutes on one CPU core.
 """
 
@@ -41,7 +41,7 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.detector = TinyDetector(normalised=True)
+        self.detector = TinyDetector(normalized=True)
         self.strengths = nn.Linear(NUM_FEATURES, len(KINDS))
         self.thumbnail = nn.Linear(NUM_FEATURES, 3 * THUMBNAIL**2)
 
@@ -51,7 +51,7 @@ class Student(nn.Module):
 
 
 def folded(learnt: TinyDetector) -> TinyDetector:
-    """An equal detector without batch normalisation."""
+    """An equal detector without batch normalization."""
     detector = TinyDetector()
     detector.load_state_dict(learnt.state_dict(), strict=False)
     fused = (fuse_conv_bn_eval(*pair) for pair in zip(learnt.eval().convs, learnt.norms, strict=True))  # type: ignore[arg-type]

@@ -18,11 +18,11 @@ from stylegan_ray.networks.stylegan1 import SQRT2, Style1Block, Style1Discrimina
 from stylegan_ray.networks.synthesis import Synthesis, SynthesisBlock
 
 BOX = (1.0, 1.0)
-"""The filter of `resample_kernel: null`: nearest neighbour upsampling, 2x2 mean downsampling."""
+"""The filter of `resample_kernel: null`: nearest neighbor upsampling, 2x2 mean downsampling."""
 
 
 def build_generator(cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int, label_size: int) -> Generator:
-    """A new generator, initialised from torch's global random generator.
+    """A new generator, initialized from torch's global random generator.
 
     `resolution` is one side or (H, W); raises ValueError for one that `level_sizes` refuses.
     """
@@ -70,7 +70,7 @@ def build_synthesis(
 def build_discriminator(
     cfg: ModelConfig, resolution: int | Sequence[int], num_channels: int, label_size: int
 ) -> Discriminator | GrowingDiscriminator:
-    """A new discriminator, initialised from torch's global random generator; `resolution` as for G."""
+    """A new discriminator, initialized from torch's global random generator; `resolution` as for G."""
     sizes = level_sizes(resolution)
     widths = _widths(cfg, len(sizes))
     separate = cfg.label_mode == "separate"

@@ -13,7 +13,7 @@ from stylegan_ray.untrusted import NonfiniteError
 
 
 class Generator(nn.Module):
-    """z [N,z] (and labels [N,L]) -> images [N,C,H,W]. `w_avg` [w] is the centre of truncation."""
+    """z [N,z] (and labels [N,L]) -> images [N,C,H,W]. `w_avg` [w] is the center of truncation."""
 
     w_avg: Tensor
 

@@ -1,7 +1,7 @@
 """Progressive growing (PGGAN, section 2): networks that fade from one resolution to the next.
 
 `lod` 0 is the full resolution, 1 half of it; fractions blend both. Only the levels in use are computed. Images always
-have the full size: G upsamples by nearest neighbours, D downsamples by means.
+have the full size: G upsamples by nearest neighbors, D downsamples by means.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers with equalised learning rate: weights are stored raw and scaled when used (PGGAN, section 4.1)."""
+"""Layers with equalized learning rate: weights are stored raw and scaled when used (PGGAN, section 4.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dense(nn.Module):
     """act(x W^T + b) * act_gain, weight [out,in].
 
     `lrmul` scales the learning rate: weights start with std 1 / lrmul and are multiplied by lrmul when used. Without
-    `use_wscale` the equalising factor is part of the initial values instead.
+    `use_wscale` the equalizing factor is part of the initial values instead.
     """
 
     def __init__(

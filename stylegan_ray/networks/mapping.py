@@ -13,8 +13,8 @@ from stylegan_ray.networks.layers import Dense, normal
 class Mapping(nn.Module):
     """Dense layers z [N,z] (and labels [N,L]) -> w [N,w].
 
-    `label_mode` joint embeds the label linearly and normalises it together with z (TensorFlow original); separate
-    gives the embedding its own bias and normalisation (StyleGAN2-ADA). With z_dim 0 the label alone is mapped. With
+    `label_mode` joint embeds the label linearly and normalizes it together with z (TensorFlow original); separate
+    gives the embedding its own bias and normalization (StyleGAN2-ADA). With z_dim 0 the label alone is mapped. With
     `num_ws` the result is repeated for that many layers, [N,num_ws,w].
     """
 
@@ -41,7 +41,7 @@ class Mapping(nn.Module):
         self.num_layers, self.normalize, self.label_mode, self.num_ws = num_layers, normalize, label_mode, num_ws
         embed_dim = 0 if label_size == 0 else z_dim if label_mode == "joint" else embed_dim
         if label_size and label_mode == "joint":
-            self.label_weight = nn.Parameter(normal(embed_dim, label_size))  # no equalised learning rate
+            self.label_weight = nn.Parameter(normal(embed_dim, label_size))  # no equalized learning rate
         elif label_size:
             self.embed = Dense(label_size, embed_dim)
         widths = [z_dim + embed_dim, *[hidden_dim] * (num_layers - 1), w_dim]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stylegan_ray.networks.shapes import level_name
-from stylegan_ray.ops import is_penalised, penalised_gradients
+from stylegan_ray.ops import is_penalized, penalized_gradients
 
 Result = TypeVar("Result")
 
@@ -27,10 +27,10 @@ def called(block: nn.Module, method: Callable[..., Result], *args: Any) -> Resul
     """method(*args) of a block; computed again in the backward pass where the block is marked."""
     if not getattr(block, "recomputed", False):
         return method(*args)
-    return checkpoint(_computed, is_penalised(), method, *args, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(_computed, is_penalized(), method, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-def _computed(penalised: bool, method: Callable[..., Result], *args: Any) -> Result:
+def _computed(penalized: bool, method: Callable[..., Result], *args: Any) -> Result:
     """method(*args) as it was computed first: the backward pass of a penalty runs outside of its context."""
-    with penalised_gradients(penalised):
+    with penalized_gradients(penalized):
         return method(*args)

@@ -23,7 +23,7 @@ FUSED_FROM = 128
 
 
 class PlainConv(nn.Module):
-    """Convolution with equalised learning rate, optionally resampling by nearest neighbour or 2x2 mean; no bias."""
+    """Convolution with equalized learning rate, optionally resampling by nearest neighbor or 2x2 mean; no bias."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Blur(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """The layers after a convolution: noise, bias, activation, normalisation, style (StyleGAN, figure 1b)."""
+    """The layers after a convolution: noise, bias, activation, normalization, style (StyleGAN, figure 1b)."""
 
     noise_const: Tensor | None
 
@@ -128,7 +128,7 @@ class StartLayer(nn.Module):
         self.shape = (channels, *size)
         if is_constant:
             self.constant = nn.Parameter(torch.ones(1, *self.shape))
-        else:  # the gain is that of PGGAN, where this layer followed a normalised latent
+        else:  # the gain is that of PGGAN, where this layer followed a normalized latent
             features = channels * size[0] * size[1]
             self.dense = Dense(w_dim, features, weight_gain=SQRT2 / 4, bias=False, use_wscale=use_wscale)
         self.is_constant = is_constant

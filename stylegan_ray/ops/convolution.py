@@ -19,7 +19,7 @@ from stylegan_ray.ops.ways import is_forced, is_on_cpu
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
-_penalised = False
+_penalized = False
 
 
 class Geometry(NamedTuple):
@@ -29,18 +29,18 @@ class Geometry(NamedTuple):
 
 
 @contextmanager
-def penalised_gradients(wanted: bool = True) -> Iterator[None]:
+def penalized_gradients(wanted: bool = True) -> Iterator[None]:
     """Inside, convolutions are prepared for a penalty on the gradient with respect to images or styles.
 
     Such a gradient (computed with create_graph=True) has no part for weights, nor for what weights are computed from:
     where weights depend on styles, the convolution runs with `wanted` False.
     """
-    global _penalised
-    before, _penalised = _penalised, wanted
+    global _penalized
+    before, _penalized = _penalized, wanted
     try:
         yield
     finally:
-        _penalised = before
+        _penalized = before
 
 
 def conv2d(
@@ -104,12 +104,12 @@ def is_native(x: Tensor) -> bool:
     """Whether PyTorch's own convolution runs: in compiled and traced code, and on GPUs without second derivatives."""
     on_gpu = not is_on_cpu(x) or is_forced("as_on_gpus")
     is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return is_recorded or (on_gpu and not _penalised)
+    return is_recorded or (on_gpu and not _penalized)
 
 
-def is_penalised() -> bool:
-    """Whether this runs inside of `penalised_gradients`."""
-    return _penalised
+def is_penalized() -> bool:
+    """Whether this runs inside of `penalized_gradients`."""
+    return _penalized
 
 
 class _Convolution(torch.autograd.Function):
@@ -118,14 +118,14 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.geometry, ctx.penalised = geometry, _penalised
+        ctx.geometry, ctx.penalized = geometry, _penalized
         return convolution(x, w, bias, geometry)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         (x, w), (y,), (of_x, of_w, of_bias, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
-        weights = not (ctx.penalised and torch.is_grad_enabled())
-        with penalised_gradients(ctx.penalised):
+        weights = not (ctx.penalized and torch.is_grad_enabled())
+        with penalized_gradients(ctx.penalized):
             return (
                 _Adjoint.apply(y, w, ctx.geometry, x.shape[2:]) if of_x else None,
                 _WeightGradient.apply(x, y, ctx.geometry, w.shape) if of_w and weights else None,
@@ -140,14 +140,14 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(y, w)
-        ctx.geometry, ctx.penalised = geometry, _penalised
+        ctx.geometry, ctx.penalized = geometry, _penalized
         return adjoint(y, w, geometry, size)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         (y, w), (x,), (of_y, of_w, _, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
-        weights = not (ctx.penalised and torch.is_grad_enabled())
-        with penalised_gradients(ctx.penalised):
+        weights = not (ctx.penalized and torch.is_grad_enabled())
+        with penalized_gradients(ctx.penalized):
             return (
                 _Convolution.apply(x, w, None, ctx.geometry) if of_y else None,
                 _WeightGradient.apply(x, y, ctx.geometry, w.shape) if of_w and weights else None,
@@ -162,13 +162,13 @@ class _WeightGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(x, y)
-        ctx.geometry, ctx.penalised = geometry, _penalised
+        ctx.geometry, ctx.penalized = geometry, _penalized
         return weight_gradient(x, y, geometry, shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
         (x, y), (w,), (of_x, of_y, _, _) = ctx.saved_tensors, grads, ctx.needs_input_grad
-        with penalised_gradients(ctx.penalised):
+        with penalized_gradients(ctx.penalized):
             return (
                 _Adjoint.apply(y, w, ctx.geometry, x.shape[2:]) if of_x else None,
                 _Convolution.apply(x, w, None, ctx.geometry) if of_y else None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops.convolution import penalised_gradients, widened
+from stylegan_ray.ops.convolution import penalized_gradients, widened
 from stylegan_ray.ops.resample import conv2d_resample
 from stylegan_ray.ops.ways import is_forced
 
@@ -47,7 +47,7 @@ def modulated_conv2d(
         kernels = kernels * (gain if coefs is None else coefs[:, :, None, None, None])
         x = x.reshape(1, -1, h, w)  # [1,N*I,H,W]
         kernels = kernels.flatten(0, 1).to(x.dtype)  # [N*O,I,k,k]
-        with penalised_gradients(False):
+        with penalized_gradients(False):
             x = conv2d_resample(x, kernels, resample_filter, up, down, padding, n, flip_weight)
         x = x.reshape(n, -1, *x.shape[2:])  # [N,O,H,W]
         return x if noise is None else x + noise

@@ -26,8 +26,8 @@ SYM6 = (
 """Scaling filter of the wavelet sym6 (Daubechies 1992)."""
 REACH = len(SYM6) // 4
 """Pixels of an image beyond its borders that the downsampling filter needs."""
-CENTRE = -0.5
-"""Upsampled pixels from the centre of an upsampled image to that of what it shows: sym6 is not symmetric."""
+CENTER = -0.5
+"""Upsampled pixels from the center of an upsampled image to that of what it shows: sym6 is not symmetric."""
 DENSE_UP_TO = 320
 """Pixels of the larger side up to which filters are products with whole matrices, which takes less time there."""
 
@@ -56,7 +56,7 @@ def warp_margin(inverse: Tensor | None, size: tuple[int, int]) -> Pair:
 def warp2d(x: Tensor, inverse: Tensor, margin: Pair) -> Tensor:
     """Images [N,C,H,W] warped by matrices [N,3,3], to which no gradient flows.
 
-    A matrix maps positions in the result to positions in x, (x, y, 1) in pixels from the centre. `margin` is the
+    A matrix maps positions in the result to positions in x, (x, y, 1) in pixels from the center. `margin` is the
     `warp_margin` of the matrices.
     """
     size, grid = (x.shape[3], x.shape[2]), _grid(x, inverse, margin)
@@ -165,7 +165,7 @@ def _grid(x: Tensor, inverse: Tensor, margin: Pair) -> Tensor:
     to = inverse.new_tensor([width + 2 * REACH, height + 2 * REACH])  # half the size of what is sampled
     of = inverse.new_tensor([width + 2 * margin[0], height + 2 * margin[1]])  # half the size of what it is read from
     linear = inverse[:, :2, :2]
-    offset = 2 * inverse[:, :2, 2] + CENTRE - CENTRE * linear.sum(dim=2)  # in upsampled pixels
+    offset = 2 * inverse[:, :2, 2] + CENTER - CENTER * linear.sum(dim=2)  # in upsampled pixels
     theta = torch.cat([linear * to / of[:, None], (offset / of)[:, :, None]], dim=2)  # [N,2,3]
     shape = [len(x), 1, 2 * (height + 2 * REACH), 2 * (width + 2 * REACH)]
     return F.affine_grid(theta, shape, align_corners=False)

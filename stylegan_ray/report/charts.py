@@ -1,4 +1,4 @@
-"""What the charts of all reports share: colours, plain axes and SVG for a page."""
+"""What the charts of all reports share: colors, plain axes and SVG for a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-GREY, LIGHT = "#777777", "#e6e6e6"
+GRAY, LIGHT = "#777777", "#e6e6e6"
 BLUE, ORANGE, GREEN, PURPLE, TEAL, RED, SAND = (
     "#0b5bb5", "#d9661f", "#2f8f4e", "#7a4fb5", "#1f8a94", "#c0273a", "#b8902f",
 )  # fmt: skip
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 def plain_axes(axes: Axes) -> None:
     """Axes without frames."""
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
+    axes.spines["bottom"].set_color(GRAY)
     axes.tick_params(colors="#555555", labelsize=8, length=0)
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(6))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stylegan_ray.ops import penalised_gradients
+from stylegan_ray.ops import penalized_gradients
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # compiled code has second derivatives in this form only
         return torch.func.grad(lambda x: function(x).sum())(x)
     x = x if x.requires_grad else x.detach().requires_grad_()
-    with penalised_gradients():
+    with penalized_gradients():
         (grads,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
     return grads
 

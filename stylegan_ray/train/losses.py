@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     """What a loss gives for one micro-batch."""
 
     loss: Tensor
-    """To be minimised, per sample [N]."""
+    """To be minimized, per sample [N]."""
     means: dict[str, Tensor]
     """Detached means over the micro-batch by name: scalars, which are logged, and w [w_dim], which moves w_avg."""
     sums: Mapping[str, Tensor] = MappingProxyType({})
@@ -198,7 +198,7 @@ class RelativisticOfG(GeneratorLoss):
 
 
 class PathLength(Loss):
-    """Path length regularisation of G (Karras et al. 2020, section 3.2), on latents of its own."""
+    """Path length regularization of G (Karras et al. 2020, section 3.2), on latents of its own."""
 
     purpose = "G_reg"
 
@@ -362,7 +362,7 @@ class WassersteinPenalty(GradientPenalty):
 
 
 class Objective(NamedTuple):
-    """What a network minimises."""
+    """What a network minimizes."""
 
     main: type[Loss]
     penalty: type[Loss] | None = None

@@ -95,7 +95,7 @@ class Subject:
     label_size: int = 0
 
     def state(self) -> TrainState:
-        """A state without memory, its optimisers with moments."""
+        """A state without memory, its optimizers with moments."""
         state = TrainState.around(self.cfg, *self.networks(), META)
         for optimizer in state.optimizers.values():
             optimizer.load(optimizer.tensors(), num_steps=1)

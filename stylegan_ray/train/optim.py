@@ -1,4 +1,4 @@
-"""Adam as the original counts it, with lazy regularisation and epsilon outside the bias correction; and G_ema."""
+"""Adam as the original counts it, with lazy regularization and epsilon outside the bias correction; and G_ema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stylegan_ray.train.schedule import lazy_ratio
 
 
 class LazyAdam:
-    """torch's fused Adam, shared by the main and the regularisation phases of one network."""
+    """torch's fused Adam, shared by the main and the regularization phases of one network."""
 
     def __init__(self, network: nn.Module, cfg: RunConfig, which: str) -> None:
         self.ratio = lazy_ratio(cfg, which)

@@ -109,9 +109,9 @@ def _smoothing_beta(cfg: RunConfig, kimg: float, minibatch_size: int) -> float:
 
 
 def lazy_ratio(cfg: RunConfig, network: str) -> float:
-    """The factor on the learning rate, and exponent on the betas, that corrects for regularisation phases.
+    """The factor on the learning rate, and exponent on the betas, that corrects for regularization phases.
 
-    interval / (interval + 1) (Karras et al. 2020, appendix B); 1 without lazy regularisation.
+    interval / (interval + 1) (Karras et al. 2020, appendix B); 1 without lazy regularization.
     """
     if not cfg.train.lazy_regularization:
         return 1.0

@@ -50,7 +50,7 @@ class Networks(NamedTuple):
 
 @dataclass
 class TrainState:
-    """Networks, optimisers and counters of a run; equal on every rank."""
+    """Networks, optimizers and counters of a run; equal on every rank."""
 
     G: Any
     D: Any
@@ -119,7 +119,7 @@ class TrainState:
         label_size: int,
         device: torch.device | str = "cpu",
     ) -> TrainState:
-        """The state of a new run; the networks are initialised on the CPU from run.seed, equal on every device."""
+        """The state of a new run; the networks are initialized on the CPU from run.seed, equal on every device."""
         check_size(cfg.augment, (resolution, resolution) if isinstance(resolution, int) else resolution)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(stream_key(cfg.run.seed, 0, "init"), 0).integers(2**63)))

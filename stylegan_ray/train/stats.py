@@ -41,7 +41,7 @@ PARTS: tuple[str, ...] = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpo
 
 
 class StopWatch:
-    """Seconds spent in the parts of the loop; on CUDA measured on the device by events, without synchronisation."""
+    """Seconds spent in the parts of the loop; on CUDA measured on the device by events, without synchronization."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"

@@ -99,14 +99,14 @@ def test_rotations_happen_as_often_as_asked():
     assert abs(turned.double().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / num)
 
 
-def test_a_hue_turn_leaves_greys_and_luma_alone():
+def test_a_hue_turn_leaves_grays_and_luma_alone():
     pipeline = Pipeline(Strengths(hue=1))
-    images, grey = some_images(1, 3, 4, 4), some_images(1, 1, 4, 4).repeat(1, 3, 1, 1)
+    images, gray = some_images(1, 3, 4, 4), some_images(1, 1, 4, 4).repeat(1, 3, 1, 1)
     numbers = numbers_of(pipeline, 1, hue=0.3)
     turned = augmented(pipeline, images, numbers)
     assert (turned - images).abs().max() > 0.1
     torch.testing.assert_close(turned.mean(dim=1), images.mean(dim=1))
-    torch.testing.assert_close(augmented(pipeline, grey, numbers), grey)
+    torch.testing.assert_close(augmented(pipeline, gray, numbers), gray)
 
 
 def test_bands_without_gain_add_up_to_the_image():

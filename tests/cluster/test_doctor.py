@@ -86,7 +86,7 @@ def test_labels_stay_with_their_images(tmp_path, cache):
         assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == [0, 1, 2, 3, 0, 1]
     changes = json.loads((tmp_path / "d.zip.changes.json").read_text())["changes"]
     assert [change["why"] for image in changes for change in image["changes"]] == [
-        "100% of its pixels have one colour", "= 002.png, but with another label",
+        "100% of its pixels have one color", "= 002.png, but with another label",
     ]  # fmt: skip
 
 
@@ -99,8 +99,8 @@ def test_images_of_many_sizes_are_all_named(tmp_path, cache):
 
 
 def test_a_common_background_is_no_padding_and_a_frame_is(tmp_path, cache):
-    def framed(seed, colour):
-        image = Image.new("RGB", (32, 32), colour)
+    def framed(seed, color):
+        image = Image.new("RGB", (32, 32), color)
         image.paste(noise_picture(seed, (20, 20)), (6, 6))
         return encoded(image)
 

@@ -1,4 +1,4 @@
-"""Running out of memory: what is recognised, that it ends a run soon, and which keys the line names."""
+"""Running out of memory: what is recognized, that it ends a run soon, and which keys the line names."""
 
 import os
 import subprocess

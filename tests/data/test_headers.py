@@ -10,7 +10,7 @@ from PIL import Image
 from support.data_sets import encoded, noise_picture, opened, write_folder
 
 from stylegan_ray.data import scan
-from stylegan_ray.data.decode import DEEP_MODES, has_alpha, has_deep_channels, is_grey, read_header
+from stylegan_ray.data.decode import DEEP_MODES, has_alpha, has_deep_channels, is_gray, read_header
 from stylegan_ray.data.files import files_at
 from stylegan_ray.data.headers import plain_header
 
@@ -43,15 +43,15 @@ def exif(orientation):
     return data.tobytes()
 
 
-RGB, GREY, RGBA = (noise_picture(3, (12, 20), mode) for mode in ("RGB", "L", "RGBA"))
+RGB, GRAY, RGBA = (noise_picture(3, (12, 20), mode) for mode in ("RGB", "L", "RGBA"))
 PNG, JPEG = encoded(RGB), encoded(RGB, "JPEG")
 PLAIN = {
-    "png": PNG, "grey": encoded(GREY), "rgba": encoded(RGBA), "grey and alpha": encoded(noise_picture(3, mode="LA")),
+    "png": PNG, "gray": encoded(GRAY), "rgba": encoded(RGBA), "gray and alpha": encoded(noise_picture(3, mode="LA")),
     "palette": encoded(palette(RGB)), "stored": encoded(RGB, compress_level=0), "dpi": encoded(RGB, dpi=(300, 300)),
     "text": with_chunks(PNG, (b"tEXt", b"Title\0red"), (b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))),
     "time": with_chunks(PNG, (b"tIME", bytes(7)), (b"cHRM", bytes(32)), (b"bKGD", bytes(6))),
-    "jpeg": JPEG, "grey jpeg": encoded(GREY, "JPEG"), "progressive": encoded(RGB, "JPEG", progressive=True),
-    "444": encoded(RGB, "JPEG", subsampling=0, quality=99), "optimised": encoded(RGB, "JPEG", optimize=True),
+    "jpeg": JPEG, "gray jpeg": encoded(GRAY, "JPEG"), "progressive": encoded(RGB, "JPEG", progressive=True),
+    "444": encoded(RGB, "JPEG", subsampling=0, quality=99), "optimized": encoded(RGB, "JPEG", optimize=True),
     "comment": encoded(RGB, "JPEG", comment=b"hello"), "profile": encoded(RGB, "JPEG", icc_profile=bytes(300)),
     "restart": encoded(RGB, "JPEG", restart_marker_blocks=1),
 }  # fmt: skip
@@ -59,7 +59,7 @@ FOR_PILLOW = {
     "bits": encoded(Image.new("1", (9, 9))), "16 bits": encoded(Image.fromarray(np.zeros((9, 9), np.uint16))),
     "turned": encoded(RGB, exif=exif(6)), "text exif": with_chunks(PNG, (b"tEXt", b"exif\0MM")),
     "text transparency": with_chunks(PNG, (b"tEXt", b"transparency\0x")),
-    "key colour": encoded(RGB, transparency=(1, 2, 3)),
+    "key color": encoded(RGB, transparency=(1, 2, 3)),
     "animated": encoded(RGB, save_all=True, append_images=[RGB.rotate(180)]),
     "bad text": with_chunks(PNG, (b"zTXt", b"a\0\1x")),
     "turned jpeg": encoded(RGB, "JPEG", exif=exif(6)), "cmyk": encoded(RGB.convert("CMYK"), "JPEG"),
@@ -78,7 +78,7 @@ def what_pillow_says(content):
         return None
     if image.mode in DEEP_MODES or has_deep_channels(image, content) or "exif" in image.info:
         return None
-    return image.height, image.width, is_grey(image), has_alpha(image)
+    return image.height, image.width, is_gray(image), has_alpha(image)
 
 
 def what_we_say(content):
@@ -86,7 +86,7 @@ def what_we_say(content):
     if header is None:
         return None
     image = Image.new(header.mode, (1, 1))
-    return header.height, header.width, is_grey(image), has_alpha(image)
+    return header.height, header.width, is_gray(image), has_alpha(image)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -175,13 +175,13 @@ def test_square_crop_without_a_resolution(tmp_path):
     np.testing.assert_array_equal(data.read(0), chw(noise_picture(0, (16, 20)))[:, :, 2:18])
 
 
-def test_grey_and_colour(tmp_path):
+def test_gray_and_color(tmp_path):
     root = write_folder(tmp_path / "d", {"c.png": noise_picture(0), "g.png": noise_picture(1, mode="L")})
-    with pytest.raises(DataError, match=r"1 colour and 1 grey .*'c.png' and 'g.png'.*--data.channels 3"):
+    with pytest.raises(DataError, match=r"1 color and 1 gray .*'c.png' and 'g.png'.*--data.channels 3"):
         opened(root)
-    colour, grey = opened(root, channels=3), opened(root, channels=1)
-    np.testing.assert_array_equal(colour.read(1), np.repeat(chw(noise_picture(1, mode="L")), 3, axis=0))
-    np.testing.assert_array_equal(grey.read(0), chw(noise_picture(0).convert("L")))
+    color, gray = opened(root, channels=3), opened(root, channels=1)
+    np.testing.assert_array_equal(color.read(1), np.repeat(chw(noise_picture(1, mode="L")), 3, axis=0))
+    np.testing.assert_array_equal(gray.read(0), chw(noise_picture(0).convert("L")))
     assert opened(write_folder(tmp_path / "g", numbered(2, mode="L"))).num_channels == 1
 
 
@@ -204,13 +204,13 @@ def test_transparent_images(tmp_path):
     np.testing.assert_array_equal(opaque.read(0), chw(picture)[:3])
 
 
-def test_grey_of_16_bits_bilevel_and_palette_images(tmp_path):
-    grey = noise_picture(0, mode="L")
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + 7)
-    bilevel, palette = grey.convert("1"), noise_picture(0).convert("P")
-    root = write_folder(tmp_path / "grey", {"16bit.png": deep, "1bit.png": bilevel})
+def test_gray_of_16_bits_bilevel_and_palette_images(tmp_path):
+    gray = noise_picture(0, mode="L")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 256 + 7)
+    bilevel, palette = gray.convert("1"), noise_picture(0).convert("P")
+    root = write_folder(tmp_path / "gray", {"16bit.png": deep, "1bit.png": bilevel})
     data = opened(root)
-    np.testing.assert_array_equal(data.read(0)[0], np.asarray(grey))
+    np.testing.assert_array_equal(data.read(0)[0], np.asarray(gray))
     np.testing.assert_array_equal(data.read(1)[0], np.asarray(bilevel) * 255)
     data = opened(write_folder(tmp_path / "palette", {"p.png": palette}))
     np.testing.assert_array_equal(data.read(0), chw(palette.convert("RGB")))

@@ -1,4 +1,4 @@
-"""The built-in images: drawn once, equal on every machine, labelled by group."""
+"""The built-in images: drawn once, equal on every machine, labeled by group."""
 
 import threading
 import zipfile
@@ -43,7 +43,7 @@ def test_every_emoji_is_one_glyph_with_ink():
         assert np.asarray(openmoji.draw(code, font, 48, 16)).std() > 1 or code == "25A1"
 
 
-def test_labelled_and_coloured(all_emoji):
+def test_labeled_and_colored(all_emoji):
     data = open_dataset(DataConfig(resolution=16, cond=True))
     assert data.path == "openmoji" and "CC BY-SA 4.0" in data.attribution
     assert data.resolution == (16, 16) and data.num_channels == 3 and data.class_names == GROUPS
@@ -75,7 +75,7 @@ def test_several_threads_draw_one_file(other_version, cache):
     assert not list(cache.glob("*.part")) and zipfile.ZipFile(drawn).testzip() is None
 
 
-def test_other_version_is_unlabelled(other_version):
+def test_other_version_is_unlabeled(other_version):
     assert open_dataset(DataConfig(resolution=16)).num_images > 0
     with pytest.raises(ValueError, match=r"data.cond=True needs labels"):
         open_dataset(DataConfig(resolution=16, cond=True))

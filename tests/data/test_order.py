@@ -43,8 +43,8 @@ def test_blocks_read_few_blocks_at_a_time():
     blocks_per_window = [len(np.unique(chunk // rows)) for chunk in np.split(images, 39)]
     assert blocks_per_window == [window] * 39
     assert abs(np.corrcoef(images, np.arange(9984))[0, 1]) < 0.3
-    neighbours = np.abs(np.diff(images)) == 1
-    assert neighbours.mean() < 0.05  # rows are mixed inside their window
+    neighbors = np.abs(np.diff(images)) == 1
+    assert neighbors.mean() < 0.05  # rows are mixed inside their window
 
 
 def test_full_shuffle_is_uniform():

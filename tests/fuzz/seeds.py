@@ -124,7 +124,7 @@ def spaces() -> list[bytes]:
 
 @cache
 def checkpoint_tensors() -> bytes:
-    """state.safetensors of a checkpoint, without optimisers."""
+    """state.safetensors of a checkpoint, without optimizers."""
     return safetensors.torch.save({**safetensors.torch.load(network_files()[0]), "pl_mean": torch.zeros(())})
 
 
@@ -141,7 +141,7 @@ def zips() -> list[bytes]:
 def _zip(method: int) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in _labelled_images().items():
+        for name, content in _labeled_images().items():
             archive.writestr(name, content)
     return buffer.getvalue()
 
@@ -206,7 +206,7 @@ def labels() -> list[bytes]:
     ]
 
 
-def _labelled_images() -> dict[str, bytes]:
+def _labeled_images() -> dict[str, bytes]:
     return {"0.png": image(), "1.png": image(), "dataset.json": labels()[0]}
 
 

@@ -26,7 +26,7 @@ def is_wanted(item, asked):
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrises `golden_file` with the files that the test's `golden_files(group, pattern)` mark names."""
+    """Parametrizes `golden_file` with the files that the test's `golden_files(group, pattern)` mark names."""
     mark = metafunc.definition.get_closest_marker("golden_files")
     if mark is None:
         return

@@ -59,7 +59,7 @@ def test_smoothing_beta(expected):
         assert abs(ours - case["Gs_beta"]) <= np.spacing(np.float32(1.0))  # the original computes it in float32
 
 
-def test_lazy_regularisation_corrections(expected):
+def test_lazy_regularization_corrections(expected):
     for case in expected["lazy_adjust"]:
         ratio = lazy_ratio(config({}, G_reg_interval=case["reg_interval"]), "G")
         assert math.isclose(ratio, case["mb_ratio"], rel_tol=1e-9)

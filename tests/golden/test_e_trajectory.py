@@ -138,9 +138,9 @@ def test_trajectory(golden, way):
 
 
 def original_rounds(cfg, state, i, draws, reals):
-    """The original's gradient accumulation: feedback moves in every round, D regularisation sees the last reals only.
+    """The original's gradient accumulation: feedback moves in every round, D regularization sees the last reals only.
 
-    The trainer differs on purpose (law 3): feedback once per phase, D regularisation on all reals.
+    The trainer differs on purpose (law 3): feedback once per phase, D regularization on all reals.
     """
     schedule = training_schedule(cfg, state.cur_nimg, np.log2(max(state.G.resolution)))
     stats = {}

@@ -99,17 +99,17 @@ def test_mp4_in_tiles(generate):
 
 
 def test_mp4_shows_the_frames(tmp_path):
-    """Odd sides grow by a pixel, and colours are kept."""
+    """Odd sides grow by a pixel, and colors are kept."""
     import av
 
-    colours = torch.tensor([[200, 30, 60], [20, 180, 90]], dtype=torch.uint8)
-    frames = (colour.reshape(3, 1, 1).expand(3, 15, 17) for colour in colours.repeat_interleave(5, dim=0))
+    colors = torch.tensor([[200, 30, 60], [20, 180, 90]], dtype=torch.uint8)
+    frames = (color.reshape(3, 1, 1).expand(3, 15, 17) for color in colors.repeat_interleave(5, dim=0))
     write_video(tmp_path / "x.mp4", frames, 10)
     with av.open(str(tmp_path / "x.mp4")) as container:
         seen = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(seen) == 10 and seen[0].shape == (16, 18, 3)
-    for frame, colour in ((seen[0], colours[0]), (seen[-1], colours[1])):
-        assert np.abs(frame.reshape(-1, 3).mean(axis=0) - colour.numpy()).max() < 12
+    for frame, color in ((seen[0], colors[0]), (seen[-1], colors[1])):
+        assert np.abs(frame.reshape(-1, 3).mean(axis=0) - color.numpy()).max() < 12
 
 
 def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):

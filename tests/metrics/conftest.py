@@ -10,7 +10,7 @@ from stylegan_ray.metrics.detectors import Detector
 
 
 class PaintedSynthesis(nn.Module):
-    """Paints a picture in the colour of w, brighter to the right, with noise on it."""
+    """Paints a picture in the color of w, brighter to the right, with noise on it."""
 
     num_ws = 2
 
@@ -46,8 +46,8 @@ class PaintedGenerator(nn.Module):
         return z + labels.argmax(dim=1, keepdim=True)
 
 
-class ColourModule(nn.Module):
-    """Mean colour and contrast as features; brightness as an attribute's logit."""
+class ColorModule(nn.Module):
+    """Mean color and contrast as features; brightness as an attribute's logit."""
 
     def forward(self, images):
         x = images.float() / 255
@@ -64,9 +64,9 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def colour_detector():
+def color_detector():
     """A detector that costs nothing."""
-    return Detector("colour", "c0ffee", "none", ColourModule())
+    return Detector("color", "c0ffee", "none", ColorModule())
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def painted():
 def pictures():
     """100 pictures {name: pixels}, half of them of class 1 and reddish."""
     draw = np.random.default_rng(0)
-    colours = draw.integers(40, 200, (100, 1, 1, 3)) + np.array([40, 0, 0]) * (np.arange(100) % 2)[:, None, None, None]
-    return (colours + draw.integers(-20, 20, (100, 16, 16, 3))).clip(0, 255).astype(np.uint8)
+    colors = draw.integers(40, 200, (100, 1, 1, 3)) + np.array([40, 0, 0]) * (np.arange(100) % 2)[:, None, None, None]
+    return (colors + draw.integers(-20, 20, (100, 16, 16, 3))).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ def plan_of(*names, **settings):
 
 
 @pytest.fixture
-def worker(painted, data, colour_detector):
+def worker(painted, data, color_detector):
     def make(*names, G=painted, **settings):
-        detectors = dict.fromkeys(("tiny", "celeba"), colour_detector)
+        detectors = dict.fromkeys(("tiny", "celeba"), color_detector)
         return BlockWorker(plan_of(*(names or ("fid500_tiny",)), **settings), G, data, detectors)
 
     return make
@@ -79,9 +79,9 @@ def test_labels_are_those_of_the_data(worker, painted):
     assert 16 < labels[:, 0].sum() < 48
 
 
-def test_a_conditional_generator_without_data_is_refused(painted, colour_detector):
+def test_a_conditional_generator_without_data_is_refused(painted, color_detector):
     with pytest.raises(ValueError, match=r"conditional.*give DATA"):
-        BlockWorker(plan_of("is500_tiny"), type(painted)(label_size=2), None, {"tiny": colour_detector})
+        BlockWorker(plan_of("is500_tiny"), type(painted)(label_size=2), None, {"tiny": color_detector})
 
 
 def test_truncation_and_noise_follow_the_plan(worker):
@@ -104,7 +104,7 @@ def test_bytes_are_rounded_half_up():
 
 @pytest.mark.parametrize("name", ["ppl_wfull_tiny", "ppl2_wend_tiny"])
 def test_path_distances_of_a_linear_generator(worker, name):
-    """The colour is linear in w, so the mean colour moves by 0.3 / 2 of |w1 - w0| per unit of the path."""
+    """The color is linear in w, so the mean color moves by 0.3 / 2 of |w1 - w0| per unit of the path."""
     distances = worker(name, noise="const").run(Task("path", name, 0))["distances"]
     draw = worker(name)
     z0, z1 = draw._latents("path/z", 0, 2 * BLOCK).chunk(2)

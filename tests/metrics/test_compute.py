@@ -21,10 +21,10 @@ NAMES += ["ppl0.1k_wend_tiny", "ls0.2k"]
 
 
 @pytest.fixture
-def available(colour_detector):
+def available(color_detector):
     """Detectors of tests cost nothing; Inception is unavailable."""
     reason = "fetch it with: python jobs/evaluate.py prefetch inception"
-    return {"tiny": colour_detector, "celeba": colour_detector}, {"inception": reason}
+    return {"tiny": color_detector, "celeba": color_detector}, {"inception": reason}
 
 
 @pytest.fixture
@@ -91,14 +91,14 @@ def test_features_of_reals_are_computed_once(evaluate, painted, data, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["count", "data", "mirror", "detector", "resize"])
-def test_features_of_other_reals_are_not_used(evaluate, painted, data, colour_detector, change):
+def test_features_of_other_reals_are_not_used(evaluate, painted, data, color_detector, change):
     cache, name, plan = RealsCache(), "fid60_tiny", Plan(())
     evaluate(painted, data, [name], cache=cache)
     if change == "data":
         data.fingerprint = "another"
     if change in ("detector", "resize"):
         other = {"sha256": "another"} if change == "detector" else {"resize": "another"}
-        detector = replace(colour_detector, **other)
+        detector = replace(color_detector, **other)
         evaluate = partial(evaluate, available=({"tiny": detector}, {}))
     if change == "mirror":
         plan = Plan((), mirror=True)
@@ -148,11 +148,11 @@ def test_repeats_use_other_seeds_and_give_mean_and_spread(evaluate, painted, dat
     assert numbers(evaluate(painted, data, ["fid100_tiny"], Plan((), seed=2))) == numbers(singles[4:5])
 
 
-def test_a_row_says_where_its_number_comes_from(evaluate, painted, data, colour_detector):
+def test_a_row_says_where_its_number_comes_from(evaluate, painted, data, color_detector):
     (row,) = evaluate(painted, data, ["fid100_tiny"], Plan((), psi=0.7), provenance={"kimg": 12.5, "checkpoint": "c"})
     expected = {
         "metric": "fid100_tiny", "num_gen": 100, "num_real": 100, "seed": 0, "psi": 0.7, "noise": "random",
-        "detector": "colour", "detector_sha256": colour_detector.sha256, "resize": "none", "mirror": False,
+        "detector": "color", "detector_sha256": color_detector.sha256, "resize": "none", "mirror": False,
         "data": data.fingerprint, "data_path": data.path, "dialect": "original", "kimg": 12.5, "checkpoint": "c",
     }  # fmt: skip
     assert row.items() >= expected.items()
@@ -189,17 +189,17 @@ def test_detectors_are_loaded_once_for_all_metrics():
     assert list(detectors) == ["tiny"] and list(missing) == ["inception"]
 
 
-def test_a_generator_that_paints_like_the_data_is_better(evaluate, painted, data, colour_detector):
+def test_a_generator_that_paints_like_the_data_is_better(evaluate, painted, data, color_detector):
     worse = type(painted)()
     worse.synthesis.strength.data.fill_(1.0)
     good, bad = (evaluate(G, data, ["fid200_tiny"])[0]["value"] for G in (painted, worse))
     assert good < bad
 
 
-def test_measure_keeps_the_features_it_computed(painted, data, colour_detector):
+def test_measure_keeps_the_features_it_computed(painted, data, color_detector):
     cache = RealsCache()
     plan = Plan(tuple(parse_metrics(["fid64_tiny"])))
-    worker = BlockWorker(plan, painted, data, {"tiny": colour_detector})
+    worker = BlockWorker(plan, painted, data, {"tiny": color_detector})
     (value,) = measure(worker, cache)
     assert value.num_real == 64
     counts = {"fid64_tiny": 64}

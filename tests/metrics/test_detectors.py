@@ -225,6 +225,6 @@ def test_a_script_without_keywords_gives_features(tmp_path):
         load_detector("dinov2", str(path), trust_script=True)
 
 
-def test_grey_images_have_three_equal_channels(recipe):
-    grey = load_detector("toy", str(recipe))(IMAGES[:, :1])[0]
-    torch.testing.assert_close(grey / torch.tensor([1.0, 2.0, 3.0]), grey[:, :1].expand(-1, 3))
+def test_gray_images_have_three_equal_channels(recipe):
+    gray = load_detector("toy", str(recipe))(IMAGES[:, :1])[0]
+    torch.testing.assert_close(gray / torch.tensor([1.0, 2.0, 3.0]), gray[:, :1].expand(-1, 3))

@@ -29,7 +29,7 @@ def test_images_of_other_sizes_are_resized_smoothly():
     resized = normalized(ramp)
     assert resized.shape == (1, 3, 224, 224) and resized.min() >= -1.05 and resized.max() <= 1.05
     stripes = (torch.arange(448) % 2 * 254.0).expand(1, 3, 448, 448)
-    assert normalized(stripes)[..., 8:-8].abs().max() < 0.02, "antialiased: stripes become grey"
+    assert normalized(stripes)[..., 8:-8].abs().max() < 0.02, "antialiased: stripes become gray"
 
 
 def test_the_detector_is_named_and_comes_from_its_package(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from stylegan_ray.metrics.names import parse_metrics
 from stylegan_ray.networks import build_generator
 
 
-def test_features_and_paths_of_non_square_images_at_a_lod(data, colour_detector):
+def test_features_and_paths_of_non_square_images_at_a_lod(data, color_detector):
     keys = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_max": 4}
     cfg = load_config("config-b", {f"model.{key}": value for key, value in keys.items()})
     torch.manual_seed(0)
@@ -17,7 +17,7 @@ def test_features_and_paths_of_non_square_images_at_a_lod(data, colour_detector)
     found = []
     for lod in (0.0, 1.5):
         plan = Plan(tuple(parse_metrics(("fid500_tiny", "ppl_wend_tiny"))), lod=lod, noise="const")
-        worker = BlockWorker(plan, G, data, {"tiny": colour_detector})
+        worker = BlockWorker(plan, G, data, {"tiny": color_detector})
         found.append(worker.run(Task("fake", "", 0))["features/tiny"])
         distances = worker.run(Task("path", "ppl_wend_tiny", 0))["distances"]
         assert np.isfinite(distances).all() and distances.shape == (BLOCK,)

@@ -43,7 +43,7 @@ def test_names_are_parsed(name, kind, num_gen, num_real, detector):
 @pytest.mark.parametrize(
     ("name", "nhood"), [("pr50k3", 3), ("pr5k5_full", 5), ("pr500_4", 4), ("pr5k", 3), ("pr0.5k10_tiny", 10)]
 )
-def test_neighbourhoods(name, nhood):
+def test_neighborhoods(name, nhood):
     assert parse_metric(name).nhood_size == nhood
 
 

@@ -28,7 +28,7 @@ def test_the_plane_finds_the_direction(latents):
     assert plane.offset / np.linalg.norm(plane.normal) == pytest.approx(1.5 / np.linalg.norm(normal), rel=0.05)
 
 
-def test_the_plane_minimises_its_objective(latents):
+def test_the_plane_minimizes_its_objective(latents):
     classes = latents[:, 0] + np.random.default_rng(1).standard_normal(2000) > 0  # not separable
     plane, signs = separating_plane(latents, classes), np.where(classes, 1, -1)
 

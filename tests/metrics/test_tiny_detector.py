@@ -98,11 +98,11 @@ def test_any_resolution_sees_much_the_same(detector, emoji, distance, baseline):
     assert distance(large) < 1.1 * baseline + 0.1
 
 
-def test_bytes_and_floats_and_grey_images_are_accepted(detector, emoji):
+def test_bytes_and_floats_and_gray_images_are_accepted(detector, emoji):
     images = emoji[0][:8]
     torch.testing.assert_close(detector(images.float())[0], detector(images)[0])
-    grey = images.float().mean(dim=1, keepdim=True)
-    torch.testing.assert_close(detector(grey)[0], detector(grey.expand(-1, 3, -1, -1))[0])
+    gray = images.float().mean(dim=1, keepdim=True)
+    torch.testing.assert_close(detector(gray)[0], detector(gray.expand(-1, 3, -1, -1))[0])
 
 
 def test_it_knows_the_groups(detector, emoji):
@@ -141,7 +141,7 @@ def test_folding_and_scaling_keep_the_predictions():
     student = Student()
     x = torch.rand(16, 3, 64, 64) * 2 - 1
     for _ in range(3):
-        student(x)  # moves the statistics of the normalisation
+        student(x)  # moves the statistics of the normalization
     learnt = student.detector.eval()
     images = ((x + 1) * 127.5).round().to(torch.uint8)
     with torch.no_grad():

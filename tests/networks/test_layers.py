@@ -1,4 +1,4 @@
-"""Layers: equalised learning rate and the minibatch standard deviation."""
+"""Layers: equalized learning rate and the minibatch standard deviation."""
 
 import pytest
 import torch

@@ -16,7 +16,7 @@ def test_scale_of_z_does_not_matter():
     assert not torch.allclose(plain(z), plain(10 * z))
 
 
-def test_joint_labels_share_the_normalisation_of_z_and_separate_ones_do_not():
+def test_joint_labels_share_the_normalization_of_z_and_separate_ones_do_not():
     z, labels = torch.randn(2, 6, dtype=torch.float64), torch.eye(3, dtype=torch.float64)[:2]
     joint = Mapping(6, 3, 5, label_mode="joint", **SIZES).double()
     assert not torch.allclose(joint(z, labels), joint(10 * z, labels))

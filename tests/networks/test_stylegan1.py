@@ -15,7 +15,7 @@ def test_fused_downscaling_is_convolution_and_mean():
     torch.testing.assert_close(plain(x), fused(x))
 
 
-def test_fused_upscaling_is_nearest_neighbour_and_convolution_with_the_flipped_kernel():
+def test_fused_upscaling_is_nearest_neighbor_and_convolution_with_the_flipped_kernel():
     plain, fused = (PlainConv(3, 4, 3, up=True, fused=fused).double() for fused in (False, True))
     fused.load_state_dict({"weight": plain.weight.detach().flip((2, 3))})
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -23,7 +23,7 @@ def test_fused_upscaling_is_nearest_neighbour_and_convolution_with_the_flipped_k
 
 
 def test_styles_replace_the_statistics_of_maps():
-    """Adaptive instance normalisation: mean and deviation depend on w alone (section 2, equation 1)."""
+    """Adaptive instance normalization: mean and deviation depend on w alone (section 2, equation 1)."""
     layer = StyledLayer(4, 5, (16, 16), "lrelu").double()
     w = torch.randn(2, 5, dtype=torch.float64)
     scale, shift = layer.style(w).chunk(2, dim=1)

@@ -29,7 +29,7 @@ def test_without_bias():
 
 
 def test_gain_keeps_the_power_of_normal_inputs():
-    """sqrt(2) makes up for relu and lrelu, as equalised layers assume."""
+    """sqrt(2) makes up for relu and lrelu, as equalized layers assume."""
     x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     for act in ("relu", "lrelu"):
         assert bias_act(x[None], act=act).square().mean() == pytest.approx(1.0, abs=0.05)

@@ -11,7 +11,7 @@ from stylegan_ray.ops import (
     convolution,
     forced,
     im2col,
-    penalised_gradients,
+    penalized_gradients,
     to_memory_format,
     winograd,
 )
@@ -79,7 +79,7 @@ def test_transposed_convolution_is_that_of_pytorch_to_second_order(options, way)
 def test_prepared_for_a_penalty_its_gradient_is_that_of_pytorch(always_winograd):
     x, w = random(2, 3, 8, 8), random(4, 3, 3, 3, seed=1)
     results = []
-    for op, inside in ((conv2d, penalised_gradients), (F.conv2d, torch.enable_grad)):
+    for op, inside in ((conv2d, penalized_gradients), (F.conv2d, torch.enable_grad)):
         with inside():
             y = op(x, w, padding=(1, 1)).sin()
             (dx,) = torch.autograd.grad(op(y, w.transpose(0, 1), padding=(1, 1)).sin().sum(), x, create_graph=True)

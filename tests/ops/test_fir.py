@@ -86,7 +86,7 @@ def test_resampling_keeps_a_flat_image_flat():
         torch.testing.assert_close(downsample2d(flat, f)[..., 1:-1, 1:-1], torch.ones(1, 1, 2, 2, dtype=torch.float64))
 
 
-def test_box_filter_is_nearest_neighbour_and_mean():
+def test_box_filter_is_nearest_neighbor_and_mean():
     x, box = random_images(2, 3, 4, 6), fir_filter([1, 1]).double()
     torch.testing.assert_close(upsample2d(x, box), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
     torch.testing.assert_close(downsample2d(x, box), torch.nn.functional.avg_pool2d(x, 2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stylegan_ray.ops import fir_filter, modulated_conv2d, modulated_conv2d_reference, penalised_gradients
+from stylegan_ray.ops import fir_filter, modulated_conv2d, modulated_conv2d_reference, penalized_gradients
 
 CASES = {
     "same": {"padding": 1},
@@ -48,7 +48,7 @@ def test_a_penalty_on_styles_reaches_weights_that_depend_on_them(up, num):
     x, s = random(num, 4, 6, 6), random(num, 4, seed=2, grad=True)
     results = []
     for grouped in (False, True):
-        with penalised_gradients():
+        with penalized_gradients():
             y = modulated_conv2d(x, w, s, grouped=grouped, **options)
             (ds,) = torch.autograd.grad(y.sin().sum(), s, create_graph=True)
         results.append((ds, *torch.autograd.grad(ds.square().sum(), (w, s))))

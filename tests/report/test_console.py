@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self):
-        """The lines as a terminal would show them, without colours."""
+        """The lines as a terminal would show them, without colors."""
         text = self.getvalue()
         for code in ("\x1b[32m", "\x1b[0m", "\x1b[0;2m"):
             text = text.replace(code, "")

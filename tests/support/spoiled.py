@@ -20,13 +20,13 @@ EXPECTED = {
     "unreadable": {"bad-truncated.png", "bad-empty.png", "bad-text.png"},
     "duplicate": {"same-pixels.webp"},
     "near-duplicate": {"like-jpeg.jpg", "like-darker.png", "like-half.png"},
-    "single-coloured": {"one-colour.png", "one-colour-grainy.png"},
+    "single-coloured": {"one-color.png", "one-color-grainy.png"},
     "blurred": {"blurred.png", "upscaled.png"},
     "padded": {"padded-wide.png", "padded-tall.png", "padded-frame.png"},
     "other-size": {"like-half.png", "odd-size.png"},
     "transparent": {"transparent.png"},
-    "other-channels": {"grey.png", "deep-grey.png"},
-    "deep": {"deep-grey.png", "deep-rgb.png"},
+    "other-channels": {"gray.png", "deep-gray.png"},
+    "deep": {"deep-gray.png", "deep-rgb.png"},
     "colour-space": {"cmyk.jpg"},
     "pages": {"animated.gif", "animated.webp", "pages.tif"},
     "turned": {"turned.jpg"},
@@ -70,8 +70,8 @@ def _dull(fresh, side: int) -> dict[str, bytes]:
     grain = np.random.default_rng(0).integers(118, 122, (side, side, 3), dtype=np.uint8)
     small = next(fresh).resize((side // 5, side // 5), Image.Resampling.LANCZOS)
     return {
-        "one-colour.png": encoded(Image.new("RGB", (side, side), "#2255aa")),
-        "one-colour-grainy.png": encoded(Image.fromarray(grain)),
+        "one-color.png": encoded(Image.new("RGB", (side, side), "#2255aa")),
+        "one-color-grainy.png": encoded(Image.fromarray(grain)),
         "blurred.png": encoded(next(fresh).filter(ImageFilter.GaussianBlur(side / 28))),
         "upscaled.png": encoded(small.resize((side, side), Image.Resampling.BICUBIC)),
         "padded-wide.png": encoded(_on_bars(next(fresh), (0, side // 5))),
@@ -80,9 +80,9 @@ def _dull(fresh, side: int) -> dict[str, bytes]:
     }
 
 
-def _on_bars(image: Image.Image, bars: tuple[int, int], colour: str = "black") -> Image.Image:
-    """The centre of an image between bars at the left and right and at the top and bottom."""
-    padded = Image.new("RGB", image.size, colour)
+def _on_bars(image: Image.Image, bars: tuple[int, int], color: str = "black") -> Image.Image:
+    """The center of an image between bars at the left and right and at the top and bottom."""
+    padded = Image.new("RGB", image.size, color)
     (width, height), (x, y) = image.size, bars
     padded.paste(image.crop((x, y, width - x, height - y)), bars)
     return padded
@@ -94,15 +94,15 @@ def _odd(fresh, side: int) -> dict[str, bytes]:
 
     clear = next(fresh).convert("RGBA")
     clear.putalpha(clear.convert("L").point(lambda value: 0 if value > 250 else 255))
-    grey = np.asarray(next(fresh).convert("L")).astype(np.uint16)
+    gray = np.asarray(next(fresh).convert("L")).astype(np.uint16)
     upright, exif = next(fresh), Image.Exif()
     exif[0x0112] = 6
     gif, webp, pages = frames(3), frames(2), frames(2)
     return {
         "odd-size.png": encoded(next(fresh).resize((side * 3 // 4, side))),
         "transparent.png": encoded(clear),
-        "grey.png": encoded(next(fresh).convert("L")),
-        "deep-grey.png": encoded(Image.fromarray(grey * 257)),
+        "gray.png": encoded(next(fresh).convert("L")),
+        "deep-gray.png": encoded(Image.fromarray(gray * 257)),
         "deep-rgb.png": png_of_16_bits(np.asarray(next(fresh)).astype(np.uint16) * 257),
         "cmyk.jpg": encoded(next(fresh).convert("CMYK"), "JPEG", quality=95),
         "animated.gif": encoded(gif[0], "GIF", save_all=True, append_images=gif[1:]),

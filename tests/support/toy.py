@@ -21,7 +21,7 @@ RESOLUTION, CHANNELS, LABELS = 8, 3, 3
 
 
 def toy_config(preset: str = "config-f", **overrides: Any) -> RunConfig:
-    """Four micro-batches a minibatch, regularisation phases every 2 and 3 minibatches, mixing and labels on."""
+    """Four micro-batches a minibatch, regularization phases every 2 and 3 minibatches, mixing and labels on."""
     keys = {
         "model.z_dim": 6, "model.w_dim": 6, "model.mapping_fmaps": 6, "model.mapping_layers": 2,
         "model.fmap_base": 32, "model.fmap_max": 6, "model.mbstd_group_size": 2,

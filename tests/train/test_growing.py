@@ -75,7 +75,7 @@ def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
     cfg = growing_config(preset, **{"train.dtype": "float64"})
     one, two = undisturbed(cfg), trained_by(2, tmp_path, cfg)
     assert [row["Progress/minibatch"] for row in one["rows"]][:: len(one["rows"]) - 1] == [12, 8]
-    shift = "synthesis.b4.layer0.bias"  # instance normalisation undoes it: its gradient is nothing but rounding
+    shift = "synthesis.b4.layer0.bias"  # instance normalization undoes it: its gradient is nothing but rounding
     shifts = [name for name in one["tensors"] if name.endswith(shift) and preset == "config-a"]
     assert all((one["tensors"][name] - two["tensors"][name]).abs().max() < 1e-9 for name in shifts)
     assert largest_difference({k: v for k, v in one["tensors"].items() if k not in shifts}, two["tensors"]) < 1e-9

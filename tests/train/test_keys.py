@@ -32,7 +32,7 @@ def gradients_of(cfg, phase):
     return grads.flat[: grads.num_values]
 
 
-def test_without_lazy_regularisation_every_step_has_loss_and_penalty():
+def test_without_lazy_regularization_every_step_has_loss_and_penalty():
     cfg = toy_config(**DOUBLE, **{"train.lazy_regularization": False})
     for network in ("G", "D"):
         (phase,) = phases_of(cfg, network, training_schedule(cfg, 0, 3))

@@ -71,7 +71,7 @@ def test_recomputing_needs_less():
     assert again["G"] < 0.9 * plain["G"] and again["D"] < plain["D"]
 
 
-def test_networks_that_grow_are_analysed_in_every_transition():
+def test_networks_that_grow_are_analyzed_in_every_transition():
     cfg = growing_config("config-d")
     assert [schedule.lod for schedule in schedules(cfg, 3)] == pytest.approx([0.5, 0])
     assert peak_bytes(subject(cfg))["D_reg"] > 0

@@ -48,7 +48,7 @@ def test_rollback_continues_from_the_checkpoint_with_other_random_numbers(tmp_pa
 
 def test_skipping_ends_when_its_budget_is_spent():
     cfg = toy_config(**{"train.on_nonfinite": "skip", "train.nonfinite_budget": 1})
-    state = toy_state(cfg)  # D and its regularisation: two steps
+    state = toy_state(cfg)  # D and its regularization: two steps
     with pytest.raises(FloatingPointError, match=r"2 steps.*nonfinite_budget=1.*lower"):
         run(cfg, state, source=Poisoned(state, position=0))
 

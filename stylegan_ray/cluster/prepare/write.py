@@ -174,7 +174,7 @@ def closing_message(task: WriteTask, num_bad: int, sec: float) -> str:
     height, width = dataset.resolution
     dest = without_credentials(task.dest)
     lines = [
-        f"Wrote {num} images of {height}x{width} in {'colour' if dataset.num_channels == 3 else 'grey'} as "
+        f"Wrote {num} images of {height}x{width} in {'color' if dataset.num_channels == 3 else 'gray'} as "
         f"{task.writing.description} to {dest} in {format_time(sec)} ({num / sec:.0f} images/s)."
     ]
     if num_bad:

@@ -18,7 +18,7 @@ DEFAULT_SAMPLES = 16
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Searches learning rates, regularisation intervals, gamma or other keys: tune [SPACE.yaml] [PRESET] [DATA] ....
+    """Searches learning rates, regularization intervals, gamma or other keys: tune [SPACE.yaml] [PRESET] [DATA] ....
 
     Takes every --section.key of the train command for what all trials share; --run.name is the sweep's folder. The same
     command again continues.
@@ -31,9 +31,9 @@ class SweepOptions:
     search: Literal["random", "optuna"] = "random"
     """Random values and grids, or Optuna, which learns from earlier trials (extra [tune])."""
     objective: str = "fid500_tiny"
-    """What to optimise: a metric, or any scalar of a tick such as Loss/scores/real."""
+    """What to optimize: a metric, or any scalar of a tick such as Loss/scores/real."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Whether to minimise or maximise it; auto: the metric's direction, min for scalars."""
+    """Whether to minimize or maximize it; auto: the metric's direction, min for scalars."""
     every: int = 1
     """Ticks between two values of the objective, where it is a metric, and between image grids."""
     concurrent: int | None = None
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether the objective is maximised."""
+        """Whether the objective is maximized."""
         if self.options.mode != "auto":
             return self.options.mode == "max"
         return self.metric is not None and self.metric.startswith(HIGHER_IS_BETTER)

@@ -19,7 +19,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from stylegan_ray.data.decode import open_image, read_header
-from stylegan_ray.report.charts import GREY, LIGHT, plain_axes, svg_of
+from stylegan_ray.report.charts import GRAY, LIGHT, plain_axes, svg_of
 from stylegan_ray.storage import Storage
 
 WIDTH = 12.0
@@ -81,8 +81,8 @@ class Report:
     grids: Sequence[tuple[str, bytes]] = ()
     """Captions and PNG files."""
 
-    def colour(self, index: int) -> str:
-        """The colour of a trial by its rank."""
+    def color(self, index: int) -> str:
+        """The color of a trial by its rank."""
         return to_hex(RANKS(self.order.index(index) / max(len(self.order) - 1, 1)))
 
 
@@ -185,7 +185,7 @@ def draw_curves(axes: Axes, report: Report) -> None:
     _label_ends(axes, ends)
     what = ": mean and range over seeds" if settings else ""
     axes.set_title(f"{report.title} over thousands of images{what}", loc="left", fontsize=10)
-    axes.set_xlabel("kimg", color=GREY)
+    axes.set_xlabel("kimg", color=GRAY)
     plain_axes(axes)
     axes.grid(axis="y", color=LIGHT)
 
@@ -196,20 +196,20 @@ class End(NamedTuple):
     kimg: float
     value: float
     text: str
-    colour: str
+    color: str
 
 
 def _draw_trials(axes: Axes, report: Report) -> list[End]:
     """One line per trial; a copy of another trial's state begins a new piece. Returns the ends, the best first."""
     ends = []
     for index in reversed(report.order):  # the best is drawn last, on top
-        trial, colour, is_best = report.trials[index], report.colour(index), index == report.order[0]
+        trial, color, is_best = report.trials[index], report.color(index), index == report.order[0]
         bounds = [0, *trial.starts, len(trial.rows)]
         for first, last in pairwise(bounds):
-            axes.plot(*zip(*trial.rows[first:last], strict=True), color=colour, linewidth=2.4 if is_best else 1.2)
-        axes.plot(*trial.rows[-1], "o", color=colour, markersize=6 if is_best else 4)
+            axes.plot(*zip(*trial.rows[first:last], strict=True), color=color, linewidth=2.4 if is_best else 1.2)
+        axes.plot(*trial.rows[-1], "o", color=color, markersize=6 if is_best else 4)
         kimg, value = trial.rows[-1]
-        ends.append(End(kimg, value, f"{trial.name.removeprefix('trial ')}: {value:.4g}", colour))
+        ends.append(End(kimg, value, f"{trial.name.removeprefix('trial ')}: {value:.4g}", color))
     return ends[::-1]
 
 
@@ -217,13 +217,13 @@ def _draw_settings(axes: Axes, settings: Sequence[Setting]) -> list[End]:
     """A line for the mean of each setting and a band from its lowest to its highest trial; returns the ends."""
     ends = []
     for rank, setting in enumerate(settings):
-        colour = to_hex(RANKS(rank / max(len(settings) - 1, 1)))
+        color = to_hex(RANKS(rank / max(len(settings) - 1, 1)))
         mean, low, high = setting.values.mean(axis=0), setting.values.min(axis=0), setting.values.max(axis=0)
         if len(setting.values) > 1:
-            axes.fill_between(setting.kimg, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(setting.kimg, mean, color=colour, linewidth=1.8)
+            axes.fill_between(setting.kimg, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(setting.kimg, mean, color=color, linewidth=1.8)
         seeds = f" ({low[-1]:.4g} to {high[-1]:.4g})" if len(setting.values) > 1 else ""
-        ends.append(End(setting.kimg[-1], mean[-1], f"{setting.label}: {mean[-1]:.4g}{seeds}", colour))
+        ends.append(End(setting.kimg[-1], mean[-1], f"{setting.label}: {mean[-1]:.4g}{seeds}", color))
     return ends
 
 
@@ -242,7 +242,7 @@ def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
     for fraction, end in spots:
         lowest = max(fraction, lowest + 0.05)
         axes.annotate(
-            end.text, (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=end.colour,
+            end.text, (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=end.color,
             fontweight="bold" if end is ends[0] else "normal",
         )  # fmt: skip
 
@@ -254,16 +254,16 @@ def draw_importances(axes: Axes, report: Report) -> None:
     plain_axes(axes)
     if not found:
         axes.axis("off")
-        axes.text(0, 0.9, f"shown from {FEWEST_FOR_IMPORTANCE} trials on", color=GREY, transform=axes.transAxes)
+        axes.text(0, 0.9, f"shown from {FEWEST_FOR_IMPORTANCE} trials on", color=GRAY, transform=axes.transAxes)
         return
     names = [key.partition(".")[2] for key, _ in found]
     bars = axes.barh(range(len(found)), [100 * share for _, share in found], height=0.6, color=to_hex(RANKS(0.0)))
-    axes.bar_label(bars, fmt="%.0f%%", padding=3, fontsize=8, color=GREY)
+    axes.bar_label(bars, fmt="%.0f%%", padding=3, fontsize=8, color=GRAY)
     axes.set_yticks(range(len(found)), names)
     axes.set_ylim(max(len(found), 5) - 0.4, -0.6)
     axes.set_xlim(0, 110)
     axes.set_xticks([])
-    axes.set_xlabel("of the rank's variance, by a parabola, adjusted;\nfew trials tell little", fontsize=8, color=GREY)
+    axes.set_xlabel("of the rank's variance, by a parabola, adjusted;\nfew trials tell little", fontsize=8, color=GRAY)
 
 
 def importances(report: Report) -> list[tuple[str, float]]:
@@ -316,8 +316,8 @@ def draw_coordinates(axes: Axes, report: Report) -> None:
     for x, (name, low, high) in enumerate([*labels, (report.title, f"{worst:.4g}", f"{best:.4g}")]):
         axes.plot([x, x], [0, 1], color="#bbbbbb", linewidth=1)
         axes.text(x, 1.14, name, ha="center", fontsize=9, fontweight="bold", color="#333333")
-        axes.text(x, 1.04, high, ha="center", fontsize=8, color=GREY)
-        axes.text(x, -0.04, low, ha="center", va="top", fontsize=8, color=GREY)
+        axes.text(x, 1.04, high, ha="center", fontsize=8, color=GRAY)
+        axes.text(x, -0.04, low, ha="center", va="top", fontsize=8, color=GRAY)
     for index in reversed(report.order):
         trial, is_best = report.trials[index], index == report.order[0]
         points = [
@@ -329,7 +329,7 @@ def draw_coordinates(axes: Axes, report: Report) -> None:
         style: dict[str, Any] = (
             {"linewidth": 2.6, "markersize": 6} if is_best else {"linewidth": 1.2, "markersize": 3.5}
         )
-        axes.plot(*zip(*points, strict=True), "-o", color=report.colour(index), clip_on=False, **style)
+        axes.plot(*zip(*points, strict=True), "-o", color=report.color(index), clip_on=False, **style)
     axes.set_xlim(-0.3, last + 0.3)
     axes.set_ylim(-0.12, 1.2)
 

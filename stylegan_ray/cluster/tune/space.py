@@ -92,7 +92,7 @@ class Parameter:
         return min(max(rounded, low), high)
 
     def perturb(self, value: Any, rng: np.random.Generator) -> Any:
-        """A neighbour of a value, or with probability RESAMPLE any value (Jaderberg et al. 2017, explore)."""
+        """A neighbor of a value, or with probability RESAMPLE any value (Jaderberg et al. 2017, explore)."""
         resample, up = rng.random() < RESAMPLE, rng.random() < 0.5
         if resample:
             return self.sample(rng)

@@ -300,7 +300,7 @@ def report_of(row: Row, objective: str) -> Report:
 def check_objective(objective: str, stats: Mapping[str, Any]) -> None:
     """Raises ConfigError when no tick of this kind of run has the objective."""
     if objective.startswith("Loss/") and objective.endswith("/reg") and objective.replace("/reg", "/loss") in stats:
-        return  # not every tick has a regularisation phase
+        return  # not every tick has a regularization phase
     known = [key for key in stats if not key.startswith("Progress/")]
     raise ConfigError(
         f"--objective {objective}: no tick reports it{nearest(objective, known)}; scalars are {', '.join(known)}, or "

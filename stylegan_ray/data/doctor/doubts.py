@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stylegan_ray.data.doctor.findings import FLAT, Findings
-from stylegan_ray.data.index import IS_COLOUR, IS_TRANSPARENT
+from stylegan_ray.data.index import IS_COLOR, IS_TRANSPARENT
 
 COMMON = 0.9
 """What so large a share of the images has in common is the rule; the others are doubtful."""
@@ -21,8 +21,8 @@ LEAST_SHARPNESS = 0.34
 LEAST_BAR, LEAST_STRAIGHTNESS = 0.02, 0.75
 """Bars on opposite sides are padding when each has this share of the side, and this much of a straight edge."""
 STYLE = 0.5
-"""A border colour that more images than this share have on all four sides is their background, not padding."""
-COLOUR_STEP = 16
+"""A border color that more images than this share have on all four sides is their background, not padding."""
+COLOR_STEP = 16
 PLAIN_SPACES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"})
 JPEG_FORMATS = {"JPEG", "MPO"}
 """Some cameras' JPEG files hold a second, smaller image, and are called MPO."""
@@ -74,10 +74,10 @@ def _named(findings: Findings, kept: int, other: int) -> str:
     return findings.index.names[kept] + (", but with another label" if differs else "")
 
 
-def _single_coloured(findings: Findings) -> Reasons:
+def _single_colored(findings: Findings) -> Reasons:
     flatness = findings.traits["flatness"]
     return {
-        entry: f"{100 * flatness[entry]:.4g}% of its pixels have one colour"
+        entry: f"{100 * flatness[entry]:.4g}% of its pixels have one color"
         for entry in _those(findings, flatness >= FLAT)
     }
 
@@ -89,13 +89,13 @@ def _blurred(findings: Findings) -> Reasons:
 
 
 def _padded(findings: Findings) -> Reasons:
-    """Images with bars at the top and bottom or at the left and right, unless their colour is the usual background."""
+    """Images with bars at the top and bottom or at the left and right, unless their color is the usual background."""
     traits, background = findings.traits, common_background(findings)
     least = np.maximum(np.stack([traits["height"], traits["width"]], axis=1) * LEAST_BAR, 2)
     is_bar = (traits["bars"] >= least[:, [0, 0, 1, 1]]) & (traits["straightness"] >= LEAST_STRAIGHTNESS)  # [n,4]
     if background is not None:
-        colours = _rounded(traits["bar_colours"])  # [n,2]
-        is_bar &= (colours != background)[:, [0, 1, 0, 1]]
+        colors = _rounded(traits["bar_colors"])  # [n,2]
+        is_bar &= (colors != background)[:, [0, 1, 0, 1]]
     padded = (is_bar[:, 0] & is_bar[:, 1]) | (is_bar[:, 2] & is_bar[:, 3])
     return {
         entry: "bars of {} px (top), {} (bottom), {} (left), {} (right)".format(*traits["bars"][entry])
@@ -104,17 +104,17 @@ def _padded(findings: Findings) -> Reasons:
 
 
 def common_background(findings: Findings) -> int | None:
-    """The border colour, rounded, that most images have on all four sides; None when there is no such colour."""
+    """The border color, rounded, that most images have on all four sides; None when there is no such color."""
     traits = findings.traits[findings.good]
-    colours = _rounded(traits["bar_colours"])
-    framed = colours[(traits["bars"] > 0).all(axis=1) & (colours[:, 0] == colours[:, 1])][:, 0]
+    colors = _rounded(traits["bar_colors"])
+    framed = colors[(traits["bars"] > 0).all(axis=1) & (colors[:, 0] == colors[:, 1])][:, 0]
     values, counts = np.unique(framed, return_counts=True)
     return int(values[counts.argmax()]) if counts.max(initial=0) > STYLE * len(traits) else None
 
 
-def _rounded(colours: np.ndarray) -> np.ndarray:
-    """Colours uint8 [...,3] as numbers, with nearby ones mostly equal."""
-    steps = (colours // COLOUR_STEP).astype(np.int64)
+def _rounded(colors: np.ndarray) -> np.ndarray:
+    """Colors uint8 [...,3] as numbers, with nearby ones mostly equal."""
+    steps = (colors // COLOR_STEP).astype(np.int64)
     return steps[..., 0] << 16 | steps[..., 1] << 8 | steps[..., 2]
 
 
@@ -135,13 +135,13 @@ def _transparent(findings: Findings) -> Reasons:
 
 
 def _other_channels(findings: Findings) -> Reasons:
-    """Grey files among colour ones, or the reverse."""
-    is_colour = findings.traits["flags"] & IS_COLOUR != 0
-    usual = common(Counter(is_colour[findings.good].tolist()))
+    """Gray files among color ones, or the reverse."""
+    is_color = findings.traits["flags"] & IS_COLOR != 0
+    usual = common(Counter(is_color[findings.good].tolist()))
     if usual is None:
         return {}
-    reason = "a grey file among colour ones" if usual else "a colour file among grey ones"
-    return {entry: reason for entry in _those(findings, is_colour != usual)}
+    reason = "a gray file among color ones" if usual else "a color file among gray ones"
+    return {entry: reason for entry in _those(findings, is_color != usual)}
 
 
 def _deep(findings: Findings) -> Reasons:
@@ -149,7 +149,7 @@ def _deep(findings: Findings) -> Reasons:
     return {entry: f"{bits[entry]} bits per channel" for entry in _those(findings, bits > 8)}
 
 
-def _other_colour_space(findings: Findings) -> Reasons:
+def _other_color_space(findings: Findings) -> Reasons:
     others = {mode: entries for mode, entries in findings.modes.items() if mode.split(";")[0] not in PLAIN_SPACES}
     return {entry: mode for mode, entries in others.items() if mode[0] not in "IF" for entry in entries}
 
@@ -189,14 +189,14 @@ KINDS = (
     Kind("unreadable", "Unreadable", "left out", _unreadable, leaves_out=True),
     Kind("duplicate", "Duplicates", "left out; the first by name is kept", _duplicate, leaves_out=True),
     Kind("near-duplicate", "Near-duplicates", "left out; the largest is kept", _near_duplicate, leaves_out=True),
-    Kind("single-coloured", "Single-coloured", "left out", _single_coloured, leaves_out=True),
+    Kind("single-coloured", "Single-colored", "left out", _single_colored, leaves_out=True),
     Kind("blurred", "Blurred", "left out", _blurred, leaves_out=True),
     Kind("padded", "Padded", "bars are cut off", _padded),
     Kind("other-size", "Other sizes", "scaled and cropped to the size of the data set", _other_size),
     Kind("transparent", "Transparent", "composited on white, or as --alpha says", _transparent),
     Kind("other-channels", "Other channels", "converted to the channels of the data set", _other_channels),
     Kind("deep", "Over 8 bits", "reduced to 8 bits", _deep),
-    Kind("colour-space", "Colour spaces", "converted to RGB", _other_colour_space),
+    Kind("colour-space", "Color spaces", "converted to RGB", _other_color_space),
     Kind("pages", "Pages", "the first one is used", _several_pages),
     Kind("turned", "Turned", "turned upright", _turned),
     Kind("wrong-ending", "Wrong endings", "written with the right ending", _wrong_ending),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import explain_error, is_grey, is_transparent, strips
+from stylegan_ray.data.decode import explain_error, is_gray, is_transparent, strips
 from stylegan_ray.data.doctor.traits import (
     HASH_BYTES,
     TRAITS,
@@ -25,7 +25,7 @@ from stylegan_ray.data.doctor.traits import (
 )
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.formats.protocol import Inspector, StoredImage
-from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT
+from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT
 from stylegan_ray.untrusted import printable
 
 ORIENTATION = 0x0112
@@ -34,7 +34,7 @@ HAS_PAGES = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
 MAX_PAGES = 1000
 """Pages of a TIFF that are counted, which takes Pillow a time that grows with their square."""
 ORIENTATIONS = range(1, 9)
-GREY_BITS: Mapping[str, int] = {"I": 32, "F": 32}
+GRAY_BITS: Mapping[str, int] = {"I": 32, "F": 32}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Examiner:
         return [json.dumps(facts).encode(), traits.tobytes()]
 
     def describe(self, entry: int, traits: np.ndarray) -> dict[str, Any]:
-        """File format, mode and colour profile of an image, or what is wrong with it; fills its traits [1]."""
+        """File format, mode and color profile of an image, or what is wrong with it; fills its traits [1]."""
         try:
             stored = self.inspect(entry)
             measure(stored, traits)
@@ -71,7 +71,7 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
     """Fills the traits [1] of an image."""
     image, header = stored.image, stored.header or stored.image
     traits["height"], traits["width"] = image.height, image.width
-    traits["flags"] = (not is_grey(image)) * IS_COLOUR | is_transparent(image) * IS_TRANSPARENT
+    traits["flags"] = (not is_gray(image)) * IS_COLOR | is_transparent(image) * IS_TRANSPARENT
     traits["num_frames"] = num_frames(header) if stored.file_format in HAS_PAGES else 1
     traits["orientation"] = orientation_of(header)
     traits["bits"] = bits_of(header)
@@ -79,7 +79,7 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
     shown = on_white(image)
     bars = bars_of(shown)
     traits["flatness"] = flatness_of(shown)
-    traits["bars"], traits["bar_colours"], traits["straightness"] = bars.thickness, bars.colours, bars.straightness
+    traits["bars"], traits["bar_colors"], traits["straightness"] = bars.thickness, bars.colors, bars.straightness
     traits["sharpness"] = sharpness_of(shown.crop(bars.box(shown.height, shown.width)).convert("L"))
     traits["look"], traits["luma"], traits["chroma"] = look_of(shown)
 
@@ -105,15 +105,15 @@ def orientation_of(header: Image.Image) -> int:
 
 def bits_of(header: Image.Image) -> int:
     """Bits per channel that the file stores; only 8 are used."""
-    if header.mode in GREY_BITS:
-        return GREY_BITS[header.mode]
+    if header.mode in GRAY_BITS:
+        return GRAY_BITS[header.mode]
     tiles = getattr(header, "tile", None)
     raw_mode = str(tiles[0][3]) if tiles else ""  # Pillow reads RGB;16B as RGB
     return 16 if ";16" in header.mode or ";16" in raw_mode else 8
 
 
 def profile_of(image: Image.Image) -> str:
-    """The colour space of the embedded ICC profile, such as RGB or CMYK; empty without one."""
+    """The color space of the embedded ICC profile, such as RGB or CMYK; empty without one."""
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or len(profile) < 128:  # a TIFF can hold other values there
         return ""

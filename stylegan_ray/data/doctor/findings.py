@@ -16,14 +16,14 @@ from stylegan_ray.data.doctor.traits import TRAITS
 from stylegan_ray.data.index import IS_BAD, Index
 
 FLAT = 0.999
-"""Share of the pixels of one colour from which an image is single-coloured."""
+"""Share of the pixels of one color from which an image is single-colored."""
 
 
 class Findings:
     """What an Examiner found in the images so far, about 500 bytes for each.
 
     `formats` and `modes` hold the entries of each file format and of each of Pillow's modes; `profiles` counts embedded
-    ICC profiles by their colour space.
+    ICC profiles by their color space.
     """
 
     def __init__(self, index: Index) -> None:
@@ -71,7 +71,7 @@ class Findings:
 
     @cached_property
     def near_duplicates(self) -> Groups:
-        """Groups of images that look the same; of those with the same pixels only the first, and none of one colour."""
+        """Groups of images that look the same; of those with the same pixels only the first, and none of one color."""
         repeats = [entry for group in self.duplicates for entry in group[1:]]
         different = np.setdiff1d(self.good, np.array(repeats, dtype=np.int64))
         return similar_groups(self.traits, different[self.traits["flatness"][different] < FLAT])

@@ -18,7 +18,7 @@ from stylegan_ray.data.doctor.summary import Doubts, is_trainable, recommend_key
 from stylegan_ray.data.doctor.traits import Bars
 from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.formats.protocol import Inspector
-from stylegan_ray.data.index import IS_COLOUR
+from stylegan_ray.data.index import IS_COLOR
 from stylegan_ray.data.pyramid import downscale
 
 
@@ -47,7 +47,7 @@ class Fix:
         boxes = {}
         for entry in self.doubts["padded"]:
             traits = self.findings.traits[entry]
-            bars = Bars(tuple(traits["bars"].tolist()), traits["bar_colours"], tuple(traits["straightness"].tolist()))
+            bars = Bars(tuple(traits["bars"].tolist()), traits["bar_colors"], tuple(traits["straightness"].tolist()))
             boxes[entry] = bars.box(int(traits["height"]), int(traits["width"]))
         return boxes
 
@@ -109,12 +109,12 @@ class Fix:
         traits, rows = self.findings.traits, dataset.rows
         height, width = traits["height"][rows], traits["width"][rows]
         resized = rows[(height != dataset.resolution[0]) | (width != dataset.resolution[1])]
-        is_colour = traits["flags"][rows] & IS_COLOUR != 0
+        is_color = traits["flags"][rows] & IS_COLOR != 0
         return {
             "other-size": {int(e): f"{traits['height'][e]}x{traits['width'][e]}" for e in resized},
             "other-channels": {
-                int(e): "a colour file" if dataset.num_channels == 1 else "a grey file"
-                for e in rows[is_colour != (dataset.num_channels == 3)]
+                int(e): "a color file" if dataset.num_channels == 1 else "a gray file"
+                for e in rows[is_color != (dataset.num_channels == 3)]
             },
         }
 

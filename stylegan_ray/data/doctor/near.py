@@ -12,7 +12,7 @@ from stylegan_ray.data.doctor.traits import THUMB
 NUM_BANDS, SAME_BANDS = 8, 3
 """Hashes are cut into 8 bands of 8 bits. Two hashes that differ in at most 5 bits agree in at least 3 of the bands."""
 MOST_BITS = NUM_BANDS - SAME_BANDS
-MOST_NEIGHBOURS = 64
+MOST_NEIGHBORS = 64
 """Hashes that agree in the same bands are compared with so many that follow them, at most."""
 MOST_DIFFERENCE, MOST_LOCAL, MOST_CHROMA = 0.005, 0.5, 12
 """Bounds on how different two images that look the same may be (see `looks_same`)."""
@@ -57,7 +57,7 @@ def similar_hashes(hashes: np.ndarray) -> Iterator[np.ndarray]:
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         places = np.arange(len(order))
-        for ahead in range(1, MOST_NEIGHBOURS + 1):
+        for ahead in range(1, MOST_NEIGHBORS + 1):
             places = places[places + ahead < len(order)]
             places = places[ordered[places] == ordered[places + ahead]]
             if not len(places):

@@ -41,7 +41,7 @@ class Thumbnailer:
             image = self.inspect(entry).image
             image = image if image.mode.startswith(("I", "F")) else image.convert("RGBA")
             if image.mode != "RGBA":
-                image = _as_grey(image).convert("RGBA")
+                image = _as_gray(image).convert("RGBA")
             scale = TILE / max(image.size)
             size = tuple(max(round(side * scale), 1) for side in image.size)
             smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
@@ -50,8 +50,8 @@ class Thumbnailer:
             return b""
 
 
-def _as_grey(image: Image.Image) -> Image.Image:
-    """A deep grey image with its darkest value black and its brightest white."""
+def _as_gray(image: Image.Image) -> Image.Image:
+    """A deep gray image with its darkest value black and its brightest white."""
     values = np.asarray(image).astype(np.float64)
     values -= values.min()
     return Image.fromarray((255 * values / max(values.max(), 1e-9)).astype(np.uint8))
@@ -147,7 +147,7 @@ def _draw_tiles(
 
 
 def _draw_image(sheet: Image.Image, place: tuple[int, int], thumbnail: bytes) -> None:
-    """Centres the image in its tile, transparent parts on a chequered ground; a cross stands for a missing one."""
+    """Centers the image in its tile, transparent parts on a chequered ground; a cross stands for a missing one."""
     draw, (x, y) = ImageDraw.Draw(sheet), place
     if not thumbnail:
         draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), "#f3f3f3", "#cccccc")
@@ -156,7 +156,7 @@ def _draw_image(sheet: Image.Image, place: tuple[int, int], thumbnail: bytes) ->
         return
     image = Image.open(io.BytesIO(thumbnail), formats=["PNG"]).convert("RGBA")
     left, top = x + (TILE - image.width) // 2, y + (TILE - image.height) // 2
-    light, dark = (Image.new("RGBA", image.size, colour) for colour in SQUARES)
+    light, dark = (Image.new("RGBA", image.size, color) for color in SQUARES)
     ground = Image.composite(light, dark, _chequers(image.size))
     sheet.paste(Image.alpha_composite(ground, image).convert("RGB"), (left, top))
     draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline="#cccccc")

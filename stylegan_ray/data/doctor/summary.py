@@ -13,7 +13,7 @@ from stylegan_ray.data.decode_policy import check_resolution
 from stylegan_ray.data.doctor.doubts import KINDS, Kind, Reasons
 from stylegan_ray.data.doctor.findings import Findings
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.index import IS_BAD, IS_COLOUR, IS_TRANSPARENT, Index
+from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Index
 from stylegan_ray.data.labels import Labels, is_one_hot
 from stylegan_ray.table import format_table
 from stylegan_ray.untrusted import printable
@@ -32,8 +32,8 @@ def recommend_keys(index: Index) -> dict[str, Any]:
     if len(sizes) > 1 or not all(map(is_trainable, sizes)):
         side = int(np.median(np.minimum(index.height[good], index.width[good])))
         keys |= {"resolution": max(1 << (side.bit_length() - 1), 8), "crop": "center", "resize": "lanczos"}
-    colour = index.flags[good] & IS_COLOUR != 0
-    if colour.any() and not colour.all():
+    color = index.flags[good] & IS_COLOR != 0
+    if color.any() and not color.all():
         keys["channels"] = 3
     if (index.flags[good] & IS_TRANSPARENT != 0).any():
         keys["alpha"] = "white"

@@ -1,4 +1,4 @@
-"""What the doctor measures of one image: sharpness, single colour, bars at the border, and what it looks like."""
+"""What the doctor measures of one image: sharpness, single color, bars at the border, and what it looks like."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TRAITS = np.dtype(
         ("height", "u4"), ("width", "u4"), ("flags", "u1"),
         ("num_frames", "u4"), ("orientation", "u1"), ("bits", "u1"),
         ("flatness", "f4"), ("sharpness", "f4"),
-        ("bars", "u4", 4), ("bar_colours", "u1", (2, 3)), ("straightness", "f4", 4),
+        ("bars", "u4", 4), ("bar_colors", "u1", (2, 3)), ("straightness", "f4", 4),
         ("pixels", "u1", HASH_BYTES), ("look", "u8"),
         ("luma", "u1", THUMB * THUMB), ("chroma", "u1", 2 * CHROMA * CHROMA),
     ]
 )  # fmt: skip
 """One row per image, about 500 bytes; each field is described where it is measured."""
 
-SAME_COLOUR = 4
-"""Levels of 255 by which pixels of a single-coloured image may differ from its median."""
+SAME_COLOR = 4
+"""Levels of 255 by which pixels of a single-colored image may differ from its median."""
 SAME_BAR = 10
 """Levels by which pixels of a bar may differ from its corner; JPEG leaves such differences."""
 MOST_SHARPNESS_SIDE = 512
@@ -42,14 +42,14 @@ TABLE_SIDE, TABLE_BLOCK = 32, 8
 
 
 class Bars(NamedTuple):
-    """Single-coloured lines at the border of an image."""
+    """Single-colored lines at the border of an image."""
 
     thickness: tuple[int, int, int, int]
     """Pixels at the top, bottom, left and right."""
-    colours: np.ndarray
-    """uint8 [2,3]: the colour of those at the top and left, and of those at the bottom and right."""
+    colors: np.ndarray
+    """uint8 [2,3]: the color of those at the top and left, and of those at the bottom and right."""
     straightness: tuple[float, float, float, float]
-    """Share of the first line behind each bar that has another colour; 1 for a bar with a straight inner edge."""
+    """Share of the first line behind each bar that has another color; 1 for a bar with a straight inner edge."""
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The part inside the bars, as (left, top, right, bottom)."""
@@ -58,7 +58,7 @@ class Bars(NamedTuple):
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """An image of at most 8 bits: of a deep grey one the high bytes, or floats of 0 to 1 as 0 to 255."""
+    """An image of at most 8 bits: of a deep gray one the high bytes, or floats of 0 to 1 as 0 to 255."""
     if image.mode not in DEEP_MODES:
         return image
     return to_eight_bits(image, UNIT if image.mode == "F" else 16)
@@ -73,23 +73,23 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def flatness_of(image: Image.Image) -> float:
-    """Share of the pixels of an RGB image that have its median colour, within SAME_COLOUR levels in each channel."""
+    """Share of the pixels of an RGB image that have its median color, within SAME_COLOR levels in each channel."""
     counts = np.array(image.histogram()).reshape(3, 256)
     shares = []
     for channel in counts:
         median = int(np.searchsorted(channel.cumsum(), channel.sum() / 2))
-        shares.append(channel[max(median - SAME_COLOUR, 0) : median + SAME_COLOUR + 1].sum() / channel.sum())
+        shares.append(channel[max(median - SAME_COLOR, 0) : median + SAME_COLOR + 1].sum() / channel.sum())
     return float(min(shares))
 
 
 def bars_of(image: Image.Image) -> Bars:
-    """Bars at the border of an RGB image; an image of one colour has none."""
+    """Bars at the border of an RGB image; an image of one color has none."""
     width, height = image.size
-    colours = [image.getpixel(corner) for corner in ((0, 0), (width - 1, height - 1))]
-    near, far = (_differs(image, colour) for colour in colours)
+    colors = [image.getpixel(corner) for corner in ((0, 0), (width - 1, height - 1))]
+    near, far = (_differs(image, color) for color in colors)
     near_box, far_box = near.getbbox(), far.getbbox()
     if near_box is None or far_box is None:
-        return Bars((0, 0, 0, 0), np.array(colours, dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
+        return Bars((0, 0, 0, 0), np.array(colors, dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
     left, top, right, bottom = *near_box[:2], *far_box[2:]
     lines = (
         near.crop((left, top, right, top + 1)), far.crop((left, bottom - 1, right, bottom)),
@@ -97,41 +97,41 @@ def bars_of(image: Image.Image) -> Bars:
     )  # fmt: skip
     straightness = tuple(float(np.asarray(line).astype(bool).mean()) for line in lines)
     thickness = (top, height - bottom, left, width - right)
-    return Bars(thickness, np.array(colours, dtype=np.uint8), straightness)  # type: ignore[arg-type]
+    return Bars(thickness, np.array(colors, dtype=np.uint8), straightness)  # type: ignore[arg-type]
 
 
-def _differs(image: Image.Image, colour: object) -> Image.Image:
-    """A grey image of 255 where an RGB image differs from a colour by more than SAME_BAR levels, else 0."""
+def _differs(image: Image.Image, color: object) -> Image.Image:
+    """A gray image of 255 where an RGB image differs from a color by more than SAME_BAR levels, else 0."""
     result = Image.new("L", image.size)
     for top, strip in strips(image):
-        difference = ImageChops.difference(strip, Image.new("RGB", strip.size, colour))  # type: ignore[arg-type]
+        difference = ImageChops.difference(strip, Image.new("RGB", strip.size, color))  # type: ignore[arg-type]
         result.paste(reduce(ImageChops.lighter, difference.split()).point(IS_BEYOND_BAR), (0, top))
     return result
 
 
-def sharpness_of(grey: Image.Image) -> float:
+def sharpness_of(gray: Image.Image) -> float:
     """The height of the steepest steps of one pixel as a share of that of the steepest edges of STEP pixels.
 
     A hard edge gives 1 and a ramp 1/STEP. A step blurred by a Gaussian of standard deviation s gives
     erf(0.5 / (s sqrt 2)) / erf(2 / (s sqrt 2)): 0.40 for one pixel, 0.29 for two. "Steepest" is the 99.5th percentile,
     so that noise does not decide; the sharper one of both directions counts. 1 where there is no edge.
     """
-    left, top = (max(side - MOST_SHARPNESS_SIDE, 0) // 2 for side in grey.size)
-    right, bottom = (min(side, MOST_SHARPNESS_SIDE) + first for side, first in zip(grey.size, (left, top), strict=True))
-    grey = grey.crop((left, top, right, bottom))
+    left, top = (max(side - MOST_SHARPNESS_SIDE, 0) // 2 for side in gray.size)
+    right, bottom = (min(side, MOST_SHARPNESS_SIDE) + first for side, first in zip(gray.size, (left, top), strict=True))
+    gray = gray.crop((left, top, right, bottom))
     found = []
     for direction in (0, 1):
-        if grey.size[direction] > STEP:
-            step, edge = (_steepest(grey, direction, distance) for distance in (1, STEP))
+        if gray.size[direction] > STEP:
+            step, edge = (_steepest(gray, direction, distance) for distance in (1, STEP))
             found += [min(step / edge, 1.0)] if edge >= LEAST_CONTRAST else []
     return max(found, default=1.0)
 
 
-def _steepest(grey: Image.Image, direction: int, distance: int) -> int:
+def _steepest(gray: Image.Image, direction: int, distance: int) -> int:
     """The 99.5th percentile of differences between pixels at a distance, along the width (0) or the height (1)."""
-    width, height = grey.size
+    width, height = gray.size
     x, y = (distance, 0) if direction == 0 else (0, distance)
-    first, second = grey.crop((0, 0, width - x, height - y)), grey.crop((x, y, width, height))
+    first, second = gray.crop((0, 0, width - x, height - y)), gray.crop((x, y, width, height))
     counts = ImageChops.difference(first, second).histogram()
     return int(np.searchsorted(np.cumsum(counts), STEEPEST * sum(counts)))
 

@@ -44,7 +44,7 @@ def by_listing(
 ) -> tuple[Format, list[FileInfo]]:
     """The format of a folder with these files, and the files that form the data set.
 
-    It is a folder of images when no format recognises any. `endings` are those of image files.
+    It is a folder of images when no format recognizes any. `endings` are those of image files.
     """
     order = (*FOREIGN_FORMATS, *FORMATS) if prepares else (*FORMATS, *FOREIGN_FORMATS)
     candidates: list[tuple[Format, list[FileInfo]]] = []

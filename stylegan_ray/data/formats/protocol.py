@@ -1,4 +1,4 @@
-"""What a data format is: how its files are recognised, indexed, read, inspected and, for some formats, written."""
+"""What a data format is: how its files are recognized, indexed, read, inspected and, for some formats, written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Format(ABC):
     single_file_ending: ClassVar[str | None] = None
     """Ending of a file that holds a whole data set by itself; None when a data set is always a folder."""
     prefers_blocks: ClassVar[bool] = False
-    """Whether reading one image reads its neighbours as well, so that data.shuffle=blocks is faster."""
+    """Whether reading one image reads its neighbors as well, so that data.shuffle=blocks is faster."""
     writer: ClassVar[WritableFormat | None] = None
     """How data sets of this format are written; None when they are only read."""
     is_trainable: ClassVar[bool] = True
@@ -95,7 +95,7 @@ class Format(ABC):
         return index
 
     def block_rows(self, index: Index) -> int:
-        """How many neighbours are best read together with data.shuffle=blocks."""
+        """How many neighbors are best read together with data.shuffle=blocks."""
         return BLOCK_ROWS
 
 

@@ -32,7 +32,7 @@ from stylegan_ray.data.formats.tfrecord_wire import (
     parse_example,
     record_bytes,
 )
-from stylegan_ray.data.index import IS_BAD, IS_COLOUR, Index, Progress
+from stylegan_ray.data.index import IS_BAD, IS_COLOR, Index, Progress
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.npy import parse_npy
@@ -316,7 +316,7 @@ def _as_index(levels: list[Level], checked: bool, labels: Labels) -> Index:
         bad = _bad(level) | bad
     names = PackedNames.pack(f"{index.name}#{i}" for index in largest for i in range(len(index.start)))
     num = len(names)
-    flags = np.full(num, IS_COLOUR if channels == 3 else 0, dtype=np.uint8)
+    flags = np.full(num, IS_COLOR if channels == 3 else 0, dtype=np.uint8)
     flags[list(bad)] |= IS_BAD
     return Index(
         TFRecord.name, names=names, places=places, labels=labels, height=np.full(num, height, dtype=np.uint32),

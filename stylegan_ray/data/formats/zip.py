@@ -38,7 +38,7 @@ LOCAL_HEADER = 30
 USUAL_EXTRA = 64
 """Bytes read beyond the name and the content, so that a short extra field costs no second read."""
 BEGINNING = 1 << 10
-"""Bytes by which an entry is recognised as an image before all of it is decompressed."""
+"""Bytes by which an entry is recognized as an image before all of it is decompressed."""
 IS_ENCRYPTED = 1
 PNG_OVERHEAD = 300
 """Headers of a PNG and of its zip entry, in bytes."""

@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter
 
 from stylegan_ray.report.charts import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     LIGHT,
     ORANGE,
     PURPLE,
@@ -31,8 +31,8 @@ from stylegan_ray.report.page.read import RunData, number
 SIZE, WIDE = (3.9, 2.2), (9.6, 3.0)
 """Inches: of a curve, and of a chart over the whole width."""
 MOST_POINTS = 400
-"""Of a curve; longer ones show means of neighbours."""
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, TEAL, RED, SAND)
+"""Of a curve; longer ones show means of neighbors."""
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, TEAL, RED, SAND)
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
@@ -43,7 +43,7 @@ class Chart:
     title: str
     svg: str
     legend: Sequence[tuple[str, str]] = ()
-    """Names and colours."""
+    """Names and colors."""
     hover: Mapping[str, Any] | None = None
     """Place of the axes in the figure, in fractions, the range of x, and the points."""
 
@@ -54,7 +54,7 @@ def charts_of(data: RunData) -> list[Chart]:
     groups = {
         "Loss": {"G": "Loss/G/loss", "D": "Loss/D/loss"},
         "Scores of D": {"reals": "Loss/scores/real", "fakes": "Loss/scores/fake"},
-        "Regularisation": {"path length": "Loss/G/reg", "R1": "Loss/D/reg"},
+        "Regularization": {"path length": "Loss/G/reg", "R1": "Loss/D/reg"},
         "Augmentation p": {"p": "Progress/augment_p"},
         "Signs of reals": {"mean sign": "Loss/signs/real"},
         "Path length": {"pl_mean": "Loss/pl_mean"},
@@ -81,10 +81,10 @@ def line_chart(title: str, curves: Curves, markers: bool = False) -> Chart:
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    legend = list(zip(points, COLOURS, strict=False))
-    for (_, colour), (xs, ys) in zip(legend, points.values(), strict=True):
+    legend = list(zip(points, COLORS, strict=False))
+    for (_, color), (xs, ys) in zip(legend, points.values(), strict=True):
         alone = markers or len(xs) == 1
-        axes.plot(xs, ys, color=colour, linewidth=1.6, marker="o" if alone else None, markersize=4 if alone else 0)
+        axes.plot(xs, ys, color=color, linewidth=1.6, marker="o" if alone else None, markersize=4 if alone else 0)
     return Chart(title, svg_of(_finished(axes)), legend, hover_of(axes, place, points))
 
 
@@ -99,9 +99,9 @@ def share_chart(data: RunData) -> Chart | None:
     axes = figure.add_axes(place)
     xs = next(iter(points.values()))[0]
     percent = {part: [100 * value for value in ys] for part, (_, ys) in points.items()}
-    axes.stackplot(xs, list(percent.values()), colors=COLOURS[: len(points)], alpha=0.85, linewidth=0)
+    axes.stackplot(xs, list(percent.values()), colors=COLORS[: len(points)], alpha=0.85, linewidth=0)
     axes.set_ylim(0, 100)
-    legend = [(part.replace("_", " "), colour) for part, colour in zip(points, COLOURS, strict=False)]
+    legend = [(part.replace("_", " "), color) for part, color in zip(points, COLORS, strict=False)]
     hover = hover_of(axes, place, {part.replace("_", " "): (xs, ys) for part, ys in percent.items()}, "%")
     return Chart("Shares of the training time in %", svg_of(_finished(axes)), legend, hover)
 
@@ -124,14 +124,14 @@ def timeline(data: RunData) -> Chart | None:
         axes.plot(xs, ys, color=BLUE, linewidth=2, marker="o" if len(xs) == 1 else None, markersize=4)
     legend = [("training", BLUE)]
     marks = {"fault": ("a fault", RED), "rollback": ("a rollback", PURPLE), "start": ("workers start", GREEN)}
-    for key, (text, colour) in marks.items():
+    for key, (text, color) in marks.items():
         times = [(row["time"] - begin) / unit for row in data.faults if row.get(key) is not None]
         for x in times[-200:]:
-            axes.axvline(x, color=colour, linewidth=1.4 if key != "start" else 0.8, alpha=0.75, zorder=0)
+            axes.axvline(x, color=color, linewidth=1.4 if key != "start" else 0.8, alpha=0.75, zorder=0)
         if times:
-            legend.append((text, colour))
+            legend.append((text, color))
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(begin))
-    axes.set_xlabel(f"{name} since {when}", color=GREY, fontsize=8)
+    axes.set_xlabel(f"{name} since {when}", color=GRAY, fontsize=8)
     axes.set_ylim(bottom=0)
     return Chart("kimg over time", svg_of(_finished(axes)), legend)
 
@@ -151,7 +151,7 @@ def pieces(
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
-    """A curve of at most MOST_POINTS: means of neighbours, but for the last point."""
+    """A curve of at most MOST_POINTS: means of neighbors, but for the last point."""
     if len(xs) <= MOST_POINTS:
         return list(xs), list(ys)
     bounds = np.linspace(0, len(xs) - 1, MOST_POINTS).astype(int)

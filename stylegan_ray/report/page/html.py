@@ -44,7 +44,7 @@ def page_of(data: RunData) -> str:
 
 
 def state_badge(data: RunData) -> str:
-    """How the run ended, as a coloured word."""
+    """How the run ended, as a colored word."""
     word = (data.ended or "running").partition(":")[0]
     kind = word if word in ("done", "stopped", "running", "failed", "diverged") else "failed"
     return f"<span class='badge {kind}'>{escape(word[:40])}</span>"
@@ -117,7 +117,7 @@ def image_of(frame: Frame, index: int, num: int) -> str:
 def figure_of(chart: Chart) -> str:
     """A chart with its title and legend."""
     names = chart.legend if len(chart.legend) > 1 else ()
-    legend = "".join(f"<span><i style='background:{colour}'></i>{escape(name)}</span>" for name, colour in names)
+    legend = "".join(f"<span><i style='background:{color}'></i>{escape(name)}</span>" for name, color in names)
     hover = f" data-hover='{escape(json.dumps(chart.hover), quote=True)}'" if chart.hover else ""
     head = f"<h3>{escape(chart.title)}</h3><div class=legend>{legend}</div>"
     return (

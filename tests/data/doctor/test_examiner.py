@@ -88,7 +88,7 @@ def test_measuring_takes_little_more_memory_than_a_second_image(monkeypatch):
     assert grown < 2 * size
 
 
-def test_colour_spaces_of_profiles_are_escaped():
+def test_color_spaces_of_profiles_are_escaped():
     profile = bytes(16) + b"\x1b[2J" + bytes(108)
     facts, _ = examined(encoded(noise_picture(0, (16, 16)), "PNG", icc_profile=profile))
     assert facts["profile"] == "\\x1b[2J"

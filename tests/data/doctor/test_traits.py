@@ -16,7 +16,7 @@ def test_sharpness_of_a_blurred_step_is_that_of_the_formula(sigma, turned):
     distance = np.arange(-32, 32) + 0.5
     step = [127.5 + 127.5 * math.erf(x / (sigma * math.sqrt(2))) for x in distance]
     pixels = np.tile(np.round(step).astype(np.uint8), (64, 1))
-    # Between the centres of the two pixels at the step, and of those two pixels further on either side.
+    # Between the centers of the two pixels at the step, and of those two pixels further on either side.
     expected = math.erf(0.5 / (sigma * math.sqrt(2))) / math.erf(2 / (sigma * math.sqrt(2)))
     assert sharpness_of(Image.fromarray(pixels.T.copy() if turned else pixels)) == pytest.approx(expected, abs=0.02)
 
@@ -27,7 +27,7 @@ def test_sharpness_without_edges_and_of_small_images():
     assert sharpness_of(noise_picture(0, (64, 64), "L").filter(ImageFilter.GaussianBlur(3))) < 0.34
     wide = Image.new("L", (3000, 64), 90)
     wide.paste(noise_picture(0, (64, 64), "L"), (1500, 0))
-    assert sharpness_of(wide) > 0.9, "the centre is measured"
+    assert sharpness_of(wide) > 0.9, "the center is measured"
 
 
 def test_bars_and_their_inner_edges():
@@ -42,7 +42,7 @@ def test_bars_and_their_inner_edges():
     assert bars_of(Image.new("RGB", (8, 8), "red")).thickness == (0, 0, 0, 0)
 
 
-def test_flatness_is_the_share_of_one_colour():
+def test_flatness_is_the_share_of_one_color():
     image = Image.new("RGB", (10, 10), (10, 200, 30))
     assert flatness_of(image) == 1
     image.paste("white", (0, 0, 5, 2))

@@ -46,8 +46,8 @@ def test_training_below_the_full_size(tmp_path):
     with pytest.raises(DataError, match=r"data.resolution=24x24, but"):
         opened(root, resolution=24)
     assert opened(root, resolution=24, resize="lanczos").read(0).shape == (3, 24, 24)
-    grey = opened(root, channels=1)
-    assert grey.read(0).shape == (1, 32, 32) and grey.read(0, 2).shape == (1, 8, 8)
+    gray = opened(root, channels=1)
+    assert gray.read(0).shape == (1, 32, 32) and gray.read(0, 2).shape == (1, 8, 8)
 
 
 def test_levels_without_a_file_are_downscaled_from_the_next_larger(tmp_path):

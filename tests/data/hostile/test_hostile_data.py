@@ -321,7 +321,7 @@ def test_scans_behind_markers_without_a_length(hidden):
         check_scans(content[:start] + hidden + content[start:])
 
 
-def grey_png(side, bits=16):
+def gray_png(side, bits=16):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -332,7 +332,7 @@ def grey_png(side, bits=16):
 
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path, open_in_child):
-    content = grey_png(9_000)
+    content = gray_png(9_000)
     assert len(content) < 300_000
     root = write_folder(tmp_path / "d", {"a.png": content, "b.png": content})
     text = open_in_child(root, resolution=16, resize="box")
@@ -388,7 +388,7 @@ def test_slow_encodings_of_usual_size_are_read(tmp_path):
     assert opened(write_folder(tmp_path / "d", pictures), channels=1).num_images == 3
 
 
-def grey(values, dtype):
+def gray(values, dtype):
     return Image.fromarray(np.asarray(values).astype(dtype))
 
 
@@ -400,7 +400,7 @@ def grey(values, dtype):
 def test_deep_images_are_read_by_the_range_of_all(tmp_path, caplog, top, dtype, divided):
     dark, bright = np.full((16, 16), top // 8), np.full((16, 16), top)
     root = write_folder(
-        tmp_path / "d", {f"{i}.tif": encoded(grey(values, dtype), "TIFF") for i, values in enumerate((dark, bright))}
+        tmp_path / "d", {f"{i}.tif": encoded(gray(values, dtype), "TIFF") for i, values in enumerate((dark, bright))}
     )
     data = opened(root)
     assert [int(data.read(i).max()) for i in (0, 1)] == [top // 8 // divided, 255] and data.num_channels == 1
@@ -408,7 +408,7 @@ def test_deep_images_are_read_by_the_range_of_all(tmp_path, caplog, top, dtype, 
 
 
 def test_floats_of_zero_to_one(tmp_path, caplog):
-    data = opened(write_folder(tmp_path / "d", {"a.tif": encoded(grey(np.full((16, 16), 0.5), np.float32), "TIFF")}))
+    data = opened(write_folder(tmp_path / "d", {"a.tif": encoded(gray(np.full((16, 16), 0.5), np.float32), "TIFF")}))
     assert data.read(0).max() == 128 and "taken as 0 to 1" in caplog.text
 
 
@@ -433,14 +433,14 @@ def test_floats_of_white_is_zero(tmp_path):
 
 
 def test_stated_bits_win(tmp_path):
-    root = write_folder(tmp_path / "d", {"a.png": encoded(grey(np.full((16, 16), 4000), np.uint16))})
+    root = write_folder(tmp_path / "d", {"a.png": encoded(gray(np.full((16, 16), 4000), np.uint16))})
     assert opened(root).read(0).max() == 250 and opened(root, bits=16).read(0).max() == 15
     assert opened(root).fingerprint != opened(root, bits=16).fingerprint
 
 
 @pytest.mark.parametrize("value", [-1, 70_000, np.nan, np.inf])
 def test_values_that_are_no_intensities(tmp_path, value):
-    root = write_folder(tmp_path / "d", {"a.tif": encoded(grey(np.full((16, 16), value), np.float32), "TIFF")})
+    root = write_folder(tmp_path / "d", {"a.tif": encoded(gray(np.full((16, 16), value), np.float32), "TIFF")})
     with pytest.raises(DataError, match=r"'a.tif' holds values"):
         opened(root)
 
