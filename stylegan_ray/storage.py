@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -64,11 +65,12 @@ def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: 
 def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the name of a file beside a path on disk, which becomes that path at the end, or goes after an error.
 
-    So readers see the old content or all of the new one, whenever this process or the machine ends.
+    So readers see the old content or all of the new one, whenever this process or the machine ends. Several processes
+    and machines may write it at once.
     """
     target = os.fspath(path)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
-    partial = f"{target}.{os.getpid()}{PART}"
+    partial = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART}"
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -91,7 +93,8 @@ def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> No
     """Deletes what writers of these files left in a folder on disk when they were killed."""
     found = os.listdir(folder) if os.path.isdir(folder) else []
     for name in found:
-        target, _, pid = name.removesuffix(PART).rpartition(".")
+        target, _, own = name.removesuffix(PART).rpartition(".")
+        pid = own.partition("-")[0]
         if not name.endswith(PART) or target not in names or not pid.isdigit():
             continue
         if int(pid) == os.getpid() or not is_alive(int(pid)):

@@ -1,6 +1,7 @@
 """Files are written whole, addresses are joined and split, failed actions are retried."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         here.write("a/b", b"new")
     assert here.read("a/b") == b"old" and here.names("a") == ["b"], "a full disk keeps no partial file"
+
+
+def test_two_writers_of_one_process_number_do_not_share_a_partial_file(tmp_path):
+    """Containers count their processes each for itself, and write into one folder."""
+    with storage.whole_file(tmp_path / "a") as one, storage.whole_file(tmp_path / "a") as other:
+        Path(one).write_bytes(b"one")
+        Path(other).write_bytes(b"other")
+    assert (tmp_path / "a").read_bytes() == b"one" and Storage.at(tmp_path).names() == ["a"]
+
+
+def test_what_killed_writers_left_is_deleted(tmp_path):
+    living = f"a.png.{os.getppid()}-0123abcd.part"
+    for name in (f"a.png.{os.getpid()}-0123abcd.part", "a.png.99999999-0123abcd.part", living, "b.png.7-0123abcd.part"):
+        (tmp_path / name).write_bytes(b"")
+    storage.delete_partials(tmp_path, {"a.png"})
+    assert sorted(Storage.at(tmp_path).names()) == sorted([living, "b.png.7-0123abcd.part"])
 
 
 def test_what_killed_writers_left_in_a_cache_goes_when_it_is_old(tmp_path, monkeypatch):

@@ -30,11 +30,13 @@ from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import NETWORK_ENDINGS, append_jsonl, is_run, read_config, refuse_relative
-from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.storage import Storage, one_line, split_address
 
 MAX_BLOCKS_PER_TASK = 4
 LEAST_IMAGES_OF_CLASS = 100
 """Classes with fewer images have no metrics of their own."""
+
+ANOTHER_FILE = "give another file with --out FILE"
 
 
 def compute_metrics(options: EvaluateOptions) -> int:
@@ -50,7 +52,7 @@ def compute_metrics(options: EvaluateOptions) -> int:
         raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
     place = absolute(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
-    way_out = "wait for its end, or give another file with --out FILE"
+    way_out = f"wait for its end, or {ANOTHER_FILE}"
     with held(folder, "evaluate", [Claim(name)], way_out, key="--out" if options.out else ""):
         with ProgressLine() as progress:
             dataset = open_reals(options, address, networks, specs, progress)
@@ -64,8 +66,12 @@ def compute_metrics(options: EvaluateOptions) -> int:
                         available=({name: found.build() for name, found in weights.items()}, missing),
                         cache=RealsCache.of_user(), progress=progress, run=run, provenance=origin | of_class,
                     )  # fmt: skip
-        append_jsonl(Storage.at(folder), name, rows)
-    print(without_credentials("\n".join([*format_rows(rows), f"Rows  {place}"])))
+        print(without_credentials("\n".join(format_rows(rows))))
+        try:
+            append_jsonl(Storage.at(folder), name, rows)
+        except OSError as error:
+            raise ConfigError(f"{place} cannot be written: {one_line(error)}; {ANOTHER_FILE}") from error
+    print(without_credentials(f"Rows  {place}"))
     return int(any("unavailable" in row for row in rows))
 
 

@@ -54,12 +54,12 @@ def data_entry(data: Dataset) -> dict[str, Any]:
 
 def without_hooks(words: Sequence[str]) -> list[str]:
     """The words of a command in which report.notify has its host only."""
-    found, key = [], r"--report\.notify"
+    found, key = [], re.compile(r"--report\.notify", re.IGNORECASE)
     for before, word in zip(["", *words], words, strict=False):
-        if re.fullmatch(key, before):
+        if key.fullmatch(before):
             word = host_of(word)
-        elif match := re.match(rf"{key}=", word):
-            word = match[0] + host_of(word[match.end() :])
+        elif (match := key.match(word)) and word[match.end() :].startswith("="):
+            word = f"{match[0]}={host_of(word[match.end() + 1 :])}"
         found.append(word)
     return found
 

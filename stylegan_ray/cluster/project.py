@@ -23,7 +23,7 @@ from stylegan_ray.interop.loading import load
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import refuse_relative
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, one_line
 
 
 def project_images(options: ProjectOptions) -> int:
@@ -48,8 +48,13 @@ def project_images(options: ProjectOptions) -> int:
         return 0
     with ProgressLine() as progress:
         for result in results(options, projector, left, progress):
-            for name, content in result.files.items():
-                outdir.write(name, content)
+            try:
+                for name, content in result.files.items():
+                    outdir.write(name, content)
+            except OSError as error:
+                raise ConfigError(
+                    f"--outdir {outdir.root} cannot be written: {one_line(error)}; run it again to go on"
+                ) from error
             line = f"{result.stem}  PSNR {result.psnr:.2f} dB, distance {result.distance:.5f}"
             print("\n".join([line, *(f"  {outdir.path(name)}" for name in result.files)]), flush=True)
     return 0

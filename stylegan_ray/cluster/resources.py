@@ -207,7 +207,7 @@ def without_address(words: Sequence[str]) -> list[str]:
     kept, rest = [], list(words)
     while rest:
         name, equals, _ = (word := rest.pop(0)).partition("=")
-        if name not in ("--cluster.address", "--address"):
+        if name.lower() not in ("--cluster.address", "--address"):
             kept.append(word)
         elif not equals:
             rest = rest[1:]
@@ -371,7 +371,7 @@ def share_of_nodes(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> Shar
             f"and the cluster has {slots:g}; {way_out}; cluster.gpus_per_worker=0 trains on CPUs"
         )
     per_node = math.ceil(most / max(len(hosts), 1))
-    smallest = min((node["CPU"] for node in hosts), default=0)
+    smallest = min((node.get("CPU", 0) for node in hosts), default=0)
     cpus = cfg.cluster.cpus_per_worker or max(smallest // per_node, 1)
     fitting = sum(int(node.get("CPU", 0) // cpus) for node in hosts)
     if fitting < least:

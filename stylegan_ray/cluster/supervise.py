@@ -134,8 +134,15 @@ class Supervisor:
                 return ended
             if num_failed == self.most_failures:
                 return Outcome("failed", one_line(attempt.error))
-            time.sleep(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
+            self._pause(PAUSES_SEC[min(num_failed, len(PAUSES_SEC) - 1)])
             num_failed += 1
+
+    def _pause(self, seconds: float) -> None:
+        """Waits before the next attempt, or until a stop is requested."""
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at and not self.stop_requested():
+            self.view.refresh()
+            time.sleep(LOOK_SEC)
 
     def _end_after(self, error: BaseException) -> Outcome | None:
         """How the run ends after Ray Train gave up with an error; None for another attempt."""
@@ -169,7 +176,7 @@ class Supervisor:
             except ActorUnavailableError:
                 items = []  # its process died and restarts
             except RayError as error:
-                reason = f"the Ray cluster does not respond any more: {one_line(error)}; the same command continues"
+                reason = f"the Ray cluster no longer responds: {one_line(error)}; the same command continues"
                 return Outcome("failed", reason)
             for kind, content in items:
                 self._show(kind, content)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.storage import delete_old_partials
+from stylegan_ray.storage import delete_old_partials, whole_file
 from stylegan_ray.untrusted import printable
 
 INDEX_VERSION = 4
@@ -89,9 +87,9 @@ class Index:
         if self.depth is not None:
             arrays["depth"] = self.depth
         scanned = {name: getattr(self, name) for name in ("height", "width", "flags", "crc")}
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays |= {"meta": np.array(json.dumps(meta)), "joined": self.names.characters, "ends": self.names.ends}
-        with write_atomically(path) as partial, open(partial, "wb") as file:
+        delete_old_partials(path.parent)
+        with whole_file(path) as partial, open(partial, "wb") as file:
             np.savez(file, **{**arrays, **scanned})  # type: ignore[arg-type]
 
     @classmethod
@@ -163,20 +161,6 @@ def decoders() -> list[str]:
 def cache_folder() -> Path:
     """The folder of all caches: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
     return Path(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray").expanduser()
-
-
-@contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """A path to write beside `path`, renamed to it at the end; several processes and machines may do so at once."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    delete_old_partials(path.parent)
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def _delete_older(file: Path, owner: str) -> None:

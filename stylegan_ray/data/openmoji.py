@@ -19,9 +19,10 @@ from stylegan_ray.cores import num_cores
 from stylegan_ray.data.decode_policy import requested_resolution
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.index import Progress, cache_folder, write_atomically
+from stylegan_ray.data.index import Progress, cache_folder
 from stylegan_ray.data.labels import LABEL_FILE
 from stylegan_ray.data.openmoji_groups import GROUPS, group_numbers
+from stylegan_ray.storage import delete_old_partials, whole_file
 
 NAME = "openmoji"
 ATTRIBUTION = (
@@ -64,8 +65,8 @@ def draw(code: str, font: ImageFont.FreeTypeFont, canvas: int, side: int) -> Ima
 def _write(path: Path, side: int, progress: Progress | None) -> None:
     """Draws all emoji into a zip as StyleGAN2-ADA's tool would write it; the file appears as a whole."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as partial:
+        delete_old_partials(path.parent)
+        with whole_file(path) as partial:
             with zipfile.ZipFile(partial, "w") as archive:
                 _fill(archive, side, progress)
             os.utime(partial, (0, 0))  # equal files have equal times, and so the same cached index

@@ -184,9 +184,9 @@ def closing_message(
     run = Storage.at(address)
     grids, network, folder = images_of(run), newest_network(run), shlex.quote(address.rstrip("/"))
     if state == "done" and kimg_of(run) < cfg.train.total_kimg and cfg.train.stop_when:
-        command = re.sub(r" --train\.stop[-_]when[= ]\S+", "", command) + " --train.stop_when null"
+        command = re.sub(r"(?i) --train\.stop[-_]when[= ]\S+", "", command) + " --train.stop_when null"
     elif state == "done":
-        command = re.sub(r" --train\.total[-_]kimg[= ]\S+", "", command)
+        command = re.sub(r"(?i) --train\.total[-_]kimg[= ]\S+", "", command)
         command += f" --train.total_kimg {2 * max(cfg.train.total_kimg, kimg):g}"
     lines = {
         "Images": join_address(address, grids[-1]) if grids else None,

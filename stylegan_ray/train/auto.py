@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stylegan_ray.config import RunConfig
+from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.machine.memory import gib
 from stylegan_ray.ops.convolution import has_instructions
 from stylegan_ray.table import format_table
@@ -92,6 +92,11 @@ def _minibatch_sizes(cfg: RunConfig, resolution: tuple[int, int]) -> tuple[int, 
         size = -(-size // part) * part
     if gpu_is_given:
         return size, gpu, ""
+    if size < workers:
+        raise ConfigError(
+            f"cluster.num_workers={cfg.cluster.num_workers}: {workers} workers need a micro-batch each, but "
+            f"schedule.minibatch_size={size}; use at most {size} workers, or a larger minibatch_size"
+        )
     group = cfg.model.mbstd_group_size or 1
     parts = [part for part in range(size // workers, 0, -1) if size % part == 0 and part % min(group, part) == 0]
     room = bytes_of_worker(cfg)

@@ -183,6 +183,8 @@ def test_shares_of_a_cluster():
     assert two == Share(8, 2.0, 1, 2), "the head without CPUs is no host"
     elastic = share_of_nodes(config(**{"cluster.num_workers": "1:4"}), [{"CPU": 2.0}])
     assert elastic.num_workers == (1, 4) and elastic.gpus == 0
+    with pytest.raises(TooSmallError, match="0 workers fit on a cluster of 0 CPUs"):
+        share_of_nodes(config(**{"cluster.num_workers": 1}), [{"GPU": 4.0}])  # Ray leaves out what a node has none of
     with pytest.raises(TooSmallError, match=r"needs 8 GPUs, and the cluster has 4;.*wait_minutes"):
         share_of_nodes(config(**{"cluster.num_workers": 8}), [GPU_NODE])
     with pytest.raises(TooSmallError, match=r"cpus_per_worker=3: 4 workers fit"):

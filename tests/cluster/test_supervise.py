@@ -141,6 +141,17 @@ def test_the_stop_file_is_heard_while_no_group_can_start(supervisor):
     assert supervisor.outcome_of(fit) == Outcome("stopped")
 
 
+def test_a_stop_request_between_two_attempts_is_heard_at_once(supervisor, monkeypatch):
+    monkeypatch.setattr(supervise, "PAUSES_SEC", (60.0,))
+    began = time.monotonic()
+    supervisor.stop_requested = lambda: time.monotonic() > began + 1
+
+    def fit():
+        raise ConnectionError("first attempt")
+
+    assert supervisor.outcome_of(fit).state == "stopped" and time.monotonic() - began < 20
+
+
 class Leader:
     """Reserves CPUs as a controller does, tells, and dies."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stylegan_ray.config import RunConfig, load_config
+from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.train import auto
 from stylegan_ray.train.auto import choices, explain, with_choices
 from stylegan_ray.train.memory import peak
@@ -68,6 +68,12 @@ def test_what_fits_nowhere_is_said():
     cfg = load_config("config-f", SMALL | {"schedule.minibatch_gpu": "auto", "cluster.memory_gb": 0.01})
     (choice,) = choices(cfg, (16, 16))
     assert choice.value == 1 and "more than the 10 MiB" in choice.why
+
+
+def test_more_workers_than_images_of_a_minibatch_are_refused():
+    keys = {"schedule.minibatch_size": 4, "schedule.minibatch_gpu": "auto", "cluster.num_workers": 8}
+    with pytest.raises(ConfigError, match=r"cluster\.num_workers=8.*schedule\.minibatch_size=4; use at most 4 workers"):
+        choices(load_config("config-f", SMALL | keys), (16, 16))
 
 
 def test_minibatches_that_are_given_decide_the_others():

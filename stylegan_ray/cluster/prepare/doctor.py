@@ -32,7 +32,7 @@ from stylegan_ray.data.doctor.summary import Doubts, format_rows, recommend_keys
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
 from stylegan_ray.data.formats.protocol import Inspector
-from stylegan_ray.data.index import Index, write_atomically
+from stylegan_ray.data.index import Index
 from stylegan_ray.data.options import PrepareOptions
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.storage import Storage, extend_address, split_address
@@ -160,9 +160,5 @@ def policies(plan: Fix) -> str:
 
 def write_file(address: str, content: bytes) -> None:
     """Writes a report to a local path or an address in object storage; it appears as a whole."""
-    if "://" in address:
-        folder, name = split_address(address)
-        Storage.at(folder).write(name, content)
-        return
-    with write_atomically(Path(address).expanduser()) as partial:
-        partial.write_bytes(content)
+    folder, name = split_address(address if "://" in address else str(Path(address).expanduser()))
+    Storage.at(folder).write(name, content)

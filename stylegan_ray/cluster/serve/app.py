@@ -13,8 +13,8 @@ import torch
 from ray import serve
 
 from stylegan_ray.cluster.serve.api import make_api
-from stylegan_ray.config import ConfigError
 from stylegan_ray.images.view import Drawn, ImageRequest, Prefer, Refusal, View, find_network
+from stylegan_ray.storage import one_line
 
 NAME, RENDERER = "stylegan-ray", "Renderer"
 BATCH_WAIT_SEC = 0.005
@@ -74,8 +74,8 @@ class Renderer:
             if found != self.found:
                 self.view, self.found = View.load(found, self.plan.device), found
                 logger.warning(f"loaded {found.address}")
-        except ConfigError as error:  # a training may delete a checkpoint while it is read
-            logger.warning(f"keeping {self.found.address}: {error}")
+        except Exception as error:  # such as a checkpoint that the training has deleted meanwhile; the thread goes on
+            logger.warning(f"keeping {self.found.address}: {one_line(error)}")
 
 
 class Remote:

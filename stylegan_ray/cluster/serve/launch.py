@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stylegan_ray.cluster.serve.access import chosen_token, is_loopback
@@ -23,6 +23,9 @@ from stylegan_ray.metrics.row_files import absolute
 from stylegan_ray.options import check_least
 from stylegan_ray.run_folder import find_run, refuse_relative
 from stylegan_ray.storage import one_line
+
+if TYPE_CHECKING:
+    from stylegan_ray.cluster.serve.app import Plan
 
 SEC_BETWEEN_LOOKS = 2.0
 """How often the command looks whether the application still runs."""
@@ -94,7 +97,7 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
     from ray import serve
 
     from stylegan_ray.cluster.resources import is_local, joined
-    from stylegan_ray.cluster.serve.app import NAME, Plan, make_application
+    from stylegan_ray.cluster.serve.app import Plan
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cfg = load_config("tiny", {"cluster.address": options.address, "cluster.num_workers": options.replicas})
@@ -112,19 +115,29 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
             batch=options.batch, device=device,
         )  # fmt: skip
         try:
-            serve.start(
-                proxy_location="HeadOnly",
-                http_options={"host": options.host, "port": options.port},
-                logging_config={"enable_access_log": False},
-            )
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own by now
-            serve.run(make_application(plan), name=NAME, route_prefix="/")
+            start(options, plan)
             yield
-        except RuntimeError as error:
-            raise ConfigError(f"{run} cannot be served: {one_line(error, 500)}") from error
         finally:
             if is_shared:  # a cluster of this command alone ends with it
                 serve.shutdown()
+
+
+def start(options: ServeOptions, plan: Plan) -> None:
+    """Starts Ray Serve and the application; raises ConfigError where that fails."""
+    from ray import serve
+
+    from stylegan_ray.cluster.serve.app import NAME, make_application
+
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": options.host, "port": options.port},
+            logging_config={"enable_access_log": False},
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own by now
+        serve.run(make_application(plan), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise ConfigError(f"{plan.run} cannot be served: {one_line(error, 500)}") from error
 
 
 def device_of(options: ServeOptions, resources: dict[str, Any]) -> str:

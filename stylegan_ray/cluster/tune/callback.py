@@ -37,7 +37,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_TO_END = 600.0
 """After a trial has ended; a run that has not stored by then that it has ended is dead."""
 SECONDS_TO_SAVE = 300.0
-"""How long trials may take to save their states after a wish to stop."""
+"""How long trials may take to save their states after a stop request."""
 FAILURES_TO_GIVE_UP = 3
 """When the first trials have all failed, the fault is not in their values."""
 
@@ -52,13 +52,13 @@ class SweepCallback(Callback):
 
     def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
         """Called once, in the main thread, before the first trial starts."""
-        _SESSION.begin(self)
+        _opened().begin(self)
 
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        _SESSION.start(trial)
+        _opened().start(trial)
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        _SESSION.report(number_of(str(trial)), result)
+        _opened().report(number_of(str(trial)), result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         """A trial has ended by itself, or its scheduler has stopped it."""
@@ -66,26 +66,34 @@ class SweepCallback(Callback):
         ended = last.get("ended", "stopped")
         number, kimg = number_of(str(trial)), last.get("kimg", 0.0)
         if ended == "stopped":
-            _SESSION.end(number, ended, f"stopped at {kimg:g} kimg", kimg)
+            _opened().end(number, ended, f"stopped at {kimg:g} kimg", kimg)
         elif ended != INTERRUPTED:
-            _SESSION.end(number, ended, last.get("why", ""))
+            _opened().end(number, ended, last.get("why", ""))
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         """Tune has given up on a trial."""
-        _SESSION.end(number_of(str(trial)), "failed", "its process died again and again")
+        _opened().end(number_of(str(trial)), "failed", "its process died again and again")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Called on every iteration of Tune's event loop."""
-        _SESSION.look([number_of(str(trial)) for trial in trials if trial.status == TuneTrial.RUNNING])
+        _opened().look([number_of(str(trial)) for trial in trials if trial.status == TuneTrial.RUNNING])
+
+
+_session: Session | None = None
+
+
+def _opened() -> Session:
+    assert _session is not None, "Ray Tune runs without the session of its sweep"
+    return _session
 
 
 class Session:
     """The sweep that this process runs: at most one at a time, as signals and a console are there once."""
 
-    def open(self, sweep: Storage, trials: dict[int, Trial], view: SweepView) -> None:
+    def __init__(self, sweep: Storage, trials: dict[int, Trial], view: SweepView) -> None:
         """The sweep's folder, its trials so far, which are kept up to date here, and its console."""
         self.sweep, self.known, self.view = sweep, trials, view
-        self.was_stopped = False
+        self.was_stopped = self._was_announced = False
         self._stopped_at = math.inf
         self._store_and_end: Callable[[], None] = lambda: None
         self._has_saved: set[int] = set()
@@ -108,10 +116,7 @@ class Session:
             note_hangup(number)
             if self.was_stopped:
                 raise KeyboardInterrupt
-            self.was_stopped, self._stopped_at = True, time.monotonic()
-            self.view.message("Stopping: what was trained is saved first; once more to stop at once.")
-            with suppress(OSError):
-                self.sweep.write(STOP, b"")
+            self.was_stopped, self._stopped_at = True, time.monotonic()  # `look` says so: a handler must not print
 
         def store_and_end() -> None:
             self._store_and_end = lambda: None
@@ -166,11 +171,16 @@ class Session:
             raise ConfigError(f"the first {len(ended)} trials have all failed, the last one: {why}")
 
     def look(self, running: Sequence[int]) -> None:
-        """Frees the disk of trials whose runs have ended, and reads the STOP file, every two seconds.
+        """Passes a stop request on, and ends Tune once the trials that are running have saved their states after one.
 
-        Ends Tune once the trials that are running have saved their states after a wish to stop.
+        Every two seconds, frees the disk of trials whose runs have ended, and reads the STOP file.
         """
         now = time.monotonic()
+        if self.was_stopped and not self._was_announced:
+            self._was_announced = True
+            self.view.message("Stopping: what was trained is saved first; once more to stop at once.")
+            with suppress(OSError):
+                self.sweep.write(STOP, b"")
         if self.was_stopped and (self._has_saved.issuperset(running) or now - self._stopped_at > SECONDS_TO_SAVE):
             self._store_and_end()
         if now - self._looked_at > SECONDS_BETWEEN_LOOKS:
@@ -189,14 +199,12 @@ class Session:
         return retry(lambda: read_record(self.trials, number), self.view.message)
 
 
-_SESSION = Session()
-
-
 def session(sweep: Storage, view: SweepView, objective: str) -> Session:
     """Opens the session of this process for a sweep."""
-    _SESSION.open(sweep, view.trials, view)
+    global _session
+    _session = Session(sweep, view.trials, view)
     view.trials.update(read_trials(sweep.folder(TRIALS), objective))
-    return _SESSION
+    return _session
 
 
 def free_disk(trials: Storage, record: Record) -> None:

@@ -156,13 +156,14 @@ def number_of(name: str) -> int:
 
 
 def read_record(trials: Storage, number: int) -> Record | None:
-    """The record of a trial, None where it has not begun."""
+    """The record of a trial, None where it has not begun; raises ConfigError where it is damaged."""
+    name = f"{run_name(number)}.json"
     try:
-        name = f"{run_name(number)}.json"
-        stored = parse_json(trials.read(name), name)
-    except (FileNotFoundError, ValueError):
+        content = trials.read(name)
+    except FileNotFoundError:
         return None
     with reading(trials.path(name), ConfigError):
+        stored = parse_json(content, name)
         return Record(**{**stored, "copies": tuple(Copy(**copy) for copy in stored["copies"])})
 
 

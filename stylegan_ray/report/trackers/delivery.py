@@ -62,11 +62,14 @@ class Delivery(threading.Thread):
             self.say(f"warning: {self.tracker.title} is too slow; the same command sends what it lacks")
 
     def lacks_something(self, state: str) -> bool:
-        """Whether the tracker has not got everything of a run that ended so."""
-        self._read_memory()
-        memory = self.memory
-        has_points = bool(new_points(self.run_folder, memory.sent, memory.began))
-        return memory.ended != state or has_points or self._network_nimg() is not None
+        """Whether the tracker has not got everything of a run that ended so; True where that cannot be read."""
+        try:
+            self._read_memory()
+            memory = self.memory
+            has_points = bool(new_points(self.run_folder, memory.sent, memory.began))
+            return memory.ended != state or has_points or self._network_nimg() is not None
+        except (OSError, ValueError):
+            return True  # the attempt to send says why
 
     def _attempt(self, ended: str | None = None) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a wish to stop does to a sweep: trials save their states before Ray Tune ends their processes."""
+"""What a stop request does to a sweep: trials save their states before Ray Tune ends their processes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def session(tmp_path):
         tune.asked += 1
 
     view = SimpleNamespace(num_samples=0, objective="x", message=lambda text: None, refresh=lambda: None)
-    session = Session()
-    session.open(Storage.at(tmp_path), {number: Trial(Record(number, {})) for number in (0, 1)}, view)
+    session = Session(Storage.at(tmp_path), {number: Trial(Record(number, {})) for number in (0, 1)}, view)
     with interrupts.kept():
         signal.signal(signal.SIGINT, of_tune)
         session.begin(SimpleNamespace(num_samples=2))
@@ -57,13 +56,25 @@ def test_a_trial_that_cannot_save_does_not_keep_the_sweep(session, monkeypatch):
     assert tune.asked == 1
 
 
+def test_the_handler_neither_prints_nor_writes(session, tmp_path):
+    """It may interrupt a print: Python refuses to enter the same buffer again, and the sweep would end with that."""
+    session, _ = session
+    said = []
+    session.view.message = said.append
+    signal.raise_signal(signal.SIGINT)
+    assert said == [] and not (tmp_path / STOP).exists()
+    session.look([0, 1])
+    session.look([0, 1])
+    assert len(said) == 1 and said[0].startswith("Stopping") and (tmp_path / STOP).exists()
+
+
 def test_a_second_signal_ends_the_sweep_at_once(session):
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_wish_between_two_experiments_ends_the_second_one(session):
+def test_a_stop_request_between_two_experiments_ends_the_second_one(session):
     """Its trials would report for ever that they are interrupted."""
     session, tune = session
     signal.raise_signal(signal.SIGINT)

@@ -29,6 +29,7 @@ from stylegan_ray.cluster.tune.trials import (
     unpin,
     write_record,
 )
+from stylegan_ray.config import ConfigError
 from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
@@ -56,6 +57,16 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
     write_record(trials, record)
     assert read_record(trials, 3) == record
     assert (record.name, record.runs, record.start_kimg) == ("trial-003-g1", ["trial-003-g1", "trial-003"], 2.0)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"number": 3}'])
+def test_a_damaged_record_is_refused_and_kept(tmp_path, content):
+    """To take it for a trial that has not begun would lose its values and its end."""
+    trials = Storage.at(tmp_path)
+    trials.write("trial-003.json", content)
+    with pytest.raises(ConfigError, match=r"trial-003\.json"):
+        read_record(trials, 3)
+    assert trials.read("trial-003.json") == content
 
 
 def test_the_first_end_of_a_trial_counts(tmp_path):

@@ -159,6 +159,17 @@ def test_a_server_that_is_dead_at_the_end_gets_the_rest_by_the_same_command(run)
     assert again.begun == [], "a tracker that has everything is not asked"
 
 
+def test_the_damaged_file_of_a_tracker_is_no_reason_to_fail(run):
+    tracker = Recorder()
+    run.add_ticks(3)
+    delivered(run, tracker)
+    deliveries, said = Deliveries(run.cfg, run.folder, run.about, print), []
+    deliveries.all = [delivery_of(run, tracker, said.append)]
+    run.folder.write(deliveries.all[0].memory.file, b"{")
+    deliveries.finish("done")
+    assert len(said) == 1 and said[0].startswith("warning")
+
+
 def test_another_server_gets_the_whole_run_under_another_id(run):
     first, second = Recorder(), Recorder()
     run.add_ticks(2)

@@ -104,8 +104,10 @@ def test_only_the_host_is_stored():
         and cfg.flat()["report.notify"] == "https://hooks.example.com"
     )
     words = ["train.py", "--report.notify", "https://h.example.com/SECRET", "--report.notify=http://h:1/SECRET", "--x"]
+    words += ["--Report.Notify", "https://h.example.com/SECRET", "--REPORT.notify=https://h.example.com/SECRET"]
     assert without_hooks(words) == [
         "train.py", "--report.notify", "https://h.example.com", "--report.notify=http://h:1", "--x",
+        "--Report.Notify", "https://h.example.com", "--REPORT.notify=https://h.example.com",
     ]  # fmt: skip
 
 
