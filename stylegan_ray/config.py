@@ -638,11 +638,24 @@ def load_config(
     """
     tree, name = _read_preset(preset)
     dotted = {key: value for key, value in tree.items() if "." in key}
+    _refuse_twice(tree, dotted)
     tree = _merge({key: value for key, value in tree.items() if key not in dotted}, _nested(dotted, deleted))
     if "preset" not in _section(tree, "run"):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
     tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
     return validated(_overridden(tree, overrides or {}, deleted), deleted)
+
+
+def _refuse_twice(tree: Mapping[str, Any], dotted: Iterable[str]) -> None:
+    """Raises ConfigError where a preset file gives a key, or a side of a table, in two spellings."""
+    for key in dotted:
+        section, _, name = key.partition(".")
+        if name in _section(tree, section):
+            raise ConfigError(f"{printable(key, 80)} is given twice, by itself and under `{section}:`; leave one out")
+    for section in tree:
+        for name, value in _section(tree, section).items():
+            if isinstance(value, Mapping) and len({str(side) for side in value}) < len(value):
+                raise ConfigError(f"{printable(f'{section}.{name}', 80)} gives one side twice; leave one out")
 
 
 def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELETED_KEYS) -> RunConfig:
@@ -932,6 +945,8 @@ def _check_augment(cfg: RunConfig) -> None:
             f"augment.mode={augment.mode} changes images whose values are between -1 and 1, not in "
             f"train.drange_net={list(cfg.train.drange_net)}; leave it out, or use augment.mode=noaug"
         )
+    if len(set(augment.policy)) < len(augment.policy):
+        raise ValueError(f"augment.policy={list(augment.policy)} names one augmentation twice; leave one out")
     if augment.mode == "diffaug" and not augment.policy:
         raise ValueError("augment.policy=() augments nothing; use augment.mode=noaug")
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
@@ -80,11 +80,20 @@ def train_options(
     if wants_help:
         _print_help(load_config(given.preset), prog)
         raise SystemExit(0)
-    transfer = transfer_defaults(cfg, overrides) if given.resume_from else {}
+    stated = {*overrides, *_keys_of_file(cfg, given.preset)}
+    transfer = transfer_defaults(cfg, stated) if given.resume_from else {}
     return TrainOptions(cfg.with_overrides(transfer), given.resume_from, given.dry_run, transfer)
 
 
-def transfer_defaults(cfg: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+def _keys_of_file(cfg: RunConfig, preset: str) -> Iterator[str]:
+    """The keys that a preset file of the user's own states."""
+    if preset in preset_names():
+        return
+    for section in RunConfig.model_fields:
+        yield from (f"{section}.{name}" for name in getattr(cfg, section).model_fields_set)
+
+
+def transfer_defaults(cfg: RunConfig, given: Collection[str]) -> dict[str, Any]:
     """With --resume-from: values that suit networks that are trained already, for keys that were not given.
 
     p moves five times as fast as in a new run, and the half-life of G_ema is not shortened at the start.

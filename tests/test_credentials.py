@@ -8,8 +8,8 @@ import pytest
 from support.jobs import ROOT
 
 from stylegan_ray import cli
-from stylegan_ray.cluster.launch import default_name
 from stylegan_ray.cluster.origin import command_line
+from stylegan_ray.cluster.run import default_name
 from stylegan_ray.config import ConfigError, RunConfig, differences, load_config, validated
 from stylegan_ray.credentials import clean, logger_of, without_credentials
 from stylegan_ray.interop import read_networks, save_network

@@ -142,16 +142,29 @@ def parts_of(
     options: EvaluateOptions, networks: Networks, dataset: Dataset | None
 ) -> Iterator[tuple[Dataset | None, dict[str, str]]]:
     """The data that metrics are computed on: all of it, then each class that is large enough, with its name."""
+    classes = large_classes(options, networks, dataset) if options.by_class else []
     yield dataset, {}
-    if not options.by_class:
-        return
+    for number in classes:
+        assert dataset is not None
+        yield dataset.of_class(number), {"class": dataset.class_name(number)}
+
+
+def large_classes(options: EvaluateOptions, networks: Networks, dataset: Dataset | None) -> list[int]:
+    """The classes that have enough images; raises ConfigError where there are none."""
     if dataset is None or not networks.G_ema.label_size:
         raise ConfigError(
             f"--by-class: {options.checkpoint} is not conditional; train with --data.cond, or leave it out"
         )
     numbers, counts = np.unique(dataset.check_classes(), return_counts=True)
-    for number in numbers[counts >= LEAST_IMAGES_OF_CLASS].tolist():
-        yield dataset.of_class(number), {"class": dataset.class_name(number)}
+    large = numbers[counts >= LEAST_IMAGES_OF_CLASS].tolist()
+    if not large:
+        raise ConfigError(
+            f"--by-class: no class of {dataset.path} has {LEAST_IMAGES_OF_CLASS} images or more, the largest one has "
+            f"{counts.max()}; leave it out"
+        )
+    if len(large) < len(numbers):
+        print(f"{len(numbers) - len(large)} of {len(numbers)} classes have fewer than {LEAST_IMAGES_OF_CLASS} images")
+    return large
 
 
 def make_plan(options: EvaluateOptions, networks: Networks) -> Plan:

@@ -46,13 +46,27 @@ def stored_source(run: Storage, given: str | None) -> Source | None:
     with reading(run.path(RUN_FILE), ConfigError):
         source = Source(**stored["source"]) if stored["source"] else None
     if given is not None and not (source and _is_same(source, given)):
-        same = f"--resume-from {source.given}" if source else "no --resume-from"
         raise ConfigError(
-            f"--resume-from {given}: run {printable(stored.get('name'))} was started with "
-            f"{source or 'new networks'}, and continues from its own newest checkpoint; give {same} to continue "
-            "it, or another --run.name for a new run"
+            f"--resume-from {_with_checksum(given)}: run {printable(stored.get('name'))} was started with "
+            f"{source or 'new networks'}, and continues from its own newest checkpoint; {_way_on(source, given)} to "
+            "continue it, or another --run.name for a new run"
         )
     return source
+
+
+def _with_checksum(given: str) -> str:
+    try:
+        return str(Source.of(given))
+    except ConfigError:  # it is not there any more
+        return given
+
+
+def _way_on(source: Source | None, given: str) -> str:
+    if source is None:
+        return "give no --resume-from"
+    if without_credentials(given) == without_credentials(source.given):
+        return "put the former file back"
+    return f"give --resume-from {source.given}"
 
 
 def source_entry(source: Source | None) -> dict[str, str] | None:

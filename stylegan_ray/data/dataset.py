@@ -120,9 +120,9 @@ class Dataset:
 
     @cached_property
     def images_by_class(self) -> list[np.ndarray]:
-        """The image indices of each class that has any; raises DataError where labels are not classes."""
-        classes = self.check_classes()
-        return [np.flatnonzero(classes == number) for number in np.unique(classes)]
+        """Indices of the usable images of each class that has any; raises DataError where labels are not classes."""
+        classes, good = self.check_classes(), self.is_good
+        return [np.flatnonzero((classes == number) & good) for number in np.unique(classes[good])]
 
     def of_class(self, number: int) -> Dataset:
         """The images of one class as a data set of their own."""
@@ -143,7 +143,7 @@ class Dataset:
         if classes is None:
             raise DataError(
                 f"data.path={self.path}: its labels are not one class each, as data.balance=true and evaluate "
-                f"--by-class need them; leave those out"
+                f"--by-class need them{f' ({self.label_note})' if self.label_note else ''}; leave those out"
             )
         return classes
 
@@ -152,12 +152,19 @@ class Dataset:
         classes = self.classes
         if classes is None:
             return self.label_note
-        numbers, counts = np.unique(classes, return_counts=True)
+        numbers, counts = np.unique(classes[self.is_good], return_counts=True)
         names = [self.class_name(number) for number in numbers.tolist()]
         order = np.argsort(-counts, kind="stable")
         shown = ", ".join(f"{names[i]} {counts[i]}" for i in order[:MOST_CLASSES].tolist())
         more = f" and {len(numbers) - MOST_CLASSES} more, down to {counts.min()}" if len(numbers) > MOST_CLASSES else ""
-        return f"{len(numbers)} classes (images): {shown}{more}"
+        empty = self.label_size - len(numbers)
+        gaps = (
+            f"; labels of size {self.label_size}, of which {empty} classes have no images (--data.renumber_classes "
+            "leaves them out)"
+            if empty
+            else ""
+        )
+        return f"{len(numbers)} classes (images): {shown}{more}{gaps}"
 
     def compact_labels(self) -> np.ndarray | None:
         """Labels of all images as files store them: class numbers [n] if they are equivalent, else vectors [n,L]."""
@@ -171,6 +178,7 @@ class Dataset:
         """The name of the image inside the data set."""
         return self.names[int(self.rows[index])]
 
-    def is_bad(self, index: int) -> bool:
-        """Whether the image was found unusable when the data set was opened (data.on_bad_image=skip)."""
-        return int(self.rows[index]) in self.bad
+    @property
+    def is_good(self) -> np.ndarray:
+        """bool [n]: the images that were not found unusable when the data set was opened (data.on_bad_image=skip)."""
+        return ~np.isin(self.rows, list(self.bad))

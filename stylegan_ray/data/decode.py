@@ -312,6 +312,8 @@ def depth_of(image: Image.Image, content: bytes) -> int:
         raise ValueError(f"holds values from {low:g} to {high:g}, and only 0 to 65535 are read; convert it to 16 bits")
     if image.mode != "F":
         return _bits_for(high)
+    if 1 < high < 2:
+        raise ValueError(f"holds floats up to {high:g}, neither from 0 to 1 nor whole levels; clip them to 1")
     return IS_FLOAT | (UNIT if high <= 1 else _bits_for(high))
 
 

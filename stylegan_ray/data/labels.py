@@ -12,7 +12,7 @@ import numpy as np
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.splits import split_named, splits_of_images
+from stylegan_ray.data.splits import are_splits, splits_of_images
 from stylegan_ray.untrusted import BadFileError, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
@@ -272,7 +272,7 @@ def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"t
 def _is_common_depth(parts: list[list[str]], depth: int) -> bool:
     """Whether the folders at a depth tell nothing of classes: one that holds all images, or splits."""
     folders = {_folder(part, depth) for part in parts}
-    return "" not in folders and (len(folders) == 1 or all(map(split_named, folders)))
+    return "" not in folders and (len(folders) == 1 or are_splits(folders))
 
 
 def _folder(part: list[str], depth: int) -> str:
@@ -282,7 +282,7 @@ def _folder(part: list[str], depth: int) -> str:
 
 def choose_label_size(labels: Labels, cond: bool, max_label_size: int | None, path: str) -> int:
     """Width of the labels to train on; raises DataError when data.cond needs labels and there are none."""
-    if not cond or max_label_size == 0:
+    if not cond or max_label_size == 0:  # 0 is the original's way to say no labels
         return 0
     if labels.values is None:
         raise DataError(

@@ -22,7 +22,8 @@ SHARD_ENDINGS = (
 SYSTEM_FOLDERS = frozenset(
     {
         "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__",
-        "$recycle.bin", "system volume information",
+        "$recycle.bin", "system volume information", "@recently-snapshot", "network trash folder", "temporary items",
+        "node_modules",
     }
 )  # fmt: skip
 """Folders that file systems, storage servers and editors add."""

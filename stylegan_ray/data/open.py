@@ -22,7 +22,7 @@ from stylegan_ray.data.decode import Decoder, extra_decoders
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file
+from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file, label_file_among
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
@@ -93,8 +93,14 @@ def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> 
 
 def note_on_labels(cfg: DataConfig, labels: Labels) -> str:
     """What to say about labels that are there and not used."""
-    unused = not cfg.cond and labels.values is not None
-    return f"labels of size {labels.size} are ignored; --data.cond trains on them" if unused else ""
+    if labels.sparse is not None and not cfg.cond:
+        return "labels are ignored; --data.cond with --data.renumber_classes trains on them"
+    if labels.values is None:
+        return ""
+    if not cfg.cond:
+        return f"labels of size {labels.size} are ignored; --data.cond trains on them"
+    most = labels.size if cfg.max_label_size is None else cfg.max_label_size
+    return f"of labels of size {labels.size} data.max_label_size={most} keeps {most}" if most < labels.size else ""
 
 
 def choose_rows(num_images: int, subset: int | None, seed: int) -> np.ndarray:
@@ -175,6 +181,9 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
     infos, note = _of_one_split(infos, is_folder, cfg.split)
+    if is_folder and note and not any(is_label_file(info.name) for info in infos):  # each split may have its own
+        labels = label_file_among([info.name for info in listing], [info.name for info in infos])
+        infos = sorted([*infos, *(info for info in listing if info.name == labels)])
     return files, format, infos, [*left_out.lines(), *([note] if note else [])]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Literal
@@ -83,22 +83,34 @@ class RealsSource:
         except BadImage as bad:
             if self.on_bad_image == "error":
                 raise BadImage(bad.name, bad.reason, position) from bad
-            return self._next_good(position, level)
+            return self._next_good(index, position, level)
 
-    def _next_good(self, position: int, level: int) -> tuple[int, np.ndarray]:
-        """The next image of the pass that can be decoded; the beginning of the pass follows its end."""
+    def _next_good(self, index: int, position: int, level: int) -> tuple[int, np.ndarray]:
+        """The first of the images after a bad one that can be decoded."""
+        for instead in self._after(index, position):
+            try:
+                return instead, self.dataset.read(instead, level)
+            except BadImage:
+                continue
+        what = f"no image of the class of {self.dataset.name(index)!r}" if self.balance else "no image"
+        raise DataError(
+            f"data.path={self.dataset.path}: {what} can be decoded; check it with `stylegan-ray prepare_data --check`"
+        )
+
+    def _after(self, index: int, position: int) -> Iterator[int]:
+        """The other images in the order in which they may replace this one: those of its class, or of the pass.
+
+        The beginning follows the end.
+        """
+        if self.balance:
+            of_class = next(images for images in self.dataset.images_by_class if index in images)
+            yield from map(int, np.roll(of_class, -1 - np.searchsorted(of_class, index))[:-1])
+            return
         num_images = self.dataset.num_images
         data_pass, place = divmod(position, num_images)
         for step in range(1, num_images):
             instead = data_pass * num_images + (place + step) % num_images
-            index = int(self.indices(np.array([instead]))[0])
-            try:
-                return index, self.dataset.read(index, level)
-            except BadImage:
-                continue
-        raise DataError(
-            f"data.path={self.dataset.path}: no image can be decoded; check it with `stylegan-ray prepare_data --check`"
-        )
+            yield int(self.indices(np.array([instead]))[0])
 
 
 class BalancedLabels:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import quoted
+from stylegan_ray.untrusted import printable
 
 SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
@@ -17,7 +18,10 @@ SPLITS = {
 }  # fmt: skip
 """Names of splits, and what they mean."""
 ALL = "all"
-WORD = re.compile(r"[A-Za-z]+")
+OTHER = "other"
+"""Where images are that are in none of the folders beside those of the splits."""
+WORD = re.compile(r"[A-Za-z]+?(?=[^A-Za-z]|(?<=[a-z])[A-Z](?![A-Za-z])|$)")
+"""Letters, without a last capital of their own, as in trainA."""
 
 
 def split_named(word: str) -> str | None:
@@ -28,18 +32,37 @@ def split_named(word: str) -> str | None:
 def split_of_file(name: str) -> str | None:
     """The split of an archive: a folder of its name, or the first or last word of the name (train-00001.parquet)."""
     *folders, last = name.split("/")
-    words = WORD.findall(last.partition(".")[0])
-    return next((split for part in [*folders, *words[:1], *words[-1:]] if (split := split_named(part))), None)
+    parts = [*folders, *_ends(last.partition(".")[0])]
+    return next((split for part in parts if (split := split_named(part))), None)
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split of a folder: of its name, or of its first or last word (train2017, seg_train, trainA)."""
+    return next((split for part in [name, *_ends(name)] if (split := split_named(part))), None)
+
+
+def are_splits(folders: Collection[str]) -> bool:
+    """Whether folders side by side are splits: all are named so, or train and another one among others."""
+    named = {split for folder in folders if (split := split_named(folder))}
+    return all(map(split_of_folder, folders)) or ("train" in named and len(named) > 1)
 
 
 def splits_of_images(names: Sequence[str]) -> list[str | None]:
-    """The split of each image where the topmost folders that differ are named as splits, and hold all images."""
+    """The split of each image where the topmost folders that differ are splits; folders beside them are splits, too."""
     parts = [name.replace("\\", "/").split("/") for name in names]
     depth = 0
     while parts and all(len(part) > depth + 1 and part[depth] == parts[0][depth] for part in parts):
         depth += 1
-    splits = [split_named(part[depth]) if len(part) > depth + 1 else None for part in parts]
-    return splits if None not in splits else [None] * len(names)
+    folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    if not folders or not are_splits(set(folders)):
+        return [None] * len(names)
+    return [split_of_folder(folder) or folder or OTHER for folder in folders]
+
+
+def _ends(name: str) -> list[str]:
+    """The first and the last word of a name."""
+    words = WORD.findall(name)
+    return [*words[:1], *words[-1:]]
 
 
 def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) -> tuple[np.ndarray, str]:
@@ -53,7 +76,7 @@ def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) ->
     if chosen == ALL:
         return np.ones(len(splits), dtype=bool), ""
     chosen = split_named(chosen) or chosen
-    found = ", ".join(f"{split} ({count} {what})" for split, count in sorted(counts.items()))
+    found = ", ".join(f"{printable(split)} ({count} {what})" for split, count in sorted(counts.items()))
     if chosen not in counts:
         raise DataError(
             f"data.split={quoted(wanted or '')} is not among the splits of the data: {found or 'it has none'}; "

@@ -52,17 +52,22 @@ def choose_reals(dataset: Labeled, layout: Layout, seed: int, shape: tuple[int, 
     Raises ValueError for a layout by class on a data set without labels.
     """
     cols, rows = shape
+    check_layout(dataset, layout)
     if layout == "random":
         places = np.arange(cols * rows) % dataset.num_images
         return permuted(places, dataset.num_images, stream_key(seed, 0, "grid/reals"))
-    if not dataset.label_size:
+    lines, length = (rows, cols) if layout == "row_per_class" else (cols, rows)
+    chosen = np.stack(_images_per_class(dataset, seed, lines, length))  # [lines,length]
+    return (chosen if layout == "row_per_class" else chosen.T).reshape(-1)
+
+
+def check_layout(dataset: Labeled, layout: Layout) -> None:
+    """Raises ValueError for a layout by class on a data set without labels."""
+    if layout != "random" and not dataset.label_size:
         raise ValueError(
             f"train.grid_layout={layout} needs labels, and the data set is read without them; "
             f"set data.cond true (where the data has labels) or train.grid_layout random"
         )
-    lines, length = (rows, cols) if layout == "row_per_class" else (cols, rows)
-    chosen = np.stack(_images_per_class(dataset, seed, lines, length))  # [lines,length]
-    return (chosen if layout == "row_per_class" else chosen.T).reshape(-1)
 
 
 def choose_latents(seed: int, num: int, z_dim: int) -> Tensor:

@@ -24,7 +24,7 @@ from stylegan_ray.interop.native import (
 )
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
 from stylegan_ray.interop.pickles import checked_key
-from stylegan_ray.interop.sizes import checked_float
+from stylegan_ray.interop.sizes import checked_augment_p
 from stylegan_ray.interop.torch_files import is_torch_file
 from stylegan_ray.interop.unpickler import Array, Record, load_pickle
 from stylegan_ray.run_folder import (
@@ -198,7 +198,7 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
         parts.append(tensorflow.network_from_tf(func, kwargs, variables))
         models.append(tensorflow.model_config(func, kwargs))
     cfg, D_model = run_config(models[1], models[0])
-    lod = checked_float(variables["lod"], "lod", 0, MOST_LEVELS)
+    lod = checked_augment_p(variables["lod"], "lod", 0, MOST_LEVELS)
     return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=lod)
 
 
@@ -256,7 +256,7 @@ def _from_ada(found: Mapping[str, Any]) -> Networks:
     cfg, D_model = run_config(models["G"], models["D"])
     pipe = found.get("augment_pipe")
     p = dict(_tensors(pipe)).get("p") if isinstance(pipe, Record) else None
-    p = None if p is None else checked_float(p, "augment_pipe.p", 0, 1)
+    p = None if p is None else checked_augment_p(p, "augment_pipe.p")
     return Networks(**parts, config=cfg, D_model=D_model, augment_p=p)
 
 

@@ -17,6 +17,7 @@ from stylegan_ray.config import FORMAT_VERSION, ModelConfig, RunConfig, validate
 from stylegan_ray.interop.sizes import (
     LARGEST_CLOCK,
     DataShape,
+    checked_augment_p,
     checked_float,
     checked_int,
     data_shape,
@@ -144,7 +145,7 @@ def stated_networks(header: bytes) -> Stated:
     return Stated(
         cfg, D_model, shape, parts, checked_int(values.get("cur_nimg", 0), "cur_nimg", 0, LARGEST_CLOCK),
         checked_float(values.get("lod", 0.0), "lod", 0, MOST_LEVELS),
-        checked_float(values["augment_p"], "augment_p", 0, 1) if "augment_p" in values else None,
+        checked_augment_p(values["augment_p"], "augment_p") if "augment_p" in values else None,
     )  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) 
     )
     p = values.get("augment_p") if cfg.augment.mode == "ada" else None
     lod = checked_float(values.get("prev_lod", 0.0), "prev_lod", -1, MOST_LEVELS)
-    return replace(networks, lod=max(lod, 0.0), augment_p=None if p is None else checked_float(p, "augment_p", 0, 1))
+    return replace(networks, lod=max(lod, 0.0), augment_p=None if p is None else checked_augment_p(p, "augment_p"))
 
 
 def _section(value: Any, name: str) -> Mapping[str, Any]:

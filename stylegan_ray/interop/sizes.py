@@ -19,6 +19,7 @@ MOST_LABELS = 1 << 20
 LARGEST_CLOCK = 1 << 53
 """Largest cur_nimg."""
 MOST_NAMED = 4
+MOST_AUGMENT_P = 1e6
 """Tensors that a message names at most."""
 DataShape = tuple[tuple[int, int], int, int]
 """Resolution (H, W), number of channels, label size."""
@@ -49,6 +50,11 @@ def checked_float(value: Any, what: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise BadFileError(f"its {what} {printable(value, 40)} is not a number from {least:g} to {most:g}; {_DAMAGED}")
     return float(value)
+
+
+def checked_augment_p(value: Any, what: str) -> float:
+    """A probability of augmentations; raises BadFileError. StyleGAN2-ADA has no upper bound and lets it pass 1."""
+    return checked_float(value, what, 0, MOST_AUGMENT_P)
 
 
 def stated_shapes(build: Callable[..., nn.Module], model: ModelConfig, shape: DataShape) -> Shapes:

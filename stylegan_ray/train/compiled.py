@@ -45,7 +45,8 @@ def forced(way: str) -> Iterator[None]:
 class Compiled:
     """Calls `compute` of losses: each is compiled at its first call, and found in the cache after a restart.
 
-    When one cannot be compiled, the run continues without compiling. Equal losses share their code.
+    A loss has several programs where it is given more tensors at times, such as parameters of augmentations once p
+    has risen. When one cannot be compiled, the run continues without compiling. Equal losses share their code.
     """
 
     def __init__(self, wanted: bool) -> None:
@@ -61,11 +62,12 @@ class Compiled:
         """loss.compute(networks, tensors)."""
         if not (self.wanted or _forced):
             return loss.compute(networks, tensors)
-        if loss not in self.programs:
-            self._compile(loss, networks, tensors)
-        return self.programs.get(loss, loss.compute)(networks, tensors)
+        key = loss, frozenset(name for name, value in tensors.items() if value is not None)
+        if key not in self.programs:
+            self._compile(key, loss, networks, tensors)
+        return self.programs.get(key, loss.compute)(networks, tensors)
 
-    def _compile(self, loss: Any, networks: Any, tensors: Any) -> None:
+    def _compile(self, key: Any, loss: Any, networks: Any, tensors: Any) -> None:
         """Compiles a loss and tries it, forward and backward, leaving no gradients behind."""
         self.is_compiling = True
         program: Any = torch.compile(loss.compute, fullgraph=True, dynamic=False, backend=_forced or BACKEND)
@@ -79,7 +81,7 @@ class Compiled:
             LOG.warning("train.compile: %s is not compiled, the run continues without: %s", name, reason[0])
             self.wanted = False
         else:
-            self.programs[loss] = program
+            self.programs[key] = program
         finally:
             self.is_compiling = False
 

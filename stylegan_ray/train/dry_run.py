@@ -14,10 +14,9 @@ from stylegan_ray.machine.memory import gib
 from stylegan_ray.networks import layer_table
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
+from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
-from stylegan_ray.train.metrics import check_metrics
-from stylegan_ray.train.schedule import Schedule, check_growing, training_schedule
-from stylegan_ray.train.stop_when import check_stop_when
+from stylegan_ray.train.schedule import Schedule, training_schedule
 from stylegan_ray.train.transfer import check_start
 
 
@@ -29,18 +28,19 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     data = open_dataset(cfg.data, cfg.run.seed, progress)
     chosen = choices(cfg, data.resolution)
     cfg = applied(cfg, chosen)
-    check_growing(cfg, data.resolution)
-    check_metrics(cfg, data)
-    check_stop_when(cfg)
+    check_with_data(cfg, data)
+    subject = check_subject(cfg, data)
+    if resume_from is None:
+        check_frozen(cfg)
     shape = (data.resolution, data.num_channels, data.label_size)
-    subject = Subject(cfg, *shape)
-    subject.check()
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""
     parts = [
         cfg.to_yaml().rstrip(),
         *([explain(chosen)] if chosen else []),
         f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
+        *filter(None, [data.describe_labels()]),
+        *notes(cfg, data, resume_from is not None),
         *([check_start(cfg, *shape, resume_from)] if resume_from else []),
         *(_layers(name, network) for name, network in zip("GD", subject.networks(), strict=True)),
         _schedule(cfg, math.log2(max(data.resolution))),

@@ -6,7 +6,7 @@ which. Another model fits nowhere and is refused, with the preset that fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -29,6 +29,10 @@ OF_TRAINING = frozenset(
     }
 )  # fmt: skip
 """Keys of `model` that a training may choose anew: they change no tensor and little of what the networks compute."""
+OF_NETWORKS = tuple(key for key in ModelConfig.model_fields if key not in OF_TRAINING)
+"""Keys of `model` that decide what the networks are."""
+OF_SHAPES = frozenset({"fmap_base", "fmap_decay", "fmap_min", "fmap_max"})
+"""Those that act through the shapes of tensors only."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -68,7 +72,7 @@ def check_start(
             f"train.total_kimg={cfg.train.total_kimg:g}: the networks of {source} are at {start / 1000:g} kimg, where "
             f"the run would start; give --train.resume_kimg 0, or a larger train.total_kimg"
         )
-    return "\n".join([*_description(cfg, found, there, source), _table(cfg.model, here, there, theirs)])
+    return "\n".join([*_description(cfg, found, here, there, source), _table(cfg.model, here, there, theirs)])
 
 
 def start_from(state: TrainState, cfg: RunConfig, source: str) -> list[str]:
@@ -95,18 +99,19 @@ def start_nimg(cfg: RunConfig, found: Networks) -> int:
     return found.cur_nimg if kimg is None else round(kimg * 1000)
 
 
-def _description(cfg: RunConfig, found: Networks, there: DataShape, source: str) -> Iterator[str]:
+def _description(cfg: RunConfig, found: Networks, here: DataShape, there: DataShape, source: str) -> Iterator[str]:
     height, width = there.resolution
     labels = f"labels of size {there.label_size}" if there.label_size else "no labels"
     yield f"Starting from {source}: {width}x{height}, {there.num_channels} channels, {labels}"
     if found.augment_p is not None:
         hint = (
-            f"; --augment.p {found.augment_p:.3g} continues from there"
+            f"; --augment.p {min(found.augment_p, 1):.3g} continues from there"
             if cfg.augment.mode == "ada" and not cfg.augment.p
             else ""
         )
         yield f"It was trained up to augment_p {found.augment_p:.3g}{hint}"
-    if unlike := _unlike_keys(cfg.model, found):
+    unused = OF_SHAPES if there.label_size or here.label_size else OF_SHAPES | {"label_mode"}
+    if unlike := _unlike_keys(cfg.model, found, [key for key in OF_NETWORKS if key not in unused]):
         yield f"warning: it was made with {_keys(unlike)}, which changes what the copied tensors compute"
 
 
@@ -153,7 +158,8 @@ def _block(name: str) -> str:
 
 def _misfit(cfg: RunConfig, found: Networks, here: DataShape, there: DataShape, source: str) -> str:
     """What is wrong with the model, and which preset or keys are right."""
-    unlike, presets = _unlike_keys(cfg.model, found), _fitting_presets(found, here, there)
+    unlike = _unlike_keys(cfg.model, found) or _unlike_keys(cfg.model, found, OF_TRAINING)
+    presets = _fitting_presets(found, here, there)
     use = f"use preset {' or '.join(presets)}, or give those values" if presets else "give those values"
     return (
         f"run.preset={cfg.run.preset}: its networks differ from those of {source}, which have {_keys(unlike)}; {use} "
@@ -177,14 +183,16 @@ def _refuse_frozen_new_layers(cfg: RunConfig, here: DataShape, theirs: Shapes, s
                 )
 
 
-def _unlike_keys(model: ModelConfig, found: Networks) -> dict[str, tuple[Any, Any]]:
-    """Keys of `model` that decide what the networks are, with their values here and in the source."""
+def _unlike_keys(
+    model: ModelConfig, found: Networks, among: Collection[str] = OF_NETWORKS
+) -> dict[str, tuple[Any, Any]]:
+    """Those of some keys of `model` that differ, with their values here and in the source."""
     sources = [found.config.model, *([found.D_model] if found.D_model else [])]
     return {
         key: (getattr(model, key), getattr(source, key))
         for source in sources
-        for key in ModelConfig.model_fields
-        if key not in OF_TRAINING and getattr(model, key) != getattr(source, key)
+        for key in among
+        if getattr(model, key) != getattr(source, key)
     }
 
 

@@ -8,7 +8,7 @@ from support.data_sets import numbered, write_folder
 pytest.importorskip("ray")
 
 from stylegan_ray import cli
-from stylegan_ray.cluster import launch
+from stylegan_ray.cluster import run as run_module
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import load_config
 
@@ -19,8 +19,8 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(tmp_path / "runs"))
     monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
     data = str(write_folder(tmp_path / "data", numbered(4)))
-    run = launch.prepare(load_config("config-f", {"data.path": data, "run.name": "run", "train.total_kimg": 2}))
-    launch.write_start(run, Share(1, 1.0, 0, 1))
+    run = run_module.prepare(load_config("config-f", {"data.path": data, "run.name": "run", "train.total_kimg": 2}))
+    run_module.write_start(run, Share(1, 1.0, 0, 1))
     run.storage.write("checkpoints/ckpt-000000002000/COMPLETE", b"{}")
     run.storage.write("network-final.safetensors", save({"w": np.zeros(1)}, {"cur_nimg": "2000"}))
     return ["config-f", data, "--run.name", "run"]

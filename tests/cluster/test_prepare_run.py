@@ -9,8 +9,9 @@ from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
 
-from stylegan_ray.cluster.launch import prepare, write_start
 from stylegan_ray.cluster.resources import Share
+from stylegan_ray.cluster.run import prepare, write_start
+from stylegan_ray.cluster.source import Source
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import save_network
 from stylegan_ray.networks import build_discriminator, build_generator
@@ -76,14 +77,48 @@ def test_a_run_knows_the_networks_that_it_started_from(configured, networks, tmp
     with pytest.raises(ConfigError) as error:
         prepare(cfg, networks)
     assert f"--resume-from {networks}" in str(error.value) and run.source.sha256[:12] in str(error.value)
-    assert "--run.name" in str(error.value)
+    assert "--run.name" in str(error.value) and "put the former file back" in str(error.value)
+    assert Source.of(networks).sha256[:12] in str(error.value), "of the file as it is now"
 
 
 def test_a_run_of_new_networks_does_not_start_from_others(configured, networks):
     cfg = configured("config-f")
     started(prepare(cfg))
-    with pytest.raises(ConfigError, match="was started with new networks"):
-        prepare(cfg, networks)
+    changed = cfg.with_overrides({"schedule.G_smoothing_kimg": 5})  # --resume-from changes defaults, too
+    for again in (cfg, changed):
+        with pytest.raises(ConfigError, match="was started with new networks"):
+            prepare(again, networks)
+    with pytest.raises(ConfigError, match="give the old values"):
+        prepare(changed)
+
+
+def test_a_run_with_a_source_that_is_left_out_names_it(configured, networks):
+    cfg = configured("config-f")
+    started(prepare(cfg, networks))
+    with pytest.raises(ConfigError, match=f"give --resume-from {networks} as before, or the old values"):
+        prepare(cfg.with_overrides({"schedule.G_smoothing_kimg": 5}))
+
+
+def test_layers_of_new_networks_are_not_frozen(configured, networks):
+    cfg = configured("config-f", **{"train.freeze_D": 2})
+    with pytest.raises(ConfigError, match=r"train\.freeze_D=2.*--resume-from"):
+        prepare(cfg)
+    prepare(cfg, networks)
+
+
+def test_values_without_effect_are_told(configured):
+    keys = {"augment.p": 0.5, "augment.target": 0.5, "train.resume_kimg": 3, "data.subset": 1000}
+    words = prepare(configured("config-f", **keys)).first_words
+    assert words.splitlines() == [
+        "note: augment.p has no effect with augment.mode=noaug",
+        "note: augment.target has no effect with augment.mode=noaug",
+        "note: train.resume_kimg has no effect without --resume-from",
+        "note: data.subset=1000 is more than the 4 images that there are",
+    ]
+    assert (
+        "augments nothing; give --augment.p" in prepare(configured("config-f", **{"augment.mode": "fixed"})).first_words
+    )
+    assert prepare(configured("config-f", **{"augment.mode": "ada", "augment.p": 0.5})).first_words == ""
 
 
 def test_chosen_values_stay_as_they_were_when_the_run_started(configured):

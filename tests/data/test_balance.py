@@ -44,6 +44,26 @@ def test_labels_of_fakes_are_drawn_from_classes_equally(folder):
         np.testing.assert_allclose(labels.mean(axis=0), expected, atol=0.05)
 
 
+def test_classes_stay_equally_often_where_images_are_bad(tmp_path):
+    """A bad image is replaced by one of its class, and a class of bad images alone is left out, of labels too."""
+    pictures = {f"{kind}/{i}.png": noise_picture(i) for kind in ("cat", "dog", "owl") for i in range(4)}
+    pictures |= {f"cat/{i}.png": b"not an image" for i in range(3)} | {f"owl/{i}.png": b"" for i in range(4)}
+    data = opened(write_folder(tmp_path / "d", pictures), cond=True, balance=True, on_bad_image="skip")
+    source = RealsSource(data, seed=5, balance=True, on_bad_image="skip")
+    for labels in (
+        source.micro_batch(np.arange(400))[1],
+        SeededDraws(0, 0, label_source_of(DataConfig(cond=True, balance=True), data))
+        .fake_labels("G_main", Place(0, 0, 0), 400, 3)
+        .numpy(),
+    ):
+        np.testing.assert_allclose(labels.mean(axis=0), [0.5, 0.5, 0], atol=0.06)
+    assert data.describe_labels().startswith("2 classes (images): dog 4, cat 1")
+    for entry in [entry for entry in data.bad if data.names[entry].startswith("cat")]:
+        del data.bad[entry]  # as if they were found bad only when they are read
+    del data.__dict__["images_by_class"]
+    assert source.micro_batch(np.arange(60))[1].sum(axis=0).tolist() == [30, 30, 0]
+
+
 def test_what_has_no_classes_is_refused(folder):
     for keys in ({}, {"data.cond": True, "data.shuffle": "blocks"}):
         with pytest.raises(ConfigError, match=r"data\.balance=true needs"):

@@ -124,7 +124,7 @@ def test_unreadable_images_are_named_and_counted(tmp_path):
     assert "6 of 9 images" in text and "--data.on_bad_image skip" in text
     assert "'v.png'" in text and "'w.png'" in text and "truncated" in text
     data = opened(root, on_bad_image="skip")
-    assert data.num_images == 9 and [data.is_bad(i) for i in range(9)] == [False] * 3 + [True] * 6
+    assert data.num_images == 9 and data.is_good.tolist() == [True] * 3 + [False] * 6
     with pytest.raises(BadImage, match=r"x0\.png"):
         data.read(5)
     with pytest.raises(DataError, match="6 of 6"):
@@ -380,6 +380,36 @@ def test_one_label_file_holds_labels_of_splits_that_are_not_used(tmp_path, pack)
     path = pack(tmp_path / "e.zip", {**files, "dataset.json": label_json([*labels, ["train/1/z.png", 1]])})
     with pytest.raises(DataError, match=r"names 'train/1/z\.png', which"):
         opened(path, cond=True)
+
+
+@pytest.mark.parametrize("pack", [write_folder, write_zip])
+def test_each_split_may_have_its_own_label_file(tmp_path, pack):
+    names = {"train/a.png": 1, "train/b.png": 0, "test/c.png": 0}
+    files: dict = {name: noise_picture(i) for i, name in enumerate(names)}
+    for split in ("train", "test"):
+        labels = [[name.partition("/")[2], label] for name, label in names.items() if name.startswith(split)]
+        files[f"{split}/dataset.json"] = label_json(labels)
+    assert opened(pack(tmp_path / "d.zip", files), cond=True).labels(np.arange(2)).argmax(1).tolist() == [1, 0]
+
+
+def test_labels_that_are_cut_off_or_have_gaps_are_told(tmp_path):
+    root = write_folder(
+        tmp_path / "d", numbered(3) | {"dataset.json": label_json([[f"00{i}.png", i * 4] for i in range(3)])}
+    )
+    assert (
+        opened(root, cond=True)
+        .describe_labels()
+        .endswith("; labels of size 9, of which 6 classes have no images (--data.renumber_classes leaves them out)")
+    )
+    cut = opened(root, cond=True, max_label_size=2)
+    assert cut.describe_labels() == "of labels of size 9 data.max_label_size=2 keeps 2"
+    with pytest.raises(DataError, match=r"not one class each.*data\.max_label_size=2 keeps 2"):
+        cut.check_classes()
+    assert "max_label_size=0 keeps 0" in opened(root, cond=True, max_label_size=0).describe_labels()
+    many = write_folder(
+        tmp_path / "e", numbered(2) | {"dataset.json": label_json([["000.png", 1], ["001.png", 10**6]])}
+    )
+    assert "--data.renumber_classes trains on them" in opened(many).describe_labels()
 
 
 def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):

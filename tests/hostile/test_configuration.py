@@ -93,6 +93,8 @@ def test_other_names_are_fine(name):
         (b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
         (b"loss: {r1_gamma: 1}\nloss: {pl_weight: 1}", "'loss'.*twice"),
         (b"loss: {r1_gamma: 1, r1_gamma: 2}", "'r1_gamma'.*twice"),
+        (b"loss: {r1_gamma: 1}\nloss.r1_gamma: 2", "loss.r1_gamma is given twice"),
+        (b"schedule: {G_lrate_dict: {128: 0.1, '128': 0.2}}", "schedule.G_lrate_dict gives one side twice"),
         (b"run: {seed: " + b"9" * 5_000 + b"}", "integer"),
         (b"[" * 50_000, "nested"),
         (b"loss: {", "line 1"),

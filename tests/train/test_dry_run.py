@@ -3,7 +3,7 @@
 import pytest
 from support.data_sets import numbered, write_folder
 
-from stylegan_ray.cluster.launch import complete_config
+from stylegan_ray.cluster.run import complete_config
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.train.dry_run import describe
 
@@ -38,6 +38,7 @@ def test_the_schedule_shows_where_the_resolution_changes(data):
     ({"train.freeze_D": 99}, r"train\.freeze_D=99 must be at most 7"),
     ({"model.mbstd_num_features": 3}, r"mbstd_num_features=3 must divide"),
     ({"augment.mode": "ada", "augment.pipe": "bgcf"}, r"filter"),
+    ({"train.grid_layout": "row_per_class"}, r"train\.grid_layout=row_per_class needs labels"),
 ])  # fmt: skip
 def test_networks_that_cannot_be_built_are_refused(data, keys, says):
     cfg = load_config("config-f", SMALL | {"data.path": data} | keys)
@@ -45,6 +46,11 @@ def test_networks_that_cannot_be_built_are_refused(data, keys, says):
         describe(cfg)
     with pytest.raises(ConfigError, match=says):
         complete_config(cfg)
+
+
+def test_layers_of_new_networks_are_not_frozen(data):
+    with pytest.raises(ConfigError, match=r"train\.freeze_D=2.*--resume-from"):
+        describe(load_config("config-f", SMALL | {"data.path": data, "train.freeze_D": 2}))
 
 
 def test_growing_from_a_resolution_that_is_no_block_is_refused(tmp_path):

@@ -158,6 +158,25 @@ def test_the_p_of_the_source_is_shown(tmp_path, other):
     file.write_bytes(save_network(theirs.G, theirs.D, theirs.G_ema, cfg, 0, augment_p=0.25))
     assert "augment_p 0.25; --augment.p 0.25" in check(cfg, str(file))
     assert "augment_p" not in check(cfg, other[1])
+    file.write_bytes(save_network(theirs.G, theirs.D, theirs.G_ema, cfg, 0, augment_p=1.024))
+    assert "augment_p 1.02; --augment.p 1 continues" in check(cfg, str(file)), "StyleGAN2-ADA's has no upper bound"
+
+
+def test_keys_of_training_are_named_where_they_remove_a_layer(other):
+    with pytest.raises(ConfigError, match=r"model\.mbstd_group_size=2 \(here 1\)"):
+        check(toy_config(**{"model.mbstd_group_size": 1, "train.total_kimg": 1}), other[1])
+
+
+def test_no_warning_of_keys_that_change_nothing(tmp_path):
+    keys = {"model.fmap_base": 64, "model.fmap_max": 4, "train.total_kimg": 1}
+    cfg = toy_config(**keys)
+    state = TrainState.create(cfg, RESOLUTION, CHANNELS, 0)
+    file = tmp_path / "network.safetensors"
+    file.write_bytes(save_network(state.G, state.D, state.G_ema, cfg, 0))
+    alike = cfg.with_overrides({"model.fmap_base": 128, "model.label_mode": "separate"})
+    assert "warning:" not in check_start(alike, RESOLUTION, CHANNELS, 0, str(file))
+    other = cfg.with_overrides({"model.resample_kernel": [1, 2, 1]})
+    assert "warning: it was made with model.resample_kernel" in check_start(other, RESOLUTION, CHANNELS, 0, str(file))
 
 
 def test_a_missing_source_is_named(tmp_path):

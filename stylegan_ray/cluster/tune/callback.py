@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from stylegan_ray.cluster.launch import has_ended
+from stylegan_ray.cluster.run import has_ended
 from stylegan_ray.cluster.tune.progress import SweepView, format_values
 from stylegan_ray.cluster.tune.scheduler import TRIALS
 from stylegan_ray.cluster.tune.trials import (

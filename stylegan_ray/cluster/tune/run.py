@@ -17,14 +17,7 @@ from typing import Any
 import yaml
 
 from stylegan_ray import interrupts
-from stylegan_ray.cluster.launch import (
-    check_writable,
-    complete_config,
-    default_name,
-    run_lease,
-    use_defaults,
-    use_ray_defaults,
-)
+from stylegan_ray.cluster.launch import run_lease, use_defaults, use_ray_defaults
 from stylegan_ray.cluster.nodes import Node, alive_nodes
 from stylegan_ray.cluster.origin import command_line
 from stylegan_ray.cluster.preflight import Clearance, checked_nodes
@@ -35,6 +28,7 @@ from stylegan_ray.cluster.resources import (
     share_of_cluster,
     workers_range,
 )
+from stylegan_ray.cluster.run import check_writable, complete_config, default_name
 from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import write_outputs

@@ -34,7 +34,17 @@ REFUSED = {
 }
 SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "alpha", "crop", "resize")
 """Keys of `data` that decide which data set is opened; all trials share one, or use subsets of it."""
-MOVABLE = ("loss.", "schedule.G_lrate", "schedule.D_lrate", "train.G_reg_interval", "train.D_reg_interval", "augment.")
+MOVABLE = (
+    "loss.",
+    "schedule.G_lrate",
+    "schedule.D_lrate",
+    "train.G_reg_interval",
+    "train.D_reg_interval",
+    "augment.pipe",
+    "augment.target",
+    "augment.ada_kimg",
+    "augment.policy",
+)
 """Keys that may change while a TrainState continues: not the networks, the data order or the minibatch."""
 MOST_CORNERS = 1024
 RESAMPLE, UP, DOWN = 0.25, 1.2, 0.8

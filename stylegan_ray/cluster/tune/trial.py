@@ -14,9 +14,10 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from stylegan_ray.cluster.launch import Run, train_run, use_ray_defaults
+from stylegan_ray.cluster.launch import train_run, use_ray_defaults
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
+from stylegan_ray.cluster.run import Run
 from stylegan_ray.cluster.tune.sealed import introduce
 from stylegan_ray.cluster.tune.trials import (
     INTERRUPTED,

@@ -214,7 +214,7 @@ def _leaf(schema: pa.Schema, column: str) -> str:
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """Columns that can hold encoded images, the likeliest first: structs with bytes, then names such as image."""
+    """Columns that can hold encoded images, the likeliest first: names such as image, then structs with bytes."""
     found = []
     for place, field in enumerate(schema):
         dtype, is_struct = field.type, pa.types.is_struct(field.type)
@@ -226,7 +226,7 @@ def _image_columns(schema: pa.Schema) -> list[str]:
         if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype):
             name = field.name.lower()
             rank = IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES)
-            found.append((not is_struct, rank, place, field.name))
+            found.append((rank, not is_struct, place, field.name))
     return [name for *_, name in sorted(found)]
 
 
@@ -241,10 +241,10 @@ def _image_column(schema: pa.Schema, name: str, wanted: str | None) -> tuple[str
             f"data.path: {name} has {given} encoded images, only {_plain_list(columns or schema.names)}; store them as "
             f"a column of bytes, or of struct{{bytes, path}}{', or choose with --data.image_column' if columns else ''}"
         )
-    same = [other for other in columns if _is_struct(schema, other) == _is_struct(schema, columns[0])]
-    if len(same) == 1:
+    likely = [other for other in columns[1:] if _is_struct(schema, other) or other.lower() in IMAGE_NAMES]
+    if not likely:
         return columns[0], ""
-    others = ", ".join(map(quoted, same[1:9]))
+    others = ", ".join(map(quoted, likely[:8]))
     return columns[0], f"images are read from {quoted(columns[0])}, not {others} (choose with --data.image_column)"
 
 

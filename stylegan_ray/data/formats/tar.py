@@ -154,7 +154,7 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                     members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)
                 elif member.issparse() or not member.isreg():
                     members.left_out.add(SPARSE if member.issparse() else NO_FILES, name)
-                elif name in seen:
+                elif _with_small_ending(name) in seen:
                     raise DataError(f"{path} holds {quoted(name)} twice; write it again with each file once")
                 elif is_image(name, endings):
                     members.names.append(name)
@@ -163,7 +163,7 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                     members.size.append(member.size)
                 else:
                     members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member, name)
-                seen.add(name)
+                seen.add(_with_small_ending(name))
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
             f"{path} cannot be read as an uncompressed tar file: {printable(str(error))}; "
@@ -180,6 +180,12 @@ def _read_class(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) ->
     content = archive.extractfile(member)
     assert content is not None
     return decode_utf8(content.read(), name).strip()
+
+
+def _with_small_ending(name: str) -> str:
+    """A name by which WebDataset tells files apart: the ending has no case."""
+    stem, dot, ending = name.rpartition(".")
+    return f"{stem}{dot}{ending.lower()}"
 
 
 def _stem(name: str) -> str:

@@ -120,8 +120,14 @@ def test_perturbed_values_stay_near_and_inside():
 
 def test_only_what_fits_a_copied_state_is_perturbed():
     space_of(DEFAULT_SPACE).check_movable()
-    with pytest.raises(ConfigError, match=r"model\.fmap_max cannot change"):
-        space_of("model.fmap_max: {choice: [32, 64]}").check_movable()
+    for space in (
+        "model.fmap_max: {choice: [32, 64]}",
+        "augment.p: {uniform: [0.1, 0.9]}",
+        "augment.mode: {choice: [noaug, ada]}",
+    ):
+        key = space.partition(":")[0].replace(".", r"\.")
+        with pytest.raises(ConfigError, match=rf"{key} cannot change"):  # augment_p is of the state
+            space_of(space).check_movable()
 
 
 def test_every_trial_has_the_lazy_corrections_of_its_own_intervals():

@@ -94,6 +94,37 @@ def test_splits_are_no_classes(tmp_path, caplog, write):
         opened(path, split="holdout")
 
 
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+@pytest.mark.parametrize(
+    ("folders", "num", "named"),
+    [
+        (["train2017", "val2017"], 2, "validation (2"),
+        (["seg_train", "seg_test"], 2, "test (2"),
+        (["trainA", "trainB", "testA", "testB"], 4, "test (4"),
+        (["train", "test", "extra"], 2, "extra (2"),
+    ],
+)
+def test_splits_by_other_names(tmp_path, caplog, write, folders, num, named):
+    path = write(tmp_path / "d.zip", {f"{name}/{i}.png": noise_picture(i) for name in folders for i in range(2)})
+    assert opened(path).num_images == num and named in caplog.text and "only train is used" in caplog.text
+    with pytest.raises(DataError, match="sub-folder per class"):
+        opened(path, cond=True, split="all")
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_images_beside_splits(tmp_path, caplog, write):
+    names = ["thumbnail.png", *(f"{split}/{kind}/0.png" for split in ("train", "test") for kind in ("cat", "dog"))]
+    path = write(tmp_path / "d.zip", {name: noise_picture(i) for i, name in enumerate(names)})
+    assert classes(opened(path, cond=True)) == [0, 1] and "other (1 images), test (2 images)" in caplog.text
+    assert opened(path, split="other").num_images == 1
+
+
+@pytest.mark.parametrize("folders", [["cat", "dog"], ["trained", "tested"], ["train", "plane", "car"]])
+def test_classes_are_no_splits(tmp_path, folders):
+    files = {f"{name}/{i}.png": noise_picture(i) for name in folders for i in range(2)}
+    assert opened(write_folder(tmp_path / "d", files), cond=True).num_images == 2 * len(folders)
+
+
 def test_classes_inside_splits(tmp_path):
     names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in ("cat", "dog") for i in range(2)]
     root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
@@ -109,6 +140,14 @@ def write_parquet(path, **columns):
 
 def structs(first, num=2):
     return pa.array([{"bytes": encoded(noise_picture(first + i)), "path": ""} for i in range(num)])
+
+
+def test_the_name_of_a_column_decides_before_its_type(tmp_path, caplog):
+    pictures = [encoded(noise_picture(i)) for i in range(2)]
+    path = write_parquet(tmp_path / "d.parquet", md5=pa.array([b"0", b"1"]), thumb=structs(5), image=pa.array(pictures))
+    data = opened(path, shuffle="blocks")
+    np.testing.assert_array_equal(data.read(0), chw(noise_picture(0)))
+    assert "images are read from 'image', not 'thumb' (choose" in caplog.text
 
 
 def test_a_cloned_repository_of_a_data_set(tmp_path, caplog):

@@ -1,0 +1,242 @@
+"""A run, as the driver sees it: its configuration, data and folder; what must hold before it starts or continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stylegan_ray.cluster.origin import command_line, provenance
+from stylegan_ray.cluster.preflight import Clearance
+from stylegan_ray.cluster.resources import Share
+from stylegan_ray.cluster.source import Source, stored_source
+from stylegan_ray.cluster.worker import Observer
+from stylegan_ray.config import ConfigError, RunConfig, differences
+from stylegan_ray.credentials import clean, without_credentials
+from stylegan_ray.data import open_dataset
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.report.console import ProgressLine
+from stylegan_ray.report.graph import check_graph
+from stylegan_ray.report.trackers import check_trackers
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL_NETWORK,
+    METRICS,
+    RAY_FOLDER,
+    RUN_FILE,
+    WRITABLE,
+    checkpoint_nimg,
+    complete_checkpoints,
+    delete_leftovers,
+    networks_of,
+    nimg_of_row,
+    read_config,
+    read_jsonl,
+    read_run_file,
+    refuse_relative_paths,
+    storage_address,
+)
+from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.train.auto import with_choices
+from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
+from stylegan_ray.train.stop_when import why_to_stop
+from stylegan_ray.train.transfer import check_start
+
+LONGEST_NAME = 60
+"""Characters of the data's name in the name of a run, at most."""
+
+
+@dataclass
+class Run:
+    """One run, as the driver sees it."""
+
+    cfg: RunConfig
+    """Complete: data path, resolution and channels are filled in."""
+    dataset: Dataset
+    address: str
+    source: Source | None = None
+    """The networks that it starts from; None: new ones."""
+    clearance: Clearance | None = None
+    """The result of the preflight."""
+    command: str | None = None
+    """The command line to continue with; None: that of this process."""
+    observer: Observer | None = None
+    """Wraps the minibatches of each worker."""
+    first_words: str = ""
+    """What to say before anything starts."""
+    group: str | None = None
+    """The sweep that it is a trial of, for trackers."""
+    in_process: bool = False
+    """Train in this process, for a single worker, instead of in workers that Ray Train starts: its local mode."""
+
+    @property
+    def storage(self) -> Storage:
+        return Storage.at(self.address)
+
+    @property
+    def cur_nimg(self) -> int:
+        """Images shown at the newest complete checkpoint; 0 without one."""
+        return checkpoint_nimg(self.newest_checkpoint or "") or 0
+
+    @property
+    def newest_checkpoint(self) -> str | None:
+        """Name of the newest complete checkpoint; None without one."""
+        return next(reversed(complete_checkpoints(self.storage.folder(CHECKPOINTS))), None)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a complete checkpoint to continue from."""
+        return self.newest_checkpoint is not None
+
+    @property
+    def is_finished(self) -> bool:
+        nimg = self.cur_nimg
+        if not self.storage.exists(FINAL_NETWORK):
+            return False
+        if nimg >= self.cfg.train.total_nimg:
+            return True
+        return self.stops_early and networks_of(self.storage)[FINAL_NETWORK] == nimg
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether train.stop_when ends the run at its newest checkpoint."""
+        if self.cfg.train.stop_when is None or not self.storage.exists(METRICS):
+            return False
+        rows = [row for row in read_jsonl(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
+        return why_to_stop(self.cfg, rows) is not None
+
+
+def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
+    """Opens data and storage; raises ConfigError when the run cannot start or continue."""
+    complete, dataset = complete_config(cfg, resume_from)
+    assert complete.run.name is not None and complete.run.storage is not None
+    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name))
+    check_writable(run.address)
+    words = list(notes(complete, dataset, resume_from is not None))
+    if run.is_started:
+        run.source = stored_source(run.storage, resume_from)
+        check_continues(run, resume_from)
+    elif resume_from is not None:
+        run.source = Source.of(resume_from)
+        shape = (dataset.resolution, dataset.num_channels, dataset.label_size)
+        words.append(check_start(complete, *shape, run.source.address))
+    else:
+        check_frozen(complete)
+    run.first_words = "\n".join(words)
+    return run
+
+
+def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[RunConfig, Dataset]:
+    """The configuration with name, storage, data path, resolution and channels filled in, and the opened data set."""
+    refuse_relative_paths(cfg, resume_from)
+    with ProgressLine() as progress:
+        dataset = open_dataset(cfg.data, cfg.run.seed, progress)
+    check_with_data(cfg, dataset)
+    check_graph(cfg)
+    check_trackers(cfg)
+    if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
+        cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
+    height, width = dataset.resolution
+    name, storage = cfg.run.name or default_name(cfg), storage_address(cfg.run.storage)
+    complete = with_values(cfg, dataset.resolution, join_address(storage, name)).with_overrides(
+        {
+            "run.name": name,
+            "run.storage": storage,
+            "data.resolution": height if height == width else (height, width),
+            "data.channels": dataset.num_channels,
+        }
+    )
+    check_subject(complete, dataset)
+    return complete, dataset
+
+
+def with_values(cfg: RunConfig, resolution: Sequence[int], address: str) -> RunConfig:
+    """The configuration with the keys in train.auto chosen, or as they were when the run at this address started."""
+    stored = stored_config(address) if cfg.train.auto else None
+    if stored is None:
+        return with_choices(cfg, resolution)
+    return cfg.with_overrides({key: stored.flat()[key] for key in cfg.train.auto})
+
+
+def stored_config(address: str) -> RunConfig | None:
+    """The configuration of the run at an address; None where there is no run with a checkpoint."""
+    try:
+        run = Storage.at(address)
+        if not complete_checkpoints(run.folder(CHECKPOINTS)):
+            return None
+        return read_config(run)
+    except (OSError, ValueError):
+        return None
+
+
+def default_name(cfg: RunConfig) -> str:
+    """<preset>-<data>-<8 hex digits of the configuration>."""
+    path = "openmoji" if cfg.data.path is None else without_credentials(cfg.data.path)
+    data = Path(path.partition("?")[0].rstrip("/") if "://" in path else path.rstrip("/")).stem
+    kept = "".join(character if character.isprintable() and character not in "/\\?#" else "_" for character in data)
+    return f"{cfg.run.preset}-{kept[:LONGEST_NAME]}-{cfg.digest()}"
+
+
+def check_writable(address: str) -> None:
+    """Raises ConfigError when the run's folder at this address cannot be written."""
+    try:
+        storage = Storage.at(address)
+        storage.write(WRITABLE, b"")
+        storage.delete(WRITABLE)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"run.storage: {address} cannot be written: {error}; give another with --run.storage, or set "
+            f"STYLEGAN_RAY_STORAGE"
+        ) from error
+
+
+def check_continues(run: Run, resume_from: str | None = None) -> None:
+    """Raises ConfigError when the folder of a started run is of another configuration or other data."""
+    if not run.storage.exists(CONFIG):
+        return
+    old = read_config(run.storage)
+    changed = differences(old, run.cfg)
+    if changed:
+        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
+        old_values = "give the old values"
+        if run.source is not None and resume_from is None:  # it changes the defaults of some keys
+            old_values = f"give --resume-from {run.source.given} as before, or the old values"
+        raise ConfigError(
+            f"run {run.address} was started with another configuration:\n{lines}\n"
+            f"{old_values}, or another --run.name for a new run"
+        )
+    data = read_run_file(run.storage).get("data")
+    before = data.get("fingerprint") if isinstance(data, dict) else None
+    if before != run.dataset.fingerprint:
+        raise ConfigError(
+            f"run {run.address} was started on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
+            f"({run.dataset.path}); restore the images, or give another --run.name for a new run"
+        )
+
+
+def has_ended(run: Storage) -> bool:
+    """Whether the last command that trained a run could store how it ended."""
+    try:
+        return read_run_file(run)["ended"] is not None
+    except (FileNotFoundError, ValueError, KeyError):
+        return True
+
+
+def write_start(run: Run, share: Share) -> None:
+    """Writes config.yaml and run.json; deletes an old STOP, unfinished files and the folders of Ray Train."""
+    storage = run.storage
+    delete_leftovers(storage)
+    storage.write(CONFIG, run.cfg.to_yaml().encode())
+    entry = provenance(run.cfg.run.name, run.command or command_line(), run.dataset, run.source, share)
+    storage.write(RUN_FILE, json.dumps(clean(entry), indent=1).encode())
+
+
+def write_end(run: Run, state: str) -> None:
+    """Stores in run.json how the command ended, where the storage lets it, and deletes the folder of Ray Train."""
+    with suppress(OSError, ValueError):
+        content = read_run_file(run.storage)
+        run.storage.write(RUN_FILE, json.dumps(content | {"ended": state}, indent=1).encode())
+        run.storage.delete_folder(RAY_FOLDER)
