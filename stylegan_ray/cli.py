@@ -126,7 +126,7 @@ def generate(argv: Sequence[str]) -> int:
     from stylegan_ray.images.gallery import generate_images
 
     for path in generate_images(options):
-        print(path)
+        print(without_credentials(path))
     return 0
 
 
@@ -136,7 +136,7 @@ def convert(argv: Sequence[str]) -> int:
     from stylegan_ray.images.convert import convert_networks
 
     for line in convert_networks(options):
-        print(line)
+        print(without_credentials(line))
     return 0
 
 
@@ -194,7 +194,7 @@ def prepare_data(argv: Sequence[str]) -> int:
 def stop(argv: Sequence[str]) -> int:
     """Makes a run save its state and stop."""
     options = parse_options(StopOptions, argv, command_name("stop"))
-    print(ask_to_stop(options.run, options.storage))
+    print(without_credentials(ask_to_stop(options.run, options.storage)))
     return 0
 
 
@@ -203,7 +203,7 @@ def report(argv: Sequence[str]) -> int:
     options = parse_options(ReportOptions, argv, command_name("report"))
     from stylegan_ray.report.page.command import write_report
 
-    print(write_report(options.run, options.storage, options.output))
+    print(without_credentials(write_report(options.run, options.storage, options.output)))
     return 0
 
 

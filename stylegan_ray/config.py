@@ -27,6 +27,10 @@ FORMAT_VERSION = 1
 """Version of the saved configuration and checkpoints; raised when an older file could be misread."""
 
 Positive = Annotated[int, Field(gt=0, le=2**53)]
+Minibatch = Annotated[int, Field(gt=0, le=1 << 20)]
+"""Images."""
+Kimg = Annotated[float, Field(ge=0, le=1e9)]
+PositiveKimg = Annotated[float, Field(gt=0, le=1e9)]
 Width = Annotated[int, Field(gt=0, le=1 << 14)]
 """Feature maps or neurons of a layer."""
 Depth = Annotated[int, Field(gt=0, le=128)]
@@ -225,13 +229,13 @@ class OptimConfig(Section):
 
 
 class ScheduleConfig(Section):
-    minibatch_size: Positive = 32
+    minibatch_size: Minibatch = 32
     """Images per iteration over all workers."""
-    minibatch_size_dict: dict[int, Positive] = {}
+    minibatch_size_dict: dict[int, Minibatch] = {}
     """minibatch_size by current resolution."""
-    minibatch_gpu: Positive = 4
+    minibatch_gpu: Minibatch = 4
     """Images per micro-batch, which is one forward pass on one worker."""
-    minibatch_gpu_dict: dict[int, Positive] = {}
+    minibatch_gpu_dict: dict[int, Minibatch] = {}
     """minibatch_gpu by current resolution."""
     G_lrate: Annotated[float, Field(gt=0)] = 0.002
     """Learning rate of G."""
@@ -241,23 +245,23 @@ class ScheduleConfig(Section):
     """Learning rate of D."""
     D_lrate_dict: dict[int, Annotated[float, Field(gt=0)]] = {}
     """D_lrate by current resolution."""
-    lrate_rampup_kimg: Annotated[float, Field(ge=0)] = 0.0
+    lrate_rampup_kimg: Kimg = 0.0
     """Warmup of both learning rates, linear from 0, in kimg."""
-    tick_kimg: Annotated[float, Field(gt=0)] = 4.0
+    tick_kimg: PositiveKimg = 4.0
     """Length of a tick in kimg."""
-    tick_kimg_dict: dict[int, Annotated[float, Field(gt=0)]] = {
+    tick_kimg_dict: dict[int, PositiveKimg] = {
         8: 28, 16: 24, 32: 20, 64: 16, 128: 12, 256: 8, 512: 6, 1024: 4,
     }  # fmt: skip
     """tick_kimg by current resolution."""
     lod_initial_resolution: Positive | None = None
     """Resolution at which progressive growing starts; null: no growing."""
-    lod_training_kimg: Annotated[float, Field(ge=0)] = 600.0
+    lod_training_kimg: Kimg = 600.0
     """Training at each resolution before the next one fades in, in kimg."""
-    lod_transition_kimg: Annotated[float, Field(ge=0)] = 600.0
+    lod_transition_kimg: Kimg = 600.0
     """Duration of each fade in kimg."""
     minibatch_repeats: Positive = 4
     """Minibatches per group; the schedule is evaluated once per group."""
-    G_smoothing_kimg: Annotated[float, Field(ge=0)] = 10.0
+    G_smoothing_kimg: Kimg = 10.0
     """Half-life of the weights in G_ema in kimg; 0: no averaging."""
     G_smoothing_rampup: Annotated[float, Field(gt=0)] | None = None
     """Limit the half-life of G_ema to this fraction of the images shown so far; null: no limit."""
@@ -270,7 +274,7 @@ AutoKey = Literal[
 
 
 class TrainConfig(Section):
-    total_kimg: Annotated[float, Field(ge=0)] = 25000.0
+    total_kimg: Kimg = 25000.0
     """Length of the training in kimg, thousands of real images shown to D."""
     stop_when: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:[1-9]\d{0,5}$")] | None = None
     """End before total_kimg when a metric has not improved for so many values, as in fid5k_tiny:5; null: never."""
@@ -302,7 +306,7 @@ class TrainConfig(Section):
     """Write the graph of the networks to TensorBoard."""
     save_weight_histograms: bool = False
     """Write histograms of all weights to TensorBoard at every network snapshot."""
-    resume_kimg: Annotated[float, Field(ge=0)] | None = None
+    resume_kimg: Kimg | None = None
     """With --resume-from: kimg at which training starts; null: that of the loaded networks."""
     resume_time: Annotated[float, Field(ge=0)] | None = None
     """With --resume-from: seconds of training so far; null: 0."""
@@ -352,7 +356,7 @@ class AugmentConfig(Section):
     """Probability of each augmentation of the pipeline (fixed), or its first value (ada)."""
     target: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """Mean sign of D's scores of reals above which p rises (ada)."""
-    ada_kimg: Annotated[float, Field(gt=0)] = ADA_KIMG
+    ada_kimg: PositiveKimg = ADA_KIMG
     """Time in kimg in which p can move from 0 to 1 (ada)."""
 
     @property
@@ -377,7 +381,7 @@ class MetricsConfig(Section):
 
 
 class ClusterConfig(Section):
-    num_workers: Positive | Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] = 1
+    num_workers: Positive | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}:[1-9][0-9]{0,5}$")] = 1
     """Number of training workers, or `least:most`."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs per worker; null: 1 where the cluster has any, else 0."""

@@ -27,7 +27,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.storage import PART, Storage, is_alive, one_line
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import BadFileError, printable
 
 PREFIX = ".lease-"
 BEAT_SEC = 10.0
@@ -201,11 +201,11 @@ class Lease:
         return found
 
     def _read(self, name: str) -> bytes | None:
-        """The content of a lease; None where it is gone."""
+        """The content of a lease; None where it is gone, or is no file."""
         try:
-            with self.folder.filesystem.open_input_stream(self.folder.path(name)) as stream:
+            with self.folder.open(name) as stream:
                 return stream.read(MOST_BYTES)
-        except FileNotFoundError:
+        except (FileNotFoundError, BadFileError):
             return None
 
     def _lives(self, name: str, owner: Owner | None, say: Callable[[str], None]) -> bool:
@@ -293,7 +293,7 @@ def lock(file: int) -> bool:
 def is_locked(path: str) -> bool | None:
     """Whether a living process holds the lock of a file; None where it is unknown."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError:

@@ -1,21 +1,19 @@
-"""The folder of a run: names of its files, its newest network, JSONL files, and finding and stopping runs.
+"""The folder of a run: names of its files, its newest network, and finding and stopping runs.
 
 No other module spells these names.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, TypeGuard
+from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
-from stylegan_ray.credentials import clean
+from stylegan_ray.jsonl import keep_rows
 from stylegan_ray.storage import PART, Storage, join_address, one_line, split_address
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, printable, reading
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
@@ -229,73 +227,11 @@ def _nimg_in_header(run: Storage, name: str) -> int:
         return nimg
 
 
-def jsonl_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of a .jsonl file; NaN and infinity, which JSON lacks, become null.
-
-    Credentials in addresses are left out.
-    """
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in clean(row).items()
-    }
-    return f"{json.dumps(finite)}\n".encode()
-
-
-def jsonl_rows(content: bytes) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; torn lines are left out."""
-    rows = []
-    for line in content.splitlines():
-        with suppress(ValueError):
-            rows.append(parse_json(line, "row", allow_nan=True))
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def read_jsonl(folder: Storage, name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; torn lines are left out. Raises FileNotFoundError."""
-    return jsonl_rows(folder.read(name))
-
-
-def rows_so_far(folder: Storage, name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; none where there is no file yet."""
-    try:
-        return read_jsonl(folder, name)
-    except FileNotFoundError:
-        return []
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of a row is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends rows to a .jsonl file by rewriting it, since object stores cannot append."""
-    before = b""
-    with suppress(FileNotFoundError):
-        before = folder.read(name)
-    folder.write(name, before + b"".join(map(jsonl_line, rows)))
-
-
-def nimg_of_row(row: Mapping[str, Any]) -> int:
-    """cur_nimg of a row of TICKS or METRICS."""
-    return round(row["Progress/kimg" if "Progress/kimg" in row else "kimg"] * 1000)
-
-
-def keep_rows(content: bytes, num_ticks: int) -> bytes:
-    """The whole lines of a .jsonl file whose Progress/tick is below num_ticks, byte for byte."""
-    kept = []
-    for line in content.splitlines(keepends=True):
-        ticks = [row["Progress/tick"] for row in jsonl_rows(line) if "Progress/tick" in row]
-        if ticks and ticks[0] < num_ticks and line.endswith(b"\n"):
-            kept.append(line)
-    return b"".join(kept)
-
-
 def keep_log(content: bytes, num_ticks: int) -> bytes:
     """The whole lines of a log but for those of ticks from num_ticks on; other messages are kept."""
     kept = []
     for line in content.splitlines(keepends=True):
-        tick = re.match(rb"tick (\d+) ", line)
+        tick = re.match(rb"tick (\d{1,15}) ", line)
         if line.endswith(b"\n") and not (tick and int(tick[1]) >= num_ticks):
             kept.append(line)
     return b"".join(kept)
@@ -406,11 +342,14 @@ def find_run(run: str, storage: str | None = None) -> str:
             f"no run {printable(run)!r}: it is a file, and a run is a folder; give that folder, or its name"
         )
     try:
-        known = [name for name in Storage.at(base).names() if is_run(join_address(base, name))]
+        found = [name for name in Storage.at(base).names() if is_run(join_address(base, name))]
+        known = [printable(name, 100) for name in found]
     except (ValueError, OSError) as error:
-        raise ConfigError(f"no run {run!r}, and the storage {base} cannot be read: {error}") from error
+        raise ConfigError(f"no run {printable(run)!r}, and the storage {base} cannot be read: {error}") from error
     known_runs = f"; runs there: {', '.join(known[:10])}{', ...' if known[10:] else ''}" if known else ""
-    raise ConfigError(f"no run {run!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}")
+    raise ConfigError(
+        f"no run {printable(run)!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}"
+    )
 
 
 def how_ended(run: Storage) -> str | None:
@@ -422,15 +361,22 @@ def how_ended(run: Storage) -> str | None:
     return one_line(ended.encode("unicode_escape").decode()) if isinstance(ended, str) else None
 
 
+def _write_stop(address: str) -> None:
+    try:
+        Storage.at(address).write(STOP, b"")
+    except OSError as error:
+        raise ConfigError(f"{join_address(address, STOP)} cannot be written: {one_line(error)}") from error
+
+
 def ask_to_stop(run: str, storage: str | None = None) -> str:
     """Writes the STOP file of a run, unless it has ended, or of a sweep; returns a message for the user."""
     if address := _with_file(run, storage_address(storage), SWEEP):
-        Storage.at(address).write(STOP, b"")
+        _write_stop(address)
         return f"Asked sweep {address} to stop. Its trials save their states; the command that started it continues it."
     address = find_run(run, storage)
     if ended := how_ended(Storage.at(address)):
         return f"{address} does not run: its last command ended, {ended}. The command that started it continues it."
-    Storage.at(address).write(STOP, b"")
+    _write_stop(address)
     return (
         f"Asked {address} to stop. It saves its state after the current minibatches and ends;\n"
         f"the command that started it continues it."

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from stylegan_ray.untrusted import NETWORK_BYTES, check_size, open_regular, printable, read_at_most
+from stylegan_ray.untrusted import NETWORK_BYTES, UserError, check_size, open_regular, printable, read_at_most
 
 Result = TypeVar("Result")
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0, 60.0, 60.0, 60.0)
@@ -133,13 +133,13 @@ class Storage:
         """The storage at a local path or an s3:// or gs:// address; raises ValueError for a malformed address."""
         address = os.fspath(address)
         if "://" not in address:
-            address = str(Path(address).expanduser().absolute())
+            address = os.path.abspath(os.path.expanduser(address))
         if address.startswith(("http://", "https://")):
-            raise ValueError(f"{address!r} is a web address: download the file and give its path")
+            raise UserError(f"{address!r} is a web address: download the file and give its path")
         try:
             filesystem, root = fs.FileSystem.from_uri(address)
         except (OSError, ValueError) as error:
-            raise ValueError(f"storage {address!r} cannot be opened: {error}") from error
+            raise UserError(f"storage {address!r} cannot be opened: {error}") from error
         return cls(filesystem, root)
 
     @property

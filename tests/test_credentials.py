@@ -13,10 +13,10 @@ from stylegan_ray.cluster.run import default_name
 from stylegan_ray.config import ConfigError, RunConfig, differences, load_config, validated
 from stylegan_ray.credentials import clean, logger_of, without_credentials
 from stylegan_ray.interop import read_networks, save_network
+from stylegan_ray.jsonl import append_jsonl
 from stylegan_ray.networks import build_generator
 from stylegan_ray.report.console import ConsoleView
 from stylegan_ray.report.run_files import RunFiles
-from stylegan_ray.run_folder import append_jsonl
 from stylegan_ray.storage import Storage
 
 SECRETS = ("USER", "PASSWORD", "TOKEN")

@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 from support.s3 import s3_server
 
-from stylegan_ray import cli
+from stylegan_ray import cli, jsonl
 from stylegan_ray.config import ConfigError
+from stylegan_ray.jsonl import append_jsonl, read_jsonl
 from stylegan_ray.run_folder import (
-    append_jsonl,
     ask_to_stop,
     checkpoint_name,
     checkpoint_nimg,
@@ -21,11 +21,11 @@ from stylegan_ray.run_folder import (
     images_of,
     kimg_name,
     newest_network,
-    read_jsonl,
     snapshot_name,
     storage_address,
 )
 from stylegan_ray.storage import Storage
+from stylegan_ray.untrusted import BadFileError
 
 
 @pytest.fixture
@@ -120,6 +120,28 @@ def test_a_resume_cuts_later_ticks_and_torn_lines(run):
         assert run.read(name) == b"".join(whole.splitlines(keepends=True)[:2])
         assert read_jsonl(run, name) == rows[:2]
     assert run.read("log.txt") == b"hello\ntick 1    kimg\nfault: x\nbye\n"
+
+
+def test_a_resume_cuts_damaged_rows(run):
+    lines = [b'{"Progress/tick": "x"}', b"[1]", b"null", b'{"Progress/tick": ' + b"9" * 400 + b"}", b"{}"]
+    run.write("stats.jsonl", b"\n".join([*lines, b'{"Progress/tick": 0}', b""]))
+    run.write("log.txt", b"tick " + b"9" * 5000 + b" x\n")
+    cut(run, 2, 0)
+    assert run.read("stats.jsonl") == b'{"Progress/tick": 0}\n'
+
+
+def test_a_stop_file_that_cannot_be_written_is_an_error_for_people(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "STOP").mkdir()
+    with pytest.raises(ConfigError, match=r"STOP cannot be written"):
+        ask_to_stop(str(tmp_path))
+
+
+def test_a_file_of_rows_has_a_limit(run, monkeypatch):
+    monkeypatch.setattr(jsonl, "MOST_BYTES", 10)
+    run.write("rows.jsonl", b'{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(BadFileError, match=r"rows\.jsonl"):
+        read_jsonl(run, "rows.jsonl")
 
 
 def test_jsonl_has_no_nan_and_forgives_torn_lines(run):

@@ -16,7 +16,8 @@ from stylegan_ray.cluster.resources import SPIN, WAITING
 from stylegan_ray.config import RunConfig
 from stylegan_ray.cores import num_cores
 from stylegan_ray.data import open_dataset
-from stylegan_ray.run_folder import TICKS, read_jsonl
+from stylegan_ray.jsonl import read_jsonl
+from stylegan_ray.run_folder import TICKS
 from stylegan_ray.storage import Storage
 
 OURS, LIBGOMP = "ours", "libgomp"

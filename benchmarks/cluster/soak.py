@@ -25,7 +25,8 @@ from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
 from benchmarks.slopes import Growth, Lifetime, growth, growth_across
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.run_folder import CHECKPOINTS, STOP, TICKS, jsonl_rows
+from stylegan_ray.jsonl import jsonl_rows
+from stylegan_ray.run_folder import CHECKPOINTS, STOP, TICKS
 
 SAMPLES, PLOT = "soak.jsonl", "soak.png"
 NAME = "soak"

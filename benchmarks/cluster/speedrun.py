@@ -15,9 +15,10 @@ from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data import open_dataset
+from stylegan_ray.jsonl import rows_so_far
 from stylegan_ray.metrics.plot import write_plots
 from stylegan_ray.metrics.row_files import load_rows
-from stylegan_ray.run_folder import METRICS, TICKS, rows_so_far
+from stylegan_ray.run_folder import METRICS, TICKS
 from stylegan_ray.storage import Storage
 
 METRIC = "fid5k_tiny"

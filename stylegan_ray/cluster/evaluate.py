@@ -18,6 +18,7 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.jsonl import append_jsonl
 from stylegan_ray.lease import Claim, held
 from stylegan_ray.metrics.blocks import BlockWorker, Plan, Result, Task
 from stylegan_ray.metrics.compute import Results, Runner, check_reals, evaluate, run_serially, weights_of
@@ -29,7 +30,12 @@ from stylegan_ray.metrics.row_files import absolute, rows_file
 from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.run_folder import NETWORK_ENDINGS, append_jsonl, is_run, read_config, refuse_relative
+from stylegan_ray.run_folder import (
+    NETWORK_ENDINGS,
+    is_run,
+    read_config,
+    refuse_relative,
+)
 from stylegan_ray.storage import Storage, one_line, split_address
 
 MAX_BLOCKS_PER_TASK = 4

@@ -15,7 +15,8 @@ from ray.train import UserCallback
 
 from stylegan_ray.cluster.out_of_memory import ADVICE, OUT_OF_MEMORY, describe_kill, is_out_of_memory
 from stylegan_ray.distributed import LostPeerError
-from stylegan_ray.run_folder import FAULTS, jsonl_line, rows_so_far
+from stylegan_ray.jsonl import jsonl_line, rows_so_far
+from stylegan_ray.run_folder import FAULTS
 from stylegan_ray.storage import Storage, one_line
 
 MOST_WITHOUT_PROGRESS = 10

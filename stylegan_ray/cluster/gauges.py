@@ -10,7 +10,8 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from stylegan_ray.cluster.supervise import View
-from stylegan_ray.run_folder import FAULTS, newest_saved_at, rows_so_far
+from stylegan_ray.jsonl import rows_so_far
+from stylegan_ray.run_folder import FAULTS, newest_saved_at
 from stylegan_ray.storage import Storage
 
 OF_TICKS = {

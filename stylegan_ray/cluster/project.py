@@ -25,6 +25,9 @@ from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import refuse_relative
 from stylegan_ray.storage import Storage, one_line
 
+MOST_FRAMES = 10_000
+"""Of a video."""
+
 
 def project_images(options: ProjectOptions) -> int:
     """Projects the images of the command and writes their files as soon as each is done; returns the exit status.
@@ -126,7 +129,9 @@ def moved(projector: Projector, device: str) -> Projector:
 
 def _check(options: ProjectOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded."""
-    check_least(options, steps=1, frames=1)
+    check_least(options, steps=1, frames=1, seed=0)
+    if options.frames > MOST_FRAMES:
+        raise ConfigError(f"--frames {options.frames} must be at most {MOST_FRAMES}")
     if options.num_tasks is not None and options.num_tasks < 0:
         raise ConfigError(f"--num-tasks {options.num_tasks} must be at least 0; 0 projects in this process")
     if options.video:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.report.graph import check_graph
 from stylegan_ray.report.trackers import check_trackers
@@ -32,9 +34,7 @@ from stylegan_ray.run_folder import (
     complete_checkpoints,
     delete_leftovers,
     networks_of,
-    nimg_of_row,
     read_config,
-    read_jsonl,
     read_run_file,
     refuse_relative_paths,
     storage_address,
@@ -105,7 +105,7 @@ class Run:
         """Whether train.stop_when ends the run at its newest checkpoint."""
         if self.cfg.train.stop_when is None or not self.storage.exists(METRICS):
             return False
-        rows = [row for row in read_jsonl(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
+        rows = [row for row in dated_metric_rows(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
         return why_to_stop(self.cfg, rows) is not None
 
 
@@ -138,7 +138,7 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     check_graph(cfg)
     check_trackers(cfg)
     if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
-        cfg = cfg.with_overrides({"data.path": str(Path(cfg.data.path).expanduser().absolute())})
+        cfg = cfg.with_overrides({"data.path": os.path.abspath(os.path.expanduser(cfg.data.path))})
     height, width = dataset.resolution
     name, storage = cfg.run.name or default_name(cfg), storage_address(cfg.run.storage)
     complete = with_values(cfg, dataset.resolution, join_address(storage, name)).with_overrides(

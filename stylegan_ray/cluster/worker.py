@@ -35,9 +35,10 @@ from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
+from stylegan_ray.jsonl import tick_rows
 from stylegan_ray.machine.cgroups import oom_kills
 from stylegan_ray.report.snapshots import Snapshots
-from stylegan_ray.run_folder import CHECKPOINTS, TICKS, rows_so_far
+from stylegan_ray.run_folder import CHECKPOINTS, TICKS
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.loop import Diverged, MicroBatches, Pause, training_loop
@@ -194,7 +195,7 @@ class Worker:
         if not self.is_first or kills is None:
             return
         self.sender.post(GROUP, None if self.worker.in_process else ray.util.get_current_placement_group())
-        rows = rows_so_far(self.storage, TICKS)
+        rows = tick_rows(self.storage, TICKS)
         reached_kimg = rows[-1]["Progress/kimg"] if rows else 0.0
         text = f"{description}; {describe_group(self.device, self.worker.threads)}"
         counts = {node: count for node, count in kills if count is not None}

@@ -107,7 +107,7 @@ class LocalOutput:
     """Files on a local disk, written beside their place under a temporary name."""
 
     def __init__(self, path: str, is_file: bool) -> None:
-        place = Path(path).expanduser()
+        place = Path(os.path.expanduser(path))
         self.path, self.is_file = place.absolute() if is_file else place.resolve(), is_file
         self.partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
 

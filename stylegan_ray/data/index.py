@@ -160,7 +160,7 @@ def decoders() -> list[str]:
 
 def cache_folder() -> Path:
     """The folder of all caches: $STYLEGAN_RAY_CACHE or ~/.cache/stylegan_ray."""
-    return Path(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray").expanduser()
+    return Path(os.path.expanduser(os.environ.get("STYLEGAN_RAY_CACHE") or "~/.cache/stylegan_ray"))
 
 
 def _delete_older(file: Path, owner: str) -> None:

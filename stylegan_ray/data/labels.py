@@ -21,7 +21,8 @@ LABEL_BYTES, LABEL_BYTES_PER_IMAGE = 1 << 20, 1 << 15
 """Largest dataset.json: so much, and so much for each image; a vector of 512 numbers takes about 10 kB."""
 MAX_LABEL_BYTES = 1 << 29
 BRACKETS, BRACKETS_PER_IMAGE = 10_000, 16
-"""Lists and objects in dataset.json, which take far more memory than text."""
+COMMAS, COMMAS_PER_IMAGE = 10_000, 1024
+"""Lists, objects and their entries in dataset.json, which take far more memory than text."""
 CLASS_BOUND = 1 << 31
 """Class numbers are below this."""
 MAX_COLUMNS = 1 << 16
@@ -194,9 +195,10 @@ def label_limit(num_images: int) -> int:
 
 def read_tree(content: bytes, num_images: int) -> Any:
     """The value of a dataset.json for so many images; raises BadFileError."""
-    if content.count(b"[") + content.count(b"{") > BRACKETS + BRACKETS_PER_IMAGE * num_images:
+    is_large = content.count(b"[") + content.count(b"{") > BRACKETS + BRACKETS_PER_IMAGE * num_images
+    if is_large or content.count(b",") > COMMAS + COMMAS_PER_IMAGE * num_images:
         raise BadFileError(
-            f"{LABEL_FILE} holds far more lists than the {num_images} images have labels; write it again"
+            f"{LABEL_FILE} holds far more lists or numbers than the {num_images} images have labels; write it again"
         )
     return parse_json(content, LABEL_FILE, limit=label_limit(num_images), allow_nan=True)
 

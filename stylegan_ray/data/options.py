@@ -150,7 +150,7 @@ def _file_endings() -> list[str]:
 def _size(text: str | None) -> int | tuple[int, ...] | None:
     if text is None:
         return None
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8})?", text):
         raise ConfigError(f"--resolution {text} must be a side or height x width in pixels, as in 256 or 512x384")
     sides = tuple(map(int, text.split("x")))
     return sides[0] if len(sides) == 1 else sides

@@ -18,6 +18,7 @@ from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
 from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.interop.requirements import Written
+from stylegan_ray.jsonl import metric_rows
 from stylegan_ray.networks.shapes import images_at_once
 from stylegan_ray.run_folder import (
     CONFIG,
@@ -26,7 +27,6 @@ from stylegan_ray.run_folder import (
     PUBLISHED,
     STATE,
     folder_of,
-    read_jsonl,
     refuse_relative,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
@@ -136,7 +136,7 @@ def _metrics(run: str, nimg: int) -> Sequence[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name in (METRICS, EVALUATIONS):
         with suppress(ValueError, OSError):
-            for row in read_jsonl(Storage.at(run), name):
+            for row in metric_rows(Storage.at(run), name):
                 if row.get("kimg") == nimg / 1000 and row.get("value") is not None and row.get("class") is None:
                     rows[row["metric"]] = row
     return list(rows.values())

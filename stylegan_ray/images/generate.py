@@ -75,6 +75,11 @@ class Sampler:
     ) -> None:
         self.G, self.psi, self.cutoff, self.noise, self.batch, self.lod = G, psi, cutoff, noise, batch, lod
         self.where = next(G.parameters())
+        if G.num_channels not in (1, 3):
+            raise ConfigError(
+                f"the network makes images of {G.num_channels} channels, and only those of 1 (gray) or 3 (RGB) can be "
+                "written as files; load_network in Python gives its tensors"
+            )
 
     def styles(self, seeds: Sequence[int], class_index: int | None = None) -> Tensor:
         """Truncated ws [N, num_ws, w_dim] of the seeds."""

@@ -58,7 +58,7 @@ def checksum_of(G: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(G.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

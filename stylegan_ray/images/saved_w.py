@@ -21,8 +21,11 @@ from stylegan_ray.images.generate import stored_noise
 from stylegan_ray.storage import Storage, split_address
 from stylegan_ray.untrusted import printable, reading
 
+MOST_NAMED = 8
 MOST_BYTES = 1 << 30
 """Largest file, and most bytes of its arrays; the w of 20,000 images at 1024 pixels take 0.7 GB."""
+SMALL_BYTES, MOST_EXPANSION = 1 << 26, 16
+"""Arrays take so many bytes, and so many times those of their file: noise and w hardly compress."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,18 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of an .npz file as float32; raises ValueError where they claim more than the file may hold."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MOST_BYTES:
-            raise ValueError(f"its arrays have more than {MOST_BYTES} bytes")
-        return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
+        left = min(SMALL_BYTES + MOST_EXPANSION * len(content), MOST_BYTES)
+        if sum(entry.file_size for entry in entries) > left:
+            raise ValueError(f"its arrays have more than {left} bytes, far more than it takes")
+        arrays = {}
+        for entry in entries:
+            arrays[entry.filename.removesuffix(".npy")] = array = _array(archive, entry, left)
+            left -= array.nbytes
+        return arrays
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> np.ndarray:
+    """The array of an entry as float32, of at most `most` bytes."""
     name = printable(entry.filename)
     with archive.open(entry) as file:
         content = file.read(entry.file_size)
@@ -111,6 +120,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{name} does not hold the plain numbers that it states: {error}") from error
     if size != len(content):
         raise ValueError(f"{name} does not hold the plain numbers that it states: it is longer")
+    if 4 * stored.size > most:
+        raise ValueError(f"{name} has {stored.size} numbers, far more than the file takes")
     values = stored.astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds numbers that are not finite")
@@ -121,12 +132,13 @@ def _check(
     path: str, arrays: dict[str, np.ndarray], shape: tuple[int, int], shapes: Sequence[tuple[int, ...]], option: str
 ) -> None:
     if "w" not in arrays:
-        raise ConfigError(f"{option} {path} has no array `w`; it has {', '.join(arrays) or 'none'}")
+        found = ", ".join(printable(name, 60) for name in list(arrays)[:MOST_NAMED]) or "none"
+        raise ConfigError(f"{option} {printable(path)} has no array `w`; it has {found}")
     w = arrays["w"]
-    if w.ndim != 3 or w.shape[1:] != shape:
+    if w.ndim != 3 or not len(w) or w.shape[1:] != shape:
         raise ConfigError(
-            f"{option} {path}: w has shape {w.shape}, and this network needs (N, {shape[0]}, {shape[1]}); "
-            f"use the network that the file was made with"
+            f"{option} {path}: w has shape {w.shape}, and this network needs (N, {shape[0]}, {shape[1]}) with N "
+            f"of at least 1; use the network that the file was made with"
         )
     found = [arrays[f"noise{i}"].shape for i in range(len(arrays)) if f"noise{i}" in arrays]
     fits = [f[1:] for f in found] == [s[1:] for s in shapes] and all(f[0] in (1, len(w)) for f in found)

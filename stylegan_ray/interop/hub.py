@@ -166,7 +166,7 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
     named = ["", "Classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(classes))] if classes else []
     if not data.keys() - {"class_names"}:
         return ["The file that the weights were converted from does not name its training images.", *named]
-    count = f"{data['num_images']:,} images" if data.get("num_images") else "Images"
+    count = f"{num:,} images" if isinstance(num := data.get("num_images"), int) and num else "Images"
     attribution = plain(str(data["attribution"])) if data.get("attribution") else "not stated by the data set"
     return [f"{count} of `{_data_name(data)}`.", "", f"Attribution: {attribution}", *named]
 
@@ -175,7 +175,8 @@ def _metric_lines(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     if not metrics:
         return ["None were computed for these weights."]
     rows = [
-        f"| {row['metric']} | {row['value']:.6g} | {row.get('num_gen') or ''} | {row.get('detector') or ''} |"
+        f"| {plain(row['metric'])} | {row['value']:.6g} | {row.get('num_gen') or ''} | "
+        f"{plain(row.get('detector') or '')} |"
         for row in metrics
     ]
     return ["| metric | value | generated images | detector |", "| --- | --- | --- | --- |", *rows]

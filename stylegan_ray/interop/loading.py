@@ -14,7 +14,6 @@ from stylegan_ray.checkpoint_files import read_complete
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import nvidia, rosinality, tensorflow
 from stylegan_ray.interop.native import (
-    MOST_LEVELS,
     Networks,
     header_size,
     networks_from_bytes,
@@ -24,7 +23,7 @@ from stylegan_ray.interop.native import (
 )
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
 from stylegan_ray.interop.pickles import checked_key
-from stylegan_ray.interop.sizes import checked_augment_p
+from stylegan_ray.interop.sizes import checked_augment_p, checked_lod
 from stylegan_ray.interop.torch_files import is_torch_file
 from stylegan_ray.interop.unpickler import Array, Record, load_pickle
 from stylegan_ray.run_folder import (
@@ -198,7 +197,7 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
         parts.append(tensorflow.network_from_tf(func, kwargs, variables))
         models.append(tensorflow.model_config(func, kwargs))
     cfg, D_model = run_config(models[1], models[0])
-    lod = checked_augment_p(variables["lod"], "lod", 0, MOST_LEVELS)
+    lod = checked_lod(variables["lod"], cfg.model, parts[1].resolution)
     return Networks(D=parts[0], G=parts[1], G_ema=parts[2], config=cfg, D_model=D_model, lod=lod)
 
 

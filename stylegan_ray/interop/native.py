@@ -20,6 +20,7 @@ from stylegan_ray.interop.sizes import (
     checked_augment_p,
     checked_float,
     checked_int,
+    checked_lod,
     data_shape,
     require_numbers,
     require_shapes,
@@ -144,7 +145,7 @@ def stated_networks(header: bytes) -> Stated:
     _require_tensors({name: _stated_shape(name, entry) for name, entry in content.items()}, cfg, D_model, shape, parts)
     return Stated(
         cfg, D_model, shape, parts, checked_int(values.get("cur_nimg", 0), "cur_nimg", 0, LARGEST_CLOCK),
-        checked_float(values.get("lod", 0.0), "lod", 0, MOST_LEVELS),
+        checked_lod(values.get("lod", 0.0), cfg.model, shape[0]),
         checked_augment_p(values["augment_p"], "augment_p") if "augment_p" in values else None,
     )  # fmt: skip
 
@@ -177,7 +178,8 @@ def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) 
     )
     p = values.get("augment_p") if cfg.augment.mode == "ada" else None
     lod = checked_float(values.get("prev_lod", 0.0), "prev_lod", -1, MOST_LEVELS)
-    return replace(networks, lod=max(lod, 0.0), augment_p=None if p is None else checked_augment_p(p, "augment_p"))
+    lod = checked_lod(max(lod, 0.0), cfg.model, shape[0])
+    return replace(networks, lod=lod, augment_p=None if p is None else checked_augment_p(p, "augment_p"))
 
 
 def _section(value: Any, name: str) -> Mapping[str, Any]:
@@ -237,6 +239,7 @@ def _build(
         with torch.random.fork_rng(devices=[]):
             network = build(model, *shape)
         network.to(next(iter(state.values())).dtype).load_state_dict(state)
+        require_numbers(network.state_dict(), part)  # the type of its first tensor may be too small for another one
         networks[part] = network.eval()
     return Networks(**networks, config=cfg, D_model=D_model, cur_nimg=cur_nimg)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_ray.config import ModelConfig
+from stylegan_ray.networks.shapes import level_sizes
 from stylegan_ray.untrusted import BadFileError, printable
 
 LARGEST_SIDE = 1 << 14
@@ -55,6 +56,11 @@ def checked_float(value: Any, what: str, least: float, most: float) -> float:
 def checked_augment_p(value: Any, what: str) -> float:
     """A probability of augmentations; raises BadFileError. StyleGAN2-ADA has no upper bound and lets it pass 1."""
     return checked_float(value, what, 0, MOST_AUGMENT_P)
+
+
+def checked_lod(value: Any, model: ModelConfig, resolution: tuple[int, int]) -> float:
+    """A level of detail that networks of this size can have, 0 where they do not grow; raises BadFileError."""
+    return checked_float(value, "lod", 0, 0 if model.family == "stylegan2" else len(level_sizes(resolution)) - 1)
 
 
 def stated_shapes(build: Callable[..., nn.Module], model: ModelConfig, shape: DataShape) -> Shapes:

@@ -213,6 +213,8 @@ def _listed(names: list[str]) -> str:
 def tf_variables(network: nn.Module) -> dict[str, NDArray]:
     """All tensors of a network as variables of the original: its names, layouts and values."""
     state = network.state_dict()
+    if any(value.dtype == torch.bfloat16 for value in state.values()):  # numpy has no such type
+        state = {name: value.float() for name, value in state.items()}
     return {
         theirs: layout.theirs(state[ours].cpu().numpy()) - layout.offset for ours, theirs, layout in tf_names(network)
     }

@@ -52,7 +52,7 @@ def sampling_program(networks: Networks, format_name: str) -> tuple[SamplingProg
 def example_inputs(program: SamplingProgram) -> dict[str, Tensor]:
     """Inputs for two images by name, in the order of `forward`; labels only where the network has them."""
     G = program.G
-    labels = {"labels": torch.eye(G.label_size)[:1].repeat(2, 1)} if G.label_size else {}
+    labels = {"labels": torch.zeros(2, G.label_size).index_fill_(1, torch.tensor([0]), 1)} if G.label_size else {}
     return {"z": torch.ones(2, G.z_dim), "psi": torch.tensor(1.0), **labels}
 
 

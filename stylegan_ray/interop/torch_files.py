@@ -176,8 +176,11 @@ def _persistent(find: Callable[[str, torch.dtype, int], TorchStorage]) -> Callab
     return load
 
 
-def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A view of a storage; raises UnsafePickleError where it reaches beyond it, or has more elements."""
+def tensor(budget: Budget, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A view of a storage; raises UnsafePickleError where it reaches beyond it, or has more elements.
+
+    Its bytes count, since networks copy the numbers of each tensor, those of a shared storage as well.
+    """
     if not isinstance(storage, TorchStorage):
         raise UnsafePickleError("the file holds a tensor without storage")
     shape, strides = checked_sizes(size), checked_sizes(stride)
@@ -190,7 +193,11 @@ def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor
         )
     if not number:
         return torch.empty(shape, dtype=storage.numbers.dtype)
+    budget.take(number * storage.numbers.itemsize)
     return torch.as_strided(storage.numbers, shape, strides, offset)
+
+
+tensor.takes_budget = True  # type: ignore[attr-defined]
 
 
 def parameter(data: Any, *_: Any) -> Tensor:

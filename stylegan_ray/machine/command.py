@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -60,7 +60,7 @@ def describe(facts: Facts, found: Sequence[Finding]) -> dict[str, Any]:
 
 def check_output(path: str | None) -> None:
     """Raises ConfigError where the folder of a file is not there."""
-    if path is not None and not Path(path).expanduser().absolute().parent.is_dir():
+    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.path.expanduser(path)))):
         raise ConfigError(f"--json {path}: the folder does not exist; give a file in a folder that exists")
 
 
@@ -68,6 +68,6 @@ def write_report(path: str | None, content: Mapping[str, Any]) -> None:
     """Writes the JSON file that was asked for."""
     if path is not None:
         try:
-            write_file(Path(path).expanduser(), json.dumps(content, indent=1).encode())
+            write_file(os.path.expanduser(path), json.dumps(content, indent=1).encode())
         except OSError as error:
             raise ConfigError(f"--json {path} cannot be written: {one_line(error)}; give another file") from error

@@ -10,7 +10,7 @@ from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
 from stylegan_ray.metrics.row_files import absolute, compare_stored, grouped, load_rows
 from stylegan_ray.run_folder import find_run
-from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.storage import Storage, one_line, split_address
 from stylegan_ray.table import format_table
 
 
@@ -37,6 +37,8 @@ def plot(options: PlotOptions) -> int:
 
     try:
         paths = write_plots(runs, Storage.at(absolute(options.out) if options.out else found[0]))
+    except OSError as error:
+        raise ConfigError(f"--out {options.out or found[0]} cannot be written: {one_line(error)}") from error
     except ValueError as error:
         raise ConfigError(f"{error}; train with --metrics.names fid5k_tiny, or compute some with evaluate") from None
     print("\n".join(paths))

@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.util import find_spec
 
 import torch
@@ -23,7 +24,7 @@ from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
 from stylegan_ray.storage import Storage, join_address, split_address
-from stylegan_ray.untrusted import BadFileError
+from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError
 
 IMAGES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on the caller
 
@@ -317,7 +318,7 @@ class Scripted(nn.Module):
 
 def _state(content: bytes) -> dict[str, Tensor]:
     state = read_torch_file(content)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise BadFileError("it holds something other than tensors by name; fetch it again")
     return state
 
@@ -347,9 +348,11 @@ def _downloaded(file: WeightFile, progress: Callable[[str, int, int], None] | No
             total = int(response.headers.get("Content-Length") or 0)
             while part := response.read(1 << 20):
                 content += part
+                if len(content) > NETWORK_BYTES:
+                    raise OSError(f"it is larger than {NETWORK_BYTES >> 30} GiB")
                 if progress:
                     progress(file.name, len(content), total)
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise DetectorUnavailable(
             f"{file.url} cannot be fetched ({error}); on a machine with access, download it and put it into "
             f"{detector_folder()} as {file.name}"

@@ -34,16 +34,16 @@ SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2", "efflite0": "efflite0"}
 """Detectors by suffix."""
 
 _SETS = re.compile(
-    r"(?P<kind>fid|kid|mind)(?P<count>\d+(\.\d+)?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
+    r"(?P<kind>fid|kid|mind)(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
 )
-_IS = re.compile(r"is(?P<count>\d+(\.\d+)?k?)(_(?P<suffix>tiny))?")
+_IS = re.compile(r"is(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)(_(?P<suffix>tiny))?")
 _PR = re.compile(
-    r"pr(?P<count>\d+(\.\d+)?k|\d+)(_?(?P<nhood>(?<=[k_])\d+))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
+    r"pr(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k|[0-9]{1,9})(_?(?P<nhood>(?<=[k_])[0-9]{1,9}))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
 )
 _PPL = re.compile(
-    r"ppl(?P<version>2?)(?P<count>\d+(\.\d+)?k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
+    r"ppl(?P<version>2?)(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
 )
-_LS = re.compile(r"ls(?P<count>\d+(\.\d+)?k?)?")
+_LS = re.compile(r"ls(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)?")
 
 
 @dataclass(frozen=True)

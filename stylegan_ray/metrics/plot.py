@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold", "axes.titlesize": 11, "axes.labelcolor": "#444444", "axes.labelsize": 9.5,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "xtick.color": "#666666",
     "ytick.color": "#666666", "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.frameon": False,
-    "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "metrics",
+    "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "metrics", "text.parse_math": False,
 }  # fmt: skip
 
 Runs = Mapping[str, Sequence[Row]]

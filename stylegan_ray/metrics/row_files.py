@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.jsonl import metric_rows
 from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, mean_rows
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
@@ -16,8 +17,6 @@ from stylegan_ray.run_folder import (
     folder_of,
     is_run,
     read_config,
-    read_jsonl,
-    rows_so_far,
 )
 from stylegan_ray.storage import Storage, join_address, split_address
 
@@ -46,7 +45,7 @@ def load_rows(what: str) -> list[Row]:
     run = find_run(what)
     rows: list[Row] = []
     for name in (METRICS, EVALUATIONS):
-        rows += rows_so_far(Storage.at(run), name)
+        rows += metric_rows(Storage.at(run), name)
     return rows
 
 
@@ -76,7 +75,7 @@ def _is_checkpoint(address: str) -> bool:
 
 def _read(file: str) -> list[Row]:
     folder, name = split_address(file)
-    try:
-        return read_jsonl(Storage.at(folder), name)
-    except FileNotFoundError:
-        raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some") from None
+    storage = Storage.at(folder)
+    if not storage.exists(name):
+        raise ConfigError(f"there are no rows of metrics in {file}; jobs/evaluate.py CHECKPOINT writes some")
+    return metric_rows(storage, name)

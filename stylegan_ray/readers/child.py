@@ -18,8 +18,8 @@ from stylegan_ray.readers.frames import BAD_FILE, BAD_IMAGE, GOOD, REPLY, REQUES
 from stylegan_ray.readers.protocol import Reader, ReadError, pack_contents
 
 KINDS = ("lmdb", "hdf5", "idx", "cifar", "mat")
-MEMORY_BYTES = 1 << 32
-"""Memory of the process, besides four times the size of its files (.mat and .gz files are decompressed)."""
+MEMORY_BYTES, FOR_EACH_BYTE = 1 << 29, 8
+"""Memory of the process, and for each byte of its files (.mat and .gz files are decompressed)."""
 
 
 def main(kind: str, paths: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ def explain(error: Exception) -> str:
 
 def limit_memory(file_bytes: int) -> None:
     """Makes allocations fail beyond a limit, so that a small file cannot take all memory."""
-    limit = MEMORY_BYTES + 4 * file_bytes
+    limit = MEMORY_BYTES + FOR_EACH_BYTE * file_bytes
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 

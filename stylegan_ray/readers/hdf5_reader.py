@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm, import_optional
+from stylegan_ray.readers.protocol import Contents, ReadError, check_images, class_numbers, encode_pnm, import_optional
 
 IMAGES, LABELS = "imgs", "labels"
 CHUNK_CACHE_BYTES = 1 << 28
@@ -23,7 +23,7 @@ def open_reader(paths: list[str]) -> HDF5Reader:
             f"it has no data set `{IMAGES}`, only {', '.join(list(file)[:5]) or 'nothing'}; store images as uint8 "
             f"[N,C,H,W] or [N,H,W,C] under `{IMAGES}` and classes under `{LABELS}`"
         )
-    return HDF5Reader(images, _dataset(h5py, file, LABELS))
+    return HDF5Reader(images, _dataset(h5py, file, LABELS), paths)
 
 
 def _dataset(h5py: Any, file: Any, name: str) -> Any:
@@ -53,7 +53,7 @@ def is_stored(dataset: Any) -> bool:
 class HDF5Reader:
     """Reads one image at a time."""
 
-    def __init__(self, images: Any, labels: Any) -> None:
+    def __init__(self, images: Any, labels: Any, paths: list[str]) -> None:
         shape = images.shape
         if images.dtype != np.uint8 or len(shape) != 4 or not {shape[1], shape[3]} & {1, 3}:
             raise ReadError(
@@ -61,7 +61,8 @@ class HDF5Reader:
                 "or three channels"
             )
         self.images, self.channels_first = images, shape[1] in (1, 3)
-        num = len(images)
+        num, (height, width) = len(images), shape[2:] if self.channels_first else shape[1:3]
+        check_images(num, height, width, paths)
         values = None if labels is None else class_numbers(_all_of(labels, num), num, f"`{LABELS}`")
         self.contents = Contents([f"{IMAGES}#{number}" for number in range(num)], values)
 

@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm
+from stylegan_ray.readers.protocol import Contents, ReadError, check_images, class_numbers, encode_pnm
 
 UINT8 = 8
 MAX_BYTES = 1 << 33
@@ -23,6 +23,7 @@ PADDED = {28: 32}
 
 def open_reader(paths: list[str]) -> IDXReader:
     images = read_idx(paths[0], num_dimensions=3)
+    check_images(*images.shape, paths)
     labels = (
         class_numbers(read_idx(paths[1], num_dimensions=1), len(images), "the file of labels") if paths[1:] else None
     )

@@ -6,6 +6,8 @@ LSUN stores WebP files under the hash of each.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections import Counter
 from typing import Any
@@ -14,22 +16,27 @@ from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, ReadError, i
 
 LENGTH_KEY = b"length"
 MAX_DIGITS = 12
+ENTRY_BYTES = 8
+"""An entry takes at least so many bytes of the file."""
 NUMBERED_KEY = re.compile(rb"([1-9]\d{0,4})-(\d{5,12})")
 
 
 def open_reader(paths: list[str]) -> LMDBReader:
     lmdb = import_optional("lmdb")
     environment = lmdb.open(paths[0], subdir=False, readonly=True, lock=False, create=False, readahead=False)
-    return LMDBReader(environment.begin())
+    return LMDBReader(environment.begin(), most=os.path.getsize(paths[0]) // ENTRY_BYTES)
 
 
 class LMDBReader:
     """Reads values by key."""
 
-    def __init__(self, transaction: Any) -> None:
+    def __init__(self, transaction: Any, most: int) -> None:
         self.transaction = transaction
         length = transaction.get(LENGTH_KEY)
-        keys = [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+        found = transaction.cursor().iternext(keys=True, values=False)
+        keys = [bytes(key) for key in itertools.islice(found, most + 1)]
+        if len(keys) > most:
+            raise ReadError("its pages lead to each other, so that it has no end; copy it again from its origin")
         if length is None:
             names = [key.decode("utf-8", "surrogateescape") for key in keys]
             if any("\0" in name for name in names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm, import_optional
+from stylegan_ray.readers.protocol import Contents, ReadError, check_images, class_numbers, encode_pnm, import_optional
 
 DIGITS = 10
 
@@ -26,6 +26,7 @@ def open_reader(paths: list[str]) -> MatReader:
     ):
         shape = getattr(images, "shape", None)
         raise ReadError(f"its X has shape {shape}; as in SVHN's cropped digits it must be uint8 [H,W,C,N]")
+    check_images(images.shape[3], *images.shape[:2], paths)
     if labels is None:
         raise ReadError("it has no y; as in SVHN's cropped digits that must be a class for each image")
     classes = class_numbers(labels, images.shape[3], "y")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ MAX_FILE_BYTES = 1 << 28
 """Encoded image files above this size are refused, as are frames between the processes."""
 
 MAX_CLASSES = 1 << 16
+SMALLEST_SIDE = 4
+"""Of an image in pixels."""
 
 
 class ReadError(Exception):
@@ -41,6 +44,15 @@ class Reader(Protocol):
     def read(self, number: int, name: str) -> bytes:
         """The image file with this number and name; raises ValueError where there is none."""
         ...
+
+
+def check_images(num: int, height: int, width: int, paths: Sequence[str]) -> None:
+    """Raises ReadError for images of few pixels, or more of them than their files have bytes: each costs a name."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise ReadError(f"it says that its images are of {height}x{width} pixels, less than {SMALLEST_SIDE} on a side")
+    size = sum(map(os.path.getsize, paths))
+    if num > size:
+        raise ReadError(f"it says that it holds {num} images in {size} bytes; copy it again from its origin")
 
 
 def encode_pnm(pixels: np.ndarray) -> bytes:

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.grid import png
+from stylegan_ray.jsonl import jsonl_line
 from stylegan_ray.report.console import tick_line
 from stylegan_ray.report.spool import Spool
-from stylegan_ray.run_folder import GROWING, LOG, METRICS, TICKS, jsonl_line
+from stylegan_ray.run_folder import (
+    GROWING,
+    LOG,
+    METRICS,
+    TICKS,
+)
 from stylegan_ray.storage import Storage
 
 

@@ -13,6 +13,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.images.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.interop.native import save_network
+from stylegan_ray.jsonl import dated_metric_rows
 from stylegan_ray.metrics.names import is_better
 from stylegan_ray.metrics.rows import Row
 from stylegan_ray.report.graph import graph_file
@@ -25,7 +26,6 @@ from stylegan_ray.run_folder import (
     REALS,
     best_name,
     fakes_name,
-    read_jsonl,
     snapshot_name,
 )
 from stylegan_ray.train.background_writer import BackgroundWriter
@@ -52,7 +52,7 @@ class Snapshots:
     def begin(self) -> None:
         """Cuts the run's folder to the state; a new run gets its first images."""
         self.sinks.begin(self.writer.run, self.state.tick, self.state.cur_nimg)
-        self.metric_rows = read_jsonl(self.writer.run, METRICS)
+        self.metric_rows = dated_metric_rows(self.writer.run, METRICS)
         if self.state.iteration == 0:
             reals = torch.stack([torch.from_numpy(self._real(index)) for index in self.indices.tolist()])
             self.sinks.images(REALS, image_grid(reals, self.cols, self.rows), 0)

@@ -17,9 +17,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore
 from torch import Tensor
 
 from stylegan_ray.config import RunConfig
+from stylegan_ray.jsonl import nimg_of_row, tick_rows
 from stylegan_ray.report.histograms import histogram_edges
 from stylegan_ray.report.spool import Spool
-from stylegan_ray.run_folder import TENSORBOARD, TICKS, read_jsonl
+from stylegan_ray.run_folder import TENSORBOARD, TICKS
 from stylegan_ray.storage import Storage
 
 MAX_IMAGE_WIDTH = 2048
@@ -38,8 +39,8 @@ class TensorBoard:
     def begin(self, run: Storage, nimg: int) -> None:
         """Begins an event file that hides what older ones hold of later ticks; `run_folder.cut` comes first."""
         self._drop()
-        rows = read_jsonl(run, TICKS)
-        first_step = nimg_of(rows[-1]) + 1 if rows else 0
+        rows = tick_rows(run, TICKS)
+        first_step = nimg_of_row(rows[-1]) + 1 if rows else 0
         self.spool = Spool(run.folder(TENSORBOARD))
         self._events = EventFile(self.spool.folder, first_step)
         self._events.add(summary.text("config", f"```\n{self.cfg.to_yaml()}```"), first_step)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.networks import built
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError
@@ -81,6 +82,50 @@ def test_options_of_generate(generate, words, named):
 
 def test_what_is_right_is_written(generate):
     assert generate("--seeds", "0-1", "--outdir", "new/deep") == (0, "new/deep/seed0000.png\nnew/deep/seed0001.png\n")
+
+
+def test_a_pipe_named_as_a_lease_is_none(generate):
+    os.mkdir("out")
+    os.mkfifo("out/.lease-deadbeef")
+    assert generate("--seeds", "0", "--outdir", "out")[0] == 0
+    assert "seed000000.png" in " ".join(os.listdir("out")) or len(os.listdir("out")) > 1
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_networks_whose_images_no_file_holds(tmp_path, capsys, networks, channels):
+    cfg = networks[0]
+    G, D, G_ema = built(cfg, (8, 8), channels, 0)
+    (tmp_path / "network.safetensors").write_bytes(save_network(G, D, G_ema, cfg, 0))
+    assert (
+        cli.run(cli.generate, [str(tmp_path / "network.safetensors"), "--seeds", "0", "--outdir", str(tmp_path)]) == 2
+    )
+    assert f"images of {channels} channels" in capsys.readouterr().err
+
+
+def test_the_home_of_an_unknown_user(tmp_path, capsys):
+    for command, words in ((cli.report, ["~nosuchuser/x"]), (cli.generate, ["~nosuchuser/x"])):
+        assert cli.run(command, words) == 2
+        assert "nosuchuser" in capsys.readouterr().err
+
+
+def test_credentials_of_addresses_are_not_printed(capsys, monkeypatch):
+    address = "s3://KEY:SECRET@bucket/run"
+    monkeypatch.setattr(cli, "ask_to_stop", lambda run, storage: f"Asked {run} to stop.")
+    assert cli.run(cli.stop, [address]) == 0
+    assert "SECRET" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--train.total_kimg", "1e308"], r"train.total_kimg"),
+        (["--schedule.minibatch_size", "9007199254740992", "--schedule.minibatch_gpu", "8"], "schedule.minibatch_size"),
+        (["--cluster.num_workers", f"1:{'9' * 5000}"], "cluster.num_workers"),
+    ],
+)
+def test_numbers_of_train(capsys, words, named):
+    assert cli.run(cli.train, ["tiny", "--dry-run", *words]) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_a_folder_without_rights(generate, tmp_path):

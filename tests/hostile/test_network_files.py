@@ -27,7 +27,7 @@ def with_header(header):
 def spoiled(networks):
     """Files by what is wrong with them."""
     cfg, G, D, G_ema = networks
-    content = save_network(G, D, G_ema, cfg, 1000, lod=0.5, augment_p=0.25)
+    content = save_network(G, D, G_ema, cfg, 1000, augment_p=0.25)
     tensors, metadata = parts_of(content)
 
     def changed(**values):
@@ -65,10 +65,11 @@ def spoiled(networks):
         "channels": changed(num_channels="1000000000"), "channels of text": changed(num_channels="x"),
         "labels": changed(label_size="1000000000000"), "labels with a sign": changed(label_size="-1"),
         "lod of NaN": changed(lod="NaN"), "lod with a sign": changed(lod="-1"), "lod": changed(lod="1e9"),
+        "lod of networks that do not grow": changed(lod="0.5"),
         "lod of text": changed(lod="x\n\x1b[2J"), "clock with a sign": changed(cur_nimg="-5"),
         "clock": changed(cur_nimg="1" * 30), "clock of text": changed(cur_nimg="x"),
         "clock of half": changed(cur_nimg="0.5"),
-        "p": changed(augment_p="7"), "p of NaN": changed(augment_p="NaN"), "p with a sign": changed(augment_p="-0.1"),
+        "p": changed(augment_p="7e9"), "p of NaN": changed(augment_p="NaN"), "p with a sign": changed(augment_p="-0.1"),
         "format": changed(format_version="999"), "format of text": changed(format_version='"x"'),
         "format of a list": changed(format_version="[]"),
         "format zero": changed(format_version="0"), "format with a sign": changed(format_version="-1"),
@@ -133,7 +134,7 @@ def test_special_and_sparse_files_are_refused(tmp_path):
 def test_what_is_right_is_read(tmp_path, networks):
     cfg, G, D, G_ema = networks
     path = tmp_path / "network.safetensors"
-    path.write_bytes(save_network(G, D, G_ema, cfg, 1000, lod=0.5, augment_p=0.25))
+    path.write_bytes(save_network(G, D, G_ema, cfg, 1000, augment_p=0.25))
     assert torch.equal(load_network(path)["G"].w_avg, G.w_avg)
 
 
@@ -157,7 +158,7 @@ def test_the_first_mistake_is_named(tmp_path, networks):
     path = tmp_path / "network.safetensors"
     for case, words in {
         "one NaN": "tensor w_avg of G_ema holds NaN", "integers": "holds I64, not floating-point",
-        "p": "augment_p 7 is not",
+        "p": "augment_p 7000000000.0 is not",
         "lod of NaN": "lod", "clock with a sign": "cur_nimg -5 is not", "layers": "mapping_layers=1000000.*128",
         "filter of nothing": "resample_kernel=.*at least 1", "unknown tensor": "surprise", "format": "999 is newer",
         "resolution": "resolution 1048576 is not", "format that is true": "format_version True is not an integer",

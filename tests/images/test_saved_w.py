@@ -51,6 +51,20 @@ def test_other_files_are_refused(G, tmp_path, content, says):
         load_w([str(tmp_path / "absent.npz")], G)
 
 
+def test_arrays_far_larger_than_their_file_are_refused(G, tmp_path):
+    for name, array in (("packed", np.zeros((80 << 20,), np.int8)), ("small", np.zeros((20 << 20,), np.int8))):
+        np.savez_compressed(tmp_path / f"{name}.npz", w=array)
+        with pytest.raises(ConfigError, match=r"far more than"):
+            load_w([str(tmp_path / f"{name}.npz")], G)
+    np.savez(tmp_path / "none.npz", w=np.zeros((0, 4, 4), np.float32))
+    with pytest.raises(ConfigError, match="with N of at least 1"):
+        load_w([str(tmp_path / "none.npz")], G)
+    np.savez(tmp_path / "names.npz", **{f"\x1b[2J\n{i}": np.zeros(1) for i in range(50)})
+    with pytest.raises(ConfigError, match="no array `w`") as caught:
+        load_w([str(tmp_path / "names.npz")], G)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
 def test_nothing_in_a_file_is_executed(G, tmp_path):
     class Bomb:
         def __reduce__(self):

@@ -113,12 +113,45 @@ def test_without_weights_the_other_metrics_are_computed_and_the_status_is_1(run,
         (["plot", "RUN"], "nothing to plot"),
         (["plot", "RUN", "--by", "augment.mod"], "--by augment.mod: no such key; did you mean 'augment.mode'?"),
         (["prefetch", "inceptoin"], "did you mean 'inception'"),
+        (["prefetch", "inception", "--detector", "foo://x/y"], "cannot be opened"),
+        (["RUN", "--metrics", f"fid{'9' * 400}k"], "unknown metric"),
+        (["RUN", "--metrics", f"pr1k_{'9' * 5000}"], "unknown metric"),
     ],
 )
 def test_wrong_usage_has_status_2(run, capsys, words, expected):
     words = [word.replace("RUN", str(run)).replace("MISSING", str(run / "missing")) for word in words]
     status, text = evaluated(capsys, *words)
     assert status == 2 and expected in text
+
+
+OK = {"metric": "fid5k_tiny", "value": 1.5, "kimg": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"value": 1}, {"unavailable": "x"}, {**OK, "metric": ["a"]}, {**OK, "value": "x"}, {**OK, "value": [1]},
+        {**OK, "kimg": "x"}, {**OK, "kimg": {}}, {**OK, "total_sec": "x"}, {**OK, "spread": "x", "repeats": 2},
+        {**OK, "value": float("nan")}, {**OK, "class": [1]}, {**OK, "detector": 3},
+    ],
+)  # fmt: skip
+def test_damaged_rows_are_left_out_and_counted(run, capsys, caplog, row):
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, [row, OK])))
+    status, text = evaluated(capsys, "compare", run, run)
+    assert status == 0 and "1.5" in text and "1 of 2 rows are damaged" in caplog.text
+    assert evaluated(capsys, "plot", run)[0] == 0
+
+
+def test_names_of_metrics_are_text(run, capsys):
+    rows = [{**OK, "metric": name} for name in ("\x1b[2J\nerror: forged", "$\\frac{$", "\ud800")]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for words in (("compare", run, run), ("plot", run)):
+        status, text = evaluated(capsys, *words)
+        assert status == 0 and all(line.isprintable() for line in text.splitlines()), text
+    (run / "evaluations.jsonl").write_text(json.dumps(OK))
+    (run / "metrics.jsonl").write_text(json.dumps({**OK, "metric": "\x1b[2J"}))
+    status, text = evaluated(capsys, "plot", run, "--out", "/dev/null/x")
+    assert status == 2 and "--out /dev/null/x cannot be written" in text
 
 
 def test_what_cannot_be_fetched_has_status_1(run, capsys, monkeypatch, tmp_path):

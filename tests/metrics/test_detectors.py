@@ -161,6 +161,20 @@ def test_weights_of_another_network_are_refused(recipe):
         load_detector("toy", str(recipe))
 
 
+def test_weights_by_numbers_are_refused(recipe):
+    buffer = io.BytesIO()
+    torch.save({1: torch.zeros(1)}, buffer)
+    recipe.with_name("toy.pth").write_bytes(buffer.getvalue())
+    with pytest.raises(DetectorUnavailable, match="something other than tensors by name"):
+        load_detector("toy", str(recipe.parent / "toy.pth"))
+
+
+@pytest.mark.parametrize("address", ["http://ho st/x.pth", "http://[bad/x.pth"])
+def test_malformed_addresses_of_weights(recipe, address):
+    with pytest.raises(DetectorUnavailable, match="cannot be fetched"):
+        read_weights("toy", address)
+
+
 def test_a_detector_of_two_files_needs_a_folder(recipe):
     with pytest.raises(DetectorUnavailable, match=r"vgg16-397923af.pth and weights-vgg16-lpips.pth.*prefetch lpips"):
         load_detector("lpips", str(recipe))

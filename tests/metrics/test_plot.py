@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stylegan_ray.jsonl import read_jsonl
 from stylegan_ray.metrics.plot import disagreements, draw, page, write_plots
 from stylegan_ray.metrics.rows import MUST_AGREE, mean_rows
-from stylegan_ray.run_folder import read_jsonl
 from stylegan_ray.storage import Storage
 
 

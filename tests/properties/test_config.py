@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.properties import KEYS, TEXT, configs, examples, values_of_key
 
 from stylegan_ray.config import ConfigError, differences, load_config, may_differ_on_resume, validated
+from stylegan_ray.jsonl import jsonl_line, jsonl_rows, keep_rows
 from stylegan_ray.options import NULLS, parse_value, train_options
-from stylegan_ray.run_folder import jsonl_line, jsonl_rows, keep_rows
 
 
 @examples(30)

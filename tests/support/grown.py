@@ -10,8 +10,9 @@ from support.reports import nimg_after, row
 
 from stylegan_ray.config import load_config
 from stylegan_ray.images.grid import png
+from stylegan_ray.jsonl import append_jsonl
 from stylegan_ray.report.trackers import About, Deliveries
-from stylegan_ray.run_folder import append_jsonl, checkpoint_name, cut, fakes_name
+from stylegan_ray.run_folder import checkpoint_name, cut, fakes_name
 from stylegan_ray.storage import Storage
 
 DATA = {"path": "pictures", "num_images": 20, "fingerprint": "ab12", "attribution": "Painted by nobody, CC0"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -10,14 +9,14 @@ from stylegan_ray.cluster.prepare import doctor
 from stylegan_ray.cluster.prepare.write import write
 from stylegan_ray.config import ConfigError
 from stylegan_ray.credentials import without_credentials
-from stylegan_ray.data import openmoji
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.options import PrepareOptions, translate_errors
+from stylegan_ray.run_folder import refuse_relative
 
 
 def prepare_data(options: PrepareOptions) -> int:
     """Writes or checks a data set; returns the exit status."""
-    refuse_relative_paths(options)
+    refuse_relative({"SOURCE": options.source, "DEST": options.dest, "--json": options.json, "--sheet": options.sheet})
     try:
         with translate_errors():
             return what_to_do(options)(options)
@@ -40,16 +39,3 @@ def what_to_do(options: PrepareOptions) -> Callable[[PrepareOptions], int]:
             "DEST is missing; give a .zip, a .parquet or a folder for TFRecord files, or only check SOURCE with --check"
         )
     return doctor.fix if options.fix else write
-
-
-def refuse_relative_paths(options: PrepareOptions) -> None:
-    """Raises ConfigError for relative paths in a submitted job, whose working directory is deleted with it."""
-    paths = {"SOURCE": options.source, "DEST": options.dest, "--json": options.json, "--sheet": options.sheet}
-    for name, path in paths.items():
-        path = path or "/"
-        is_fixed = path == openmoji.NAME or "://" in path or os.path.isabs(os.path.expanduser(path))
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not is_fixed:
-            raise ConfigError(
-                f"{name} {path} is relative, and a submitted job's working directory is deleted with it; give an "
-                "absolute path that every node sees, or an s3:// or gs:// address"
-            )

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -56,6 +55,8 @@ def refuse_options(options: PrepareOptions) -> None:
             continue
         if not (options.check or options.fix):
             raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
+        if "://" in file:
+            Storage.at(split_address(file)[0])  # a malformed address is refused
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
         if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
             raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
@@ -160,5 +161,5 @@ def policies(plan: Fix) -> str:
 
 def write_file(address: str, content: bytes) -> None:
     """Writes a report to a local path or an address in object storage; it appears as a whole."""
-    folder, name = split_address(address if "://" in address else str(Path(address).expanduser()))
+    folder, name = split_address(address if "://" in address else os.path.expanduser(address))
     Storage.at(folder).write(name, content)

@@ -8,6 +8,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
+MOST_BODY_BYTES = 1 << 16
+WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 COOKIE = "stylegan_ray_token"
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -43,13 +45,28 @@ class Access:
         query = scope.get("query_string", b"").decode("latin-1")
         if self.token is None:
             if is_local_name(headers.get("host", "")):
-                return await self.app(scope, receive, send)
+                return await self._answer(scope, receive, send)
             return await refuse(send, 403, "This server answers to 127.0.0.1 and localhost only.")
         if not any(secrets.compare_digest(sent.encode(), self.token.encode()) for sent in tokens(headers, query)):
             return await refuse(send, 401, "This server needs its token: open the address that it has printed.")
         if scope["path"] == "/" and "token" in parse_qs(query):
             return await move_to_cookie(send, query, self.token)
-        await self.app({**scope, "query_string": without_token(query).encode("latin-1")}, receive, send)
+        await self._answer({**scope, "query_string": without_token(query).encode("latin-1")}, receive, send)
+
+    async def _answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Passes a request on with its whole body, which may be of MOST_BODY_BYTES: each value of it takes time."""
+        body, messages = 0, []
+        while scope["method"] not in WITHOUT_BODY and (not messages or messages[-1].get("more_body")):
+            messages.append(await receive())
+            body += len(messages[-1].get("body", b""))
+            if body > MOST_BODY_BYTES:
+                return await refuse(send, 413, f"The body is larger than {MOST_BODY_BYTES} bytes.")
+        waiting = iter(messages)
+
+        async def replay() -> Any:
+            return next(waiting, None) or await receive()
+
+        await self.app(scope, replay, send)
 
 
 def is_local_name(host: str) -> bool:

@@ -18,6 +18,7 @@ from stylegan_ray.config import nearest
 from stylegan_ray.images.points import Point, Walk
 from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.images.view import Drawn, ImageRequest, Refusal
+from stylegan_ray.untrusted import printable
 
 POLICY = (
     "default-src 'none'; img-src 'self' blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -76,6 +77,7 @@ NOT_JSON = "The body is not JSON; /openapi.json describes it."
 ASKED = Annotated[Point, Query()]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing."},
+    413: {"model": Problem, "description": "The body is too large."},
     422: {"model": Problem, "description": "A value is wrong."},
 }
 PNG: dict[int | str, dict[str, Any]] = {
@@ -168,7 +170,7 @@ async def _fail(_request: Request, _error: Exception) -> JSONResponse:
 
 def sentence_of(error: dict[str, Any]) -> str:
     """One of FastAPI's findings as a sentence."""
-    key = ".".join(map(str, error["loc"][1:])) or "the body"
+    key = ".".join(printable(str(part), 60) for part in error["loc"][1:]) or "the body"
     if error["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in (*Point.model_fields.items(), *Walk.model_fields.items())]
         return f"{key}: there is no such value{nearest(str(error['loc'][-1]), known)}; /openapi.json lists all."
@@ -177,5 +179,4 @@ def sentence_of(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid":
         return NOT_JSON
     rule = error["msg"][:1].lower() + error["msg"][1:]
-    shown = repr(error["input"]) if not isinstance(error["input"], str) else error["input"]
-    return f"{key}={shown[:60]}: {rule}."
+    return f"{key}={printable(error['input'], 60)}: {printable(rule, 300)}."

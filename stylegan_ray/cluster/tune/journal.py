@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stylegan_ray.cluster.tune.trials import Copy, Record, read_record, write_record
-from stylegan_ray.run_folder import read_jsonl
+from stylegan_ray.jsonl import read_jsonl
 from stylegan_ray.storage import Storage
 
 FILE = "journal.jsonl"

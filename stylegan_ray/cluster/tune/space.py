@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unknown_key
+from stylegan_ray.jsonl import is_number
 from stylegan_ray.rng import stream, stream_key
 from stylegan_ray.storage import one_line
-from stylegan_ray.untrusted import CONFIG_BYTES, printable, read_file, reading
+from stylegan_ray.untrusted import CONFIG_BYTES, printable, read_file, reading, short_repr
 from stylegan_ray.untrusted_text import parse_yaml
 
 Values = dict[str, Any]
@@ -271,8 +272,8 @@ def _number(value: Any) -> Any:
 
 def _check_range(key: str, kind: str, values: Sequence[Any], is_whole: bool) -> None:
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
-        raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two numbers with LOW < HIGH, not {list(values)}")
+    if len(values) != 2 or len(numbers) != 2 or not all(map(is_number, numbers)) or numbers[0] >= numbers[1]:
+        raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two finite numbers with LOW < HIGH, not {list(values)}")
     if kind == "loguniform" and numbers[0] <= 0:
         raise ConfigError(f"{key}: loguniform needs LOW above 0, not {numbers[0]}; use uniform")
     if is_whole and any(value != int(value) for value in numbers):
@@ -282,6 +283,9 @@ def _check_range(key: str, kind: str, values: Sequence[Any], is_whole: bool) -> 
 def _condition(key: str, condition: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(condition, dict):
         raise ConfigError(f"{key}: if takes a mapping such as {{augment.mode: ada}}, not {condition!r}")
+    for other in condition:
+        if not isinstance(other, str):
+            raise ConfigError(f"{key}: if names keys such as augment.mode, not {short_repr(other)}")
     return {other: tuple(value) if isinstance(value, list) else (value,) for other, value in condition.items()}
 
 
@@ -293,7 +297,8 @@ def _dependencies_first(parameters: Sequence[Parameter], fixed: Mapping[str, Any
         for other in parameter.condition:
             if other not in names:
                 raise ConfigError(
-                    f"{parameter.key}: its condition names {other}, which is not in the space{nearest(other, names)}"
+                    f"{parameter.key}: its condition names {printable(other, 80)}, which is not in the space"
+                    f"{nearest(other, names)}"
                 )
     while waiting:
         ready = [parameter for parameter in waiting if set(parameter.condition) <= known]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.jsonl import dated_metric_rows, tick_rows
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     COMPLETE,
@@ -22,7 +23,6 @@ from stylegan_ray.run_folder import (
     STATE,
     TICKS,
     complete_checkpoints,
-    read_jsonl,
 )
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
@@ -200,8 +200,7 @@ def rows_of_trial(trials: Storage, record: Record, objective: str) -> Iterator[R
 def rows_of_run(run: Storage, objective: str) -> Iterator[Row]:
     """The objective at each tick of a run, out of its files; values may be NaN."""
     metric = objective.removeprefix("Metrics/") if objective.startswith("Metrics/") else None
-    with suppress(FileNotFoundError):
-        yield from _rows(read_jsonl(run, METRICS if metric else TICKS), metric, objective)
+    yield from _rows(dated_metric_rows(run, METRICS) if metric else tick_rows(run, TICKS), metric, objective)
 
 
 def _rows(rows: Iterable[Mapping[str, Any]], metric: str | None, objective: str) -> Iterator[Row]:

@@ -41,7 +41,7 @@ LONGEST_NAME = 200
 """Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory in each process: reading one image reads its whole row group."""
-MAX_GROUP_BYTES = 1 << 29
+MAX_GROUP_BYTES, SMALL_GROUP_BYTES, MOST_EXPANSION = 1 << 29, 1 << 26, 16
 SHARD_BYTES = 1 << 29
 """Decoded images per file where a folder is written; compressed they take half of it or less."""
 PNG_OVERHEAD = 300
@@ -110,9 +110,9 @@ class Parquet(EncodedFormat):
                 if found := _class_names(parquet.schema_arrow):
                     class_names.setdefault(found, info.name)
                 _refuse_many_rows(parquet.metadata, info)
-                _add_groups(rows, parquet.metadata, number, info.name)
+                _add_groups(rows, parquet.metadata, number, info)
                 with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
-                    _check_pages(file, parquet.metadata, _leaf(parquet.schema_arrow, column), info.name)
+                    _check_pages(file, parquet.metadata, _leaf(parquet.schema_arrow, column), info)
                 num_rows.append(parquet.metadata.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
                     labels += _read_labels(file, parquet.schema_arrow)
@@ -150,12 +150,14 @@ class ParquetSource:
         """The bytes of an image file: all, or the first `at_least`."""
         number = int(np.searchsorted(self.places["first"], entry, side="right")) - 1
         try:
-            content = self._group(number)[entry - int(self.places["first"][number])].as_py()
+            stored = self._group(number)[entry - int(self.places["first"][number])]
         except (pa.ArrowException, IndexError) as error:
             raise ValueError(f"cannot be read from its row group: {printable(str(error))}") from error
-        if content is None:
+        if not stored.is_valid:
             raise ValueError("is a path or empty, not the bytes of an image")
-        check_size(len(content), self.files.max_bytes, "the image", LIMIT_KEY)
+        buffer = (stored.value if isinstance(stored, pa.DictionaryScalar) else stored).as_buffer()
+        check_size(buffer.size, self.files.max_bytes, "the image", LIMIT_KEY)
+        content = buffer.to_pybytes()
         return content if at_least is None else content[:at_least]
 
     def _group(self, number: int) -> Any:
@@ -327,45 +329,51 @@ def _join(parts: Sequence[LabelPart]) -> np.ndarray | list[Any]:
     return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
-def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, name: str) -> None:
+def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, info: FileInfo) -> None:
     """Adds the row groups of one file; raises DataError where one is too large to be read for each image."""
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         if group.total_byte_size > MAX_GROUP_BYTES:
-            raise _too_large(number, name, group.total_byte_size)
+            raise _too_large(number, info, group.total_byte_size)
         rows["shard"].append(shard)
         rows["group"].append(number)
         rows["size"].append(group.num_rows)
 
 
-def _too_large(group: int, name: str, size: int) -> DataError:
+def _most_bytes(info: FileInfo) -> int:
+    """Bytes that the images of a row group may take: encoded images hardly compress."""
+    return min(SMALL_GROUP_BYTES + MOST_EXPANSION * info.size, MAX_GROUP_BYTES)
+
+
+def _too_large(group: int, info: FileInfo, size: int) -> DataError:
     return DataError(
-        f"data.path: row group {group} of {name} takes {size >> 20} MiB and is read "
-        f"whole for each image; write the file again with row groups below {MAX_GROUP_BYTES >> 20} MiB"
+        f"data.path: row group {group} of {info.name} takes {size >> 20} MiB and is read whole for each image; write "
+        f"the file again with row groups below {_most_bytes(info) >> 20} MiB"
     )
 
 
-def _check_pages(file: Any, metadata: Any, leaf: str, name: str) -> None:
+def _check_pages(file: Any, metadata: Any, leaf: str, info: FileInfo) -> None:
     """Raises DataError where images or labels of a row group take far more memory than the footer of the file says."""
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for place in range(group.num_columns):
             chunk = group.column(place)
             is_label = chunk.path_in_schema == LABEL_COLUMN or chunk.path_in_schema.startswith(f"{LABEL_COLUMN}.")
-            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, MAX_GROUP_BYTES)):
-                _check_chunk(file, chunk, number, name)
+            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, _most_bytes(info))):
+                _check_chunk(file, chunk, number, info)
             if is_label and chunk.num_values > MAX_LABEL_VALUES:
-                raise _too_many_labels(number, name, chunk.num_values)
+                raise _too_many_labels(number, info.name, chunk.num_values)
 
 
-def _check_chunk(file: Any, chunk: Any, group: int, name: str) -> None:
+def _check_chunk(file: Any, chunk: Any, group: int, info: FileInfo) -> None:
     size = num_values = 0
+    most = _most_bytes(info)
     for page in pages_of(file, chunk):
         size, num_values = size + page.size, num_values + page.num_values
-        if size > MAX_GROUP_BYTES:
-            raise _too_large(group, name, size)
+        if size > most:
+            raise _too_large(group, info, size)
         if num_values > max(MAX_LABEL_VALUES, chunk.num_values):
-            raise _too_many_labels(group, name, num_values)
+            raise _too_many_labels(group, info.name, num_values)
 
 
 def _too_many_labels(group: int, name: str, count: int) -> DataError:

@@ -200,8 +200,10 @@ def _read_labels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_images: i
 
 
 def _attribution(content: bytes | None, num_images: int) -> str | None:
+    if not content or b'"attribution"' not in content:
+        return None
     try:
-        tree = read_tree(content or b"{}", num_images)
+        tree = read_tree(content, num_images)
     except BadFileError:
         return None
     text = tree.get("attribution") if isinstance(tree, dict) else None

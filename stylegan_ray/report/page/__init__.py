@@ -13,11 +13,11 @@ def write_page(run: Storage, folder: Storage | None = None, name: str = REPORT) 
     from stylegan_ray.report.page.html import page_of  # matplotlib, which a training does not need before its end
     from stylegan_ray.report.page.read import RunData
 
-    (folder or run).write(name, page_of(RunData.read(run)).encode())
+    (folder or run).write(name, page_of(RunData.read(run)).encode("utf-8", "backslashreplace"))
 
 
 def try_to_write_page(run: Storage, say: Callable[[str], None]) -> None:
-    """Writes the page of a run; an error is said, and costs nothing else."""
+    """Writes the page of a run; reports an error and continues."""
     try:
         write_page(run)
     except Exception as error:  # a page is never a reason to lose a run

@@ -21,6 +21,8 @@ MOST_TILES = 8
 """Columns and rows of a frame at most: small images are enlarged by the browser."""
 MOST_BYTES = 12 << 20
 """Of all frames together, before base64 makes them a third larger."""
+MOST_FILE_BYTES, MOST_GRID_BYTES = 1 << 26, 1 << 28
+"""Of a grid, encoded and decoded; one of 8192x8192 pixels takes 201 MB."""
 QUALITIES = (90, 80, 65, 45, 25)
 
 
@@ -53,7 +55,7 @@ def read_frames(run: Storage, names: Sequence[str], nimgs: Sequence[int], tile: 
     images: list[tuple[int, Image.Image]] = []
     for name, nimg in zip(names, nimgs, strict=True):
         with suppress(OSError, UserError, ValueError):
-            images.append((nimg, some_tiles(open_image(run.read(name)), tile)))
+            images.append((nimg, some_tiles(open_image(run.read(name, MOST_FILE_BYTES), MOST_GRID_BYTES), tile)))
     frames: list[Frame] = []
     for quality in QUALITIES:
         frames = [Frame(nimg, _webp(image, quality)) for nimg, image in images]

@@ -95,12 +95,13 @@ def strip_of(data: RunData) -> str:
         return ""
     reals = read_frames(data.folder, [data.reals], [0], tile) if data.reals else []
     images = "".join(image_of(frame, index, len(frames)) for index, frame in enumerate(frames))
-    beside = f"<figure><img src='{reals[0].address}' alt='real images'><figcaption>Real images</figcaption></figure>"
+    real = "<figure><img src='{}' alt='real images'><figcaption>Real images</figcaption></figure>"
+    beside = real.format(reals[0].address) if reals else ""
     return (
         "<section class=card id=strip><h2>Images over time</h2><div class=pair>"
         f"<figure><div id=frames>{images}</div>"
         f"<figcaption>Generated after <output id=when>{frames[-1].nimg / 1000:g} kimg</output></figcaption></figure>"
-        f"{beside if reals else ''}</div>"
+        f"{beside}</div>"
         "<div class=slider><button id=play type=button aria-label='play'>▶</button>"
         f"<input id=time type=range min=0 max={len(frames) - 1} value={len(frames) - 1} aria-label='time'>"
         "</div></section>"

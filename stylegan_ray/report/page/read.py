@@ -9,6 +9,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from stylegan_ray.config import RunConfig
+from stylegan_ray.credentials import logger_of
+from stylegan_ray.jsonl import (
+    LARGEST_VALUE,
+    dated_metric_rows,
+    is_clock,
+    is_number,
+    rows_so_far,
+    tick_rows,
+)
 from stylegan_ray.metrics.names import is_better
 from stylegan_ray.run_folder import (
     FAULTS,
@@ -17,16 +26,21 @@ from stylegan_ray.run_folder import (
     TICKS,
     dated_images_of,
     how_ended,
-    is_number,
     newest_nimg,
     read_config,
-    read_jsonl,
     read_run_file,
 )
 from stylegan_ray.storage import Storage
 
 Result = TypeVar("Result")
 Row = dict[str, Any]
+
+
+log = logger_of(__name__)
+
+MOST_METRICS = 24
+"""Whose curves a page shows."""
+CLOCKS = ("time", "start", "nimg", "Timing/timestamp", "Timing/total_sec")
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,17 @@ class RunData:
     @classmethod
     def read(cls, run: Storage) -> RunData:
         """Raises ConfigError where the configuration cannot be read."""
-        rows = {name: _or(partial(read_jsonl, run, name), []) for name in (TICKS, METRICS, FAULTS)}
+        metrics = _or(partial(dated_metric_rows, run, METRICS), [])
+        shown = list(dict.fromkeys(row["metric"] for row in metrics))
+        if len(shown) > MOST_METRICS:
+            log.warning("%s: the page shows %d of %d metrics", run.root, MOST_METRICS, len(shown))
         return cls(
             run,
             read_config(run),
             _or(partial(read_run_file, run), {}),
-            [row for row in rows[TICKS] if number(row, "Progress/kimg") is not None],
-            [row for row in rows[METRICS] if number(row, "value") is not None and number(row, "kimg") is not None],
-            [row for row in rows[FAULTS] if number(row, "time") is not None],
+            _or(partial(tick_rows, run, TICKS), []),
+            [row for row in metrics if row.get("value") is not None and row["metric"] in shown[:MOST_METRICS]],
+            [row for row in _or(partial(rows_so_far, run, FAULTS), []) if number(row, "time") is not None],
             _or(partial(dated_images_of, run), {}),
             f"{REALS}.png" if run.exists(f"{REALS}.png") else None,
             newest_nimg(run) or 0,
@@ -107,9 +124,10 @@ class RunData:
 
 
 def number(row: Row, key: str) -> float | None:
-    """A finite number in a row; None for anything else."""
+    """A number in a row, of times and clocks one that a date or an axis can show; None for anything else."""
     value = row.get(key)
-    return float(value) if is_number(value) else None
+    is_one = is_clock(value) if key in CLOCKS else is_number(value) and abs(value) < LARGEST_VALUE
+    return float(value) if is_one else None
 
 
 def _or(read: Callable[[], Result], otherwise: Result) -> Result:

@@ -12,8 +12,9 @@ from typing import Any
 from PIL import Image
 
 from stylegan_ray.data.decode import open_image
+from stylegan_ray.jsonl import dated_metric_rows, is_number, nimg_of_row, tick_rows
 from stylegan_ray.report.trackers.protocol import FAKES, TICKS, Point
-from stylegan_ray.run_folder import METRICS, dated_images_of, is_number, newest_nimg, nimg_of_row, rows_so_far
+from stylegan_ray.run_folder import METRICS, dated_images_of, newest_nimg
 from stylegan_ray.run_folder import TICKS as TICK_ROWS
 from stylegan_ray.storage import Storage
 
@@ -43,14 +44,14 @@ def new_points(run: Storage, sent: Mapping[str, int], began: float) -> list[Poin
         point.series.add(series)
         return point
 
-    for row in rows_so_far(run, TICK_ROWS):
+    for row in tick_rows(run, TICK_ROWS):
         timestamp = row.get("Timing/timestamp") or began + row.get("Timing/total_sec", 0.0)
         if point := point_at(nimg_of_row(row), TICKS, timestamp):
             point.scalars |= {key: value for key, value in row.items() if is_number(value)}
-    for row in rows_so_far(run, METRICS):
+    for row in dated_metric_rows(run, METRICS):
         key = f"Metrics/{row['metric']}"
-        if is_number(row["value"]) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
-            point.scalars[key] = row["value"]
+        if is_number(row.get("value")) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
+            point.scalars[key] = row.get("value")
     for name, nimg in dated_images_of(run).items():
         if point := point_at(nimg, FAKES, began):
             point.image = name

@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stylegan_ray.credentials import host_of
+from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row, rows_so_far
 from stylegan_ray.metrics.names import is_better
 from stylegan_ray.report.trackers.protocol import About, Point
-from stylegan_ray.run_folder import FAULTS, METRICS, how_ended, newest_nimg, nimg_of_row, rows_so_far
+from stylegan_ray.run_folder import (
+    FAULTS,
+    METRICS,
+    how_ended,
+    newest_nimg,
+)
 from stylegan_ray.storage import one_line
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ class Notifier:
         return None
 
     def add(self, points: Sequence[Point], memory: Memory) -> bool:
-        rows = rows_so_far(memory.run, METRICS)
+        rows = dated_metric_rows(memory.run, METRICS)
         for point in points:
             for key, value in point.scalars.items():
                 if key.startswith("Metrics/"):
@@ -94,7 +100,7 @@ class Notifier:
     def _newest(self) -> dict[str, int]:
         """The last clock value of each metric that a checkpoint covers."""
         newest = newest_nimg(self.memory.run)
-        rows = [] if newest is None else rows_so_far(self.memory.run, METRICS)
+        rows = [] if newest is None else dated_metric_rows(self.memory.run, METRICS)
         return {f"Metrics/{row['metric']}": nimg for row in rows if (nimg := nimg_of_row(row)) <= (newest or 0)}
 
     def _post(self, name: str, nimg: int, text: str, event: Mapping[str, Any]) -> None:

@@ -110,6 +110,19 @@ def test_a_wrong_body_is_refused_with_a_sentence(api, body):
     assert found.status == 422 and found.detail
 
 
+@pytest.mark.parametrize(
+    "body", [{"points": [{"\ud800": 1}]}, {"points": [{"mix_layers": "\ud800"}]}, {"points": [], "\udfff": 1}]
+)
+def test_lone_surrogates_are_refused(api, body):
+    found = ask(api, "/walk.png", body=body)
+    assert found.status == 422 and found.detail.isprintable()
+
+
+def test_a_large_body_is_refused(api):
+    found = ask(api, "/walk.png", body=b'{"points": [' + b"[]," * 30_000 + b"[]]}")
+    assert found.status == 413 and "65536" in found.detail
+
+
 def test_an_unknown_address_is_refused_with_a_sentence(api):
     assert (ask(api, "/nothing").status, ask(api, "/image.png", body={}).status) == (404, 405)
     assert "/openapi.json" in ask(api, "/nothing").detail

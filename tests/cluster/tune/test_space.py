@@ -64,6 +64,21 @@ def test_a_value_out_of_bounds_is_refused_before_any_trial(text, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loss.r1_gamma: {uniform: [1, 2], if: {1: 2}}", "if names keys"),
+        ("train.G_reg_interval: {uniform: [1, .inf]}", "two finite numbers"),
+        ("train.G_reg_interval: {uniform: [.nan, 2]}", "two finite numbers"),
+        ('loss.r1_gamma: {uniform: [1, 2], if: {"\\e[2J\\nforged": 1}}', "names .*forged, which is not"),
+    ],
+)
+def test_values_as_no_one_means_them(text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        space_of(text)
+    assert all(line.isprintable() for line in str(caught.value).splitlines())
+
+
 def test_samples_stay_in_bounds_and_cover_them():
     space = space_of(DEFAULT_SPACE + "loss.pl_weight: {uniform: [0, 4]}\nschedule.minibatch_repeats: {uniform: [1, 4]}")
     samples = [space.sample(0, number) for number in range(300)]

@@ -1,8 +1,11 @@
 """Data sets of other programs that are made to harm, read in this process."""
 
+import gzip
 import io
+import itertools
 import os
 import tarfile
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,7 +14,7 @@ from support.foreign import idx, python2_pickle
 
 from stylegan_ray.data.files import FileInfo, files_at
 from stylegan_ray.data.formats.foreign import IDX
-from stylegan_ray.readers import child, cifar_reader, hdf5_reader
+from stylegan_ray.readers import child, cifar_reader, hdf5_reader, idx_reader, lmdb_reader
 from stylegan_ray.readers.protocol import ReadError
 
 SHARED = b")" + b"2\x86" * 20
@@ -85,6 +88,25 @@ def test_the_reading_process_does_not_wait_for_a_pipe(tmp_path, monkeypatch):
     monkeypatch.setattr(child, "reply", lambda _, kind, content: replies.append((kind, content)))
     child.main("idx", [str(tmp_path / "pipe")])
     assert replies[0][0] == child.BAD_FILE and b"pipe is not a regular file" in replies[0][1]
+
+
+def test_images_that_cost_a_name_and_hardly_a_byte(tmp_path):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("imgs", (10**9, 3, 0, 0), np.uint8)
+    with pytest.raises(ReadError, match="images are of 0x0 pixels"):
+        hdf5_reader.open_reader([str(tmp_path / "d.h5")])
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    for shape, words in (((110_000, 1, 1), "of 1x1 pixels"), ((110_000, 4, 4), "110000 images in [0-9]{4} bytes")):
+        path.write_bytes(gzip.compress(idx(np.zeros(shape, np.uint8))))
+        with pytest.raises(ReadError, match=words):
+            idx_reader.open_reader([str(path)])
+
+
+def test_keys_without_end():
+    cursor = SimpleNamespace(iternext=lambda **_: itertools.repeat(b"key"))
+    transaction = SimpleNamespace(get=lambda key: None, cursor=lambda: cursor)
+    with pytest.raises(ReadError, match="lead to each other"):
+        lmdb_reader.LMDBReader(transaction, most=100)
 
 
 @pytest.mark.parametrize("chunks", [None, (2, 3, 8, 8)])

@@ -291,6 +291,22 @@ def test_dictionary_pages_used_many_times(tmp_path, open_in_child):
     assert "40 of 40" in open_in_child(tmp_path / "d.parquet", shuffle="blocks")
 
 
+def test_a_page_that_inflates_far_more_than_images_do(tmp_path):
+    large = encoded(noise_picture(0)) + bytes(80 << 20)
+    pq.write_table(pa.table({"image": pa.array([large], pa.binary())}), tmp_path / "d.parquet", compression="zstd",
+                   use_dictionary=False, write_statistics=False)  # fmt: skip
+    assert (tmp_path / "d.parquet").stat().st_size < 1 << 16
+    with pytest.raises(DataError, match=r"takes 80 MiB .* row groups below 64 MiB"):
+        opened(tmp_path / "d.parquet", shuffle="blocks")
+
+
+def test_more_numbers_than_labels_need(tmp_path):
+    numbers = b"[" + b"1," * 200_000 + b"1]"
+    files = numbered(4) | {"dataset.json": b'{"a": ' + numbers + b', "labels": null}'}
+    with pytest.raises(DataError, match="far more lists or numbers than the 4 images"):
+        opened(write_folder(tmp_path / "d", files), cond=True)
+
+
 def test_sparse_members_of_a_tar(tmp_path, open_in_child):
     with open(tmp_path / "a.cls", "wb") as file:
         file.truncate(3 << 30)

@@ -131,6 +131,32 @@ def test_what_others_wrote_into_the_folder_is_text_only(run):
     assert attack in parsed.text
 
 
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_page_without_reals(run, content):
+    if content is None:
+        run.folder.delete("reals.png")
+    else:
+        run.folder.write("reals.png", content)
+    _, parsed = page(run)
+    assert "Images over time" in parsed.text and "Real images" not in parsed.text
+
+
+def test_numbers_that_no_axis_shows_are_left_out(run):
+    rows = [{"metric": f"m{i}", "value": 1.0, "kimg": 1.0} for i in range(40)]
+    rows += [{"metric": "far", "value": 1e308, "kimg": 1.0}, {"metric": "late", "value": 1.0, "kimg": 1e308}]
+    rows += [{"metric": "huge", "value": 10**400, "kimg": 1.0}]
+    run.folder.write("metrics.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    ticks = [json.loads(line) for line in run.folder.read("stats.jsonl").splitlines()]
+    ticks[0] |= {"Timing/timestamp": 1e300, "Loss/G/loss": 1e308}
+    run.folder.write("stats.jsonl", "\n".join(map(json.dumps, [*ticks, {"Progress/kimg": 1e308}])).encode())
+    run.folder.write("faults.jsonl", json.dumps({"time": 1e308, "start": 0}).encode())
+    stored = json.loads(run.folder.read("run.json")) | {"name": "\ud800"}
+    run.folder.write("run.json", json.dumps(stored).encode())
+    content, parsed = page(run)
+    assert "m0" in parsed.text and "m23" in parsed.text and "m24" not in parsed.text, "few metrics are drawn"
+    assert "far" not in parsed.text.split() and "\\ud800" in content
+
+
 def test_a_folder_with_a_configuration_only_has_a_page(tmp_path):
     run = GrowingRun(tmp_path)
     run.folder.write("config.yaml", run.cfg.to_yaml().encode())
