@@ -771,7 +771,7 @@ def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the sections of `change` applied key by key; a value is replaced as a whole.
 
-    What stands in `base` for a section and is none stays, so that it is refused by its type.
+    A section of `base` that is not a mapping is kept, so that validation rejects it.
     """
     merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in base.items()}
     for section, values in change.items():

@@ -140,15 +140,14 @@ def objects_from_all_ranks(mine: Any) -> list[Any]:
     return boxes
 
 
-def first_sum(device: torch.device | str, addresses: Sequence[str], timeout_sec: float) -> None:
+def first_sum(store: dist.Store, device: torch.device | str, addresses: Sequence[str], timeout_sec: float) -> None:
     """Sums a number over all ranks; raises ConnectionError that names the workers that do not answer in time.
 
     `addresses` are those of all ranks. A sum that hangs does not say which rank it waits for, so each rank first writes
-    to the store of the group.
+    to the store, in which nothing else writes.
     """
     ones = torch.ones((), device=device)
     with collective("first_sum"):
-        store = dist.PrefixStore("first_sum", dist.distributed_c10d._get_default_store())
         store.set(str(rank()), "here")
         work, deadline = dist.all_reduce(ones, async_op=True), time.monotonic() + timeout_sec
         assert work is not None

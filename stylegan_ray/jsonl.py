@@ -78,7 +78,7 @@ def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) 
 def tick_rows(folder: Storage, name: str) -> list[dict[str, Any]]:
     """The rows of ticks in a .jsonl file; none where there is no file yet. Damaged rows are left out."""
     rows = rows_so_far(folder, name)
-    return [row for row in rows if is_clock(row.get("Progress/kimg")) and is_clock(row.get("Progress/tick"))]
+    return [row for row in rows if is_clock(row.get("Progress/kimg")) and is_clock(row.get("Progress/tick", 0))]
 
 
 def metric_rows(folder: Storage, name: str) -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ class Lease:
                 return
             self._delete()
             time.sleep(random.uniform(0.05, 0.5) if self.folder.is_local else random.uniform(0.5, 2 * SETTLE_SEC))
-        raise ConfigError(f"{in_use} commands that start again and again; {way_out}")
+        raise ConfigError(f"{in_use} other commands, which keep acquiring the lease; {way_out}")
 
     def release(self) -> None:
         """Deletes the lease, where the storage lets it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.jsonl import keep_rows
-from stylegan_ray.storage import PART, Storage, join_address, one_line, split_address
+from stylegan_ray.storage import PART, Storage, has_file, join_address, one_line, split_address
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, printable, reading
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
@@ -190,7 +190,7 @@ def cut(run: Storage, num_ticks: int, nimg: int) -> None:
 
 
 def delete_leftovers(run: Storage) -> None:
-    """Deletes what an earlier command left behind: its wish to stop, Ray's files, and unfinished files."""
+    """Deletes what an earlier command left behind: its stop request, Ray's files, and unfinished files."""
     for name in (STOP, RAY_LIST, *(name for name in run.names() if name.endswith(PART))):
         run.delete(name)
     run.delete_folder(RAY_FOLDER)
@@ -298,7 +298,7 @@ def read_run_file(run: Storage) -> dict[str, Any]:
 
 
 def folder_of(network: str) -> str:
-    """The folder of the run that a network file or checkpoint belongs to, or, if it is in none, the one it lies in."""
+    """The folder of the run that a network file or checkpoint belongs to, else the folder that contains it."""
     folder, _ = split_address(network)
     outer, name = split_address(folder)
     return outer if name == CHECKPOINTS else folder
@@ -306,20 +306,13 @@ def folder_of(network: str) -> str:
 
 def is_run(address: str) -> bool:
     """Whether a folder is that of a run."""
-    return _holds(address, CONFIG)
-
-
-def _holds(address: str, file: str) -> bool:
-    try:
-        return Storage.at(address).exists(file)
-    except (ValueError, OSError):
-        return False
+    return has_file(address, CONFIG)
 
 
 def _with_file(name: str, base: str, file: str) -> str | None:
     """The folder with this file at an address, or by its name in `base`; None where there is none."""
     for address in (name, join_address(base, name)):
-        if _holds(address, file):
+        if has_file(address, file):
             return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
     return None
 

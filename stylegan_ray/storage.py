@@ -110,6 +110,14 @@ def delete_old_partials(folder: str | os.PathLike[str]) -> None:
                 os.remove(entry.path)
 
 
+def has_file(address: str, name: str) -> bool:
+    """Whether a folder has a file; not where the folder cannot be read."""
+    try:
+        return Storage.at(address).exists(name)
+    except (ValueError, OSError):
+        return False
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this host, and of this process namespace, lives."""
     try:

@@ -171,7 +171,7 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem="a key must be a word or a number", problem_mark=key_node.start_mark)
             if key in lines:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {printable(key, 60)!r} stands twice, first in line {lines[key]}; keep one",
+                    problem=f"the key {printable(key, 60)!r} appears twice, first in line {lines[key]}; keep one",
                     problem_mark=key_node.start_mark,
                 )
             lines[key] = key_node.start_mark.line + 1

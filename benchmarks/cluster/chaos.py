@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.torch
 from PIL import Image
 
-from benchmarks.cluster.victims import (
+from benchmarks.cluster.local_cluster import (
     DECODER,
     TRAINING_WORKER,
     Cluster,
@@ -35,6 +35,8 @@ from benchmarks.cluster.victims import (
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.run_folder import CHECKPOINTS, FINAL_NETWORK, LOG, TICKS
+from stylegan_ray.run_folder import FAULTS as FAULT_ROWS
 
 SMALL = {
     "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8, "model.mapping_layers": 2, "model.fmap_base": 32,
@@ -54,7 +56,7 @@ NOTICE_SEC, SHORT_NOTICE_SEC = 120, 30
 
 @dataclass(frozen=True)
 class Options(Common):
-    """Trains a small network twice on a Ray cluster of several nodes on this machine, and hurts the second run.
+    """Trains a small network twice on a local Ray cluster of several nodes, and injects faults into the second run.
 
     Workers, decoders, a whole node, the driver and everything at once are killed, storage is taken away and filled
     up, checkpoints are damaged and interrupted. Takes every --section.key of the train command.
@@ -75,7 +77,7 @@ class Options(Common):
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
-    """The faults and how long each took to recover from; whether network and images are those of the quiet run."""
+    """The faults and how long each took to recover from; whether network and images are as without them."""
     with TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +88,11 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
             stretch = options.ticks_per_fault * cfg.schedule.tick_kimg * 1000
             print(f"First an undisturbed run, then one that meets {options.faults} faults; in {folder}", flush=True)
             with Cluster(Path(temporary), options.workers) as cluster:
-                quiet = Patient(cluster, cfg.with_overrides({"run.name": "quiet"}), folder)
-                quiet.undisturbed()
-                hurt = Patient(cluster, cfg.with_overrides({"run.name": "hurt"}), folder)
-                faults = hurt.disturbed([(kind, round(begin * stretch)) for kind, begin in planned])
-            figures = figures_of(options, cfg, quiet, hurt, faults)
+                undisturbed = WatchedRun(cluster, cfg.with_overrides({"run.name": "undisturbed"}), folder)
+                undisturbed.undisturbed()
+                disturbed = WatchedRun(cluster, cfg.with_overrides({"run.name": "disturbed"}), folder)
+                faults = disturbed.disturbed([(kind, round(begin * stretch)) for kind, begin in planned])
+            figures = figures_of(options, cfg, undisturbed, disturbed, faults)
     return figures, bars_of(figures, options)
 
 
@@ -154,8 +156,8 @@ def plan(options: Options, kinds: list[str]) -> list[tuple[str, float]]:
 
 
 @dataclass
-class Patient:
-    """A run, with what is needed to hurt it and to see how it is."""
+class WatchedRun:
+    """A run, with what is needed to inject faults and to see how it is."""
 
     cluster: Cluster
     cfg: RunConfig
@@ -196,19 +198,19 @@ class Patient:
         return met
 
     def meet(self, kind: str, nimg: int) -> dict[str, Any]:
-        """Waits for a clock value, does the harm, and waits until the run has passed the place where it was hurt."""
+        """Waits for a clock value, injects a fault, and waits until the run has passed the place where it was."""
         self.wait(lambda: self.nimg() >= nimg, f"{nimg} images")
         before = self.fault_lines()
         began = time.time()
         fault = FAULTS[kind]
-        hurt_at = fault.inflict(self)
-        passed = f"the run to pass {hurt_at} images after {kind}"
-        self.wait(lambda: self.nimg_since(began, fault.ends_group) > hurt_at, passed)
+        injected_at = fault.inject(self)
+        passed = f"the run to pass {injected_at} images after {kind}"
+        self.wait(lambda: self.nimg_since(began, fault.ends_group) > injected_at, passed)
         recover_sec = time.time() - began
         self.wait(lambda: self.names(kind, before), f"a line that names {kind}", sec=30)
         line = self.names(kind, before)
-        print(f"{kind} at {hurt_at} images, recovered in {recover_sec:.1f} s: {line}", flush=True)
-        return {"kind": kind, "nimg": hurt_at, "recover_sec": recover_sec, "line": line}
+        print(f"{kind} at {injected_at} images, recovered in {recover_sec:.1f} s: {line}", flush=True)
+        return {"kind": kind, "nimg": injected_at, "recover_sec": recover_sec, "line": line}
 
     def to_the_end(self) -> None:
         """Waits until the driver has ended well."""
@@ -258,7 +260,7 @@ class Patient:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in (self.run / "checkpoints").glob(f"ckpt-*/{COMPLETE}"))
+        return sorted(path.parent for path in (self.run / CHECKPOINTS).glob(f"ckpt-*/{COMPLETE}"))
 
     def rank0(self) -> int:
         """The process of rank 0."""
@@ -309,7 +311,7 @@ class Patient:
     def unfinished(self, since: float) -> Path | None:
         """A checkpoint that is being written since a moment; one that is being deleted is older than the others."""
         newest = self.checkpoints()[-1].name if self.checkpoints() else ""
-        for path in (self.run / "checkpoints").glob("ckpt-*"):
+        for path in (self.run / CHECKPOINTS).glob("ckpt-*"):
             with suppress(FileNotFoundError):
                 if path.name > newest and path.stat().st_mtime > since and not (path / COMPLETE).exists():
                     return path
@@ -328,7 +330,7 @@ class Patient:
         self.wait(lambda: self.names("preempted", seen), "the notice to be heard")
         at = self.nimg()
         self.wait(lambda: self.nimg() > at + self.cfg.schedule.tick_kimg * 5000, "the run to go on after the notice")
-        self.wait(lambda: self.checkpoints()[-1:] > [self.run / "checkpoints" / f"ckpt-{at:012d}"], "a checkpoint")
+        self.wait(lambda: self.checkpoints()[-1:] > [self.run / CHECKPOINTS / f"ckpt-{at:012d}"], "a checkpoint")
         at = self.nimg()
         self.cluster.kill_raylet(number)
         self.cluster.add(number)
@@ -370,7 +372,7 @@ class Patient:
 
     def num_starts(self) -> int:
         """Groups of workers that have started."""
-        return (self.run / "faults.jsonl").read_text().count('"start"')
+        return (self.run / FAULT_ROWS).read_text().count('"start"')
 
     def kill_driver(self) -> int:
         at = self.nimg()
@@ -403,7 +405,7 @@ class Patient:
 
     def take_storage_away(self) -> int:
         """The folder of checkpoints is another thing for a while."""
-        away, here = self.run / "checkpoints.away", self.run / "checkpoints"
+        away, here = self.run / "checkpoints.away", self.run / CHECKPOINTS
         at, seen = self.nimg(), self.fault_lines()
         here.rename(away)
         while not here.is_file():  # a checkpoint may just have made the folder anew
@@ -440,8 +442,8 @@ class Patient:
 class Fault:
     """Something that happens to a run."""
 
-    inflict: Callable[[Patient], int]
-    """Does the harm; returns the clock value at which it came."""
+    inject: Callable[[WatchedRun], int]
+    """Injects it; returns the clock value at which it came."""
     named: str
     """A regular expression for the line that has to name it."""
     ends_group: bool = True
@@ -453,20 +455,20 @@ class Fault:
 PREEMPTED = "the node of worker .* will be preempted .*saving a checkpoint first"
 LOST = r"the driver or the whole cluster was lost.*continuing at"
 FAULTS = {
-    "worker": Fault(Patient.kill_worker, r"worker.*(was killed|lost the others).*continuing at"),
-    "decoder": Fault(Patient.kill_decoder, "a decoding process died", ends_group=False),
-    "node": Fault(Patient.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
-    "preempted": Fault(Patient.take_node_away, PREEMPTED),
-    "two preempted": Fault(Patient.take_two_nodes_away, PREEMPTED, ends_group=False, stretches=4),
-    "not preempted": Fault(Patient.cancel_drain, PREEMPTED, ends_group=False, stretches=12),
-    "driver": Fault(Patient.kill_driver, LOST),
-    "everything": Fault(Patient.kill_all, LOST),
-    "upload": Fault(Patient.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),
-    "twice": Fault(Patient.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
-    "terminated": Fault(Patient.terminate_worker, r"received SIGTERM and ended after a checkpoint.*continuing at"),
-    "storage failing": Fault(Patient.take_storage_away, "storage does not take", ends_group=False),
-    "storage full": Fault(Patient.fill_storage, "storage does not (take|respond).*No space left", ends_group=False),
-    "corrupt": Fault(Patient.kill_all_and_corrupt, "is damaged.*the checkpoint before it"),
+    "worker": Fault(WatchedRun.kill_worker, r"worker.*(was killed|lost the others).*continuing at"),
+    "decoder": Fault(WatchedRun.kill_decoder, "a decoding process died", ends_group=False),
+    "node": Fault(WatchedRun.kill_node, r"worker.*(was killed|died with its node|lost the others).*continuing at"),
+    "preempted": Fault(WatchedRun.take_node_away, PREEMPTED),
+    "two preempted": Fault(WatchedRun.take_two_nodes_away, PREEMPTED, ends_group=False, stretches=4),
+    "not preempted": Fault(WatchedRun.cancel_drain, PREEMPTED, ends_group=False, stretches=12),
+    "driver": Fault(WatchedRun.kill_driver, LOST),
+    "everything": Fault(WatchedRun.kill_all, LOST),
+    "upload": Fault(WatchedRun.kill_in_upload, r"worker.*(was killed|lost the others).*continuing at"),
+    "twice": Fault(WatchedRun.kill_twice, r"(was killed|lost the others|Ray Train ended).*continuing at"),
+    "terminated": Fault(WatchedRun.terminate_worker, r"received SIGTERM and ended after a checkpoint.*continuing at"),
+    "storage failing": Fault(WatchedRun.take_storage_away, "storage does not take", ends_group=False),
+    "storage full": Fault(WatchedRun.fill_storage, "storage does not (take|respond).*No space left", ends_group=False),
+    "corrupt": Fault(WatchedRun.kill_all_and_corrupt, "is damaged.*the checkpoint before it"),
 }
 
 
@@ -523,30 +525,30 @@ def checksum_of(network: Path) -> str:
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     """stats.jsonl without what depends on the clock on the wall."""
-    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / TICKS).read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(("Timing/", "Resources/"))} for row in rows]
 
 
 def figures_of(
-    options: Options, cfg: RunConfig, quiet: Patient, hurt: Patient, faults: list[dict[str, Any]]
+    options: Options, cfg: RunConfig, undisturbed: WatchedRun, disturbed: WatchedRun, faults: list[dict[str, Any]]
 ) -> Figures:
-    expected, found = shown(quiet.trace), shown(hurt.trace)
+    expected, found = shown(undisturbed.trace), shown(disturbed.trace)
     skipped, repeated = compared(expected, found, cfg.schedule.minibatch_size // options.workers)
-    logged = (hurt.run / "log.txt").read_text().splitlines()
+    logged = (disturbed.run / LOG).read_text().splitlines()
     return {
         "faults": faults,
         "workers": options.workers,
         "total_kimg": cfg.train.total_kimg,
-        "sha_undisturbed": checksum_of(quiet.run / "network-final.safetensors"),
-        "sha_disturbed": checksum_of(hurt.run / "network-final.safetensors"),
+        "sha_undisturbed": checksum_of(undisturbed.run / FINAL_NETWORK),
+        "sha_disturbed": checksum_of(disturbed.run / FINAL_NETWORK),
         "positions": sum(map(len, expected.values())) * cfg.schedule.minibatch_size // options.workers,
         "positions_skipped": skipped,
         "positions_repeated": repeated,
-        "rows_equal": rows_of(quiet.run) == rows_of(hurt.run),
+        "rows_equal": rows_of(undisturbed.run) == rows_of(disturbed.run),
         "faults_named": sum(fault["line"] is not None for fault in faults),
         "fault_lines_in_log": sum(line.startswith("fault: ") for line in logged),
         "recover_sec": [fault["recover_sec"] for fault in faults],
-        "sec_undisturbed": quiet.sec,
+        "sec_undisturbed": undisturbed.sec,
     }
 
 

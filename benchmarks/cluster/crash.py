@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 from PIL import Image
 
-from benchmarks.cluster.victims import command_of, descendants, is_alive, kill
+from benchmarks.cluster.local_cluster import command_of, descendants, is_alive, kill
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
 from stylegan_ray.config import ConfigError, RunConfig
@@ -56,7 +56,7 @@ class Options(Common):
     folder: Path = Path("crash")
     """Where the commands write, and what was found is kept."""
     commands: tuple[str, ...] = COMMANDS
-    """Commands to hurt; those with "tasks" in their names run Ray tasks, and the same ones without compute alone."""
+    """Commands to interrupt; those with "tasks" in their names run Ray tasks, those without compute alone."""
     crashes: int = 50
     """Signals for each command."""
     seed: int = 0
@@ -216,27 +216,49 @@ def is_whole(folder: Path, path: Path) -> bool:
     of_ray = any(part.startswith(".") for part in folders) or ("tune" in folders[2:] and "trials" not in folders)
     if of_ray or path.name.startswith(".") or path.name.endswith((".part", ".log")):
         return True
+    read = READERS.get(COMPLETE if path.name == COMPLETE else path.suffix)
     try:
-        if path.suffix == ".png":
-            with Image.open(path) as image:
-                image.load()
-        elif path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "np") as file:
-                [file.get_tensor(key) for key in file.keys()]
-        elif path.suffix == ".json":
-            json.loads(path.read_bytes())
-        elif path.suffix == ".jsonl":
-            [json.loads(line) for line in path.read_bytes().splitlines()]
-        elif path.suffix == ".yaml":
-            return bool(parse_yaml(path.read_bytes(), path.name))
-        elif path.suffix == ".tar":
-            with tarfile.open(path) as archive:
-                [archive.extractfile(member).read() for member in archive if member.isfile()]  # type: ignore
-        elif path.name == COMPLETE:
-            read_checkpoint(Storage.at(path.parent))
-        elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                return archive.testzip() is None
+        return read is None or read(path) is not False
     except Exception:
         return False
-    return True
+
+
+def read_image(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+
+
+def read_tensors(path: Path) -> None:
+    with safetensors.safe_open(path, "np") as file:
+        for key in file.keys():
+            file.get_tensor(key)
+
+
+def read_rows(path: Path) -> None:
+    for line in path.read_bytes().splitlines():
+        json.loads(line)
+
+
+def read_tar(path: Path) -> None:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile():
+                archive.extractfile(member).read()  # type: ignore[union-attr]
+
+
+def read_zip(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    ".png": read_image,
+    ".safetensors": read_tensors,
+    ".json": lambda path: json.loads(path.read_bytes()),
+    ".jsonl": read_rows,
+    ".yaml": lambda path: bool(parse_yaml(path.read_bytes(), path.name)),
+    ".tar": read_tar,
+    ".zip": read_zip,
+    COMPLETE: lambda path: read_checkpoint(Storage.at(path.parent)),
+}
+"""What reads a file to its end, by its ending; False or an error where it is not whole."""

@@ -22,10 +22,10 @@ from stylegan_ray.metrics.compute import available_detectors, weights_of
 from stylegan_ray.metrics.compute import measure as measured
 from stylegan_ray.metrics.names import parse_metrics
 from stylegan_ray.metrics.reals_cache import RealsCache
+from stylegan_ray.run_folder import METRICS, TICKS
 from stylegan_ray.train.metrics import plan_of
 from stylegan_ray.train.state import TrainState
 
-TICKS, METRICS = "stats.jsonl", "metrics.jsonl"
 TICK_KIMG = 0.5
 LEAST_TICKS = 5
 """Of each kind, for a median."""

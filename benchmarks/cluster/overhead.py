@@ -20,6 +20,7 @@ from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.cores import num_cores
 from stylegan_ray.data import open_dataset
+from stylegan_ray.run_folder import FINAL_NETWORK, LOG, RUN_FILE, TICKS
 
 Rows = Sequence[dict[str, Any]]
 TRAIN = [sys.executable, "-c", "from stylegan_ray.cli import main; main()", "train"]
@@ -119,12 +120,12 @@ class Runs:
             env["RAY_TMPDIR"] = str(self.folder)
         place = self.folder / "runs" / name
         run = Process([*TRAIN, self._config(way, cfg)], env, self._log)
-        self.first_step_sec.append(run.sec_until(lambda: is_filled(place / "stats.jsonl")))
+        self.first_step_sec.append(run.sec_until(lambda: is_filled(place / TICKS)))
         if look is not None:
-            run.sec_until(lambda: look(place) or (place / "network-final.safetensors").exists(), every_sec=0.25)
+            run.sec_until(lambda: look(place) or (place / FINAL_NETWORK).exists(), every_sec=0.25)
         run.wait()
-        rows = [json.loads(line) for line in (place / "stats.jsonl").read_text().splitlines()]
-        self._keep(way, json.loads((place / "run.json").read_text())["workers"]["threads"], rows)
+        rows = [json.loads(line) for line in (place / TICKS).read_text().splitlines()]
+        self._keep(way, json.loads((place / RUN_FILE).read_text())["workers"]["threads"], rows)
 
     def _config(self, way: str, cfg: RunConfig) -> str:
         path = self.folder / f"{way}.yaml"
@@ -133,7 +134,7 @@ class Runs:
 
     @property
     def _log(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / LOG
 
     def _keep(self, way: str, threads: int, rows: Rows) -> None:
         if threads != self.threads and way != "bare_default_threads":

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.cluster.victims import descendants, kill
+from benchmarks.cluster.local_cluster import descendants, kill
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.memory import in_own_process, peak_rss
 from benchmarks.results import at_least, at_most

@@ -20,13 +20,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.cluster.victims import TRAINING_WORKER, command_of, descendants, is_alive, kill, wait_for
+from benchmarks.cluster.local_cluster import TRAINING_WORKER, command_of, descendants, is_alive, kill, wait_for
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_most
 from benchmarks.slopes import Growth, Lifetime, growth, growth_across
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.jsonl import jsonl_rows
-from stylegan_ray.run_folder import CHECKPOINTS, STOP, TICKS
+from stylegan_ray.run_folder import CHECKPOINTS, METRICS, STOP, TICKS
 
 SAMPLES, PLOT = "soak.jsonl", "soak.png"
 NAME = "soak"
@@ -389,7 +389,7 @@ def progress_of(folder: Path, cfg: RunConfig) -> Figures:
     return {
         "kimg": kimg, "iterations": round(1000 * kimg / cfg.schedule.minibatch_size), "ticks": len(ticks),
         "snapshots": len(list(run.glob("network-snapshot-*"))),
-        "metrics": len((run / "metrics.jsonl").read_bytes().splitlines()) if (run / "metrics.jsonl").exists() else 0,
+        "metrics": len((run / METRICS).read_bytes().splitlines()) if (run / METRICS).exists() else 0,
     }  # fmt: skip
 
 

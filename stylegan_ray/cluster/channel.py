@@ -1,6 +1,6 @@
 """The channel of a run: an actor that carries messages, ticks and metrics from its workers to whoever drives it.
 
-Everything that must survive is stored in the run's folder: the wish to stop (STOP), the faults (faults.jsonl), rows and
+Everything that must survive is stored in the run's folder: the stop request (STOP), the faults (faults.jsonl), rows and
 messages (stats.jsonl, metrics.jsonl, log.txt). An actor that dies loses at most what the console has not shown yet,
 and messages of a group of workers that died with them before they were in log.txt.
 Imports no torch, so that its process starts quickly.
@@ -76,7 +76,7 @@ class Channel:
         self.ending: dict[tuple[str, int, int | None], str] = {}
 
     def beat(self, beat: Beat) -> str | None:
-        """Takes what a worker does; returns the folder for its stacks, where it is to end."""
+        """Stores a heartbeat; returns the folder for its stacks if this worker must exit, else None."""
         known = self.newest.get(beat.rank)
         if known is not None and known[0].process != beat.process:
             self.forget_beats()  # a new group of workers
@@ -98,7 +98,7 @@ class Channel:
         self.post(ENDED, None)
 
     def forget_beats(self) -> None:
-        """What workers said that have ended counts no more."""
+        """Drops the heartbeats of workers that have exited."""
         self.newest = {}
 
     def post(self, kind: str, content: Any) -> None:

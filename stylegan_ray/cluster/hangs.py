@@ -89,7 +89,7 @@ class HangGuard:
         self._look_at = -math.inf
 
     def look(self) -> str | None:
-        """Looks at the workers now and then; returns what is said of a hang, after it was stored and ended."""
+        """Looks at the workers now and then; returns a message about a hang that it has recorded and ended."""
         now = time.monotonic()
         if now < self._look_at:
             return None

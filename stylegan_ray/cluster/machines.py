@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ SUMMED_BYTES = 16 << 20
 NUM_SUMS = 3
 NUM_LOOKS = 5
 """How often the clock of a node is read: the quickest answer tells it best."""
-OWN_RESPONSIBILITY = frozenset({"token", "ports", "extras"})
+CLUSTER_WIDE_SUBJECTS = frozenset({"token", "ports", "extras"})
 """Subjects that are not reported for each node: a cluster has one token, and Ray's own ports are taken."""
 
 
@@ -52,8 +53,6 @@ class Machine:
 
     def gather(self, storage: str) -> Facts:
         """The facts of the node. Its GPUs are shown to this process, though it reserves none."""
-        import os
-
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
             del os.environ["CUDA_VISIBLE_DEVICES"]
         return gather(storage)
@@ -167,7 +166,7 @@ def examine(group: Group, options: DoctorOptions) -> int:
 
 
 def findings_of_node(facts: Facts) -> list[Finding]:
-    return [finding for finding in findings(facts) if finding.subject not in OWN_RESPONSIBILITY]
+    return [finding for finding in findings(facts) if finding.subject not in CLUSTER_WIDE_SUBJECTS]
 
 
 def rows(nodes: Sequence[Node], facts: Sequence[Facts], clocks: Sequence[float | None]) -> list[tuple[str, ...]]:

@@ -49,13 +49,18 @@ class Probe:
     """An image of the data set to read; None where none can be read."""
 
 
+class Missing(str):
+    """What a node lacks, in words."""
+
+
 @dataclass(frozen=True)
 class Findings:
-    """What a node has; text that begins with `no ` says what it lacks."""
+    """What a node has."""
 
     software: dict[str, str]
     marker: str
-    write: str
+    write: Missing | None
+    """Why it cannot write into the run's folder; None where it can."""
     image: str
     shared_memory: int | None
     """Bytes of /dev/shm; None where there is none."""
@@ -102,20 +107,20 @@ def read_marker(storage: Storage) -> str:
     try:
         return storage.read(MARKER).decode()
     except FileNotFoundError:
-        return "no file of the driver there"
+        return Missing("no file of the driver there")
     except (OSError, ValueError) as error:
-        return f"no way to read there: {one_line(error)}"
+        return Missing(f"no way to read there: {one_line(error)}")
 
 
-def try_to_write(storage: Storage) -> str:
-    """ "yes" when this node can write into the run's folder."""
+def try_to_write(storage: Storage) -> Missing | None:
+    """Why this node cannot write into the run's folder; None where it can."""
     name = f"{MARKER}-{platform.node()}-{os.getpid()}"
     try:
         storage.write(name, b"")
         storage.delete(name)
     except (OSError, ValueError) as error:
-        return f"no way to write there: {one_line(error)}"
-    return "yes"
+        return Missing(f"no way to write there: {one_line(error)}")
+    return None
 
 
 def read_image(probe: Probe, dataset: Dataset) -> str:
@@ -128,7 +133,7 @@ def read_image(probe: Probe, dataset: Dataset) -> str:
         pixels = dataset.images.read(probe.image, dataset.names[probe.image], 0)
         return hashlib.sha256(pixels.tobytes()).hexdigest()
     except (OSError, ValueError) as error:
-        return f"no way to read it: {one_line(error)}"
+        return Missing(f"no way to read it: {one_line(error)}")
 
 
 def readable_image(dataset: Dataset) -> int | None:

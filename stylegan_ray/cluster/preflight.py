@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from stylegan_ray.cluster.nodes import (
     MARKER,
     Findings,
+    Missing,
     Node,
     Probe,
     alive_nodes,
@@ -23,7 +24,7 @@ from stylegan_ray.cluster.nodes import (
     readable_image,
     this_node,
 )
-from stylegan_ray.cluster.resources import Say, Share, workers_range
+from stylegan_ray.cluster.resources import Say, Share
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.storage import Storage
@@ -93,12 +94,12 @@ def problems(node: Node, found: Findings | str, clearance: Clearance) -> list[st
     ]
     shared = "put it where every node sees the same: a network file system, or an s3:// or gs:// address"
     if found.marker != expected.marker:
-        what = found.marker if found.marker.startswith("no ") else "another folder of the same name there"
+        what = found.marker if isinstance(found.marker, Missing) else "another folder of the same name there"
         lines.append(f"run.storage={run.storage}: {where} does not see the run's folder ({what}); {shared}")
-    elif found.write != "yes":
+    elif found.write is not None:
         lines.append(f"run.storage={run.storage}: {where} cannot keep the run ({found.write}); give it the rights to")
     if found.image != expected.image:
-        what = found.image if found.image.startswith("no ") else "an image has other pixels there"
+        what = found.image if isinstance(found.image, Missing) else "an image has other pixels there"
         lines.append(f"data.path={clearance.cfg.data.path}: {where} does not see the data ({what}); {shared}")
     return lines + missing_interfaces(where, found, clearance.cfg.cluster.interface)
 
@@ -119,14 +120,14 @@ def check_memory(cfg: RunConfig, dataset: Dataset, share: Share, nodes: Sequence
     """Compares the images decoded ahead with the object store of each node that workers fit on."""
     group = group_bytes(cfg, dataset)
     for node in nodes:
-        workers = min(node.workers(share.cpus, share.gpus), workers_range(cfg)[1])
+        workers = min(node.workers(share.cpus, share.gpus), cfg.cluster.most_workers)
         if workers:
-            check_object_store(cfg, node, group * workers // max(workers, workers_range(cfg)[0]), say)
+            check_object_store(cfg, node, group * workers // max(workers, cfg.cluster.fewest_workers), say)
 
 
 def placement_of_metrics(cfg: RunConfig, share: Share, nodes: Sequence[Node], say: Say) -> str:
     """Where metrics are computed: on a device that the workers leave free (async), or by the workers (inline)."""
-    wanted, most = cfg.metrics.placement, workers_range(cfg)[1]
+    wanted, most = cfg.metrics.placement, cfg.cluster.most_workers
     if wanted == "inline" or not cfg.metrics.names:
         return "inline"
     kind, used = ("GPU", most * share.gpus) if share.gpus else ("CPU", most * share.cpus)

@@ -86,7 +86,7 @@ def connected(interface: str | None, device: torch.device) -> Iterator[None]:
         "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=len(own),
         store=dist.PrefixStore("group", store), timeout=timedelta(seconds=OPERATION_SEC),
     )  # fmt: skip
-    distributed.first_sum(device, own, FIRST_SUM_SEC)
+    distributed.first_sum(dist.PrefixStore("first_sum", store), device, own, FIRST_SUM_SEC)
     yield
     dist.destroy_process_group()  # after an error it might wait for workers that are gone
 

@@ -85,14 +85,6 @@ class Share:
         return f"{least} worker{'s' if least > 1 else ''}" if least == most else f"{least} to {most} workers"
 
 
-def workers_range(cfg: RunConfig) -> tuple[int, int]:
-    """Least and most workers."""
-    least, most = cfg.cluster.fewest_workers, cfg.cluster.most_workers
-    if least > most:
-        raise ConfigError(f"cluster.num_workers={cfg.cluster.num_workers}: the least comes first, as in 1:4")
-    return least, most
-
-
 @contextmanager
 def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
@@ -257,7 +249,7 @@ def code_of_driver() -> Iterator[None]:
 
 def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int = 1) -> None:
     """Starts a cluster of this machine alone; more workers than cores share them, with a warning."""
-    cores, most = num_cores(), workers_range(cfg)[1] * num_runs
+    cores, most = num_cores(), cfg.cluster.most_workers * num_runs
     wanted = most * (cfg.cluster.cpus_per_worker or 1)
     if wanted > cores:
         say(f"{most} workers want {wanted:g} CPUs and this machine has {cores}: they will share them")
@@ -332,7 +324,7 @@ def share_of_cluster(cfg: RunConfig, say: Say) -> Share:
     deadline = time.monotonic() + cfg.cluster.wait_minutes * 60
     try:
         while time.monotonic() < deadline:
-            request_resources(bundles=[bundle(cfg, resources_of_nodes())] * workers_range(cfg)[0])
+            request_resources(bundles=[bundle(cfg, resources_of_nodes())] * cfg.cluster.fewest_workers)
             time.sleep(min(SEC_BETWEEN_LOOKS, max(deadline - time.monotonic(), 0)))
             with suppress(TooSmallError):
                 return share_of_nodes(cfg, resources_of_nodes())
@@ -360,7 +352,7 @@ def gpus_of_worker(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int:
 
 def share_of_nodes(cfg: RunConfig, nodes: Sequence[Mapping[str, float]]) -> Share:
     """What each worker gets of nodes with these resources; raises TooSmallError when the workers do not fit."""
-    least, most = workers_range(cfg)
+    least, most = cfg.cluster.fewest_workers, cfg.cluster.most_workers
     gpus = gpus_of_worker(cfg, nodes)
     hosts = [node for node in nodes if node.get("GPU" if gpus else "CPU", 0) >= 1]
     slots = sum(node["GPU"] for node in hosts) if gpus else sum(node["CPU"] for node in hosts)

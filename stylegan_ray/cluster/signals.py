@@ -59,7 +59,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 def notice_sigterm() -> None:
-    """Makes SIGTERM of this worker a wish to leave; for its main thread, after Ray has installed its own handler."""
+    """Turns SIGTERM of this worker into a request to save and exit; in its main thread, after Ray's own handler."""
     hear_sigint()
     signal.signal(signal.SIGTERM, lambda _number, _frame: _terminated.set())
 

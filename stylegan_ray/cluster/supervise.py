@@ -1,4 +1,4 @@
-"""Supervises the attempts of a run: shows what its workers send, passes on a wish to stop, restarts Ray Train."""
+"""Supervises the attempts of a run: shows what its workers send, passes on a stop request, restarts Ray Train."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAUSES_SEC = (1.0, 5.0, 15.0, 30.0, 60.0)
 IMPORT_ERROR = re.compile(r"^\s*(?:ImportError|ModuleNotFoundError|SyntaxError): .*", re.MULTILINE)
 """The last line of a traceback that Ray passes on as text."""
 LOOK_SEC = 0.5
-"""How often the channel is read and a wish to stop is looked for."""
+"""How often the channel is read and a stop request is looked for."""
 STOP_SEC = 2.0
 """How often the STOP file is looked for while no workers do so."""
 

@@ -159,8 +159,8 @@ def _way_out(size: int | Size) -> str:
     """Options that make images of any size fit."""
     if isinstance(size, int):
         size = max(1 << (size.bit_length() - 1), 8)
-    side = f"{size[0]} {size[1]}" if isinstance(size, tuple) and size[0] != size[1] else size
-    side = side[0] if isinstance(side, tuple) else side
+    height, width = (size, size) if isinstance(size, int) else size
+    side = str(height) if height == width else f"{height} {width}"
     return f"--data.resolution {side} --data.crop center --data.resize lanczos"
 
 

@@ -125,9 +125,8 @@ class LocalFiles:
         return os.pread(descriptor.number, size, 0)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        descriptor = self._descriptor(
-            name
-        )  # a reference, or another thread that opened it at the same time could close it
+        # A reference, or another thread that opened it at the same time could close it.
+        descriptor = self._descriptor(name)
         return os.pread(descriptor.number, size, offset)
 
     def open(self, name: str) -> BinaryIO:

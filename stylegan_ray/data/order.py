@@ -89,7 +89,6 @@ def _block_table(num_images: int, key: tuple[int, int], block_rows: int) -> tupl
     """For the blocks in the order of this pass: the first row of each, and the place where it starts (and the end)."""
     num_blocks = -(-num_images // block_rows)
     first_rows = permuted(np.arange(num_blocks), num_blocks, stream_key(*key, "blocks")) * block_rows
-    sizes = np.minimum(
-        block_rows, num_images - first_rows
-    )  # the last block of the data may be short, wherever the permutation puts it
+    # The last block of the data may be short, wherever the permutation puts it.
+    sizes = np.minimum(block_rows, num_images - first_rows)
     return first_rows, np.concatenate([[0], np.cumsum(sizes)])

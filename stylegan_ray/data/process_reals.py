@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from stylegan_ray.networks.growing import enlarge
+
 
 def process_reals(
     images: Tensor,
@@ -26,14 +28,5 @@ def process_reals(
     level = math.floor(lod)
     fade = lod - level
     if fade > 0:
-        x = x.lerp(_upscale(torch.nn.functional.avg_pool2d(x, 2), 2), fade)
-    return _upscale(x, 2**level)
-
-
-def _upscale(x: Tensor, factor: int) -> Tensor:
-    """Nearest-neighbor upscaling of [N,C,H,W] by a whole factor."""
-    if factor == 1:
-        return x
-    n, c, h, w = x.shape
-    x = x[:, :, :, None, :, None].expand(n, c, h, factor, w, factor)  # [N,C,H,f,W,f]
-    return x.reshape(n, c, h * factor, w * factor)
+        x = x.lerp(enlarge(torch.nn.functional.avg_pool2d(x, 2), 2), fade)
+    return enlarge(x, 2**level)

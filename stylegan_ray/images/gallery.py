@@ -230,9 +230,8 @@ class Gallery:
         """Strips of edited styles [N,K,S,L,W], of the images from number `first` on: a row for each image and edit."""
         num, rows, columns = styles.shape[:3]
         seeds = [seed for seed in self.seeds[first : first + num] for _ in range(rows * columns)]
-        maps = self.maps and [
-            x[first : first + num].repeat_interleave(rows * columns, dim=0) for x in self.maps
-        ]  # [N*K*S,1,H,W]
+        # Each [N*K*S,1,H,W].
+        maps = self.maps and [x[first : first + num].repeat_interleave(rows * columns, dim=0) for x in self.maps]
         return image_grid(torch.stack(list(self._images(styles.flatten(0, 2), seeds, maps))), columns, num * rows)
 
     def edit_frames(self, edit: Edit, strengths: Sequence[float]) -> Iterator[Tensor]:

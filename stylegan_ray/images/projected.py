@@ -113,9 +113,7 @@ class Projector:
                 progress(step + 1, self.plan.num_steps, f"{target.stem}: distance {distance:.4f}, step")
 
         distance = self._distance_to(wanted[None].to(next(self.G.parameters()).device).float())
-        found = project(
-            self.G, distance, self.statistics, self.plan, self.drange, self.lod, self.start, watch
-        )  # fmt: skip
+        found = project(self.G, distance, self.statistics, self.plan, self.drange, self.lod, self.start, watch)
         image = pil_uint8(found.image, self.drange).cpu()
         files = {f"{target.stem}.png": png(image)}
         if self.video:

@@ -36,7 +36,7 @@ from stylegan_ray.run_folder import (
     find_run,
     newest_network,
 )
-from stylegan_ray.storage import Storage, join_address, split_address
+from stylegan_ray.storage import Storage, has_file, join_address, split_address
 from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, printable, reading
 
 MOST_NAMES = 10_000
@@ -70,9 +70,9 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if _is_file(checkpoint) or _holds(checkpoint, STATE) or _holds(checkpoint, COMPLETE):
+    if _is_file(checkpoint) or has_file(checkpoint, STATE) or has_file(checkpoint, COMPLETE):  # complete or not
         return checkpoint
-    if _holds(checkpoint, PUBLISHED):
+    if has_file(checkpoint, PUBLISHED):
         return join_address(checkpoint, PUBLISHED)
     run = find_run(checkpoint)
     with reading(run, ConfigError):
@@ -137,14 +137,6 @@ def _from_folder(folder: Storage, names: list[str]) -> Networks:
 def _is_file(address: str) -> bool:
     """Whether an address is that of a file: by its ending, or because it is there."""
     return split_address(address)[1].endswith(NETWORK_ENDINGS) or os.path.isfile(os.path.expanduser(address))
-
-
-def _holds(address: str, name: str) -> bool:
-    """Whether a folder has a file of this name: STATE makes it a checkpoint, complete or not."""
-    try:
-        return Storage.at(address).exists(name)
-    except (ValueError, OSError):
-        return False
 
 
 def _from_file(folder: Storage, name: str) -> Networks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, cast
@@ -121,6 +121,20 @@ def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
 def is_better(metric: str, value: float, than: float) -> bool:
     """Whether a value of a metric (its name as in rows) is better than another one."""
     return value > than if metric.startswith(HIGHER_IS_BETTER) else value < than
+
+
+def is_new_best(metric: str, value: float, before: Iterable[float]) -> bool:
+    """Whether a value of a metric is better than all before it."""
+    return all(is_better(metric, value, than) for than in before)
+
+
+def best_index(metric: str, values: Sequence[float]) -> int:
+    """The place of the first value that none is better than."""
+    best = 0
+    for index, value in enumerate(values):
+        if is_better(metric, value, values[best]):
+            best = index
+    return best
 
 
 def with_num_images(name: str, num_images: int) -> str:

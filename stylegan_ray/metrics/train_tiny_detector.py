@@ -31,7 +31,6 @@ from stylegan_ray.metrics.tiny_detector import (
 )
 
 THUMBNAIL = 6
-LOSSES = ("class", "strength", "thumbnail")
 LOSS_WEIGHTS = (0.7, 30.0, 1.5)
 VARIANCE = 100.0  # total variance of the features of training images, for a readable scale of distances
 

@@ -12,28 +12,21 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
-from torch import Tensor
-
 from stylegan_ray.config import RunConfig
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.run_folder import REALS, REPORT, TENSORBOARD, images_of, newest_network, newest_nimg
 from stylegan_ray.storage import Storage, join_address
-
-SHARES = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
-"""Parts of the training time: names in stats.jsonl under Timing/share/; the tick line drops the underscore."""
+from stylegan_ray.train.stats import TIMED_PARTS
 
 
 class ConsoleView:
-    """A sink that prints to a terminal or a job log: one bar below the messages, or a line per tick."""
+    """Shows a run on a terminal or in a job log: one bar below the messages, or a line per tick."""
 
     def __init__(self, total_kimg: float, stream: TextIO | None = None) -> None:
         self.total_kimg, self.stream = total_kimg, stream or sys.stdout
         self.is_live = is_terminal(self.stream)
         self.row: Mapping[str, Any] | None = None
         self.tick_at = time.monotonic()
-
-    def begin(self, run: Storage, nimg: int) -> None:
-        """Prints nothing: the message that a run begins says more."""
 
     def tick(self, row: Mapping[str, Any]) -> None:
         """Moves the bar, or prints the line of a tick."""
@@ -45,12 +38,6 @@ class ConsoleView:
 
     def metric(self, row: Mapping[str, Any]) -> None:
         """Prints nothing: a message holds the values."""
-
-    def images(self, name: str, grid: Tensor, nimg: int) -> None:
-        """Prints nothing."""
-
-    def histograms(self, name: str, values: Tensor, nimg: int) -> None:
-        """Prints nothing."""
 
     def message(self, text: str) -> None:
         """Prints lines of text; the bar stays below them."""
@@ -64,9 +51,6 @@ class ConsoleView:
             # The cursor returns to the start of the line, so that output of others overwrites the bar.
             self.stream.write(f"\r\x1b[2K{self._bar(shutil.get_terminal_size().columns - 1)}\r")
             self.stream.flush()
-
-    def sync(self) -> None:
-        """Does nothing: all is printed at once."""
 
     def close(self) -> None:
         """Leaves the bar as it is and moves below it."""
@@ -160,7 +144,7 @@ def tick_line(row: Mapping[str, Any]) -> str:
         f"sec/kimg {get('sec_per_kimg', 0):<7.2f}",
         f"maintenance {get('maintenance_sec', 0):<6.1f}",
         f"gpumem {get('peak_gpu_mem_gb', 0):<5.1f}",
-        " ".join(f"{part.replace('_', '')} {100 * get(f'share/{part}', 0):.0f}%" for part in SHARES) + " ",
+        " ".join(f"{part.replace('_', '')} {100 * get(f'share/{part}', 0):.0f}%" for part in TIMED_PARTS) + " ",
         _losses(row),
     ]
     if row.get("Progress/augment_p"):

@@ -10,8 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event  # type: ignore
 from torch import Tensor, nn
 
 from stylegan_ray.config import ConfigError, RunConfig
@@ -39,16 +37,14 @@ def check_graph(cfg: RunConfig) -> None:
 
 def graph_file(G: Any, D: nn.Module) -> tuple[str, bytes]:
     """Name and content of an event file with the graph of D(G(z)) at full resolution, for one sample."""
-    from torch.utils.tensorboard._pytorch_graph import graph
+    from torch.utils.tensorboard import SummaryWriter
 
     like = next(G.parameters())
     inputs = tuple(like.new_zeros(1, size) for size in (G.z_dim, G.label_size))
-    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
-        # The tracer warns of shapes that become constants, as they should.
-        traced, _ = graph(GeneratorAndDiscriminator(G, D), inputs)
     with TemporaryDirectory() as folder:
-        writer = EventsWriter(f"{folder}/events", f".{time.time_ns()}.graph")
-        writer.write_event(Event(wall_time=time.time(), graph_def=traced.SerializeToString()))
-        writer.close()
+        with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+            # The tracer warns of shapes that become constants, as they should.
+            with SummaryWriter(folder, filename_suffix=f".{time.time_ns()}.graph") as writer:
+                writer.add_graph(GeneratorAndDiscriminator(G, D), inputs)
         (file,) = Path(folder).iterdir()
         return f"{TENSORBOARD}/{file.name}", file.read_bytes()

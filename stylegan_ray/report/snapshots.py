@@ -14,7 +14,7 @@ from stylegan_ray.data.errors import BadImage
 from stylegan_ray.images.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.interop.native import save_network
 from stylegan_ray.jsonl import dated_metric_rows
-from stylegan_ray.metrics.names import is_better
+from stylegan_ray.metrics.names import is_new_best
 from stylegan_ray.metrics.rows import Row
 from stylegan_ray.report.graph import graph_file
 from stylegan_ray.report.histograms import finite_weights
@@ -101,7 +101,7 @@ class Snapshots:
         for row in rows:
             name, value = row["metric"], row["value"]
             before = [r["value"] for r in self.metric_rows if r["metric"] == name and r["value"] is not None]
-            if value is not None and all(is_better(name, value, than) for than in before):
+            if value is not None and is_new_best(name, value, before):
                 (save or self.save_network)(best_name(name))
             self.sinks.metric(row)
             self.metric_rows.append(row)

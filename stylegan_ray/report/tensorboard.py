@@ -49,11 +49,11 @@ class TensorBoard:
         """Adds the scalars of a tick."""
         for key, value in row.items():
             if value is not None and key != "Timing/timestamp":  # each event has its own
-                self.events.add(summary.scalar(key, value), nimg_of(row))
+                self.events.add(summary.scalar(key, value), nimg_of_row(row))
         self.events.flush()
         if self.spool is not None and self.spool.is_copy and self.events.num_bytes > MAX_EVENT_BYTES:
             self.events.close()
-            self._events = EventFile(self.spool.folder, nimg_of(row) + 1)
+            self._events = EventFile(self.spool.folder, nimg_of_row(row) + 1)
 
     def metric(self, row: Mapping[str, Any]) -> None:
         """Adds the value of a metric as Metrics/NAME."""
@@ -127,8 +127,3 @@ class EventFile:
         event.wall_time = time.time()
         self.num_bytes += event.ByteSize()
         self.writer.write_event(event)
-
-
-def nimg_of(row: Mapping[str, Any]) -> int:
-    """cur_nimg of a row of stats.jsonl."""
-    return round(row["Progress/kimg"] * 1000)

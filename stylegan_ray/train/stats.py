@@ -36,7 +36,7 @@ class Means:
         return means
 
 
-PARTS: tuple[str, ...] = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
+TIMED_PARTS: tuple[str, ...] = ("data", "G", "G_reg", "D", "D_reg", "reduce", "checkpoint")
 """Names of Timing/share/ in stats.jsonl."""
 
 
@@ -45,7 +45,7 @@ class StopWatch:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(TIMED_PARTS, 0.0)
         self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self.trains = False
         """Whether the loop trains; false before it begins and in its pauses."""
@@ -82,5 +82,5 @@ class StopWatch:
             torch.cuda.synchronize()
         for part, first, last in self.events:
             self.seconds[part] += first.elapsed_time(last) / 1000
-        seconds, self.seconds, self.events = self.seconds, dict.fromkeys(PARTS, 0.0), []
+        seconds, self.seconds, self.events = self.seconds, dict.fromkeys(TIMED_PARTS, 0.0), []
         return seconds

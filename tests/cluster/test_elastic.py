@@ -76,19 +76,19 @@ def world_sizes(trace):
 @pytest.mark.cluster
 def test_nodes_that_go_and_come_leave_the_run_of_plain_processes(tmp_path):
     """Ray's own nodes: two of four die, the group goes on with two; one comes back, and it goes on with three."""
-    victims = pytest.importorskip("benchmarks.cluster.victims")
+    local_cluster = pytest.importorskip("benchmarks.cluster.local_cluster")
     pictures, trace, log = write_pictures(tmp_path / "pictures", side=16), tmp_path / "trace", tmp_path / "log"
     trace.mkdir()
     words = ["config-f", str(pictures), *(word for key, value in KEYS.items() for word in (f"--{key}", str(value)))]
     with (
         TemporaryDirectory(prefix="sgr-", ignore_cleanup_errors=True) as folder,
-        victims.Cluster(Path(folder), 4) as cluster,
+        local_cluster.Cluster(Path(folder), 4) as cluster,
     ):
         env = {**cluster.env, "STYLEGAN_RAY_STORAGE": str(tmp_path)}
-        driver = victims.Driver([str(trace), *words, "--cluster.address", cluster.address], env, log)
+        driver = local_cluster.Driver([str(trace), *words, "--cluster.address", cluster.address], env, log)
 
         def reaches(condition, what):
-            victims.wait_for(lambda: driver.ended or condition(), what)
+            local_cluster.wait_for(lambda: driver.ended or condition(), what)
             assert condition(), f"ended before {what}:\n{driver.words()}"
 
         try:
@@ -98,7 +98,7 @@ def test_nodes_that_go_and_come_leave_the_run_of_plain_processes(tmp_path):
             reaches(lambda: world_sizes(trace)[-1:] == [2], "a group of two")
             cluster.add(2)
             reaches(lambda: world_sizes(trace)[-1:] == [3], "a group of three")
-            victims.wait_for(lambda: driver.ended, "the end", 900)
+            local_cluster.wait_for(lambda: driver.ended, "the end", 900)
             assert driver.process.returncode == 0, driver.words()
         finally:
             driver.kill()

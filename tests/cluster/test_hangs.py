@@ -13,7 +13,7 @@ ray = pytest.importorskip("ray")
 
 from support.jobs import Job, newest_tick, small_model  # noqa: E402
 
-from benchmarks.cluster.victims import command_of, descendants  # noqa: E402
+from benchmarks.cluster.local_cluster import command_of, descendants  # noqa: E402
 from stylegan_ray.cluster.channel import Beat, Channel, Decoder  # noqa: E402
 from stylegan_ray.cluster.faults import MOST_WITHOUT_PROGRESS, FaultCallback, FaultLog  # noqa: E402
 from stylegan_ray.cluster.hangs import Progress  # noqa: E402

@@ -14,7 +14,7 @@ from support.jobs import Job, metrics_without_times, newest_tick, rows_without_t
 from support.plain import train_without_ray
 from support.processes import spawn
 
-from benchmarks.cluster.victims import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
+from benchmarks.cluster.local_cluster import DECODER, TRAINING_WORKER, command_of, descendants, kill_while_running
 from stylegan_ray import cli
 from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage

@@ -14,6 +14,7 @@ from stylegan_ray.cluster import preflight, resources  # noqa: E402
 from stylegan_ray.cluster.nodes import (  # noqa: E402
     MARKER,
     Findings,
+    Missing,
     Node,
     Probe,
     alive_nodes,
@@ -35,7 +36,7 @@ from stylegan_ray.machine.network import interface_address, interfaces  # noqa: 
 from stylegan_ray.machine.software import code_checksum, software  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
 
-GOOD = Findings({"torch": "2.13.0", "stylegan_ray": "abc"}, "token", "yes", "sha", 1 << 30, {"eth0": "10.0.0.2"})
+GOOD = Findings({"torch": "2.13.0", "stylegan_ray": "abc"}, "token", None, "sha", 1 << 30, {"eth0": "10.0.0.2"})
 NODE = Node("id", "10.0.0.2", {"CPU": 4, "GPU": 2, "object_store_memory": 1 << 30})
 TWO_ON_CPU = Share(2, 1.0, 0, 1)
 
@@ -68,10 +69,16 @@ def test_a_node_like_the_driver_has_no_problems():
             ["10.0.0.2 has torch 2.11.0", "2.13.0", "job submit"],
         ),
         ({"software": {"torch": "2.13.0", "stylegan_ray": "old"}}, ["stylegan_ray old", "driver has abc"]),
-        ({"marker": "no file of the driver there"}, ["run.storage=/shared: node 10.0.0.2", "no file", "network file"]),
+        (
+            {"marker": Missing("no file of the driver there")},
+            ["/shared: node 10.0.0.2", "no file", "network file"],
+        ),
         ({"marker": "another token"}, ["another folder of the same name", "s3://"]),
-        ({"write": "no way to write there: read-only"}, ["run.storage=/shared", "read-only", "rights"]),
-        ({"image": "no way to read it: missing"}, ["data.path=/pictures", "missing", "every node sees the same"]),
+        ({"write": Missing("no way to write there: read-only")}, ["run.storage=/shared", "read-only", "rights"]),
+        (
+            {"image": Missing("no way to read it: missing")},
+            ["data.path=/pictures", "missing", "every node"],
+        ),
         ({"image": "another sha"}, ["data.path=/pictures", "other pixels"]),
     ],
 )
@@ -98,7 +105,7 @@ def test_findings_of_this_machine(dataset, tmp_path):
     storage.write(MARKER, b"token")
     probe = Probe(str(tmp_path), config(**{"data.path": dataset.path}).data, readable_image(dataset))
     found = findings(probe, dataset)
-    assert found.marker == "token" and found.write == "yes" and len(found.image) == 64
+    assert found.marker == "token" and found.write is None and len(found.image) == 64
     assert found.software["ray"] == ray.__version__ and found.software["stylegan_ray"] == code_checksum()
     assert storage.names() == [MARKER], "what was written to try is gone"
     assert interface_address("lo") == "127.0.0.1" and interfaces()["lo"] == "127.0.0.1"

@@ -16,7 +16,7 @@ import ray
 from support.data_sets import encoded, noise_picture, numbered, opened, write_folder
 from support.jobs import ROOT
 
-from benchmarks.cluster.victims import descendants, kill
+from benchmarks.cluster.local_cluster import descendants, kill
 from stylegan_ray import cli
 from stylegan_ray.cluster.prepare.write import write_task
 from stylegan_ray.config import DataConfig

@@ -14,7 +14,7 @@ from support.jobs import ROOT, Job, isolated, newest_tick, small_model
 
 pytest.importorskip("ray")
 
-from benchmarks.cluster.victims import descendants
+from benchmarks.cluster.local_cluster import descendants
 
 pytestmark = [
     pytest.mark.cluster,

@@ -155,7 +155,7 @@ def test_json_that_is_read():
         (b"a: &x [1]\nb: *x", r"line 1, column 4: anchors and aliases"),
         (b"a: *x", "anchors and aliases"),
         (b"a: &x 1", "anchors and aliases"),
-        (b"loss: {r1_gamma: 1}\nloss: {pl_weight: 2}", r"line 2, column 1: .*'loss' stands twice, first in line 1"),
+        (b"loss: {r1_gamma: 1}\nloss: {pl_weight: 2}", r"line 2, column 1: .*'loss' appears twice, first in line 1"),
         (b"a:\n\tb: 1", r"line 2, column 1: .*; indent with spaces, not tabs"),
         ("name: für".encode("latin-1"), r"line 1, column 8: byte 0xfc is not UTF-8; save"),
         ("name: für".encode("utf-16"), "UTF-16; save it as UTF-8"),

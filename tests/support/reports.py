@@ -8,7 +8,7 @@ import fsspec
 from pyarrow import fs
 from tensorboardX.proto.event_pb2 import Event
 
-from stylegan_ray.report.console import SHARES
+from stylegan_ray.report.console import TIMED_PARTS
 from stylegan_ray.storage import Storage
 
 
@@ -27,7 +27,7 @@ def row(tick, **change):
         "Timing/sec_per_tick": 13.12,
         "Timing/sec_per_kimg": 3.28,
         "Timing/maintenance_sec": 0.4,
-        **{f"Timing/share/{part}": 0.01 * i for i, part in enumerate(SHARES, 1)},
+        **{f"Timing/share/{part}": 0.01 * i for i, part in enumerate(TIMED_PARTS, 1)},
         "Resources/peak_gpu_mem_gb": 0.0,
         "Resources/cpu_mem_gb": 0.7,
         **change,

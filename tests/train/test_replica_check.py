@@ -68,7 +68,8 @@ def worker(rank, folder):
     stores = [dist.FileStore(os.path.join(folder, name), 3) for name in ("store", "end")]
     dist.init_process_group("gloo", store=stores[0], rank=rank, world_size=3)
     addresses = ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
-    distributed.first_sum("cpu", addresses, timeout_sec=60)
+    own = dist.PrefixStore("first_sum", stores[1])
+    distributed.first_sum(own, "cpu", addresses, timeout_sec=60)
     cfg = toy_config(**{"train.total_kimg": 0.064})
     state = toy_state(cfg)
     run(cfg, state, pauses=2)
@@ -77,10 +78,10 @@ def worker(rank, folder):
     for what in ("weight", "moment", "counter"):
         found[what] = changed(state, what)
     dist.barrier()
-    dist.distributed_c10d._get_default_store().delete_key("first_sum/2")
+    own.delete_key("2")
     if rank != 2:
         with pytest.raises(ConnectionError) as caught:
-            distributed.first_sum("cpu", addresses, timeout_sec=1)
+            distributed.first_sum(own, "cpu", addresses, timeout_sec=1)
         found["late"] = str(caught.value)
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     stores[1].set(str(rank), b"")

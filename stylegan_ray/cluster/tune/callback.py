@@ -15,9 +15,9 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from stylegan_ray.cluster.run import has_ended
 from stylegan_ray.cluster.tune.progress import SweepView, format_values
-from stylegan_ray.cluster.tune.scheduler import TRIALS
 from stylegan_ray.cluster.tune.trials import (
     INTERRUPTED,
+    TRIALS,
     Record,
     Row,
     Trial,

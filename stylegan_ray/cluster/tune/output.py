@@ -18,8 +18,11 @@ from stylegan_ray.cluster.tune.report import Axis, Curve, Report, write_report
 from stylegan_ray.cluster.tune.trials import Trial, rank
 from stylegan_ray.config import RunConfig
 from stylegan_ray.report.tensorboard import EventFile
-from stylegan_ray.run_folder import images_of
+from stylegan_ray.run_folder import REPORT, images_of
 from stylegan_ray.storage import Storage
+
+BEST = "best.yaml"
+"""A preset with the values of the best trial."""
 
 
 def write_outputs(sweep: Storage, plan: Plan, cfg: RunConfig, trials: Mapping[int, Trial]) -> dict[str, str]:
@@ -31,11 +34,11 @@ def write_outputs(sweep: Storage, plan: Plan, cfg: RunConfig, trials: Mapping[in
     if not ranked:
         return written
     best = ranked[0]
-    sweep.write("best.yaml", best_yaml(plan, cfg, best).encode())
+    sweep.write(BEST, best_yaml(plan, cfg, best).encode())
     write_report(report_of(sweep, plan, ordered, ranked), sweep, "report")
     write_hparams(sweep, plan, ordered)
     text = f"trial {best.number}, {plan.objective} {format_value(best.value)} at {best.kimg:g} kimg"
-    return {"Best": text, **written, "Report": sweep.path("report.html"), "Image": sweep.path("report.png")}
+    return {"Best": text, **written, "Report": sweep.path(REPORT), "Image": sweep.path("report.png")}
 
 
 def trials_csv(plan: Plan, trials: Sequence[Trial]) -> str:

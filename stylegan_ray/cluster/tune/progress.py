@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 
 from stylegan_ray.cluster.tune.trials import Trial, rank
 from stylegan_ray.credentials import without_credentials
+from stylegan_ray.report.console import is_terminal
 from stylegan_ray.table import format_table
 
 SECONDS_BETWEEN_DRAWINGS = 1.0
@@ -26,7 +26,7 @@ class SweepView:
     ) -> None:  # fmt: skip
         self.trials, self.objective, self.num_samples = trials, objective, num_samples
         self.higher_is_better, self.stream = higher_is_better, stream or sys.stdout
-        self.is_live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_live = is_terminal(self.stream)
         self._height, self._drawn_at = 0, -math.inf
 
     def message(self, text: str) -> None:

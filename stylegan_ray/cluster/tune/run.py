@@ -26,15 +26,14 @@ from stylegan_ray.cluster.resources import (
     gpus_of_worker,
     joined,
     share_of_cluster,
-    workers_range,
 )
 from stylegan_ray.cluster.run import check_writable, complete_config, default_name
 from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
-from stylegan_ray.cluster.tune.output import write_outputs
+from stylegan_ray.cluster.tune.output import BEST, write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView
 from stylegan_ray.cluster.tune.sealed import sealed
-from stylegan_ray.cluster.tune.trials import Trial, read_trials, unpin
+from stylegan_ray.cluster.tune.trials import TRIALS, Trial, read_trials, unpin
 from stylegan_ray.config import ConfigError, RunConfig, differences, validated
 from stylegan_ray.credentials import clean
 from stylegan_ray.data.dataset import Dataset
@@ -45,7 +44,7 @@ from stylegan_ray.storage import Storage, join_address
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
 from stylegan_ray.untrusted_text import parse_yaml
 
-TRIALS, EXPERIMENT = "trials", "tune"
+EXPERIMENT = "tune"
 """In a sweep's folder: the folder of its trials, and Ray Tune's own."""
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -196,7 +195,7 @@ def places(cfg: RunConfig, wanted: int | None, num_left: int, say: Any) -> tuple
 
 def fitting(cfg: RunConfig, nodes: Sequence[Node], wanted: int | None) -> tuple[Share, int, str]:
     """Each worker's share, how many trials fit, and why; by default a worker on CPUs gets one of them."""
-    least, most = workers_range(cfg)
+    least, most = cfg.cluster.fewest_workers, cfg.cluster.most_workers
     gpus = gpus_of_worker(cfg, [node.resources for node in nodes])
     hosts = [node.resources for node in nodes if node.resources.get("GPU" if gpus else "CPU", 0) >= 1]
     if cfg.cluster.cpus_per_worker:
@@ -376,7 +375,7 @@ def closing_message(sweep: Sweep, paths: Mapping[str, str], is_whole: bool = Tru
     lines = ["Done." if is_whole else "Stopped; the same command continues."]
     lines += [f"  {label:12s} {text}" for label, text in paths.items()]
     if "Best" in paths:
-        best = join_address(sweep.address, "best.yaml")
-        download, file = (f"download {best}, then: ", "best.yaml") if "://" in best else ("", quote(best))
+        best = join_address(sweep.address, BEST)
+        download, file = (f"download {best}, then: ", BEST) if "://" in best else ("", quote(best))
         lines.append(f"  {'Train it':12s} {download}stylegan-ray train {file}")
     return "\n".join(lines)

@@ -13,10 +13,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.space import Space
-from stylegan_ray.cluster.tune.trials import number_of, rows_of_run, run_name
+from stylegan_ray.cluster.tune.trials import TRIALS, number_of, rows_of_run, run_name
 from stylegan_ray.storage import Storage
 
-TRIALS = "trials"
 """The folder of a sweep that holds its trials; Tune's own folder is stored beside it."""
 
 

@@ -38,6 +38,8 @@ from stylegan_ray.untrusted_text import parse_json
 State = Literal["open", "finished", "stopped", "diverged", "failed"]
 INTERRUPTED = "interrupted"
 """How a trial reports that its run was stopped and saved: it stays open."""
+TRIALS = "trials"
+"""The folder of trials in that of their sweep."""
 PINNED = "pinned"
 """Folder in a run for checkpoints that pointers name; the run itself deletes old ones from its own folder."""
 NUM_PINNED = 3

@@ -25,8 +25,8 @@ from stylegan_ray.report.charts import (
     plain_axes,
     svg_of,
 )
-from stylegan_ray.report.console import SHARES
 from stylegan_ray.report.page.read import RunData, number
+from stylegan_ray.train.stats import TIMED_PARTS
 
 SIZE, WIDE = (3.9, 2.2), (9.6, 3.0)
 """Inches: of a curve, and of a chart over the whole width."""
@@ -90,7 +90,7 @@ def line_chart(title: str, curves: Curves, markers: bool = False) -> Chart:
 
 def share_chart(data: RunData) -> Chart | None:
     """Parts of the training time over kimg, stacked."""
-    found = {part: data.curve(f"Timing/share/{part}") for part in SHARES}
+    found = {part: data.curve(f"Timing/share/{part}") for part in TIMED_PARTS}
     found = {part: curve for part, curve in found.items() if len(curve[0]) == len(data.ticks) and any(curve[1])}
     if len(data.ticks) < 2 or not found:
         return None

@@ -18,7 +18,7 @@ from stylegan_ray.jsonl import (
     rows_so_far,
     tick_rows,
 )
-from stylegan_ray.metrics.names import is_better
+from stylegan_ray.metrics.names import best_index
 from stylegan_ray.run_folder import (
     FAULTS,
     METRICS,
@@ -116,10 +116,7 @@ class RunData:
     def best(self, name: str) -> tuple[float, float]:
         """kimg and value of the best value of a metric."""
         kimg, values = self.metric(name)
-        best = 0
-        for index, value in enumerate(values):
-            if is_better(name, value, values[best]):
-                best = index
+        best = best_index(name, values)
         return kimg[best], values[best]
 
 

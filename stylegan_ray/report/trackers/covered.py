@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import calendar
-import io
 import math
 import time
 from collections.abc import Mapping
@@ -62,12 +61,6 @@ def reduced_image(run: Storage, name: str) -> Image.Image:
     """A grid of images as RGB, of at most MOST_PIXELS on a side: averages of whole pixels, so that tiles stay sharp."""
     image = open_image(run.read(name)).convert("RGB")
     return image.reduce(math.ceil(max(image.size) / MOST_PIXELS))
-
-
-def png_of(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png")
-    return file.getvalue()
 
 
 def _seconds(row: Mapping[str, Any], began: float) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stylegan_ray.credentials import host_of
 from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row, rows_so_far
-from stylegan_ray.metrics.names import is_better
+from stylegan_ray.metrics.names import is_new_best
 from stylegan_ray.report.trackers.protocol import About, Point
 from stylegan_ray.run_folder import (
     FAULTS,
@@ -80,7 +80,7 @@ class Notifier:
             for row in rows
             if row.get("metric") == name and row.get("value") is not None and nimg_of_row(row) < nimg
         ]
-        if not before or not all(is_better(name, value, than) for than in before):
+        if not before or not is_new_best(name, value, before):
             return
         text = f"{self.about.name}: new best {name} {value:.4g} at {nimg / 1000:g} kimg"
         event = {"event": "new best", "metric": name, "value": value}

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, made to be hurt: processes are found by parent and killed by id."""
+"""A Ray cluster of several nodes on this machine, for benchmarks that inject faults into its processes."""
 
 from __future__ import annotations
 
