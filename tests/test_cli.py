@@ -74,6 +74,16 @@ def test_a_list_can_be_given_as_several_words(names):
     assert changes("tiny", "pictures", "--metrics.names", *names)["metrics.names"] == names
 
 
+def test_a_source_changes_no_value_of_a_preset_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("augment: {mode: ada, ada_kimg: 500}\nschedule: {G_smoothing_rampup: 0.05}\n")
+    assert train_options([str(path), "images.zip", "--resume-from", "old"]).transfer == {}
+    path.write_text("augment: {mode: ada}\n")
+    assert train_options([str(path), "images.zip", "--resume-from", "old"]).transfer == {"augment.ada_kimg": 100.0}
+    found = train_options(["auto", "images.zip", "--resume-from", "old"]).transfer
+    assert found == {"augment.ada_kimg": 100.0, "schedule.G_smoothing_rampup": None}
+
+
 def test_positionals_and_own_options():
     options = train_options(["config-e", "pictures.zip", "--resume-from", "runs/old", "--dry-run"])
     assert (options.cfg.run.preset, options.cfg.data.path) == ("config-e", "pictures.zip")

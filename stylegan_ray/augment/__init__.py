@@ -5,7 +5,7 @@ code; `apply` changes images by them and can be differentiated to any order. `au
 """
 
 from stylegan_ray.augment.augmentation import Augmentation, Numbers, Parameters, joined
-from stylegan_ray.augment.choice import augmentation_of, check_size
+from stylegan_ray.augment.choice import augmentation_of, check_augmentable
 from stylegan_ray.augment.diffaugment import DiffAugment
 from stylegan_ray.augment.pipeline import Pipeline
 from stylegan_ray.augment.strengths import PIPES, Strengths
@@ -19,6 +19,6 @@ __all__ = [
     "Pipeline",
     "Strengths",
     "augmentation_of",
-    "check_size",
+    "check_augmentable",
     "joined",
 ]

@@ -18,7 +18,7 @@ def augmentation_of(cfg: AugmentConfig) -> Augmentation | None:
     return Pipeline(Strengths.of(cfg.pipe))
 
 
-def check_size(cfg: AugmentConfig, size: tuple[int, int]) -> None:
+def check_augmentable(cfg: AugmentConfig, size: tuple[int, int]) -> None:
     """Raises ValueError for images (H, W) that the configuration's augmentation cannot augment."""
     if (augmentation := augmentation_of(cfg)) is not None:
         augmentation.check_size(size)

@@ -27,7 +27,7 @@ RECOVER_SEC = 10.0
 """How long a worker that starts waits for the messages of those before it."""
 
 
-class Decoder(NamedTuple):
+class DecodingProcess(NamedTuple):
     """A process that decodes images."""
 
     pid: int
@@ -57,7 +57,7 @@ class Beat:
     """How many parts have begun."""
     waits_in: str | None
     """The function of `distributed` in which it waits for the other workers."""
-    decoders: tuple[Decoder, ...]
+    decoders: tuple[DecodingProcess, ...]
     """What decodes for it, where it waits for images."""
 
     @property

@@ -20,7 +20,7 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from stylegan_ray.cluster.channel import Decoder
+from stylegan_ray.cluster.channel import DecodingProcess
 from stylegan_ray.interrupts import hear_sigint
 from stylegan_ray.lease import start_of
 
@@ -151,7 +151,7 @@ class Pace:
         """The task decodes from a sample position on: where its process dies, if it does."""
         if self._is_here():
             with suppress(FileNotFoundError):
-                decoder = Decoder(os.getpid(), start_of(os.getpid()), position)
+                decoder = DecodingProcess(os.getpid(), start_of(os.getpid()), position)
                 (self.folder / f"position-{task.number}").write_text(json.dumps(decoder))
 
     def last_position(self, task: Task) -> int:
@@ -159,7 +159,7 @@ class Pace:
         decoder = _read_decoder(self.folder / f"position-{task.number}")
         return decoder.position if decoder else first_position(task.chunks[0])
 
-    def decoders(self) -> list[Decoder]:
+    def decoders(self) -> list[DecodingProcess]:
         """The processes that decode."""
         return [decoder for path in sorted(self.folder.glob("position-*")) if (decoder := _read_decoder(path))]
 
@@ -177,9 +177,9 @@ class Pace:
         return ray.get_runtime_context().get_node_id() == self.node_id
 
 
-def _read_decoder(path: Path) -> Decoder | None:
+def _read_decoder(path: Path) -> DecodingProcess | None:
     try:
-        return Decoder(*json.loads(path.read_text()))
+        return DecodingProcess(*json.loads(path.read_text()))
     except (FileNotFoundError, json.JSONDecodeError):  # no task has come so far, or it writes just now
         return None
 

@@ -14,7 +14,7 @@ import ray.train
 from ray.exceptions import RayError
 
 from stylegan_ray import distributed
-from stylegan_ray.cluster.channel import Beat, Decoder
+from stylegan_ray.cluster.channel import Beat, DecodingProcess
 from stylegan_ray.cluster.stacks import end_process, own_stacks, stacks_of
 from stylegan_ray.config import ClusterConfig
 from stylegan_ray.lease import start_of
@@ -48,7 +48,7 @@ class Heartbeat:
         self.channel, self.run, self.watch = channel, run, watch
         self.every_sec = sec_between_beats(cluster)
         self.state: TrainState | None = None
-        self.decoders: Callable[[], Iterable[Decoder]] = tuple
+        self.decoders: Callable[[], Iterable[DecodingProcess]] = tuple
         """Finds the processes that decode for this worker."""
         self._rank = ray.train.get_context().get_world_rank()
         self._node = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()

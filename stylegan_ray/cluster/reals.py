@@ -19,7 +19,7 @@ import torch
 from ray.exceptions import RayError
 from torch import Tensor
 
-from stylegan_ray.cluster.channel import Decoder
+from stylegan_ray.cluster.channel import DecodingProcess
 from stylegan_ray.cluster.decode_tasks import (
     Chunk,
     Decoded,
@@ -129,7 +129,7 @@ class RealsStream(Iterator[MicroBatches]):
     def __del__(self) -> None:
         self._stop()
 
-    def decoders(self) -> list[Decoder]:
+    def decoders(self) -> list[DecodingProcess]:
         """The processes that decode now."""
         return self.pace.decoders()
 

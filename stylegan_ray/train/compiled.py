@@ -19,13 +19,13 @@ BACKEND = "inductor"
 """The compiler of torch.compile that a run uses."""
 
 FORCED_RECOMPILE_LIMIT = 1000
-"""Versions of one function that torch.compile keeps inside `forced`, where each state brings networks of its own."""
+"""Versions of one function that torch.compile keeps inside `force_compile`, where each state has its networks."""
 
 _forced: str | None = None
 
 
 @contextmanager
-def forced(way: str) -> Iterator[None]:
+def force_compile(way: str) -> Iterator[None]:
     """Compiles every loss inside, whatever train.compile says, by the named backend of torch.compile.
 
     A loss that cannot be compiled raises instead of running as it is. "aot_eager" traces forward and backward passes

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stylegan_ray.augment import check_size
+from stylegan_ray.augment import check_augmentable
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.machine.memory import machine_bytes
 from stylegan_ray.networks import build_discriminator, build_generator
@@ -112,7 +112,7 @@ class Subject:
     def check(self) -> None:
         """Raises ConfigError where such networks cannot be built, or images of this size not be augmented."""
         try:
-            check_size(self.cfg.augment, self.resolution)
+            check_augmentable(self.cfg.augment, self.resolution)
             freeze(self.networks()[1], self.cfg.train.freeze_D)
         except ValueError as error:
             raise ConfigError(str(error)) from error

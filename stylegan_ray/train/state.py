@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stylegan_ray.augment import Augmentation, Parameters, check_size, joined
+from stylegan_ray.augment import Augmentation, Parameters, check_augmentable, joined
 from stylegan_ray.config import FORMAT_VERSION, RunConfig
 from stylegan_ray.data.process_reals import process_reals
 from stylegan_ray.networks import build_discriminator, build_generator, recompute
@@ -120,7 +120,7 @@ class TrainState:
         device: torch.device | str = "cpu",
     ) -> TrainState:
         """The state of a new run; the networks are initialized on the CPU from run.seed, equal on every device."""
-        check_size(cfg.augment, (resolution, resolution) if isinstance(resolution, int) else resolution)
+        check_augmentable(cfg.augment, (resolution, resolution) if isinstance(resolution, int) else resolution)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(stream(stream_key(cfg.run.seed, 0, "init"), 0).integers(2**63)))
             G = build_generator(cfg.model, resolution, num_channels, label_size)

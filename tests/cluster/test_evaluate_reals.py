@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from support.data_sets import noise_picture, write_folder
 
 pytest.importorskip("ray")
 
@@ -139,6 +140,16 @@ def test_weights_whose_images_are_not_finite_end_a_command(images, tmp_path, cap
 def test_numbers_out_of_bounds_are_refused(images, tmp_path, capsys, words):
     assert cli.run(cli.evaluate, [network(tmp_path, images, cond=False), "--metrics", "fid16_tiny", *words]) == 2
     assert words[0] in capsys.readouterr().err
+
+
+def test_classes_that_are_all_small_are_refused(images, tmp_path, capsys):
+    words = ["--metrics", "fid16_tiny", "--by-class", "--num-tasks", "0"]
+    few = images.parent / "few"
+    write_folder(
+        few, {f"{kind}/{i}.png": noise_picture(i, (8, 8)) for kind in ("cats", "dogs", "owls") for i in range(3)}
+    )
+    assert cli.run(cli.evaluate, [network(tmp_path, images, cond=True), str(few), *words]) == 2
+    assert "no class of" in (said := capsys.readouterr().err) and "the largest one has 3" in said
 
 
 def test_a_network_without_classes_has_no_metrics_by_class(images, tmp_path, capsys):

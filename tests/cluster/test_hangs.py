@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray")
 from support.jobs import Job, newest_tick, small_model  # noqa: E402
 
 from benchmarks.cluster.local_cluster import command_of, descendants  # noqa: E402
-from stylegan_ray.cluster.channel import Beat, Channel, Decoder  # noqa: E402
+from stylegan_ray.cluster.channel import Beat, Channel, DecodingProcess  # noqa: E402
 from stylegan_ray.cluster.faults import MOST_WITHOUT_PROGRESS, FaultCallback, FaultLog  # noqa: E402
 from stylegan_ray.cluster.hangs import Progress  # noqa: E402
 from stylegan_ray.cluster.heartbeat import MOST_SEC, sec_between_beats  # noqa: E402
@@ -75,7 +75,7 @@ def test_who_hangs_comes_before_who_waits():
 
 
 def test_a_worker_that_waits_for_images_names_what_decodes_them():
-    text = Progress(60, 30).describe([(beat(part="data", decoders=(Decoder(99, 1, 512),)), 1.0)])
+    text = Progress(60, 30).describe([(beat(part="data", decoders=(DecodingProcess(99, 1, 512),)), 1.0)])
     assert text.endswith("waited for images from process 99 (sample position 512)")
     assert "no trace" in Progress(60, 30).describe([(beat(part="data"), 1.0)])
 

@@ -38,7 +38,7 @@ def by_operations(name: str) -> Iterator[Prepare]:
 @contextmanager
 def networks_compiled() -> Iterator[Prepare]:
     """Each network by torch.compile, traced forward and backward without making machine code."""
-    with compiled.forced("aot_eager"):
+    with compiled.force_compile("aot_eager"):
         yield traced
 
 
@@ -52,7 +52,7 @@ def traced(network: nn.Module) -> nn.Module:
 @contextmanager
 def losses_compiled(backend: str) -> Iterator[Prepare]:
     """Whole losses with their penalties, as training compiles them, but without a way back to eager code."""
-    with compiled.forced(backend):
+    with compiled.force_compile(backend):
         yield lambda network: network
 
 

@@ -157,6 +157,6 @@ def test_compiled_losses_augment_as_eager_ones_do(keys):
     cfg = toy_config(**keys | {"train.dtype": "float64", "train.total_kimg": 0.016})
     eager, traced = toy_state(cfg), toy_state(cfg)
     run(cfg, eager)
-    with compiled.forced("aot_eager"):
+    with compiled.force_compile("aot_eager"):
         run(cfg, traced)
     assert largest_difference(eager.tensors(), traced.tensors()) < 1e-9

@@ -9,7 +9,7 @@ from support.laws import largest_difference, run, trained_by, undisturbed
 from support.toy import placed, toy_config, toy_state
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.train.compiled import Compiled, forced
+from stylegan_ray.train.compiled import Compiled, force_compile
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.step import accumulate, phases_of
 
@@ -25,7 +25,7 @@ def test_a_penalty_is_compiled_whole_with_its_second_derivatives():
         phase = phases_of(cfg, "D", training_schedule(cfg, 0, 3))[1]
         for batch in placed(cfg, state)[:1]:
             if compiled:
-                with forced("aot_eager"):
+                with force_compile("aot_eager"):
                     accumulate(phase, state, batch)
             else:
                 accumulate(phase, state, batch)
@@ -56,10 +56,31 @@ def test_without_a_compiler_the_run_continues_and_logs_one_line(monkeypatch, cap
     assert "train.compile" in message and "no C++ compiler was found" in message and "\n" not in message
 
 
+def test_each_program_of_a_loss_is_tried_before_it_is_used(monkeypatch, caplog):
+    """In mode ada a loss gets parameters of augmentations once p has risen, which is another program."""
+
+    def only_without(compute, **options):
+        def program(networks, tensors):
+            if any(name.startswith("augment") for name in tensors):
+                raise RuntimeError("cannot compile this one")
+            return compute(networks, tensors)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", only_without)
+    keys = {"train.total_kimg": 0.064, "augment.mode": "ada", "augment.ada_kimg": 0.001, "augment.target": -1}
+    expected, state = (toy_state(toy_config(**keys, **{"train.compile": value})) for value in (False, True))
+    rows = run(toy_config(**keys), expected)
+    assert rows[-1]["Progress/augment_p"] > 0
+    with caplog.at_level(logging.WARNING, logger="stylegan_ray"):
+        assert run(toy_config(**keys, **{"train.compile": True}), state) == rows
+    assert not state.compiled.wanted and "cannot compile this one" in caplog.text
+
+
 def test_forced_raises_where_a_loss_cannot_be_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", refuse)
     cfg = toy_config()
-    with forced("aot_eager"), pytest.raises(RuntimeError, match="no C"):
+    with force_compile("aot_eager"), pytest.raises(RuntimeError, match="no C"):
         run(cfg, toy_state(cfg), pauses=1)
     assert len(run(cfg, toy_state(cfg), pauses=1)) == 1
 
@@ -97,7 +118,7 @@ def test_a_compiled_run_is_the_run(backend):
     cfg = toy_config(**{"train.total_kimg": 0.048, **DOUBLE})
     expected, state = toy_state(cfg), toy_state(cfg)
     rows = run(cfg, expected)
-    with forced(backend):
+    with force_compile(backend):
         found = run(cfg, state)
     for ours, theirs in zip(found, rows, strict=True):
         assert all(ours[key] == pytest.approx(theirs[key], rel=1e-9, abs=1e-9) for key in theirs)

@@ -1,7 +1,7 @@
 """What a dry run shows of growing runs."""
 
 import pytest
-from support.data_sets import numbered, write_folder
+from support.data_sets import noise_picture, numbered, write_folder
 
 from stylegan_ray.cluster.run import complete_config
 from stylegan_ray.config import ConfigError, load_config
@@ -46,6 +46,14 @@ def test_networks_that_cannot_be_built_are_refused(data, keys, says):
         describe(cfg)
     with pytest.raises(ConfigError, match=says):
         complete_config(cfg)
+
+
+def test_classes_and_values_without_effect_are_told(tmp_path):
+    files = {f"{kind}/{i}.png": noise_picture(i, (16, 16)) for kind in ("cat", "dog") for i in range(2)}
+    keys = SMALL | {"data.path": str(write_folder(tmp_path / "d", files)), "augment.p": 0.5}
+    assert "2 classes (images): cat 2, dog 2" in describe(load_config("config-f", keys | {"data.cond": True}))
+    text = describe(load_config("config-f", keys))
+    assert "labels of size 2 are ignored" in text and "note: augment.p has no effect with augment.mode=noaug" in text
 
 
 def test_layers_of_new_networks_are_not_frozen(data):

@@ -118,7 +118,7 @@ def open_sweep(plan: Plan) -> Sweep:
     assert cfg.run.storage is not None
     sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
     check_writable(sweep.address)
-    check_continues(sweep)
+    check_sweep_continues(sweep)
     check_objective(sweep)
     return sweep
 
@@ -148,7 +148,7 @@ def digest(plan: Plan, cfg: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def check_continues(sweep: Sweep) -> None:
+def check_sweep_continues(sweep: Sweep) -> None:
     """Raises ConfigError when the folder holds a sweep that this one does not continue."""
     if not sweep.storage.exists(SWEEP):
         return

@@ -271,7 +271,7 @@ class Fitting(threading.Thread):
             self._put(stats, stats[self.spec.objective])
         elif not self.spec.objective.startswith("Metrics/"):
             try:
-                check_objective(self.spec.objective, stats)
+                check_reported_objective(self.spec.objective, stats)
             except ConfigError as error:
                 self._reports.put({"refused": str(error)})
 
@@ -298,7 +298,7 @@ def report_of(row: Row, objective: str) -> Report:
     return {"kimg": row.kimg, objective: row.value, "sec": row.sec}
 
 
-def check_objective(objective: str, stats: Mapping[str, Any]) -> None:
+def check_reported_objective(objective: str, stats: Mapping[str, Any]) -> None:
     """Raises ConfigError when no tick of this kind of run has the objective."""
     if objective.startswith("Loss/") and objective.endswith("/reg") and objective.replace("/reg", "/loss") in stats:
         return  # not every tick has a regularization phase

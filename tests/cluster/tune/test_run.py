@@ -18,7 +18,7 @@ from stylegan_ray.cluster.tune.progress import SweepView, table_lines
 from stylegan_ray.cluster.tune.run import (
     Sweep,
     can_restore,
-    check_continues,
+    check_sweep_continues,
     closing_message,
     description,
     digest,
@@ -97,7 +97,7 @@ def test_the_same_command_continues_a_sweep_and_others_are_refused(tmp_path):
     words = ["--objective", "Loss/D/loss", "--run.storage", str(tmp_path), "--run.name", "sweep"]
     sweep = open_sweep(sweep_options([*words, "--samples", "4"]))
     write_beginnings(sweep)
-    check_continues(replace(sweep, plan=sweep_options([*words, "--samples", "9", "--concurrent", "1"])))
+    check_sweep_continues(replace(sweep, plan=sweep_options([*words, "--samples", "9", "--concurrent", "1"])))
     for other, key in (
         (["--reduction", "2"], "options"),
         (["--loss.pl_weight", "1"], r"loss\.pl_weight: 2\.0 then, 1\.0 now"),

@@ -48,6 +48,12 @@ def test_one_tar_with_folders_as_classes(tmp_path):
     np.testing.assert_array_equal(data.labels(np.arange(2)), [[0, 1], [1, 0]])
 
 
+def test_endings_have_no_case(tmp_path):
+    files = {"1.png": encoded(noise_picture(0)), "1.PNG": encoded(noise_picture(1)), "1.cls": b"0"}
+    with pytest.raises(DataError, match=r"holds '1\.PNG' twice"):
+        opened(write_tar(tmp_path / "d.tar", files))
+
+
 def test_tar_labels_missing(tmp_path):
     files = samples(0, 3)
     del files["s001.cls"]

@@ -423,6 +423,12 @@ def test_deep_images_are_read_by_the_range_of_all(tmp_path, caplog, top, dtype, 
     assert bool(caplog.text) == (divided != 256 or dtype == np.float32)
 
 
+def test_floats_a_little_above_one_are_refused(tmp_path):
+    pixels = gray(np.full((16, 16), 1.02), np.float32)
+    with pytest.raises(DataError, match=r"holds floats up to 1\.02, neither from 0 to 1"):
+        opened(write_folder(tmp_path / "d", {"a.tif": encoded(pixels, "TIFF")}))
+
+
 def test_floats_of_zero_to_one(tmp_path, caplog):
     data = opened(write_folder(tmp_path / "d", {"a.tif": encoded(gray(np.full((16, 16), 0.5), np.float32), "TIFF")}))
     assert data.read(0).max() == 128 and "taken as 0 to 1" in caplog.text
