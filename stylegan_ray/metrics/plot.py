@@ -22,7 +22,9 @@ COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b0
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_ROW = 4.8, 2.9, 0.25
 """Inches."""
 DPI = 160
-LOG_RATIO = 10
+NEAR_ENDS, LINE = 0.12, 0.07
+"""Ends of curves so near, in widths of a panel, have their values above each other; a line's share of the height."""
+LOG_RATIO = 5
 """Ratio of the largest to the smallest value from which the axis of values is logarithmic."""
 TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 STYLE: dict[Any, Any] = {
@@ -104,6 +106,7 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
     """The metric's curve of every run; the last value is written beside its point."""
     curves = _curves(metric, runs, axis)
     values = [row["value"] for rows in curves.values() for row in rows.values()]
+    ends: list[tuple[float, float, str]] = []
     is_log = min(values, default=0) > 0 and max(values) / min(values) > LOG_RATIO
     for number, run in enumerate(runs):
         if run not in curves:
@@ -116,8 +119,7 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
             panel.fill_between(xs, low, high, color=_color(number), alpha=0.15, linewidth=0)
         if any(spreads):
             panel.errorbar(xs, ys, spreads, fmt="none", ecolor=_color(number), elinewidth=1.2, capsize=2.5)
-        beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        panel.annotate(f"{ys[-1]:.4g}", (xs[-1], ys[-1]), fontsize=8.5, color=_color(number), **beside)
+        ends.append((xs[-1], ys[-1], _color(number)))
     panel.set_title(metric)
     panel.set_xlabel(axis.label)
     panel.set_ylabel(f"{_label(metric)}, log scale" if is_log else _label(metric))
@@ -129,6 +131,28 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
         panel.yaxis.set_minor_formatter(NullFormatter())
     elif values and 0 <= min(values) < 0.5 * max(values):
         panel.set_ylim(bottom=0)  # shows zero where it is near
+    _label_ends(panel, ends)
+
+
+def _label_ends(panel: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
+    """The value of each end (x, y, color) beside it, moved up where another one is near."""
+    to_fraction = panel.transScale + panel.transLimits
+    places = [tuple(map(float, to_fraction.transform((x, y)))) for x, y, _ in ends]
+    order = sorted(range(len(ends)), key=lambda i: places[i][1])
+    placed: list[tuple[float, float]] = []
+    for i in order:
+        x, y = places[i]
+        y = apart(y, [other for near, other in placed if abs(near - x) < NEAR_ENDS], LINE)
+        placed.append((x, y))
+        panel.annotate(
+            f"{ends[i][1]:.4g}", (x, y), (6, 0), xycoords="axes fraction", textcoords="offset points", va="center",
+            fontsize=8.5, color=ends[i][2], annotation_clip=False,
+        )  # fmt: skip
+
+
+def apart(place: float, before: Iterable[float], least: float) -> float:
+    """A place, moved up to be `least` above the highest of those before."""
+    return max([place, *(other + least for other in before)])
 
 
 def _label(metric: str) -> str:

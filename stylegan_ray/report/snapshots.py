@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -119,7 +118,7 @@ class Snapshots:
 
     def _next_lod(self) -> float:
         """The lod of the next group."""
-        return training_schedule(self.cfg, self.state.cur_nimg, math.log2(max(self.dataset.resolution))).lod
+        return training_schedule(self.cfg, self.state.cur_nimg, self.state.resolution_log2).lod
 
     def _save_fakes(self, name: str, lod: float) -> None:
         fakes = snapshot_fakes(self.state.G_ema, self.z, self.labels, self.cfg.train.drange_net, lod)

@@ -16,7 +16,7 @@ from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
-from stylegan_ray.train.schedule import Schedule, training_schedule
+from stylegan_ray.train.schedule import Schedule, growing_stages, training_schedule
 from stylegan_ray.train.transfer import check_start
 
 
@@ -82,10 +82,8 @@ def _changes(cfg: RunConfig, resolution_log2: float) -> Iterator[float]:
     points = {0.0, total, sched.lrate_rampup_kimg}
     if sched.G_smoothing_rampup is not None:
         points.add(sched.G_smoothing_kimg / sched.G_smoothing_rampup)
-    if sched.lod_initial_resolution is not None:
-        phase_kimg = sched.lod_training_kimg + sched.lod_transition_kimg
-        for phase in range(math.ceil(resolution_log2 - math.log2(sched.lod_initial_resolution)) + 1):
-            points |= {phase * phase_kimg, phase * phase_kimg + sched.lod_training_kimg}
+    for begin, fade, _ in growing_stages(cfg, resolution_log2):
+        points |= {begin, fade}
     return iter(sorted(point for point in points if point <= total))
 
 

@@ -50,7 +50,7 @@ def training_loop(
     draws = SeededDraws(cfg.run.seed, state.stream_salt, label_source)
     with TickClock(state, watch) as clock:
         while state.cur_nimg < cfg.train.total_nimg:
-            group = group_at(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
+            group = group_at(cfg, state.cur_nimg, state.resolution_log2)
             reset_for_new_lod(state, cfg, group.schedule.lod)
             for _ in range(group.repeats):
                 with watch("data"):

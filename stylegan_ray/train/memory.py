@@ -21,7 +21,7 @@ from stylegan_ray.machine.memory import machine_bytes
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.ops import forced
 from stylegan_ray.rng import Place, SeededDraws, Shape
-from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
+from stylegan_ray.train.schedule import Schedule, growing_stages, places_of_rank, training_schedule
 from stylegan_ray.train.state import Batch, TrainState, freeze
 from stylegan_ray.train.step import accumulate, phases_of
 
@@ -153,9 +153,7 @@ def schedules(cfg: RunConfig, resolution_log2: float) -> list[Schedule]:
     sched, last = cfg.schedule, cfg.train.total_kimg
     if sched.lod_initial_resolution is None:
         return [training_schedule(cfg, round(last * 1000), resolution_log2)]
-    phase = sched.lod_training_kimg + sched.lod_transition_kimg
-    steps = range(round(resolution_log2 - math.log2(sched.lod_initial_resolution)) + 1)
-    points = {min(step * phase + sched.lod_training_kimg + sched.lod_transition_kimg / 2, last) for step in steps}
+    points = {min((fade + end) / 2, last) for _, fade, end in growing_stages(cfg, resolution_log2)}
     return [training_schedule(cfg, round(kimg * 1000), resolution_log2) for kimg in sorted(points)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stylegan_ray.config import RunConfig
 from stylegan_ray.train.schedule import lazy_ratio
@@ -62,7 +63,6 @@ class LazyAdam:
 @torch.no_grad()
 def update_ema(G_ema: nn.Module, G: nn.Module, beta: float) -> None:
     """Moves the parameters of G_ema towards those of G, keeping the share beta of themselves; copies the buffers."""
-    torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), 1.0 - beta)
-    buffers = list(G_ema.buffers())
-    if buffers:
-        torch._foreach_copy_(buffers, list(G.buffers()))
+    get_ema_multi_avg_fn(beta)(list(G_ema.parameters()), list(G.parameters()), None)
+    for kept, buffer in zip(G_ema.buffers(), G.buffers(), strict=True):
+        kept.copy_(buffer)

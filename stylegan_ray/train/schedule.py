@@ -82,6 +82,20 @@ def _levels_between(initial_resolution: int, resolution_log2: float) -> float:
     return float(round(levels)) if abs(levels - round(levels)) < 1e-9 else levels
 
 
+def growing_stages(cfg: RunConfig, resolution_log2: float) -> list[tuple[float, float, float]]:
+    """For each resolution of networks that grow, in kimg: its begin, where the next one begins to fade in, and the end.
+
+    Nothing fades in at the last one. Empty for networks that do not grow.
+    """
+    sched = cfg.schedule
+    if sched.lod_initial_resolution is None:
+        return []
+    length = sched.lod_training_kimg + sched.lod_transition_kimg
+    levels = math.ceil(_levels_between(sched.lod_initial_resolution, resolution_log2))
+    begins = [stage * length for stage in range(levels + 1)]
+    return [(begin, begin + sched.lod_training_kimg, begin + length) for begin in begins]
+
+
 def check_growing(cfg: RunConfig, resolution: int | Sequence[int]) -> None:
     """Raises ConfigError when the networks cannot grow from schedule.lod_initial_resolution to this resolution."""
     initial = cfg.schedule.lod_initial_resolution

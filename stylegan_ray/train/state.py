@@ -100,11 +100,16 @@ class TrainState:
         """(C, H, W) of generated images."""
         return (self.G.num_channels, *self.G.resolution)
 
+    @property
+    def resolution_log2(self) -> float:
+        """Of the larger side of generated images."""
+        return math.log2(max(self.G.resolution))
+
     def lod(self, cfg: RunConfig) -> float:
         """The level of detail of the last iteration, or before the first one that of the schedule."""
         if self.iteration:
             return self.prev_lod
-        return training_schedule(cfg, self.cur_nimg, math.log2(max(self.G.resolution))).lod
+        return training_schedule(cfg, self.cur_nimg, self.resolution_log2).lod
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """The tensor on the device, in the data type of the networks."""

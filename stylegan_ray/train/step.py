@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ def train_iteration(
 
     The schedule is that of the group that the minibatch belongs to; None reads it at cur_nimg.
     """
-    schedule = schedule or training_schedule(cfg, state.cur_nimg, math.log2(max(state.G.resolution)))
+    schedule = schedule or training_schedule(cfg, state.cur_nimg, state.resolution_log2)
     watch = watch or StopWatch(state.device)
     batches = place(micro_batches, state, cfg, draws, schedule)
     means: dict[str, Tensor] = {}

@@ -33,6 +33,7 @@ from stylegan_ray.interop import load_network
 from stylegan_ray.interop.unpickler import load_pickle
 from stylegan_ray.lease import Claim, Owner
 from stylegan_ray.metrics.row_files import load_rows
+from stylegan_ray.metrics.rows import compare, mean_rows
 from stylegan_ray.readers import cifar_reader, idx_reader, lmdb_reader
 from stylegan_ray.readers.protocol import ReadError, unpack_contents
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE
@@ -170,7 +171,10 @@ def saved_w(content: bytes) -> object:
 
 
 def rows(content: bytes) -> object:
-    return load_rows(written("rows.jsonl", content))
+    """Reads rows of metrics, and compares and averages them as `evaluate compare` and `plot --by` do."""
+    found = load_rows(written("rows.jsonl", content))
+    pairs = compare(found, found) if any(row.get("value") is not None for row in found) else []
+    return [pair.difference for pair in pairs], mean_rows([found, found])
 
 
 def idx(ending: str) -> Callable[[bytes], object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +18,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from stylegan_ray.data.decode import open_image, read_header
+from stylegan_ray.metrics.plot import apart
 from stylegan_ray.report.charts import GRAY, LIGHT, plain_axes, svg_of
 from stylegan_ray.storage import Storage
 
@@ -238,11 +238,11 @@ def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
     to_fraction = axes.transScale + axes.transLimits
     shown = [end for end in ends if end.kimg >= 0.97 * longest]
     spots = sorted((float(to_fraction.transform((end.kimg, end.value))[1]), end) for end in shown)
-    lowest = -math.inf
+    placed: list[float] = []
     for fraction, end in spots:
-        lowest = max(fraction, lowest + 0.05)
+        placed.append(apart(fraction, placed, 0.05))
         axes.annotate(
-            end.text, (1.01, lowest), xycoords="axes fraction", va="center", fontsize=8, color=end.color,
+            end.text, (1.01, placed[-1]), xycoords="axes fraction", va="center", fontsize=8, color=end.color,
             fontweight="bold" if end is ends[0] else "normal",
         )  # fmt: skip
 
