@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(source, tmp_path, capsys):
 def test_a_job_refuses_relative_paths(monkeypatch, capsys):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert run("openmoji", "d.zip") == 2
-    assert "DEST d.zip" in capsys.readouterr().err
+    assert "DEST='d.zip' is relative" in capsys.readouterr().err
 
 
 # The data doctor.
