@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from stylegan_ray.untrusted import NETWORK_BYTES, UserError, check_size, open_regular, printable, read_at_most
+from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, check_size, open_regular, printable, read_at_most
 
 Result = TypeVar("Result")
 PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0, 60.0, 60.0, 60.0)
@@ -138,16 +138,16 @@ class Storage:
 
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Storage:
-        """The storage at a local path or an s3:// or gs:// address; raises ValueError for a malformed address."""
+        """The storage at a local path or an s3:// or gs:// address; raises BadFileError for a malformed address."""
         address = os.fspath(address)
         if "://" not in address:
             address = os.path.abspath(os.path.expanduser(address))
         if address.startswith(("http://", "https://")):
-            raise UserError(f"{address!r} is a web address: download the file and give its path")
+            raise BadFileError(f"{address!r} is a web address: download the file and give its path")
         try:
             filesystem, root = fs.FileSystem.from_uri(address)
         except (OSError, ValueError) as error:
-            raise UserError(f"storage {address!r} cannot be opened: {error}") from error
+            raise BadFileError(f"storage {address!r} cannot be opened: {error}") from error
         return cls(filesystem, root)
 
     @property

@@ -55,11 +55,12 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 @examples(12)
 @given(
-    network_configs(), LABEL_SIZES, st.sampled_from([1, 3]), st.integers(0, 2**40), st.floats(0, 5),
+    network_configs(), LABEL_SIZES, st.sampled_from([1, 3]), st.integers(0, 2**40), st.floats(0, 1),
     st.none() | st.floats(0, 1), st.sets(st.sampled_from(["G", "D", "G_ema"]), min_size=1), st.integers(0, 99),
 )  # fmt: skip
 def test_a_network_file_is_its_networks(cfg, label_size, channels, nimg, lod, augment_p, parts, seed):
     torch.manual_seed(seed)
+    lod = 0.0 if cfg.model.family == "stylegan2" else lod  # they do not grow
     shape = (8, channels, label_size)
     networks = {
         part: (build_discriminator if part == "D" else build_generator)(cfg.model, *shape) if part in parts else None
