@@ -23,7 +23,8 @@ PADDED = {28: 32}
 
 def open_reader(paths: list[str]) -> IDXReader:
     images = read_idx(paths[0], num_dimensions=3)
-    check_images(*images.shape, paths)
+    num, height, width = images.shape
+    check_images(num, height, width, paths)
     labels = (
         class_numbers(read_idx(paths[1], num_dimensions=1), len(images), "the file of labels") if paths[1:] else None
     )

@@ -26,7 +26,8 @@ def open_reader(paths: list[str]) -> MatReader:
     ):
         shape = getattr(images, "shape", None)
         raise ReadError(f"its X has shape {shape}; as in SVHN's cropped digits it must be uint8 [H,W,C,N]")
-    check_images(images.shape[3], *images.shape[:2], paths)
+    height, width, _, num = images.shape
+    check_images(num, height, width, paths)
     if labels is None:
         raise ReadError("it has no y; as in SVHN's cropped digits that must be a class for each image")
     classes = class_numbers(labels, images.shape[3], "y")

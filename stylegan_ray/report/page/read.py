@@ -123,8 +123,9 @@ class RunData:
 def number(row: Row, key: str) -> float | None:
     """A number in a row, of times and clocks one that a date or an axis can show; None for anything else."""
     value = row.get(key)
-    is_one = is_clock(value) if key in CLOCKS else is_number(value) and abs(value) < LARGEST_VALUE
-    return float(value) if is_one else None
+    if not is_number(value) or (not is_clock(value) if key in CLOCKS else abs(value) >= LARGEST_VALUE):
+        return None
+    return float(value)
 
 
 def _or(read: Callable[[], Result], otherwise: Result) -> Result:

@@ -49,8 +49,9 @@ def new_points(run: Storage, sent: Mapping[str, int], began: float) -> list[Poin
             point.scalars |= {key: value for key, value in row.items() if is_number(value)}
     for row in dated_metric_rows(run, METRICS):
         key = f"Metrics/{row['metric']}"
-        if is_number(row.get("value")) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
-            point.scalars[key] = row.get("value")
+        value = row.get("value")
+        if is_number(value) and (point := point_at(nimg_of_row(row), key, _seconds(row, began))):
+            point.scalars[key] = value
     for name, nimg in dated_images_of(run).items():
         if point := point_at(nimg, FAKES, began):
             point.image = name
