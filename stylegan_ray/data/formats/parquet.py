@@ -21,7 +21,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.parquet_pages import can_be_larger, pages_of
+from stylegan_ray.data.formats.parquet_pages import can_be_larger, codecs_of, pages_of
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
@@ -354,12 +354,13 @@ def _too_large(group: int, info: FileInfo, size: int) -> DataError:
 
 def _check_pages(file: Any, metadata: Any, leaf: str, info: FileInfo) -> None:
     """Raises DataError where images or labels of a row group take far more memory than the footer of the file says."""
+    codecs = codecs_of(file, info.size)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for place in range(group.num_columns):
-            chunk = group.column(place)
+            chunk, codec = group.column(place), codecs[number][place] if codecs else None
             is_label = chunk.path_in_schema == LABEL_COLUMN or chunk.path_in_schema.startswith(f"{LABEL_COLUMN}.")
-            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, _most_bytes(info))):
+            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, codec, _most_bytes(info))):
                 _check_chunk(file, chunk, number, info)
             if is_label and chunk.num_values > MAX_LABEL_VALUES:
                 raise _too_many_labels(number, info.name, chunk.num_values)

@@ -1,4 +1,7 @@
-"""Sizes of the pages of Parquet files as their headers state them, by which they are decoded: footers can claim less.
+"""Codecs and sizes of the pages of Parquet files, as footers and headers of pages state them.
+
+Pages are decoded by the sizes in their headers, of which the footer can claim less. Arrow ends the process where it is
+asked for the name of a codec that it does not know.
 
 The format is that of apache/parquet-format, parquet.thrift, in Thrift's compact protocol.
 """
@@ -10,8 +13,13 @@ from typing import Any, NamedTuple
 
 HEADER_BYTES = (1 << 12, 1 << 24)
 """Read for a page header: so much, and more where its statistics are long."""
-EXPANSION = {"UNCOMPRESSED": 1, "SNAPPY": 24}
-"""How many times its compressed size a page has at most."""
+MOST_FOOTER_BYTES = 1 << 22
+"""Of a footer that is parsed here: what it says can take 64 times as much memory."""
+CODECS = range(8)
+EXPANSION = {0: 1, 1: 24}
+"""How many times its compressed size a page has at most, by the number of its codec: none, Snappy."""
+ROW_GROUPS, COLUMNS, CHUNK, CODEC = 4, 1, 3, 4
+"""Numbers of fields of a FileMetaData, RowGroup, ColumnChunk and ColumnMetaData."""
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE, DATA_PAGE, DATA_PAGE_V2, NUM_VALUES = 2, 3, 5, 8, 1
 """Numbers of fields of a PageHeader, and in a DataPageHeader."""
 
@@ -24,9 +32,29 @@ class Page(NamedTuple):
     num_values: int
 
 
-def can_be_larger(chunk: Any, limit: int) -> bool:
+def codecs_of(file: Any, size: int) -> list[list[int]] | None:
+    """The number of the codec of each column chunk by row group; None where the footer is too large.
+
+    `size` is that of the file. Raises ValueError for a damaged footer or an unknown codec.
+    """
+    file.seek(size - 8)
+    length = int.from_bytes(file.read(4), "little")
+    if length > MOST_FOOTER_BYTES:
+        return None
+    file.seek(size - 8 - length)
+    try:
+        fields = _Compact(file.read(length)).struct()
+        found = [[chunk[CHUNK][CODEC] for chunk in group[COLUMNS]] for group in fields.get(ROW_GROUPS, [])]
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError("its footer is damaged") from error
+    if unknown := {codec for group in found for codec in group if codec not in CODECS}:
+        raise ValueError(f"it is compressed by the unknown codec {min(unknown)}; write it again with another")
+    return found
+
+
+def can_be_larger(chunk: Any, codec: int | None, limit: int) -> bool:
     """Whether a column chunk (pyarrow's metadata of it) may take more than `limit` bytes when it is decompressed."""
-    return chunk.total_compressed_size * EXPANSION.get(chunk.compression, limit) > limit
+    return codec not in EXPANSION or chunk.total_compressed_size * EXPANSION[codec] > limit
 
 
 def pages_of(file: Any, chunk: Any) -> Iterator[Page]:
@@ -80,9 +108,20 @@ class _Compact:
             size = 8 if kind == 7 else self._unsigned()
             self.at += size
             return None
+        if kind in (9, 10):
+            return self._list()
         if kind == 12:
             return self.struct()
         raise ValueError("a page header holds a value of an unknown kind")
+
+    def _list(self) -> list[Any]:
+        head = self._byte()
+        size, kind = head >> 4, head & 15
+        if size == 15:
+            size = self._unsigned()
+        if size > len(self.content) - self.at:  # each element takes a byte
+            raise IndexError
+        return [self._byte() if kind in (1, 2) else self._value(kind) for _ in range(size)]
 
     def _byte(self) -> int:
         self.at += 1

@@ -1,5 +1,6 @@
 """Parquet data sets."""
 
+import io
 import json
 import pickle
 
@@ -10,7 +11,7 @@ import pytest
 from support.data_sets import chw, encoded, noise_picture, opened
 
 from stylegan_ray.data import DataError
-from stylegan_ray.data.formats import parquet
+from stylegan_ray.data.formats import parquet, parquet_pages
 from stylegan_ray.data.reals import RealsSource
 
 
@@ -112,6 +113,33 @@ def test_sizes_are_those_of_the_pages_not_of_the_footer(tmp_path, monkeypatch):
     size = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
     with pytest.raises(DataError, match=r"row group 0 of d\.parquet takes 3 MiB"):
         opened(claiming(path, size, 1000))
+
+
+def test_codecs_are_those_that_arrow_names(tmp_path):
+    numbers = {"none": 0, "snappy": 1, "gzip": 2, "brotli": 4, "zstd": 6, "lz4": 7}
+    for name, number in numbers.items():
+        table = pa.table({"image": pa.array([encoded(noise_picture(0))] * 3), "label": [0, 1, 2]})
+        pq.write_table(table, tmp_path / "d.parquet", compression=name, row_group_size=2)
+        with open(tmp_path / "d.parquet", "rb") as file:
+            assert parquet_pages.codecs_of(file, (tmp_path / "d.parquet").stat().st_size) == [[number] * 2] * 2, name
+
+
+def test_an_unknown_codec_is_refused_before_arrow_is_asked_for_its_name(tmp_path):
+    """Arrow ends the process there (found by fuzzing)."""
+    path = write_parquet(tmp_path / "d.parquet", [noise_picture(0)], plain=True)
+    content, refused = bytearray(path.read_bytes()), 0
+    for at in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content) - 8):
+        changed = bytearray(content)
+        changed[at] = 34  # 17 in Thrift's compact protocol
+        try:
+            parquet_pages.codecs_of(io.BytesIO(changed), len(changed))
+        except ValueError as error:
+            if "unknown codec 17" in str(error):
+                path.write_bytes(changed)
+                refused += 1
+    assert refused == 2, "the codec of each column"
+    with pytest.raises(DataError, match=r"d\.parquet: it is compressed by the unknown codec 17"):
+        opened(path, shuffle="blocks")
 
 
 def test_labels_are_few_numbers(tmp_path, monkeypatch):
