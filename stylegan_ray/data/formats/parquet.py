@@ -21,7 +21,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.parquet_pages import can_be_larger, codecs_of, pages_of
+from stylegan_ray.data.formats.parquet_pages import Chunk, Footer, pages_of, read_footer
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, texts
@@ -109,11 +109,12 @@ class Parquet(EncodedFormat):
                 note = note or other
                 if found := _class_names(parquet.schema_arrow):
                     class_names.setdefault(found, info.name)
-                _refuse_many_rows(parquet.metadata, info)
-                _add_groups(rows, parquet.metadata, number, info)
                 with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
-                    _check_pages(file, parquet.metadata, _leaf(parquet.schema_arrow, column), info)
-                num_rows.append(parquet.metadata.num_rows)
+                    footer = read_footer(file, info.size)
+                    _refuse_many_rows(footer, info)
+                    _add_groups(rows, footer, number, info)
+                    _check_pages(file, footer, _leaf(parquet.schema_arrow, column), info)
+                num_rows.append(footer.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
                     labels += _read_labels(file, parquet.schema_arrow)
         first = np.cumsum([0, *rows["size"]])[:-1]
@@ -258,12 +259,12 @@ def _is_struct(schema: pa.Schema, column: str) -> bool:
     return pa.types.is_struct(schema.field(column).type)
 
 
-def _refuse_many_rows(metadata: Any, info: FileInfo) -> None:
+def _refuse_many_rows(footer: Footer, info: FileInfo) -> None:
     """Raises DataError for more rows than bytes: run-length encoding makes rows without content nearly free."""
-    groups = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
-    if metadata.num_rows != groups or not 0 <= metadata.num_rows <= info.size:
+    groups = sum(group.num_rows for group in footer.groups)
+    if footer.num_rows != groups or footer.num_rows > info.size:
         raise DataError(
-            f"data.path: {info.name} claims {metadata.num_rows} rows, {groups} of them in row groups, in "
+            f"data.path: {info.name} claims {footer.num_rows} rows, {groups} of them in row groups, in "
             f"{format_bytes(info.size)}; copy it again from its origin"
         )
 
@@ -329,12 +330,11 @@ def _join(parts: Sequence[LabelPart]) -> np.ndarray | list[Any]:
     return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
-def _add_groups(rows: dict[str, list[int]], metadata: Any, shard: int, info: FileInfo) -> None:
+def _add_groups(rows: dict[str, list[int]], footer: Footer, shard: int, info: FileInfo) -> None:
     """Adds the row groups of one file; raises DataError where one is too large to be read for each image."""
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        if group.total_byte_size > MAX_GROUP_BYTES:
-            raise _too_large(number, info, group.total_byte_size)
+    for number, group in enumerate(footer.groups):
+        if group.size > MAX_GROUP_BYTES:
+            raise _too_large(number, info, group.size)
         rows["shard"].append(shard)
         rows["group"].append(number)
         rows["size"].append(group.num_rows)
@@ -352,21 +352,18 @@ def _too_large(group: int, info: FileInfo, size: int) -> DataError:
     )
 
 
-def _check_pages(file: Any, metadata: Any, leaf: str, info: FileInfo) -> None:
+def _check_pages(file: Any, footer: Footer, leaf: str, info: FileInfo) -> None:
     """Raises DataError where images or labels of a row group take far more memory than the footer of the file says."""
-    codecs = codecs_of(file, info.size)
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for place in range(group.num_columns):
-            chunk, codec = group.column(place), codecs[number][place] if codecs else None
-            is_label = chunk.path_in_schema == LABEL_COLUMN or chunk.path_in_schema.startswith(f"{LABEL_COLUMN}.")
-            if is_label or (chunk.path_in_schema == leaf and can_be_larger(chunk, codec, _most_bytes(info))):
+    for number, group in enumerate(footer.groups):
+        for chunk in group.chunks:
+            is_label = chunk.path == LABEL_COLUMN or chunk.path.startswith(f"{LABEL_COLUMN}.")
+            if is_label or (chunk.path == leaf and chunk.can_be_larger(_most_bytes(info))):
                 _check_chunk(file, chunk, number, info)
             if is_label and chunk.num_values > MAX_LABEL_VALUES:
                 raise _too_many_labels(number, info.name, chunk.num_values)
 
 
-def _check_chunk(file: Any, chunk: Any, group: int, info: FileInfo) -> None:
+def _check_chunk(file: Any, chunk: Chunk, group: int, info: FileInfo) -> None:
     size = num_values = 0
     most = _most_bytes(info)
     for page in pages_of(file, chunk):

@@ -1,27 +1,38 @@
-"""Codecs and sizes of the pages of Parquet files, as footers and headers of pages state them.
+"""Footers and page headers of Parquet files, parsed here: sizes, codecs and numbers of rows.
 
-Pages are decoded by the sizes in their headers, of which the footer can claim less. Arrow ends the process where it is
-asked for the name of a codec that it does not know.
+Pages are decoded by the sizes in their headers, of which the footer can claim less. And Arrow, which reads the data,
+ends the process where its Python interface to a footer meets an unknown codec or statistics that do not fit (26.0).
 
 The format is that of apache/parquet-format, parquet.thrift, in Thrift's compact protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
+MOST_FOOTER_BYTES = 1 << 24
 HEADER_BYTES = (1 << 12, 1 << 24)
 """Read for a page header: so much, and more where its statistics are long."""
-MOST_FOOTER_BYTES = 1 << 22
-"""Of a footer that is parsed here: what it says can take 64 times as much memory."""
 CODECS = range(8)
 EXPANSION = {0: 1, 1: 24}
 """How many times its compressed size a page has at most, by the number of its codec: none, Snappy."""
-ROW_GROUPS, COLUMNS, CHUNK, CODEC = 4, 1, 3, 4
-"""Numbers of fields of a FileMetaData, RowGroup, ColumnChunk and ColumnMetaData."""
+
+NUM_ROWS, ROW_GROUPS = 3, 4
+COLUMNS, GROUP_BYTES, GROUP_ROWS = 1, 2, 3
+CHUNK, PATH, CODEC, CHUNK_VALUES, CHUNK_BYTES, DATA_OFFSET, DICTIONARY_OFFSET = 3, 3, 4, 5, 7, 9, 11
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE, DATA_PAGE, DATA_PAGE_V2, NUM_VALUES = 2, 3, 5, 8, 1
-"""Numbers of fields of a PageHeader, and in a DataPageHeader."""
+"""Numbers of fields of FileMetaData, RowGroup, ColumnChunk with its ColumnMetaData, and PageHeader with its kinds."""
+
+KEEP: Any = object()
+Wanted = Mapping[int, Any]
+"""Fields of a structure that are kept: KEEP, the fields of a structure, or in a list the fields of its elements."""
+CHUNK_FIELDS = dict.fromkeys((PATH, CODEC, CHUNK_VALUES, CHUNK_BYTES, DATA_OFFSET, DICTIONARY_OFFSET), KEEP)
+GROUP_FIELDS = {COLUMNS: [{CHUNK: CHUNK_FIELDS}], GROUP_BYTES: KEEP, GROUP_ROWS: KEEP}
+FOOTER_FIELDS = {NUM_ROWS: KEEP, ROW_GROUPS: [GROUP_FIELDS]}
+PAGE_FIELDS = {
+    UNCOMPRESSED_SIZE: KEEP, COMPRESSED_SIZE: KEEP, DATA_PAGE: {NUM_VALUES: KEEP}, DATA_PAGE_V2: {NUM_VALUES: KEEP},
+}  # fmt: skip
 
 
 class Page(NamedTuple):
@@ -32,35 +43,78 @@ class Page(NamedTuple):
     num_values: int
 
 
-def codecs_of(file: Any, size: int) -> list[list[int]] | None:
-    """The number of the codec of each column chunk by row group; None where the footer is too large.
+class Chunk(NamedTuple):
+    """The values of a column in a row group."""
 
-    `size` is that of the file. Raises ValueError for a damaged footer or an unknown codec.
-    """
+    path: str
+    """The column and the fields in it, such as image.bytes."""
+    codec: int
+    num_values: int
+    size: int
+    """Compressed bytes."""
+    begin: int
+    """The offset of its first page."""
+
+    def can_be_larger(self, limit: int) -> bool:
+        """Whether it may take more than `limit` bytes when it is decompressed."""
+        return self.codec not in EXPANSION or self.size * EXPANSION[self.codec] > limit
+
+
+class Group(NamedTuple):
+    """A row group."""
+
+    num_rows: int
+    size: int
+    """Bytes without compression, as stated."""
+    chunks: list[Chunk]
+
+
+class Footer(NamedTuple):
+    """What is used of a footer."""
+
+    num_rows: int
+    groups: list[Group]
+
+
+def read_footer(file: BinaryIO, size: int) -> Footer:
+    """The footer of a file of `size` bytes; raises ValueError where it is damaged or too large, or a codec unknown."""
     file.seek(size - 8)
     length = int.from_bytes(file.read(4), "little")
-    if length > MOST_FOOTER_BYTES:
-        return None
+    if length > min(MOST_FOOTER_BYTES, size - 8):
+        raise ValueError(
+            f"its footer takes {length} bytes, more than the {MOST_FOOTER_BYTES} that are read; write it again with "
+            "larger row groups, or as several files"
+        )
     file.seek(size - 8 - length)
     try:
-        fields = _Compact(file.read(length)).struct()
-        found = [[chunk[CHUNK][CODEC] for chunk in group[COLUMNS]] for group in fields.get(ROW_GROUPS, [])]
-    except (IndexError, KeyError, TypeError) as error:
+        fields = _Compact(file.read(length)).struct(FOOTER_FIELDS)
+        groups = [
+            Group(_whole(group[GROUP_ROWS]), _whole(group[GROUP_BYTES]), list(map(_chunk, group[COLUMNS])))
+            for group in fields.get(ROW_GROUPS, [])
+        ]
+        return Footer(_whole(fields[NUM_ROWS]), groups)
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("its footer is damaged") from error
-    if unknown := {codec for group in found for codec in group if codec not in CODECS}:
-        raise ValueError(f"it is compressed by the unknown codec {min(unknown)}; write it again with another")
-    return found
 
 
-def can_be_larger(chunk: Any, codec: int | None, limit: int) -> bool:
-    """Whether a column chunk (pyarrow's metadata of it) may take more than `limit` bytes when it is decompressed."""
-    return codec not in EXPANSION or chunk.total_compressed_size * EXPANSION[codec] > limit
+def _chunk(fields: Mapping[int, Any]) -> Chunk:
+    values = fields[CHUNK]
+    if values[CODEC] not in CODECS:
+        raise ValueError(f"it is compressed by the unknown codec {values[CODEC]}; write it again with another")
+    begins = [_whole(values[offset]) for offset in (DATA_OFFSET, DICTIONARY_OFFSET) if values.get(offset)]
+    path = b".".join(values[PATH]).decode("utf-8", "replace")
+    return Chunk(path, values[CODEC], _whole(values[CHUNK_VALUES]), _whole(values[CHUNK_BYTES]), min(begins, default=0))
 
 
-def pages_of(file: Any, chunk: Any) -> Iterator[Page]:
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise TypeError
+    return value
+
+
+def pages_of(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     """The pages of a column chunk, of which only the headers are read; raises ValueError for damaged ones."""
-    at = min(offset for offset in (chunk.dictionary_page_offset, chunk.data_page_offset) if offset is not None)
-    end = at + chunk.total_compressed_size
+    at, end = chunk.begin, chunk.begin + chunk.size
     while at < end:
         fields, size = _read_header(file, at)
         inner = fields.get(DATA_PAGE) or fields.get(DATA_PAGE_V2) or {}
@@ -71,13 +125,13 @@ def pages_of(file: Any, chunk: Any) -> Iterator[Page]:
         at += size + sizes[1]
 
 
-def _read_header(file: Any, at: int) -> tuple[dict[int, Any], int]:
+def _read_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
     """The fields of the page header at an offset, and its size."""
     for size in HEADER_BYTES:
         file.seek(at)
         header = _Compact(file.read(size))
         try:
-            return header.struct(), header.at
+            return header.struct(PAGE_FIELDS), header.at
         except IndexError:
             continue
     raise ValueError(f"the page at byte {at} has no whole header")
@@ -89,15 +143,17 @@ class _Compact:
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0
 
-    def struct(self) -> dict[int, Any]:
-        """Values by the number of their field."""
+    def struct(self, wanted: Wanted) -> dict[int, Any]:
+        """The wanted fields by their numbers."""
         fields, number = {}, 0
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._integer()
-            fields[number] = self._value(head & 15)
+            value = self._value(head & 15, wanted.get(number))
+            if number in wanted:
+                fields[number] = value
         return fields
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int, wanted: Any) -> Any:
         if kind in (1, 2):  # True and False
             return kind == 1
         if kind == 3:
@@ -107,21 +163,26 @@ class _Compact:
         if kind in (7, 8):  # a float, and bytes
             size = 8 if kind == 7 else self._unsigned()
             self.at += size
-            return None
+            return self.content[self.at - size : self.at] if wanted is KEEP else None
         if kind in (9, 10):
-            return self._list()
+            return self._list(wanted)
         if kind == 12:
-            return self.struct()
-        raise ValueError("a page header holds a value of an unknown kind")
+            return self.struct(wanted if isinstance(wanted, dict) else {})
+        raise ValueError("it holds a value of an unknown kind")
 
-    def _list(self) -> list[Any]:
+    def _list(self, wanted: Any) -> list[Any] | None:
         head = self._byte()
         size, kind = head >> 4, head & 15
-        if size == 15:
-            size = self._unsigned()
-        if size > len(self.content) - self.at:  # each element takes a byte
+        size = self._unsigned() if size == 15 else size
+        if size > len(self.content) - self.at:  # an element takes a byte
             raise IndexError
-        return [self._byte() if kind in (1, 2) else self._value(kind) for _ in range(size)]
+        of_element = wanted[0] if isinstance(wanted, list) else wanted
+        found = (self._byte() if kind in (1, 2) else self._value(kind, of_element) for _ in range(size))
+        if wanted is not None:
+            return list(found)
+        for _ in found:
+            pass
+        return None
 
     def _byte(self) -> int:
         self.at += 1
@@ -135,7 +196,7 @@ class _Compact:
             if byte < 128:
                 return number
             shift += 7
-        raise ValueError("a page header holds a number that is too long")
+        raise ValueError("it holds a number that is too long")
 
     def _integer(self) -> int:
         number = self._unsigned()

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -115,13 +116,25 @@ def test_sizes_are_those_of_the_pages_not_of_the_footer(tmp_path, monkeypatch):
         opened(claiming(path, size, 1000))
 
 
-def test_codecs_are_those_that_arrow_names(tmp_path):
+def test_footers_say_what_arrow_reads_in_them(tmp_path):
     numbers = {"none": 0, "snappy": 1, "gzip": 2, "brotli": 4, "zstd": 6, "lz4": 7}
     for name, number in numbers.items():
-        table = pa.table({"image": pa.array([encoded(noise_picture(0))] * 3), "label": [0, 1, 2]})
+        images = pa.array([{"bytes": encoded(noise_picture(0)), "path": "x"}] * 3)
+        table = pa.table({"image": images, "label": [0, 1, 2], "vector": [[1.5, 2.5], [], None]})
         pq.write_table(table, tmp_path / "d.parquet", compression=name, row_group_size=2)
         with open(tmp_path / "d.parquet", "rb") as file:
-            assert parquet_pages.codecs_of(file, (tmp_path / "d.parquet").stat().st_size) == [[number] * 2] * 2, name
+            footer = parquet_pages.read_footer(file, (tmp_path / "d.parquet").stat().st_size)
+        stated = pq.ParquetFile(tmp_path / "d.parquet").metadata
+        assert footer.num_rows == 3 and len(footer.groups) == stated.num_row_groups == 2
+        for place, group in enumerate(footer.groups):
+            theirs = stated.row_group(place)
+            assert (group.num_rows, group.size) == (theirs.num_rows, theirs.total_byte_size)
+            for own, column in zip(group.chunks, map(theirs.column, range(theirs.num_columns)), strict=True):
+                offsets = (column.dictionary_page_offset, column.data_page_offset)
+                assert own == (
+                    column.path_in_schema, number, column.num_values, column.total_compressed_size,
+                    min(offset for offset in offsets if offset is not None),
+                ), name  # fmt: skip
 
 
 def test_an_unknown_codec_is_refused_before_arrow_is_asked_for_its_name(tmp_path):
@@ -132,13 +145,21 @@ def test_an_unknown_codec_is_refused_before_arrow_is_asked_for_its_name(tmp_path
         changed = bytearray(content)
         changed[at] = 34  # 17 in Thrift's compact protocol
         try:
-            parquet_pages.codecs_of(io.BytesIO(changed), len(changed))
+            parquet_pages.read_footer(io.BytesIO(changed), len(changed))
         except ValueError as error:
             if "unknown codec 17" in str(error):
                 path.write_bytes(changed)
                 refused += 1
     assert refused == 2, "the codec of each column"
     with pytest.raises(DataError, match=r"d\.parquet: it is compressed by the unknown codec 17"):
+        opened(path, shuffle="blocks")
+
+
+def test_statistics_that_do_not_fit_end_no_process(tmp_path):
+    """A file that fuzzing made: Arrow ends the process where it is asked for the column."""
+    path = tmp_path / "d.parquet"
+    path.write_bytes((Path(__file__).parents[2] / "fixtures/statistics_that_do_not_fit.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"d\.parquet: its footer is damaged"):
         opened(path, shuffle="blocks")
 
 
