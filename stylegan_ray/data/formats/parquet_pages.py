@@ -118,10 +118,12 @@ def pages_of(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
     while at < end:
         fields, size = _read_header(file, at)
         inner = fields.get(DATA_PAGE) or fields.get(DATA_PAGE_V2) or {}
-        sizes = [fields.get(UNCOMPRESSED_SIZE), fields.get(COMPRESSED_SIZE), inner.get(NUM_VALUES, 0)]
-        if not all(isinstance(number, int) and number >= 0 for number in sizes):
-            raise ValueError(f"the page at byte {at} has a damaged header")
-        yield Page(sizes[0], sizes[2])
+        try:
+            num_values = _whole(inner.get(NUM_VALUES, 0))
+            sizes = _whole(fields[UNCOMPRESSED_SIZE]), _whole(fields[COMPRESSED_SIZE])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the page at byte {at} has a damaged header") from error
+        yield Page(sizes[0], num_values)
         at += size + sizes[1]
 
 
