@@ -18,8 +18,6 @@ CaseName = Literal[
 ALL: tuple[CaseName, ...] = (
     "published-256", "published-512", "published-1024", "config-f-256", "config-f-512", "config-f-1024",
 )  # fmt: skip
-PUBLISHED_SEC_PER_KIMG = {256: 12.5, 512: 41.0, 1024: 90.0}
-"""Of StyleGAN2-ADA's PyTorch trainer on one A100, with adaptive augmentation."""
 MOST_SEC_PER_KIMG = {256: 4.5, 512: 15.0, 1024: 34.0}
 """What one H200 is to need at most, without adaptive augmentation."""
 LEAST_FROM_COMPILING = 1.3

@@ -17,9 +17,10 @@ from stylegan_ray.untrusted_text import parse_json
 log = logger_of(__name__)
 
 MOST_BYTES = 1 << 28
-"""Largest file; the ticks of 100,000 kimg take some 50 MB."""
+"""Largest file; the 25,000 ticks of 100,000 kimg take some 25 MB."""
 LARGEST_CLOCK, LARGEST_VALUE, LARGEST = 1e12, 1e30, sys.float_info.max
-TEXTS = ("metric", "detector", "class", "checkpoint", "unavailable")
+SHOWN_TEXTS = ("metric", "detector", "class", "unavailable")
+TEXTS = (*SHOWN_TEXTS, "checkpoint")
 NUMBERS = ("value", "spread", "lowest", "highest", "seconds", "num_gen", "num_real", "repeats")
 CLOCKS = ("kimg", "total_sec", "Progress/tick")
 """Entries of a row of metrics, by their types."""
@@ -113,7 +114,7 @@ def _is_metric_row(row: Mapping[str, Any]) -> bool:
 
 
 def _printable_texts(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {key: printable(row[key], 500) for key in TEXTS if row.get(key) is not None}
+    return row | {key: printable(row[key], 500) for key in SHOWN_TEXTS if row.get(key) is not None}
 
 
 def nimg_of_row(row: Mapping[str, Any]) -> int:

@@ -115,7 +115,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     assert complete.run.name is not None and complete.run.storage is not None
     run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name))
     check_writable(run.address)
-    words = list(notes(complete, dataset, resume_from is not None))
+    words: list[str] = []
     if run.is_started:
         run.source = stored_source(run.storage, resume_from)
         check_continues(run, resume_from)
@@ -125,7 +125,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
         words.append(check_start(complete, *shape, run.source.address))
     else:
         check_frozen(complete)
-    run.first_words = "\n".join(words)
+    run.first_words = "\n".join([*notes(complete, dataset, run.source is not None), *words])
     return run
 
 
