@@ -14,7 +14,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest, validated
 from stylegan_ray.jsonl import keep_rows
-from stylegan_ray.storage import PART, Storage, has_file, join_address, one_line, split_address
+from stylegan_ray.storage import PART, Storage, absolute, has_file, join_address, one_line, split_address
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, check_size, printable, reading
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
 
@@ -244,7 +244,7 @@ GROWING = {TICKS: keep_rows, METRICS: keep_rows, LOG: keep_log}
 def storage_address(configured: str | None = None) -> str:
     """Where runs are stored: as configured (run.storage), else $STYLEGAN_RAY_STORAGE, else ~/stylegan_ray/runs."""
     address = configured or os.environ.get("STYLEGAN_RAY_STORAGE") or DEFAULT_STORAGE
-    return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+    return absolute(address)
 
 
 def refuse_relative(paths: Mapping[str, str | None]) -> None:
@@ -313,7 +313,7 @@ def _with_file(name: str, base: str, file: str) -> str | None:
     """The folder with this file at an address, or by its name in `base`; None where there is none."""
     for address in (name, join_address(base, name)):
         if has_file(address, file):
-            return address.rstrip("/") if "://" in address else os.path.abspath(os.path.expanduser(address))
+            return absolute(address).rstrip("/")
     return None
 
 

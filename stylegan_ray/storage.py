@@ -25,6 +25,11 @@ OLD_SEC = 3600.0
 """Age from which on an unfinished file of a cache is one of a process that was killed; they take seconds to write."""
 
 
+def absolute(address: str) -> str:
+    """An address that means the same in any working directory."""
+    return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+
+
 def join_address(address: str, name: str) -> str:
     """The address of a file or folder in a folder; the query of an s3:// address stays at its end."""
     path, mark, query = address.partition("?") if "://" in address else (address, "", "")
@@ -139,9 +144,7 @@ class Storage:
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Storage:
         """The storage at a local path or an s3:// or gs:// address; raises BadFileError for a malformed address."""
-        address = os.fspath(address)
-        if "://" not in address:
-            address = os.path.abspath(os.path.expanduser(address))
+        address = absolute(os.fspath(address))
         if address.startswith(("http://", "https://")):
             raise BadFileError(f"{address!r} is a web address: download the file and give its path")
         try:

@@ -26,7 +26,7 @@ from stylegan_ray.metrics.detectors import Weights
 from stylegan_ray.metrics.names import MetricSpec, parse_metrics, specs_of
 from stylegan_ray.metrics.options import EvaluateOptions
 from stylegan_ray.metrics.reals_cache import RealsCache
-from stylegan_ray.metrics.row_files import absolute, rows_file
+from stylegan_ray.metrics.row_files import rows_file
 from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
@@ -36,7 +36,7 @@ from stylegan_ray.run_folder import (
     read_config,
     refuse_relative,
 )
-from stylegan_ray.storage import Storage, one_line, split_address
+from stylegan_ray.storage import Storage, absolute, one_line, split_address
 
 MAX_BLOCKS_PER_TASK = 4
 LEAST_IMAGES_OF_CLASS = 100

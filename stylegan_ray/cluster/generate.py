@@ -14,11 +14,10 @@ from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, che
 from stylegan_ray.images.options import GenerateOptions, check_ranges
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
-from stylegan_ray.metrics.row_files import absolute
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine, format_time
 from stylegan_ray.run_folder import refuse_relative
-from stylegan_ray.storage import Storage, one_line
+from stylegan_ray.storage import Storage, absolute, one_line
 
 Run = Callable[[PartWriter, Sequence[Part]], Iterator[int]]
 """Writes parts; yields the number of images of each as it is done."""

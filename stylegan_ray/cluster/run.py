@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from stylegan_ray.run_folder import (
     refuse_relative_paths,
     storage_address,
 )
-from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.storage import Storage, absolute, join_address
 from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
 from stylegan_ray.train.stop_when import why_to_stop
@@ -137,8 +136,8 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     check_with_data(cfg, dataset)
     check_graph(cfg)
     check_trackers(cfg)
-    if cfg.data.path not in (None, "openmoji") and "://" not in cfg.data.path:
-        cfg = cfg.with_overrides({"data.path": os.path.abspath(os.path.expanduser(cfg.data.path))})
+    if cfg.data.path not in (None, "openmoji"):
+        cfg = cfg.with_overrides({"data.path": absolute(cfg.data.path)})
     height, width = dataset.resolution
     name, storage = cfg.run.name or default_name(cfg), storage_address(cfg.run.storage)
     complete = with_values(cfg, dataset.resolution, join_address(storage, name)).with_overrides(

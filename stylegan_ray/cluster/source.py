@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.interop.loading import checksum, locate
 from stylegan_ray.run_folder import RUN_FILE, read_run_file
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, absolute
 from stylegan_ray.untrusted import printable, reading
 
 
@@ -27,7 +26,7 @@ class Source:
     def of(cls, given: str) -> Source:
         """Raises ConfigError when there are no networks."""
         address = locate(given)
-        address = address if "://" in address else os.path.abspath(os.path.expanduser(address))
+        address = absolute(address)
         return cls(given, address, checksum(address))
 
     def __str__(self) -> str:

@@ -8,9 +8,9 @@ from stylegan_ray.config import ConfigError, nearest
 from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_folder
 from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
-from stylegan_ray.metrics.row_files import absolute, compare_stored, grouped, load_rows
+from stylegan_ray.metrics.row_files import compare_stored, grouped, load_rows
 from stylegan_ray.run_folder import find_run
-from stylegan_ray.storage import Storage, one_line, split_address
+from stylegan_ray.storage import Storage, absolute, one_line, split_address
 from stylegan_ray.table import format_table
 
 

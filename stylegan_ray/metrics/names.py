@@ -33,17 +33,17 @@ HIGHER_IS_BETTER = ("is", "pr")
 SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2", "efflite0": "efflite0"}
 """Detectors by suffix."""
 
-_SETS = re.compile(
-    r"(?P<kind>fid|kid|mind)(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
-)
-_IS = re.compile(r"is(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)(_(?P<suffix>tiny))?")
+_DIGITS = "[0-9]{1,9}"
+_NUMBER = rf"{_DIGITS}(\.{_DIGITS})?"
+_SETS = re.compile(rf"(?P<kind>fid|kid|mind)(?P<count>{_NUMBER}k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?")
+_IS = re.compile(rf"is(?P<count>{_NUMBER}k?)(_(?P<suffix>tiny))?")
 _PR = re.compile(
-    r"pr(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k|[0-9]{1,9})(_?(?P<nhood>(?<=[k_])[0-9]{1,9}))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
+    rf"pr(?P<count>{_NUMBER}k|{_DIGITS})(_?(?P<nhood>(?<=[k_]){_DIGITS}))?(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?"
 )
 _PPL = re.compile(
-    r"ppl(?P<version>2?)(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
+    rf"ppl(?P<version>2?)(?P<count>{_NUMBER}k)?_(?P<space>[zw])(?P<sampling>full|end)(_(?P<suffix>tiny))?"
 )
-_LS = re.compile(r"ls(?P<count>[0-9]{1,9}(\.[0-9]{1,9})?k?)?")
+_LS = re.compile(rf"ls(?P<count>{_NUMBER}k?)?")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from stylegan_ray.config import ConfigError, nearest
@@ -18,12 +17,7 @@ from stylegan_ray.run_folder import (
     is_run,
     read_config,
 )
-from stylegan_ray.storage import Storage, join_address, split_address
-
-
-def absolute(address: str) -> str:
-    """An address that means the same in any working directory."""
-    return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+from stylegan_ray.storage import Storage, absolute, join_address, split_address
 
 
 def rows_file(network: str) -> str:

@@ -34,7 +34,7 @@ from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import Index
 from stylegan_ray.data.options import PrepareOptions
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.storage import Storage, extend_address, split_address
+from stylegan_ray.storage import Storage, absolute, extend_address, split_address
 from stylegan_ray.table import format_table
 
 IMAGES_PER_CHECK = 128
@@ -161,5 +161,5 @@ def policies(plan: Fix) -> str:
 
 def write_file(address: str, content: bytes) -> None:
     """Writes a report to a local path or an address in object storage; it appears as a whole."""
-    folder, name = split_address(address if "://" in address else os.path.expanduser(address))
+    folder, name = split_address(absolute(address))
     Storage.at(folder).write(name, content)

@@ -19,10 +19,9 @@ from stylegan_ray.cores import num_cores
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.view import View, find_network
 from stylegan_ray.interop.loading import locate
-from stylegan_ray.metrics.row_files import absolute
 from stylegan_ray.options import check_least
 from stylegan_ray.run_folder import find_run, refuse_relative
-from stylegan_ray.storage import one_line
+from stylegan_ray.storage import absolute, one_line
 
 if TYPE_CHECKING:
     from stylegan_ray.cluster.serve.app import Plan

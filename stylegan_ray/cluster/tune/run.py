@@ -45,7 +45,7 @@ from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
 from stylegan_ray.untrusted_text import parse_yaml
 
 EXPERIMENT = "tune"
-"""In a sweep's folder: the folder of its trials, and Ray Tune's own."""
+"""Ray Tune's own folder in that of a sweep."""
 TUNE_DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

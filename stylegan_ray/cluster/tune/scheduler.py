@@ -16,8 +16,6 @@ from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.cluster.tune.trials import TRIALS, number_of, rows_of_run, run_name
 from stylegan_ray.storage import Storage
 
-"""The folder of a sweep that holds its trials; Tune's own folder is stored beside it."""
-
 
 def scheduler_of(plan: Plan, total_kimg: float) -> TrialScheduler:
     """The scheduler that the command asks for, counting in kimg."""

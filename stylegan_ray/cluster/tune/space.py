@@ -271,8 +271,8 @@ def _number(value: Any) -> Any:
 
 
 def _check_range(key: str, kind: str, values: Sequence[Any], is_whole: bool) -> None:
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    if len(values) != 2 or len(numbers) != 2 or not all(map(is_number, numbers)) or numbers[0] >= numbers[1]:
+    numbers = list(filter(is_number, values))
+    if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
         raise ConfigError(f"{key}: {kind} takes [LOW, HIGH], two finite numbers with LOW < HIGH, not {list(values)}")
     if kind == "loguniform" and numbers[0] <= 0:
         raise ConfigError(f"{key}: loguniform needs LOW above 0, not {numbers[0]}; use uniform")

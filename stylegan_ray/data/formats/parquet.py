@@ -42,6 +42,7 @@ LONGEST_NAME = 200
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory in each process: reading one image reads its whole row group."""
 MAX_GROUP_BYTES, SMALL_GROUP_BYTES, MOST_EXPANSION = 1 << 29, 1 << 26, 16
+"""Of the images of a row group: at most, always, and so many times the size of their file."""
 SHARD_BYTES = 1 << 29
 """Decoded images per file where a folder is written; compressed they take half of it or less."""
 PNG_OVERHEAD = 300
