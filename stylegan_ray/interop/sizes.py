@@ -20,8 +20,8 @@ MOST_LABELS = 1 << 20
 LARGEST_CLOCK = 1 << 53
 """Largest cur_nimg."""
 MOST_NAMED = 4
-MOST_AUGMENT_P = 1e6
 """Tensors that a message names at most."""
+MOST_AUGMENT_P = 1e6
 DataShape = tuple[tuple[int, int], int, int]
 """Resolution (H, W), number of channels, label size."""
 Shapes = dict[str, tuple[int, ...]]
