@@ -163,12 +163,12 @@ def networks_from_bytes(content: bytes) -> Networks:
 
 def networks_from_checkpoint(state: bytes, config_yaml: bytes, counters: bytes) -> Networks:
     """The networks of a training checkpoint, from the contents of its three files; raises BadFileError."""
-    cfg = validated(_section(parse_yaml(config_yaml, CONFIG), CONFIG))
     values = _section(parse_json(counters, COUNTERS), COUNTERS)
     try:
         tensors = safetensors.torch.load(state)
     except safetensors.SafetensorError as error:
         raise BadFileError(f"{STATE} is not a complete safetensors file: {printable(error)}; {COPY_AGAIN}") from error
+    cfg = validated(_section(parse_yaml(config_yaml, CONFIG), CONFIG))
     G = {name.removeprefix("G."): value for name, value in tensors.items() if name.startswith("G.")}
     shape = data_shape(*_shape_of(G))
     networks_only = {name: value for name, value in tensors.items() if name.partition(".")[0] in PARTS}

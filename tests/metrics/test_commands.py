@@ -73,7 +73,7 @@ def test_runs_are_plotted_by_a_key_of_their_configuration(run, capsys, tmp_path)
     status, text = evaluated(capsys, *words)
     assert status == 0 and str(tmp_path / "metrics.png") in text
     page = (tmp_path / "metrics.html").read_text()
-    assert "<td>ada</td><td>9.5</td>" in page and "<td>noaug</td><td>11</td>" in page
+    assert "<td>ada (2 runs)</td><td>9.5</td>" in page and "<td>noaug (1 run)</td><td>11</td>" in page
 
 
 def test_unlike_rows_are_refused_with_the_reason(run, capsys, tmp_path):
