@@ -104,7 +104,7 @@ class DataConfig(Section):
     image_column: str | None = None
     """Images among several: the column of Parquet files, or the ending in samples of tar files, as in mask.png."""
     split: str | None = None
-    """Of data with splits use this one (train, test, validation), or `all`; null: train."""
+    """Of data with splits use this one, or `all`; null: train where there are several and one of them is train."""
     renumber_classes: bool = False
     """Number the classes 0, 1, 2, ... in the order of their ids, for ids with gaps; names of classes keep the ids."""
     follow_links: bool = False
