@@ -22,9 +22,10 @@ def at_least(name: str, value: float, bar: float) -> dict[str, Any]:
     return {"name": f"{name}, at least", "value": value, "bar": bar, "holds": bool(value >= bar)}
 
 
-def at_most(name: str, value: float, bar: float) -> dict[str, Any]:
-    """A bar that the value must not pass."""
-    return {"name": f"{name}, at most", "value": value, "bar": bar, "holds": bool(value <= bar)}
+def at_most(name: str, value: float | str, bar: float) -> dict[str, Any]:
+    """A bar that the value must not pass; a word in its place, such as "not reached", does not hold."""
+    holds = not isinstance(value, str) and bool(value <= bar)
+    return {"name": f"{name}, at most", "value": value, "bar": bar, "holds": holds}
 
 
 def circumstances(name: str, command: str) -> dict[str, Any]:

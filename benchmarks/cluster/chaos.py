@@ -35,7 +35,7 @@ from benchmarks.cluster.local_cluster import (
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.run_folder import CHECKPOINTS, FINAL_NETWORK, LOG, TICKS
+from stylegan_ray.run_folder import CHECKPOINTS, COMPLETE, FINAL_NETWORK, LOG, TICKS
 from stylegan_ray.run_folder import FAULTS as FAULT_ROWS
 
 SMALL = {
@@ -45,7 +45,6 @@ SMALL = {
     "train.network_snapshot_ticks": None, "data.resolution": 8,
 }  # fmt: skip
 """A network of a few thousand parameters."""
-COMPLETE = "COMPLETE"
 MOST_SEC = 600.0
 """No recovery takes longer."""
 MOST_SEC_OF_A_RUN = 3600.0

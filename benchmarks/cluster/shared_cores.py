@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.cluster.overhead import TRAIN, Process, Rows, images_per_sec
+from benchmarks.cluster.overhead import TRAIN, Process
+from benchmarks.cluster.sweep import images_per_sec_side_by_side
 from benchmarks.command import Bars, Common, Figures
 from benchmarks.results import at_least, at_most
 from stylegan_ray.cluster.resources import SPIN, WAITING
@@ -20,6 +21,7 @@ from stylegan_ray.jsonl import read_jsonl
 from stylegan_ray.run_folder import TICKS
 from stylegan_ray.storage import Storage
 
+TICK_KIMG = 0.25
 OURS, LIBGOMP = "ours", "libgomp"
 WAYS = {OURS: {}, LIBGOMP: {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
 """Environments: what the job sets, what libgomp does where nothing is set, and no spinning at all."""
@@ -35,15 +37,19 @@ class Options(Common):
     repeats: int = 3
     """How often each case is run."""
     kimg: float = 4.0
-    """Length of a run. Its first two ticks are not counted, where there are more than two."""
+    """Length of a run. What counts is the time in which all have two ticks behind them and none has ended."""
     spin: tuple[int, ...] = ()
     """More values of GOMP_SPINCOUNT to try."""
 
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds per 1000 images, alone and of two runs at once, by environment."""
-    keys = {"train.total_kimg": options.kimg, "cluster.num_workers": 1, "cluster.cpus_per_worker": num_cores()}
-    cfg = cfg.with_overrides(keys)
+    cfg = cfg.with_overrides(
+        {
+            "train.total_kimg": options.kimg, "cluster.num_workers": 1, "cluster.cpus_per_worker": num_cores(),
+            "schedule.tick_kimg": TICK_KIMG, "schedule.tick_kimg_dict": {},
+        }
+    )  # fmt: skip
     open_dataset(cfg.data, cfg.run.seed)
     ways = WAYS | {f"spin {count}": {"GOMP_SPINCOUNT": str(count)} for count in options.spin}
     alone: dict[str, list[float]] = {way: [] for way in ways}
@@ -80,7 +86,7 @@ def sec_per_kimg(cfg: RunConfig, variables: dict[str, str], num_runs: int) -> li
             started.callback(runs[-1].end)
         for run in runs:
             run.wait()
-        return [1000 / images_per_sec(rows_of(place / "run")) for place in places]
+        return [1000 / rate for rate in images_per_sec_side_by_side([ticks_of(place / "run") for place in places])]
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
@@ -88,5 +94,7 @@ def environment(variables: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in WAITING} | variables
 
 
-def rows_of(run: Path) -> Rows:
-    return read_jsonl(Storage.at(run), TICKS)
+def ticks_of(run: Path) -> list[dict[str, float]]:
+    """When a run had trained for how many kimg."""
+    rows = read_jsonl(Storage.at(run), TICKS)
+    return [{"kimg": row["Progress/kimg"], "time": row["Timing/timestamp"]} for row in rows]

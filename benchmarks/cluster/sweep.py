@@ -133,7 +133,7 @@ def figures_of(sweep: Path, num: int) -> SweepFigures:
     ticks = [[row for row in own if "done" not in row or not row["done"]] for own in reports]
     first_image = sweep / "trials" / f"trial-{num:03d}" / "fakes_init.png"
     return SweepFigures(
-        images_per_sec_together(ticks[:num]),
+        sum(images_per_sec_side_by_side(ticks[:num])),
         first_image.stat().st_mtime - end,
         ticks[num][0]["time"] - end,
     )
@@ -145,15 +145,18 @@ def reports_of(sweep: Path, number: int) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if "message" not in row]
 
 
-def images_per_sec_together(ticks: Sequence[Sequence[Mapping[str, Any]]]) -> float:
-    """The sum over trials, from where all have two ticks behind them to where the first of them ends."""
+def images_per_sec_side_by_side(ticks: Sequence[Sequence[Mapping[str, Any]]]) -> list[float]:
+    """Of each of several trainings, from where all have two ticks behind them to where the first of them ends.
+
+    A tick has its `kimg` and the `time` of its end. Raises ConfigError where they trained together too shortly.
+    """
     since = max(own[min(1, len(own) - 2)]["time"] for own in ticks)
     until = min(own[-1]["time"] for own in ticks)
     rates = []
     for own in ticks:
         inside = [row for row in own if since <= row["time"] <= until]
         if len(inside) < 2:
-            raise ConfigError(f"the trials trained side by side for {until - since:.0f} s only; give a larger --kimg")
+            raise ConfigError(f"the runs trained side by side for {until - since:.0f} s only; give a larger --kimg")
         first, last = inside[0], inside[-1]
         rates.append(1000 * (last["kimg"] - first["kimg"]) / (last["time"] - first["time"]))
-    return sum(rates)
+    return rates

@@ -52,9 +52,7 @@ def grouped(runs: Sequence[str], keys: Sequence[str]) -> dict[str, list[Row]]:
             raise ConfigError(f"--by {unknown[0]}: no such key{nearest(unknown[0], values)}")
         label = ", ".join("null" if values[key] is None else str(values[key]) for key in keys)
         groups.setdefault(label, []).append(load_rows(run))
-    return {
-        f"{label} ({len(group)} run{'s' * (len(group) > 1)})": mean_rows(group) for label, group in groups.items()
-    }
+    return {f"{label} ({len(group)} run{'s' * (len(group) > 1)})": mean_rows(group) for label, group in groups.items()}
 
 
 def compare_stored(a: str, b: str) -> list[Comparison]:

@@ -13,16 +13,20 @@ pytest.importorskip("ray")
 from support.jobs import ROOT, isolated
 
 from benchmarks.cluster import crash
+from stylegan_ray.data.formats.tfrecord_wire import frame_records
 
 
 def test_half_files_are_found(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text("{}")
+    records = frame_records([b"one", b"two"])
+    (tmp_path / "a.tfrecords").write_bytes(records[:-1])
+    (tmp_path / "b.tfrecords").write_bytes(records)
     (tmp_path / "c.png.12.part").write_bytes(b"")
     (tmp_path / ".lease-00000000").write_text("")
     whole = {path.name: crash.is_whole(tmp_path, path) for path in tmp_path.iterdir()}
-    assert [name for name, is_whole in sorted(whole.items()) if not is_whole] == ["a.json", "a.png"]
+    assert [name for name, is_whole in sorted(whole.items()) if not is_whole] == ["a.json", "a.png", "a.tfrecords"]
     assert sorted(crash.leftovers(tmp_path)) == [".lease-00000000", "c.png.12.part"]
 
 

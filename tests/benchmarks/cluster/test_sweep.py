@@ -3,7 +3,7 @@
 import json
 import os
 
-from benchmarks.cluster.sweep import figures_of
+from benchmarks.cluster.sweep import figures_of, images_per_sec_side_by_side
 
 
 def test_figures_count_the_time_in_which_all_trials_train(tmp_path):
@@ -23,3 +23,11 @@ def test_figures_count_the_time_in_which_all_trials_train(tmp_path):
     os.utime(first_image, (93.0, 93.0))
     figures = figures_of(tmp_path, 2)
     assert (figures.img_s, figures.start_sec, figures.first_tick_sec) == (1000 / 10 + 1000 / 20, 12.0, 19.0)
+
+
+def test_runs_side_by_side_are_measured_while_both_train():
+    """One makes a kimg in 10 s while it has a neighbor, from 20 to 80 s, and in 1 s when it is alone."""
+    fast = [{"kimg": kimg, "time": 10.0 * kimg} for kimg in range(9)]
+    slow = [{"kimg": kimg, "time": 20.0 * kimg} for kimg in range(5)]
+    alone = [{"kimg": 8 + second, "time": 80.0 + second} for second in range(1, 20)]
+    assert images_per_sec_side_by_side([fast + alone, slow]) == [100, 50]
