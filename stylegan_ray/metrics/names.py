@@ -89,6 +89,18 @@ VALUES = {"pr": ("_precision", "_recall"), "ls": ("_z", "_w")}
 """What rows of metrics with two values add to their names."""
 
 
+def split_value(name: str) -> tuple[str, str]:
+    """The metric of a name as rows have it, and what the value adds: pr5k3_recall is pr5k3 and _recall."""
+    value = next((value for values in VALUES.values() for value in values if name.endswith(value)), "")
+    return name.removesuffix(value), value
+
+
+def name_in_rows(name: str, num_images: int | None) -> str:
+    """A name as rows have it, where `metrics.num_images` may replace the number of images."""
+    metric, value = split_value(name)
+    return (with_num_images(metric, num_images) if num_images else metric) + value
+
+
 def parse_metric(name: str) -> MetricSpec:
     """The metric of a name; raises ConfigError with the nearest name for an unknown one."""
     for pattern, make in (
@@ -101,8 +113,9 @@ def parse_metric(name: str) -> MetricSpec:
         match = pattern.fullmatch(name)
         if match:
             spec = make(name, match.groupdict())
-            if spec.num_gen < 2:
-                raise ConfigError(f"metric {name!r} asks for {spec.num_gen} images; at least 2 are needed")
+            least = spec.nhood_size + 1 if spec.kind == "pr" else 2  # every image needs that many neighbors
+            if spec.num_gen < least:
+                raise ConfigError(f"metric {name!r} asks for {spec.num_gen} images; at least {least} are needed")
             return spec
     hint = nearest(name, EXAMPLES)
     raise ConfigError(f"unknown metric {name!r}{hint} Metrics: {', '.join(EXAMPLES)} (with any count)")
@@ -118,9 +131,14 @@ def parse_metrics(names: tuple[str, ...] | list[str]) -> list[MetricSpec]:
     return [parse_metric(name) for name in dict.fromkeys(names)]
 
 
+def is_higher_better(metric: str) -> bool:
+    """Whether larger values of a metric (its name as in rows) are better."""
+    return metric.startswith(HIGHER_IS_BETTER)
+
+
 def is_better(metric: str, value: float, than: float) -> bool:
     """Whether a value of a metric (its name as in rows) is better than another one."""
-    return value > than if metric.startswith(HIGHER_IS_BETTER) else value < than
+    return value > than if is_higher_better(metric) else value < than
 
 
 def is_new_best(metric: str, value: float, before: Iterable[float]) -> bool:
@@ -160,6 +178,10 @@ def _detector(kind: str, suffix: str | None) -> str:
 
 def _set_distance(name: str, parts: dict[str, str | None]) -> MetricSpec:
     kind, count = cast("Kind", parts["kind"]), _count(parts["count"] or "")
+    if kind == "mind" and parts["full"]:
+        raise ConfigError(
+            f"metric {name!r}: both sides are cut to the same number of images; use {name.replace('_full', '')!r}"
+        )
     return MetricSpec(name, kind, _detector(kind, parts["suffix"]), count, None if parts["full"] else count)
 
 

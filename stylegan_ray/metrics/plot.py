@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 from typing import Any
 
 import matplotlib
@@ -14,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from stylegan_ray.metrics.names import HIGHER_IS_BETTER
-from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name
+from stylegan_ray.metrics.names import best_index, is_higher_better
+from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name, unlike_keys, values_of_one_kind
 from stylegan_ray.storage import Storage
 
 COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
@@ -92,14 +93,31 @@ def page(runs: Runs, svg: str) -> str:
 
 
 def disagreements(runs: Runs) -> list[str]:
-    """Keys that should agree but differ between the rows of one metric."""
+    """Keys that should agree but differ between curves of one metric, and rows that are not drawn for that reason."""
     notes = []
     for metric in _metrics(runs):
+        drawn = {run: _drawn(rows, metric) for run, rows in runs.items()}
         for key in MUST_AGREE:
-            found = {json.dumps(row.get(key)) for rows in runs.values() for row in rows if _has_value(row, metric)}
+            found = {json.dumps(value) for rows in drawn.values() for row in rows for value in _values_of_key(row, key)}
             if len(found) > 1:
                 notes.append(f"{metric}: {key} differs between rows ({', '.join(sorted(found))}); do not compare them")
+        for run, rows in runs.items():
+            unlike = [unlike_keys(drawn[run][0], row) for row in rows if _has_value(row, metric)]
+            if any(unlike):
+                keys = ", ".join(dict.fromkeys(chain(*unlike)))
+                notes.append(f"{metric} of {run}: rows with another {keys} than the first one's are not drawn")
     return notes
+
+
+def _values_of_key(row: Row, key: str) -> list[Any]:
+    """The value of a row, or those of several runs where the row is their mean and they differ."""
+    value = row.get(key)
+    return value if isinstance(value, list) else [value]
+
+
+def _drawn(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows of a metric that are points of its curve."""
+    return values_of_one_kind(row for row in rows if full_name(row) == metric)
 
 
 def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
@@ -157,7 +175,7 @@ def apart(place: float, before: Iterable[float], least: float) -> float:
 
 def _label(metric: str) -> str:
     """The axis label of a metric's values."""
-    return f"{'higher' if metric.startswith(HIGHER_IS_BETTER) else 'lower'} is better"
+    return f"{'higher' if is_higher_better(metric) else 'lower'} is better"
 
 
 def _time_axis(runs: Runs) -> Axis:
@@ -184,7 +202,7 @@ def _curves(metric: str, runs: Runs, axis: Axis) -> dict[str, dict[float, Row]]:
     curves = {}
     for run, rows in runs.items():
         # A summary over repeats follows them, so it replaces all rows of its place.
-        points = {x: row for row in rows if _has_value(row, metric) and (x := axis.read(row)) is not None}
+        points = {x: row for row in _drawn(rows, metric) if (x := axis.read(row)) is not None}
         if points:
             curves[run] = dict(sorted(points.items()))
     return curves
@@ -210,7 +228,7 @@ def _table(runs: Runs) -> str:
     body = []
     for metric in _metrics(runs):
         for run, rows in runs.items():
-            own = [row for row in rows if _has_value(row, metric)]
+            own = _drawn(rows, metric)
             if own:
                 cells = (metric, run, *_numbers(metric, own), own[-1].get("detector") or "")
                 body.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
@@ -219,8 +237,7 @@ def _table(runs: Runs) -> str:
 
 def _numbers(metric: str, rows: Sequence[Row]) -> tuple[str, str, str, str]:
     """First and best value, kimg of the best one, and last value."""
-    choose = max if metric.startswith(HIGHER_IS_BETTER) else min
-    best = choose(rows, key=lambda row: row["value"])
+    best = rows[best_index(metric, [row["value"] for row in rows])]
     return f"{rows[0]['value']:.4g}", f"{best['value']:.4g}", f"{best.get('kimg')}", f"{rows[-1]['value']:.4g}"
 
 

@@ -48,7 +48,7 @@ class Comparison:
     @property
     def in_spreads(self) -> float | None:
         """The difference in units of the spread over repeats; None unless both rows have one."""
-        spreads = [row["spread"] for row in (self.a, self.b) if row.get("spread")]
+        spreads = [row["spread"] for row in (self.a, self.b) if row.get("spread") and row.get("repeats")]
         return self.difference / math.hypot(*spreads) if len(spreads) == 2 else None
 
 
@@ -76,9 +76,27 @@ def unavailable_row(spec: MetricSpec, reason: str, provenance: Mapping[str, Any]
     return {"metric": spec.name, "value": None, "unavailable": reason, **_environment(provenance, 0.0)}
 
 
+def values_of_one_kind(rows: Iterable[Row]) -> list[Row]:
+    """Rows with a value that are comparable with the first one of their metric: points of one curve.
+
+    A run's own rows come first, so those of `evaluate` with another psi, say, are left out.
+    """
+    first: dict[str, Row] = {}
+    found = [row for row in rows if row.get("value") is not None]
+    return [row for row in found if not unlike_keys(first.setdefault(full_name(row), row), row)]
+
+
+def unlike_keys(a: Row, b: Row) -> list[str]:
+    """The keys in which two rows would have to agree to be comparable, and do not."""
+    return [key for key in MUST_AGREE if a.get(key) != b.get(key)]
+
+
 def mean_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
-    """Rows of several runs as one run's: where all have a value at a kimg, its mean, lowest and highest."""
-    found = [{(full_name(row), row.get("kimg")): row for row in rows if row.get("value") is not None} for rows in runs]
+    """Rows of several runs as one run's: where all have a value at a kimg, its mean, lowest and highest.
+
+    A key in which the runs should agree and do not has the list of its values.
+    """
+    found = [{(full_name(row), row.get("kimg")): row for row in values_of_one_kind(rows)} for rows in runs]
     means = []
     for place in found[0]:
         if all(place in others for others in found):
@@ -87,7 +105,8 @@ def mean_rows(runs: Sequence[Sequence[Row]]) -> list[Row]:
             seconds = [row["total_sec"] for row in rows if row.get("total_sec") is not None]
             own = {"value": statistics.fmean(values), "lowest": min(values), "highest": max(values), "spread": None}
             total_sec = statistics.fmean(seconds) if len(seconds) == len(rows) else None
-            means.append(rows[0] | own | {"total_sec": total_sec})
+            unlike = {key: [row.get(key) for row in rows] for other in rows for key in unlike_keys(rows[0], other)}
+            means.append(rows[0] | own | unlike | {"total_sec": total_sec})
     return means
 
 
@@ -119,8 +138,7 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
     unlike = [
         f"{metric}: {key} is {last_a[metric].get(key)} in A and {last_b[metric].get(key)} in B"
         for metric in shared
-        for key in MUST_AGREE
-        if last_a[metric].get(key) != last_b[metric].get(key)
+        for key in unlike_keys(last_a[metric], last_b[metric])
     ]
     if unlike:
         raise IncomparableRows("these rows are not comparable:\n" + "\n".join(unlike))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest
-from stylegan_ray.metrics.names import VALUES, is_better, with_num_images
+from stylegan_ray.metrics.names import is_better, name_in_rows
 from stylegan_ray.train.metrics import metric_specs
 
 
@@ -15,10 +14,7 @@ def rule_of(cfg: RunConfig) -> tuple[str, int]:
     """The metric, as its rows name it, and how many values without improvement end the run."""
     assert cfg.train.stop_when is not None
     name, _, patience = cfg.train.stop_when.rpartition(":")
-    if num := cfg.metrics.num_images:
-        value = next((value for value in chain(*VALUES.values()) if name.endswith(value)), "")
-        name = with_num_images(name.removesuffix(value), num) + value
-    return name, int(patience)
+    return name_in_rows(name, cfg.metrics.num_images), int(patience)
 
 
 def check_stop_when(cfg: RunConfig) -> None:

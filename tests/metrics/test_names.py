@@ -60,7 +60,21 @@ def test_a_typo_is_answered_with_the_nearest_name(name, hint):
         parse_metric(name)
 
 
-@pytest.mark.parametrize("name", ["fid0", "fid1_tiny", "", "fid", "fid50k_tiny_full", "ls5x", "is50k_full"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fid0",
+        "fid1_tiny",
+        "",
+        "fid",
+        "fid50k_tiny_full",
+        "ls5x",
+        "is50k_full",
+        "pr3_tiny",
+        "pr5k5000_tiny",
+        "mind5k_full",
+    ],
+)
 def test_nonsense_is_refused(name):
     with pytest.raises(ConfigError):
         parse_metric(name)

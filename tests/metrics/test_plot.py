@@ -119,3 +119,17 @@ def test_files_are_self_contained(tmp_path):
     words = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"fid5k_tiny", "kimg", "a<b"} <= set(words)
     assert "src=" not in text and "<link" not in text
+
+
+def test_rows_of_evaluate_with_another_psi_are_not_points_of_the_curve():
+    rows = [*rows_of([9, 7, 5], psi=1), *rows_of([1], psi=0.7)]
+    assert curves(draw({"one": rows}).axes[0]) == {"one": [9, 7, 5]}
+    assert disagreements({"one": rows}) == [
+        "fid5k_tiny of one: rows with another psi than the first one's are not drawn"
+    ]
+    assert [row["value"] for row in mean_rows([rows, rows_of([7, 5, 3], psi=1)])] == [8, 6, 4]
+
+
+def test_a_mean_of_runs_on_different_data_says_so():
+    mean = mean_rows([rows_of([9], data="a"), rows_of([7], data="b")])
+    assert disagreements({"both": mean}) == ['fid5k_tiny: data differs between rows ("a", "b"); do not compare them']

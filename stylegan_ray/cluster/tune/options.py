@@ -10,7 +10,7 @@ import tyro
 
 from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import ConfigError, RunConfig
-from stylegan_ray.metrics.names import HIGHER_IS_BETTER, parse_metric
+from stylegan_ray.metrics.names import is_higher_better, name_in_rows, parse_metric, split_value
 from stylegan_ray.options import check_least, train_options
 
 DEFAULT_SAMPLES = 16
@@ -31,7 +31,7 @@ class SweepOptions:
     search: Literal["random", "optuna"] = "random"
     """Random values and grids, or Optuna, which learns from earlier trials (extra [tune])."""
     objective: str = "fid500_tiny"
-    """What to optimize: a metric, or any scalar of a tick such as Loss/scores/real."""
+    """What to optimize: a metric as rows name it (pr5k3_tiny_recall), or any scalar of a tick (Loss/scores/real)."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Whether to minimize or maximize it; auto: the metric's direction, min for scalars."""
     every: int = 1
@@ -66,14 +66,16 @@ class Plan:
     @property
     def objective(self) -> str:
         """The key that trials report."""
-        return f"Metrics/{self.metric}" if self.metric else self.options.objective
+        if self.metric is None:
+            return self.options.objective
+        return f"Metrics/{name_in_rows(self.metric, self.cfg.metrics.num_images)}"
 
     @property
     def higher_is_better(self) -> bool:
         """Whether the objective is maximized."""
         if self.options.mode != "auto":
             return self.options.mode == "max"
-        return self.metric is not None and self.metric.startswith(HIGHER_IS_BETTER)
+        return self.metric is not None and is_higher_better(self.metric)
 
 
 def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
@@ -102,7 +104,12 @@ def with_objective(cfg: RunConfig, options: SweepOptions) -> RunConfig:
         "cluster.keep_checkpoints": min(cfg.cluster.keep_checkpoints, 2),
     }
     if "/" not in options.objective:
-        name = parse_metric(options.objective).name
+        name, value = split_value(options.objective)
+        values = parse_metric(name).values
+        if name + value not in values:
+            raise ConfigError(
+                f"--objective {options.objective}: rows of {name} are named {' and '.join(values)}; use one"
+            )
         changes |= {
             "metrics.names": list(dict.fromkeys([*cfg.metrics.names, name])),
             "metrics.ticks": options.every,

@@ -154,7 +154,7 @@ def settings_of(report: Report) -> list[Setting]:
     if len(keys) < len(report.axes):
         for index in sorted(report.order):
             trial = report.trials[index]
-            groups.setdefault(tuple(_word(trial.values.get(key)) for key in keys), []).append(trial)
+            groups.setdefault(tuple(_word(key, trial.values) for key in keys), []).append(trial)
     if all(len(trials) < 2 for trials in groups.values()):
         return []
     found = [_setting(", ".join(words), trials) for words, trials in groups.items()]
@@ -162,8 +162,11 @@ def settings_of(report: Report) -> list[Setting]:
     return sorted((setting for setting in found if setting.kimg), key=lambda setting: sign * setting.last.mean())
 
 
-def _word(value: Any) -> str:
-    return "all" if value is None else str(value)
+def _word(key: str, values: Mapping[str, Any]) -> str:
+    """The value of a key; a hyphen where the trial does not set it."""
+    if key not in values:
+        return "-"
+    return "null" if values[key] is None else str(values[key])
 
 
 def _setting(label: str, trials: Sequence[Curve]) -> Setting:

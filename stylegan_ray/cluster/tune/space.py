@@ -33,8 +33,8 @@ REFUSED = {
     "metrics.": "trials are compared by one metric, computed in one way",
     "train.total_kimg": "the scheduler counts time in it; give it on the command line",
 }
-SHARED_DATA = ("path", "resolution", "channels", "cond", "max_label_size", "alpha", "crop", "resize")
-"""Keys of `data` that decide which data set is opened; all trials share one, or use subsets of it."""
+OWN_DATA = ("subset", "mirror_augment", "shuffle", "balance")
+"""Keys of `data` that choose among the images of a data set; the others decide which one all trials share."""
 MOVABLE = (
     "loss.",
     "schedule.G_lrate",
@@ -236,7 +236,7 @@ def _check_key(key: Any) -> None:
         if key.startswith(refused) and key != "run.seed":
             raise ConfigError(f"{key} cannot be searched: {why}")
     section, name = key.split(".")
-    if section == "data" and name in SHARED_DATA:
+    if section == "data" and name not in OWN_DATA:
         raise ConfigError(f"{key} cannot be searched: trials share one prepared data set; give it on the command line")
 
 

@@ -80,12 +80,22 @@ class TrialSpec:
     def run(self, record: Record) -> Run:
         """A trial's current run, on the data that all trials share, or on a subset of its own."""
         cfg, address = self.config(record), join_address(self.trials, record.name)
-        has_own_data = cfg.data.subset is not None and not {"data.subset", "run.seed"}.isdisjoint(record.values)
+        base = validated(self.cfg)
+        seed = None if cfg.data.subset is None else cfg.run.seed  # that draws the subset
+        has_own_data = (cfg.data.subset, seed) != (
+            base.data.subset,
+            None if base.data.subset is None else base.run.seed,
+        )
         return Run(
             cfg, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset, address,
             clearance=self.clearance, command=self.command, in_process=is_alone(self.share),
             group=split_address(self.sweep)[1],
         )  # fmt: skip
+
+
+def subset_of(cfg: RunConfig) -> tuple[int, int] | None:
+    """What decides which images of the data are used: their number and the seed that draws them; None: all."""
+    return None if cfg.data.subset is None else (cfg.data.subset, cfg.run.seed)
 
 
 def is_alone(share: Share) -> bool:

@@ -85,7 +85,7 @@ def seeds_report() -> Report:
 
 def test_trials_that_differ_in_their_seed_are_one_setting():
     best, middle, worst = settings_of(seeds_report())
-    assert [setting.label for setting in (best, middle, worst)] == ["ada, all", "noaug, 200", "noaug, all"]
+    assert [setting.label for setting in (best, middle, worst)] == ["ada, null", "noaug, 200", "noaug, null"]
     assert best.kimg == [1, 2, 3] and middle.kimg == [1, 2, 3, 4], "as far as all its trials are"
     assert middle.last.tolist() == [20, 30, 70] and best.last.tolist() == pytest.approx([40 / 3, 70 / 3])
     assert settings_of(report()) == [] and settings_of(replace(seeds_report(), order=(0, 3))) == []
@@ -95,7 +95,7 @@ def test_curves_of_settings_have_bands_and_say_their_range():
     (curves, *_) = draw(seeds_report()).axes
     assert len(curves.lines) == 3 and len(curves.collections) == 2
     texts = [text.get_text() for text in curves.texts]
-    assert texts == ["noaug, 200: 40 (20 to 70)", "noaug, all: 100"]
+    assert texts == ["noaug, 200: 40 (20 to 70)", "noaug, null: 100"]
 
 
 def test_importance_says_nothing_of_few_trials_and_compares_at_a_kimg_that_all_reached():

@@ -30,6 +30,7 @@ def space_of(text: str) -> Space:
         ("train.G_reg_interval: {uniform: [1, 2.5]}", "whole number"),
         ("train.total_kimg: {choice: [1, 2]}", "the scheduler counts time in it"),
         ("run.name: {choice: [a, b]}", "cannot be searched"),
+        ("data.split: {choice: [train, test]}", "trials share one prepared data set"),
         ("cluster.num_workers: {choice: [1, 2]}", "cannot be searched"),
         ("data.resolution: {choice: [16, 32]}", "trials share one prepared data set"),
         ("loss.r1_gamma: 3", "nothing to search"),
@@ -166,7 +167,10 @@ def test_a_grid_is_whole_by_default_beside_random_values(tmp_path, seeds, num):
     path = tmp_path / "space.yaml"
     path.write_text(f"run.seed: {{grid: {seeds}}}\nloss.r1_gamma: {{uniform: [1, 2]}}\n")
     assert sweep_options([str(path), "tiny"]).num_samples == num
-    assert sweep_options(["--objective", "pr500_3_tiny"]).higher_is_better
+    plan = sweep_options(["--objective", "pr500_3_tiny_recall"])
+    assert plan.higher_is_better and plan.cfg.metrics.names == ("pr500_3_tiny",)
+    assert plan.objective == "Metrics/pr500_3_tiny_recall"
+    assert sweep_options(["tiny", "--metrics.num_images", "1000"]).objective == "Metrics/fid1k_tiny"
     assert sweep_options(["--objective", "Loss/scores/real", "--mode", "max"]).higher_is_better
     assert sweep_options(["--objective", "Loss/D/loss"]).cfg.metrics.names == ()
 
@@ -176,6 +180,8 @@ def test_a_grid_is_whole_by_default_beside_random_values(tmp_path, seeds, num):
     [
         (["missing.yaml"], "cannot be read"),
         (["--objective", "fid5h"], "fid5h"),
+        (["--objective", "pr500_3_tiny"], "use one"),
+        (["--objective", "fid500_tiny_recall"], "fid500_tiny"),
         (["--samples", "0"], "--samples 0"),
         (["--dry-run"], "--dry-run"),
         (["--train.total_kmg", "3"], "did you mean"),

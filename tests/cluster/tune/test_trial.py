@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from support.data_sets import numbered, write_folder
@@ -150,3 +151,7 @@ def test_trials_share_the_data_or_have_subsets_of_their_own(tmp_path, monkeypatc
     assert [run.dataset.num_images for run in runs] == [4, 4] and [run.cfg.run.seed for run in runs] == [0, 1]
     assert runs[0].dataset.fingerprint != runs[1].dataset.fingerprint
     assert runs[0].in_process, "its actor is its worker"
+    cfg = cfg.with_overrides({"data.subset": 4})
+    spec = replace(spec, cfg=cfg.model_dump(mode="json"), dataset=open_dataset(cfg.data, 0))
+    assert spec.run(Record(0, {"data.subset": None})).dataset.num_images == 9
+    assert spec.run(Record(0, {"loss.r1_gamma": 1})).dataset is spec.dataset
