@@ -117,12 +117,12 @@ class Owner:
 @contextmanager
 def held(
     address: str, command: str, claims: Sequence[Claim], way_out: str, say: Callable[[str], None] = print,
-    key: str = "",
+    key: str = "", elsewhere: str = "give another place",
 ) -> Iterator[Lease]:  # fmt: skip
     """Inside, this command alone writes the claims in the folder at an address.
 
     Raises ConfigError that names the command which does so already, with `way_out`, or the reason why the folder
-    cannot be written; `key` is what the user gave the folder with.
+    cannot be written, with `elsewhere`; `key` is what the user gave the folder with.
     """
     label = f"{key}: " if key else ""
     try:
@@ -132,7 +132,7 @@ def held(
         raise
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{label}{printable(address, 500)} cannot be written: {one_line(error)}; give another place"
+            f"{label}{printable(address, 500)} cannot be written: {one_line(error)}; {elsewhere}"
         ) from error
     try:
         yield lease

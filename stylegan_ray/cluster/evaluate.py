@@ -59,7 +59,8 @@ def compute_metrics(options: EvaluateOptions) -> int:
     place = absolute(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
     way_out = f"wait for its end, or {ANOTHER_FILE}"
-    with held(folder, "evaluate", [Claim(name)], way_out, key="--out" if options.out else ""):
+    key = "--out" if options.out else ""
+    with held(folder, "evaluate", [Claim(name)], way_out, key=key, elsewhere=ANOTHER_FILE):
         with ProgressLine() as progress:
             dataset = open_reals(options, address, networks, specs, progress)
             weights, missing = weights_of(specs, options.detector)

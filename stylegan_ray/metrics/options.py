@@ -80,6 +80,6 @@ class PrefetchOptions:
     """Fetches the weights of detectors, once for all nodes that share the folder."""
 
     detectors: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DETECTOR ...")]
-    """inception (fid, kid, is), vgg16 (pr), lpips (ppl)."""
+    """inception (fid, kid, mind, is), vgg16 (pr), lpips (ppl)."""
     detector: Detector = None
     """The folder to fetch to; default: $STYLEGAN_RAY_DETECTORS or a cache of the user."""

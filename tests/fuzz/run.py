@@ -35,7 +35,10 @@ INSTRUMENTED = ["stylegan_ray", "pickle", "pickletools", "zipfile", "tarfile", "
 """Packages whose branches guide the search, and the functions of numpy.lib.format."""
 NOT_INSTRUMENTED = ["yaml.reader", "yaml.scanner"]
 """They take nine tenths of the time then; which tokens there are shows in the branches of yaml.parser."""
-STATS = {"executions": "stat::number_of_executed_units", "peak_mb": "stat::peak_rss_mb"}
+STATS = {
+    "executions": "stat::number_of_executed_units", "peak_mb": "stat::peak_rss_mb",
+    "slowest_sec": "stat::slowest_unit_time_sec",
+}  # fmt: skip
 
 
 def main() -> int:
@@ -56,6 +59,7 @@ def main() -> int:
     row = {
         "target": options.target,
         "status": process.returncode,
+        "limit_sec": options.seconds,
         "seconds": round(time.monotonic() - begin, 1),
     } | found
     start = re.search(r"at start (\d+) MB, ([\d.]+) s of CPU", printed)

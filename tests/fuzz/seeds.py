@@ -21,7 +21,8 @@ import torch
 import yaml
 from support.data_sets import encoded, label_json, noise_picture
 from support.foreign import idx, python2_pickle
-from support.networks import built
+from support.networks import ada_module, built
+from support.pickled import pickled
 
 from stylegan_ray.config import ModelConfig, RunConfig, load_config
 from stylegan_ray.data import formats
@@ -73,7 +74,17 @@ def tensorflow_pickles() -> list[bytes]:
 
 
 def rosinality_files() -> list[bytes]:
-    return [rosinality.write(networks()).content]
+    """A file of torch.save, and the same in the format before torch 1.6."""
+    content = rosinality.write(networks()).content
+    older = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(content)), older, _use_new_zipfile_serialization=False)
+    return [content, older.getvalue()]
+
+
+def ada_pickles() -> list[bytes]:
+    """Networks in the form of StyleGAN2-ADA's PyTorch programs."""
+    found = networks()
+    return [pickled({part: ada_module(network, found.config.model) for part, network in found.parts().items()})]
 
 
 @cache

@@ -12,7 +12,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 DOCS = HERE.parents[1] / "docs"
 PAGE, RECORD = DOCS / "security.md", DOCS / "evidence" / "fuzz.jsonl"
 BEGIN, END = "<!-- the rows of evidence/fuzz.jsonl, by tests/fuzz/table.py -->", "<!-- end of the rows -->"
-HEAD = ["target", "executions", "CPU minutes", "minutes", "growth, MB", "commit", "date"]
+HEAD = ["target", "executions", "CPU minutes", "minutes", "slowest input, s", "growth, MB", "commit", "date"]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def table() -> str:
     from fuzz.targets import TARGETS
 
     rows = {row["target"]: row for row in map(json.loads, RECORD.read_text().splitlines()) if row["status"] == 0}
-    lines = [HEAD, ["---", *["---:"] * 4, "---", "---"], *(_cells(rows[name]) for name in TARGETS if name in rows)]
+    lines = [HEAD, ["---", *["---:"] * 5, "---", "---"], *(_cells(rows[name]) for name in TARGETS if name in rows)]
     missing = [f"`{name}`" for name in TARGETS if name not in rows]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return text + (f"\n\nWithout a long run so far: {', '.join(missing)}." if missing else "")
@@ -42,7 +42,8 @@ def table() -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     minutes = [f"{row[key] / 60:.1f}" for key in ("cpu_seconds", "seconds")]
     return [
-        f"`{row['target']}`", f"{row['executions']:,}", *minutes, str(row["grown_mb"]), row["commit"][:10], row["date"],
+        f"`{row['target']}`", f"{row['executions']:,}", *minutes, str(row.get("slowest_sec", "")),
+        str(row["grown_mb"]), row["commit"][:10], row["date"],
     ]  # fmt: skip
 
 

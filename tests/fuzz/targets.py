@@ -208,6 +208,7 @@ GZIP_ERRORS = (OSError, EOFError, zlib.error)
 TARGETS: dict[str, Target] = {
     "network": Target(network_file(".safetensors"), seeds.network_files, NETWORK_ERRORS),
     "tensorflow_pickle": Target(network_file(".pkl"), seeds.tensorflow_pickles, NETWORK_ERRORS),
+    "ada_pickle": Target(network_file(".pkl"), seeds.ada_pickles, NETWORK_ERRORS),
     "pickle": Target(load_pickle, seeds.plain_pickles, NETWORK_ERRORS),
     "rosinality": Target(network_file(".pt"), seeds.rosinality_files, NETWORK_ERRORS),
     "checkpoint_tensors": Target(checkpoint_file(STATE), lambda: [seeds.checkpoint_tensors()], NETWORK_ERRORS),

