@@ -234,7 +234,7 @@ def test_the_lease_beats(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match="--outdir: .*; go elsewhere"),
+        pytest.raises(ConfigError, match=r"--outdir: .*; go elsewhere"),
         held(str(tmp_path / "file" / "in"), "x", RUN, "", key="--outdir", elsewhere="go elsewhere"),
     ):
         pass
