@@ -41,6 +41,8 @@ Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
 """Taps of a FIR filter."""
 LARGEST_GRID = 1 << 15
 """Images of a grid, at most; train.grid_size 8k shows 1,024."""
+MOST_PROBLEMS = 20
+"""Lines of an error about a configuration."""
 LARGEST_VALUE, LEAST_RANGE = 1e6, 1e-6
 """Bounds of train.drange_net: the largest magnitude, and the least distance between its values."""
 RUN_NAME = 200
@@ -81,7 +83,7 @@ class RunSection(Section):
 
 
 class DataConfig(Section):
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     """Training images: a folder, zip, TFRecords, Parquet or tar set; null or `openmoji`: the built-in OpenMoji set."""
     resolution: Side | tuple[Side, Side] | None = None
     """Side of the training images in pixels, or height and width; null: that of the data."""
@@ -784,7 +786,8 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 def _explain(error: ValidationError) -> Iterable[str]:
     """One line per key, instead of pydantic's own page: key, value, rule, and its default as a way out."""
     rules: dict[str, list[str]] = {}
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems[:MOST_PROBLEMS]:
         key = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "extra_forbidden":
             words = known_keys() if "." in key else list(RunConfig.model_fields)
@@ -797,6 +800,8 @@ def _explain(error: ValidationError) -> Iterable[str]:
             yield problem["msg"].removeprefix("Value error, ")
     for given, several in rules.items():
         yield f"{given}: {', or '.join(several)}{_default_hint(given.partition('=')[0])}"
+    if len(problems) > MOST_PROBLEMS:
+        yield f"and {len(problems) - MOST_PROBLEMS} more"
 
 
 def _shown(value: Any) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeGuard
 
 from stylegan_ray.credentials import clean, logger_of
 from stylegan_ray.storage import Storage
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, printable
 from stylegan_ray.untrusted_text import parse_json
 
 log = logger_of(__name__)
 
 MOST_BYTES = 1 << 28
 """Largest file; the 25,000 ticks of 100,000 kimg take some 25 MB."""
+MOST_BROKEN = 1000
 LARGEST_CLOCK, LARGEST_VALUE, LARGEST = 1e12, 1e30, sys.float_info.max
-SHOWN_TEXTS = ("metric", "detector", "class", "unavailable")
+SHOWN_TEXTS = ("metric", "detector", "class", "unavailable", "resize", "data", "dialect", "noise")
 TEXTS = (*SHOWN_TEXTS, "checkpoint")
 NUMBERS = ("value", "spread", "lowest", "highest", "seconds", "num_gen", "num_real", "repeats")
 CLOCKS = ("kimg", "total_sec", "Progress/tick")
@@ -38,21 +39,40 @@ def jsonl_line(row: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(finite)}\n".encode()
 
 
-def jsonl_rows(content: bytes) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; torn lines are left out."""
-    rows = []
-    for line in content.splitlines():
-        with suppress(ValueError):
-            rows.append(parse_json(line, "row", allow_nan=True))
-    return [row for row in rows if isinstance(row, dict)]
+def jsonl_rows(content: bytes, name: str = "rows") -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; torn lines are left out, with a line of the log.
+
+    Raises BadFileError where there are more than MOST_BROKEN of them.
+    """
+    rows, broken = [], 0
+    for line in content.split(b"\n"):
+        row = _row(line) if line.strip() else {}
+        if row is not None:
+            rows += [row] if row else []
+            continue
+        broken += 1
+        if broken > MOST_BROKEN:
+            raise BadFileError(f"{printable(name, 500)} has more than {MOST_BROKEN} damaged lines; {COPY_AGAIN}")
+    if broken:
+        log.warning("%s: lines that are no JSON objects are left out: %d", printable(name, 500), broken)
+    return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None where it is none."""
+    try:
+        row = parse_json(line, "row", allow_nan=True)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def read_jsonl(folder: Storage, name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; torn lines are left out.
+    """The rows of a .jsonl file; torn lines are left out, with a line of the log.
 
-    Raises FileNotFoundError, and BadFileError for a file of more than MOST_BYTES.
+    Raises FileNotFoundError, and BadFileError for a file of more than MOST_BYTES, or one that is damaged all over.
     """
-    return jsonl_rows(folder.read(name, MOST_BYTES))
+    return jsonl_rows(folder.read(name, MOST_BYTES), folder.path(name))
 
 
 def rows_so_far(folder: Storage, name: str) -> list[dict[str, Any]]:
@@ -77,15 +97,18 @@ def append_jsonl(folder: Storage, name: str, rows: Iterable[Mapping[str, Any]]) 
 
 
 def tick_rows(folder: Storage, name: str) -> list[dict[str, Any]]:
-    """The rows of ticks in a .jsonl file; none where there is no file yet. Damaged rows are left out."""
-    rows = rows_so_far(folder, name)
-    return [row for row in rows if is_clock(row.get("Progress/kimg")) and is_clock(row.get("Progress/tick", 0))]
+    """The rows of ticks in a .jsonl file; none where there is no file yet. Damaged rows are left out, with a line."""
+    return _whole_rows(folder, name, _is_tick_row)
 
 
 def metric_rows(folder: Storage, name: str) -> list[dict[str, Any]]:
     """The rows of metrics in a .jsonl file; none where there is no file yet. Damaged rows are left out, with a line."""
+    return list(map(_printable_texts, _whole_rows(folder, name, _is_metric_row)))
+
+
+def _whole_rows(folder: Storage, name: str, is_whole: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     rows = rows_so_far(folder, name)
-    whole = [_printable_texts(row) for row in rows if _is_metric_row(row)]
+    whole = list(filter(is_whole, rows))
     if len(whole) < len(rows):
         log.warning("%s: %d of %d rows are damaged and left out", folder.path(name), len(rows) - len(whole), len(rows))
     return whole
@@ -99,6 +122,10 @@ def dated_metric_rows(folder: Storage, name: str) -> list[dict[str, Any]]:
 def is_clock(value: Any) -> bool:
     """Whether a value of a row can be a clock: thousands of images, ticks or seconds."""
     return is_number(value) and 0 <= value < LARGEST_CLOCK
+
+
+def _is_tick_row(row: Mapping[str, Any]) -> bool:
+    return is_clock(row.get("Progress/kimg")) and is_clock(row.get("Progress/tick", 0))
 
 
 def _is_metric_row(row: Mapping[str, Any]) -> bool:
@@ -126,7 +153,7 @@ def keep_rows(content: bytes, num_ticks: int) -> bytes:
     """The whole lines of a .jsonl file whose Progress/tick is below num_ticks, byte for byte."""
     kept = []
     for line in content.splitlines(keepends=True):
-        ticks = [row["Progress/tick"] for row in jsonl_rows(line) if is_number(row.get("Progress/tick"))]
-        if ticks and ticks[0] < num_ticks and line.endswith(b"\n"):
+        tick = (_row(line) or {}).get("Progress/tick")
+        if is_number(tick) and tick < num_ticks and line.endswith(b"\n"):
             kept.append(line)
     return b"".join(kept)

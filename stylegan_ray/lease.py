@@ -311,7 +311,7 @@ def is_locked(path: str) -> bool | None:
 
 def is_process(pid: int, started: int | None) -> bool:
     """Whether the process with this id that started then lives."""
-    return is_alive(pid) and (started is None or start_of(pid) in (started, None))
+    return pid > 0 and is_alive(pid) and (started is None or start_of(pid) in (started, None))
 
 
 def start_of(pid: int) -> int | None:

@@ -199,6 +199,10 @@ class Storage:
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in a folder; empty where it does not exist."""
+        if self.is_local:  # where names need not be text
+            with suppress(FileNotFoundError):
+                return sorted(os.listdir(self.path(folder)))
+            return []
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
 

@@ -149,13 +149,12 @@ def open_regular(path: str | os.PathLike[str], name: object = None) -> BinaryIO:
     Links are followed. Raises OSError where it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = open(descriptor, "rb")
     try:
         check_regular(descriptor, path if name is None else name)
+        return open(descriptor, "rb")
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
 
 
 def check_regular(descriptor: int, name: object) -> int:

@@ -30,21 +30,33 @@ def split_named(word: str) -> str | None:
 
 
 def split_of_file(name: str) -> str | None:
-    """The split of an archive: a folder of its name, or the first or last word of the name (train-00001.parquet)."""
+    """The split of an archive: that of a folder, or of the first or last word of its name (train-00001.parquet)."""
     *folders, last = name.split("/")
-    parts = [*folders, *_ends(last.partition(".")[0])]
-    return next((split for part in parts if (split := split_named(part))), None)
+    found = (*map(split_of_folder, folders), *map(split_named, _ends(last.partition(".")[0])))
+    return next((split for split in found if split), None)
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split of a folder: of its name, or of its first or last word (train2017, seg_train, trainA)."""
+    """The split of a folder: of its name, or its first or last word (train2017, seg_train, trainA, split=train)."""
     return next((split for part in [name, *_ends(name)] if (split := split_named(part))), None)
 
 
 def are_splits(folders: Collection[str]) -> bool:
-    """Whether folders side by side are splits: all are named so, or train and another one among others."""
+    """Whether folders side by side are splits: all are named so, or train and another one among others.
+
+    Where words are added, two splits have the same (train2017 and val2017; not "bullet train" and "test tube").
+    """
     named = {split for folder in folders if (split := split_named(folder))}
-    return all(map(split_of_folder, folders)) or ("train" in named and len(named) > 1)
+    if "train" in named and len(named) > 1:
+        return True
+    added = Counter(word for word, _ in {(_added(folder), split_of_folder(folder)) for folder in folders})
+    return all(map(split_of_folder, folders)) and max(added.values()) > 1
+
+
+def _added(folder: str) -> str:
+    """What the name of a folder has besides the word that names the split."""
+    word = next((word for word in _ends(folder) if split_named(word)), folder)
+    return folder.replace(word, "", 1).lower()
 
 
 def splits_of_images(names: Sequence[str]) -> list[str | None]:

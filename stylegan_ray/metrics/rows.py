@@ -18,6 +18,7 @@ from stylegan_ray.metrics.blocks import Plan
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.reduction import Value
+from stylegan_ray.untrusted import printable
 
 Row = dict[str, Any]
 
@@ -136,7 +137,7 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
         sides = [", ".join(last) or "none" for last in (last_a, last_b)]
         raise IncomparableRows(f"A and B have no metric in common: A has {sides[0]}; B has {sides[1]}")
     unlike = [
-        f"{metric}: {key} is {last_a[metric].get(key)} in A and {last_b[metric].get(key)} in B"
+        f"{metric}: {key} is {printable(last_a[metric].get(key))} in A and {printable(last_b[metric].get(key))} in B"
         for metric in shared
         for key in unlike_keys(last_a[metric], last_b[metric])
     ]

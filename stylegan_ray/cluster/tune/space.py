@@ -124,6 +124,8 @@ class Space:
 
     parameters: tuple[Parameter, ...]
     fixed: Values
+    where: str = "the space"
+    """The file that it is from."""
 
     @classmethod
     def read(cls, path: str | None, base: RunConfig) -> Space:
@@ -150,7 +152,7 @@ class Space:
             parameters = [_parameter(key, tree[key], base) for key in tree if key not in fixed]
             if not parameters:
                 raise ConfigError(f"there is nothing to search; write a range or a list, such as\n{DEFAULT_SPACE}")
-            return cls(tuple(_dependencies_first(parameters, fixed)), fixed)
+            return cls(tuple(_dependencies_first(parameters, fixed)), fixed, printable(where, 500))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
 
@@ -201,8 +203,8 @@ class Space:
             try:
                 base.with_overrides(values)
             except ConfigError as error:
-                given = ", ".join(f"{key}={value}" for key, value in values.items())
-                raise ConfigError(f"the space contains an invalid configuration ({given}):\n{error}") from error
+                given = ", ".join(f"{key}={printable(value, 80)}" for key, value in values.items())
+                raise ConfigError(f"{self.where} contains an invalid configuration ({given}):\n{error}") from error
 
     def check_movable(self) -> None:
         """Raises ConfigError for parameters that cannot change in the middle of a run."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from typing import BinaryIO
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from stylegan_ray.untrusted import check_size, format_bytes, printable
 from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
+TYPE = 156
+"""Where the type of a member is in its header."""
 SHARD_NAME = re.compile(r"\d+\D*$")
 CLASS_NUMBER = re.compile(r"[+-]?[0-9]+")
 """Not all that int() takes: 1_1 and numbers in other scripts are names."""
@@ -47,6 +50,11 @@ MAX_HEADER_BYTES = 1 << 16
 """Largest header that extends another one, such as a long name; tarfile reads it as a whole."""
 MAX_GLOBAL_KEYS = 100
 """Keys that hold for all members: tarfile copies them for each."""
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+LONG_NUMBER = re.compile(rb"[0-9]{256}")
+"""In an extended header, on which tarfile would work for a time that grows with the square of its length."""
+AFTER_THE_END = 1 << 20
+"""Bytes behind the last member that must be zero; archives are padded to 10 kB, some writers use more."""
 EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
@@ -126,6 +134,19 @@ class _Header(tarfile.TarInfo):
     """The header of a member, whose extension is of bounded size."""
 
     @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        file = archive.fileobj
+        assert file is not None
+        at = file.tell()
+        block = file.read(tarfile.BLOCKSIZE)
+        if block[TYPE : TYPE + 1] in EXTENDED:
+            size = cls.frombuf(block, tarfile.ENCODING, "surrogateescape").size
+            if LONG_NUMBER.search(file.read(max(size, 0))):
+                raise tarfile.ReadError("an extended header holds a number of more than 255 digits")
+        file.seek(at)
+        return super().fromtarfile(archive)  # type: ignore[return-value]
+
+    @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         header = super().frombuf(buf, encoding, errors)
         if header.type in EXTENSIONS and header.size > MAX_HEADER_BYTES:
@@ -164,11 +185,22 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                 else:
                     members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member, name)
                 seen.add(_with_small_ending(name))
+            _check_end(file, archive.offset)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(
             f"{path} cannot be read as an uncompressed tar file: {printable(str(error))}; "
-            "unpack it, or write it again without compression"
+            "copy it again, or write it again without compression"
         ) from error
+
+
+def _check_end(file: BinaryIO, offset: int) -> None:
+    """Raises ReadError where something follows the last member that tarfile has found; it ends at a damaged header."""
+    file.seek(offset)
+    if file.read(AFTER_THE_END).strip(b"\0"):
+        raise tarfile.ReadError(
+            f"what begins at byte {offset} is neither a member nor the end: the file is damaged or cut, or several tar "
+            "files are joined"
+        )
 
 
 def _read_class(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> str:
