@@ -221,8 +221,8 @@ class Lease:
         """Whether a lease changes within a while."""
         before, deadline = self._read(name), time.monotonic() + WATCH_SEC
         if before is not None:
-            whose = owner.describe() if owner else name
-            say(f"Waiting up to {WATCH_SEC:.0f} s for a sign of life of {whose}")
+            whose = owner.describe() if owner else printable(name)
+            say(f"Waiting up to {WATCH_SEC:.0f} s for a heartbeat of {whose}")
         while before is not None and time.monotonic() < deadline:
             time.sleep(LOOK_SEC)
             now = self._read(name)

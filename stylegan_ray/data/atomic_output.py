@@ -151,6 +151,9 @@ class LocalOutput:
             os.rename(self.partial, self.path)
 
     def abandon(self) -> None:
+        older = self.partial.with_suffix(".old")
+        if older.exists() and not self.path.exists():  # ended between the two renames of `finish`
+            os.rename(older, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
@@ -196,7 +199,7 @@ class StoredOutput:
         if not self.storage.exists(self.mark):
             return
         with reading(self.storage.path(self.mark), DataError):
-            tree = parse_json(self.storage.read(self.mark, MARK_BYTES), self.mark)
+            tree = parse_json(self.storage.read(self.mark, MARK_BYTES), self.mark, MARK_BYTES)
             self.older, self.opened = list(map(str, tree["older"])), list(map(str, tree["opened"]))
         is_broken = bool(set(self.older) & set(self.opened))
         names = self.names()

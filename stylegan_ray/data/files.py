@@ -6,6 +6,7 @@ import errno
 import os
 import stat as stat_modes
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
@@ -14,7 +15,7 @@ from pyarrow import fs
 from stylegan_ray.data import left_out as reasons
 from stylegan_ray.data.decode import MAX_IMAGE_BYTES
 from stylegan_ray.data.left_out import LeftOut, is_hidden, is_hidden_part
-from stylegan_ray.storage import Storage
+from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.untrusted import BadFileError, check_regular, open_regular, read_at_most
 
 LIMIT_KEY = "data.max_image_mb"
@@ -74,8 +75,15 @@ def files_at(address: str, follow_links: bool = False, max_bytes: int = MAX_IMAG
     return LocalFiles(os.path.abspath(address), follow_links, max_bytes)
 
 
+MOST_HANDLES = 256
+"""Files that a process keeps open at once, of the 1,024 that it usually may."""
+
+
 class PerProcess:
-    """Handles by name, opened on first use in each process; none is inherited by fork or pickled."""
+    """Handles by name, opened on first use in each process; none is inherited by fork or pickled.
+
+    Of more than MOST_HANDLES the ones that were opened first are given up.
+    """
 
     def __init__(self, opener: Callable[[Any], Any]) -> None:
         self.opener, self.pid, self.handles = opener, os.getpid(), {}
@@ -84,7 +92,11 @@ class PerProcess:
         if self.pid != os.getpid():
             self.pid, self.handles = os.getpid(), {}
         handle = self.handles.get(name)
-        return self.handles.setdefault(name, self.opener(name)) if handle is None else handle
+        if handle is not None:
+            return handle
+        if len(self.handles) >= MOST_HANDLES:  # whoever reads from it keeps it open
+            self.handles.pop(list(self.handles)[0], None)  # noqa: RUF015 (other threads add to it)
+        return self.handles.setdefault(name, self.opener(name))
 
 
 class LocalFiles:
@@ -256,15 +268,16 @@ class StoredFiles:
         return _stored_info(name, info)
 
     def read(self, name: str) -> bytes:
-        with self._storage("").filesystem.open_input_file(self._storage("").path(name)) as file:
+        with _faults_of_storage(), self._open_input(name) as file:
             return read_at_most(file, self.max_bytes, name, LIMIT_KEY)
 
     def head(self, name: str, size: int) -> bytes:
-        with self._open_input(name) as file:
+        with _faults_of_storage(), self._open_input(name) as file:
             return file.read(size)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        return self._opened(name).read_at(size, offset)
+        with _faults_of_storage():
+            return self._opened(name).read_at(size, offset)
 
     def open(self, name: str) -> BinaryIO:
         return cast(BinaryIO, self._open_input(name))
@@ -272,6 +285,17 @@ class StoredFiles:
     def _open_input(self, name: str) -> Any:
         storage = self._storage("")
         return storage.filesystem.open_input_file(storage.path(name))
+
+
+@contextmanager
+def _faults_of_storage() -> Iterator[None]:
+    """Inside, an error of an object store has an errno, by which it is told from one of a decoder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(errno.EIO, one_line(error)) from error
+        raise
 
 
 def _stored_info(name: str, info: Any) -> FileInfo:

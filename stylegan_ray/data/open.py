@@ -26,9 +26,9 @@ from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file, la
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, image_endings, joined_lines, list_names
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, image_endings, joined_lines, list_names, quoted
 from stylegan_ray.data.scan import Reading
-from stylegan_ray.data.splits import choose_split, split_of_file, splits_of_images
+from stylegan_ray.data.splits import ALL, choose_split, split_of_file, splits_of_images
 from stylegan_ray.storage import split_address
 from stylegan_ray.untrusted import printable, reading
 
@@ -148,11 +148,11 @@ def index_files(
     keys = {"image_column": cfg.image_column, "split": cfg.split, "max_bytes": cfg.max_image_mb << 20}
     with _as_data_errors(path):
         decoders = {"extra_decoders": extra_decoders(cfg.extra_formats)} if cfg.extra_formats else {}
-        files, format, infos, left_out = _select_files(path, cfg, prepares)
+        files, format, infos, left_out, split = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
             raise DataError(f"data.path={path} is {format.description}, which training does not read; {_advise(path)}")
         stamp = stamp_of(infos, keys | decoders)
-        wanted = Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats)
+        wanted = Reading(None if decode else 0, **keys | {"split": split}, extra_formats=cfg.extra_formats)
         build = partial(format.build_index, files, infos, progress, wanted)
         index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
@@ -160,15 +160,20 @@ def index_files(
     return files, replace(index, stamp=stamp)
 
 
-def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Format, list[FileInfo], list[str]]:
-    """The files that a data set consists of, their format, and what else there is, one line for each reason."""
+def _select_files(
+    path: str, cfg: DataConfig, prepares: bool
+) -> tuple[Files, Format, list[FileInfo], list[str], str | None]:
+    """The files that a data set consists of, their format, what else there is, one line for each reason.
+
+    Last comes the split that is to be found inside of the files; raises DataError where their format has none.
+    """
     max_bytes, endings = cfg.max_image_mb << 20, image_endings(cfg.extra_formats)
     format = formats.by_file_name(split_address(path)[1])
     if format is not None and not os.path.isdir(path):
         folder, name = split_address(path if "://" in path else os.path.abspath(path))
         files = files_at(folder, cfg.follow_links, max_bytes)
         refuse_unfinished(files, path, name)
-        return files, format, [files.info(name)], []
+        return files, format, [files.info(name)], [], _split_inside(format, cfg.split, path)
     files = files_at(path, cfg.follow_links, max_bytes)
     refuse_unfinished(files, path)
     listing, left_out = files.survey()
@@ -180,11 +185,22 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> tuple[Files, Fo
             if info.size > max_bytes and is_image(info.name, endings):
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
+    has_splits = is_folder or any(split_of_file(info.name) for info in infos)
+    split = None if has_splits else _split_inside(format, cfg.split, path)
     infos, note = _of_one_split(infos, is_folder, cfg.split)
     if is_folder and note and not any(is_label_file(info.name) for info in infos):  # each split may have its own
         labels = label_file_among([info.name for info in listing], [info.name for info in infos])
         infos = sorted([*infos, *(info for info in listing if info.name == labels)])
-    return files, format, infos, [*left_out.lines(), *([note] if note else [])]
+    return files, format, infos, [*left_out.lines(), *([note] if note else [])], split
+
+
+def _split_inside(format: Format, wanted: str | None, path: str) -> str | None:
+    """The split to look for inside of files; raises DataError where their format has none."""
+    if wanted not in (None, ALL) and not format.has_inner_splits:
+        raise DataError(
+            f"data.split={quoted(wanted)} is not among the splits of data.path={path}: it has none; leave it out"
+        )
+    return wanted
 
 
 def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:

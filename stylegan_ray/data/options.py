@@ -16,6 +16,7 @@ from stylegan_ray.data import formats
 from stylegan_ray.data.doctor.doubts import KIND_NAMES
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.options import ClusterAddress
+from stylegan_ray.storage import split_address
 
 DEFAULT_FORMAT = "tfrecords"
 """The format of a DEST whose name has no ending."""
@@ -115,7 +116,7 @@ class PrepareOptions:
     def output_format(self) -> Format:
         """The format of DEST; raises ConfigError when its name does not allow it."""
         assert self.dest is not None
-        dest = self.dest.rstrip("/")
+        dest = split_address(self.dest)[1]
         ending = os.path.splitext(dest)[1].lower()
         named, writable = formats.by_file_name(dest), formats.writable_formats()
         is_file = named is not None and named.writer is not None and named.writer.writes_file

@@ -62,8 +62,9 @@ class Child:
             self.path += f" (with {', '.join(others)})"
         # No library threads, which would count as memory; HDF5 loads filters from any folder in HDF5_PLUGIN_PATH.
         env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
-        env["PYTHONPATH"] = os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "stylegan_ray.readers.child", kind, *paths]
+        env["PYTHONPATH"] = os.pathsep.join([PACKAGE_ROOT, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))])
+        # -P: modules are not imported from the current folder, which may be the data set.
+        command = [sys.executable, "-P", "-m", "stylegan_ray.readers.child", kind, *paths]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, bufsize=0)
         self._end = weakref.finalize(self, end_child, self.process, self.owner)
         content = self._reply(MAX_CONTENTS_BYTES)

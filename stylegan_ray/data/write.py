@@ -13,6 +13,7 @@ from stylegan_ray.data.atomic_output import Output, open_output
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.formats.protocol import Format, WritableFormat, Writer
+from stylegan_ray.storage import split_address
 
 PLAN_BYTES = 1 << 24
 PLAN_IMAGES = 256
@@ -71,7 +72,7 @@ class WriteTask:
         """Writes the images of these indices in this order."""
         assert format.writer is not None
         plans = split_into_plans(order, format.writer.image_bytes(dataset.shape()))
-        return cls(dataset, format, dest, plans, stamp)
+        return cls(dataset, format, dest if "?" in dest else dest.rstrip("/") or "/", plans, stamp)
 
     @property
     def num_images(self) -> int:
@@ -85,12 +86,13 @@ class WriteTask:
     @property
     def is_file(self) -> bool:
         """Whether DEST is one file that holds the whole data set."""
-        return self.dest.lower().endswith(self.format.single_file_ending or "/")
+        ending = self.format.single_file_ending
+        return ending is not None and self.name.lower().endswith(ending)
 
     @property
     def name(self) -> str:
         """The last part of DEST."""
-        return os.path.basename(self.dest.rstrip("/") if "://" in self.dest else os.path.abspath(self.dest))
+        return split_address(self.dest)[1] if "://" in self.dest else os.path.basename(os.path.abspath(self.dest))
 
     def open_output(self, overwrite: bool) -> Output:
         """The place for the files; raises DataError when they cannot or must not be written there."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from stylegan_ray.checkpoint_files import read_complete
+from stylegan_ray.checkpoint_files import CHECKPOINT_BYTES, read_complete
 from stylegan_ray.config import ConfigError
 from stylegan_ray.interop import nvidia, rosinality, tensorflow
 from stylegan_ray.interop.native import (
@@ -87,7 +87,7 @@ def checksum(address: str) -> str:
     folder, name = split_address(address)
     try:
         here = Storage.at(address)
-        content = Storage.at(folder).read(name) if _is_file(address) else here.read(STATE)
+        content = Storage.at(folder).read(name) if _is_file(address) else here.read(STATE, CHECKPOINT_BYTES)
     except (ValueError, OSError) as error:
         raise ConfigError(f"--resume-from: {address} cannot be read: {error}") from error
     return hashlib.sha256(content).hexdigest()

@@ -365,3 +365,38 @@ def test_the_job_starts_a_ray_of_its_own(source, tmp_path):
     assert job.wait() == 0, job.text()
     assert "7 images" in job.text() and "train.py auto" in job.text()
     np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), pixels(source))
+
+
+def test_renumbered_classes_arrive(tmp_path):
+    """Ids such as dates are no class numbers, and become some."""
+    named = [[name, 20200101 + i % 2] for i, name in enumerate(numbered(4))]
+    source = write_folder(tmp_path / "source", {**numbered(4), "dataset.json": label_json(named)})
+    assert run(source, tmp_path / "out.zip", "--renumber-classes") == 0
+    assert np.argmax(labels(tmp_path / "out.zip"), axis=1).tolist() == [0, 1, 0, 1]
+
+
+def test_a_slash_at_the_end_of_dest(source, tmp_path):
+    assert run(source, f"{tmp_path}/out/") == 0 and len(pixels(tmp_path / "out")) == 7
+    assert run(source, f"{tmp_path}/out.zip/") == 0 and (tmp_path / "out.zip").is_file()
+
+
+@pytest.mark.parametrize("dest", [
+    "s3://bucket/set.zip", "s3://KEY:SECRET@bucket/set.zip", "s3://bucket/set.zip?region=x", "s3://bucket/set.zip/",
+])  # fmt: skip
+def test_dest_that_is_source_is_refused_in_object_storage(dest, capsys):
+    assert run("s3://bucket/set.zip", dest, "--overwrite") == 2
+    assert "is SOURCE itself" in capsys.readouterr().err
+
+
+def test_splits_of_archives(tmp_path, capsys):
+    for name, seeds in (("train", (0, 1)), ("test", (2,))):
+        with tarfile.open(tmp_path / f"{name}-000.tar", "w") as archive:
+            for seed in seeds:
+                path = tmp_path / f"{seed}.png"
+                path.write_bytes(encoded(noise_picture(seed)))
+                archive.add(path, path.name)
+                path.unlink()
+    assert len(pixels(tmp_path)) == 2 and len(pixels(tmp_path, split="test")) == 1
+    pq.write_table(pa.table({"image": [encoded(noise_picture(0))]}), tmp_path / "0.parquet")
+    assert run(tmp_path / "0.parquet", tmp_path / "out.zip", "--split", "test") == 2
+    assert "it has none" in capsys.readouterr().err

@@ -386,3 +386,13 @@ def test_heic_needs_its_key(tmp_path, capsys, caplog):
     assert run(source, tmp_path / "d.zip") == 0 and "5 HEIC images" in caplog.text
     assert run(source, tmp_path / "e.zip", *options) == 0 and len(pixels(tmp_path / "e.zip")) == 6
     assert run(source, "--check", *options) == 0 and "HEIF 5, PNG 1" in capsys.readouterr().out
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch, capsys):
+    """It may be the data set of a stranger."""
+    (tmp_path / "numpy.py").write_text("open('executed', 'w')")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 28, 28), dtype=np.uint8)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    assert run(tmp_path / "train-images-idx3-ubyte", tmp_path / "out.zip") == 0, capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()

@@ -1,5 +1,7 @@
 """Files through pyarrow, as in an object store, give what a local disk gives."""
 
+import errno
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +10,7 @@ import pytest
 from support.data_sets import numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data import files as data_files
 from stylegan_ray.data.files import LocalFiles, StoredFiles, files_at
 from stylegan_ray.data.left_out import is_hidden, is_hidden_part
 
@@ -67,3 +70,19 @@ def test_many_threads_read_one_file(tmp_path):
 )  # fmt: skip
 def test_hidden_names_are_found_in_one_pass(name):
     assert is_hidden(name) == any(map(is_hidden_part, name.split("/")))
+
+
+def test_a_fault_of_an_object_store_has_an_errno():
+    """By which it is told from what decoders raise: a timeout is no bad image."""
+    with pytest.raises(OSError, match="NETWORK_CONNECTION") as caught, data_files._faults_of_storage():
+        raise OSError("When reading information: AWS Error NETWORK_CONNECTION")
+    assert caught.value.errno == errno.EIO
+
+
+def test_few_files_are_open_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "MOST_HANDLES", 3)
+    found = files_at(str(write_folder(tmp_path / "d", {f"{i}.bin": bytes([i]) for i in range(8)})))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        assert [found.read_at(f"{i}.bin", 0, 1) for i in range(8)] == [bytes([i]) for i in range(8)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 3

@@ -167,3 +167,15 @@ def test_head_of_a_file_is_bounded_and_regular(tmp_path):
 
 def test_pillow_is_what_reads_the_pixels():
     assert np.asarray(Image.open(io.BytesIO(PLAIN["text"]))).shape == (12, 20, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_headers_longer_than_what_is_read_first(tmp_path, monkeypatch, kind):
+    """Of large sets 64 kB of each file are read: an ICC profile may be longer, and WebP needs the whole file."""
+    monkeypatch.setattr(scan, "DECODE_UP_TO", 0)
+    options = {"icc_profile": bytes(200_000)} if kind != "WEBP" else {"lossless": True}
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels), kind, **options)
+    assert len(content) > 1 << 17
+    data = opened(write_folder(tmp_path / "d", {f"a.{kind.lower()}": content}))
+    assert data.resolution == (256, 256) and not data.bad

@@ -25,7 +25,7 @@ def prepare_data(options: PrepareOptions) -> int:
             f"{error}; SOURCE must exist until the command ends, and every node of the cluster must see it"
         ) from error
     except OSError as error:
-        print(f"error: {without_credentials(str(error))}; nothing was written", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}; DEST is not complete", file=sys.stderr)
         return 1
 
 

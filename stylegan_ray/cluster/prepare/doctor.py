@@ -11,6 +11,7 @@ import numpy as np
 
 from stylegan_ray.cluster.prepare.write import (
     closing_message,
+    has_labels,
     plan_task,
     pool,
     refuse_same_place,
@@ -97,7 +98,7 @@ def fix(options: PrepareOptions) -> int:
         if not len(findings.good):
             raise DataError(f"data.path={path}: no image can be read, so there is nothing to fix")
         plan = Fix.plan(findings, doubts, options.keep)
-        data = plan.config(cfg.data).model_copy(update={"cond": index.labels.values is not None})
+        data = plan.config(cfg.data).model_copy(update={"cond": has_labels(cfg.data, index)})
         dataset = open_data.apply_config(data, files, findings.updated_index)
         decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
         dataset = plan.apply(dataset, decoder, inspector_of(files, index, options))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -85,15 +86,29 @@ def dest_lease(options: PrepareOptions) -> AbstractContextManager[Lease]:
 def refuse_same_place(cfg: DataConfig, options: PrepareOptions) -> None:
     """Raises DataError when DEST is SOURCE."""
     dest = options.dest or ""
-    source = open_data.normalize_path(open_data.data_path(cfg))
-    if "://" not in dest and open_data.normalize_path(os.path.expanduser(dest)) == source:
+    if place_of(dest) == place_of(open_data.data_path(cfg)):
         raise DataError(f"DEST {dest} is SOURCE itself; give another DEST")
+
+
+def place_of(address: str) -> str:
+    """An address by which places are compared: without credentials, options and a slash at the end."""
+    if "://" not in address:
+        return open_data.normalize_path(os.path.expanduser(address))
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return open_data.normalize_path(parts.path)
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path.rstrip('/')}"
 
 
 def open_with_labels(cfg: DataConfig, files: Files, index: Index) -> Dataset:
     """The data set, with its labels if it has any."""
-    has_labels = index.labels.values is not None
-    return open_data.apply_config(cfg.model_copy(update={"cond": has_labels}), files, index)
+    return open_data.apply_config(cfg.model_copy(update={"cond": has_labels(cfg, index)}), files, index)
+
+
+def has_labels(cfg: DataConfig, index: Index) -> bool:
+    """Whether there are labels that can be used, with data.renumber_classes where it is set."""
+    labels = index.labels.renumbered() if cfg.renumber_classes else index.labels
+    return labels.values is not None
 
 
 def print_warnings(index: Index, dataset: Dataset, is_shuffled: bool) -> None:
@@ -102,7 +117,7 @@ def print_warnings(index: Index, dataset: Dataset, is_shuffled: bool) -> None:
     is_smaller = ((index.height < height) | (index.width < width)) & (index.flags & IS_BAD == 0)
     if num_smaller := int(is_smaller.sum()):
         print(f"{num_smaller} images are smaller than {height}x{width} and are enlarged")
-    if index.labels.values is None:
+    if not dataset.label_size:
         print(f"Without labels: {without_credentials(index.labels.problem)}")
     if formats.by_name(index.format).prefers_blocks and is_shuffled:
         print(f"Reading {index.format} in another order than its own is slow; --no-shuffle keeps its order")

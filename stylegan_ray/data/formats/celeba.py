@@ -5,6 +5,7 @@ Training reads such a folder as one of images without labels.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,13 +72,14 @@ def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[
 
     The text file has the number of images, the names, then a line per image; the one of Kaggle is a table with commas.
     """
-    lines = [words for line in content.splitlines() if (words := line.replace(b",", b" ").split())]
-    is_table = bool(lines) and lines[0][0] == b"image_id"
-    head, body = (lines[0][1:], lines[1:]) if is_table else ((lines[1] if lines[1:] else []), lines[2:])
+    text = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    lines = [(number, words) for number, line in enumerate(text, 1) if (words := line.replace(b",", b" ").split())]
+    is_table = bool(lines) and lines[0][1][0] == b"image_id"
+    head, body = (lines[0][1][1:], lines[1:]) if is_table else ((lines[1][1] if lines[1:] else []), lines[2:])
     if not 0 < len(head) <= MAX_ATTRIBUTES or not body:
         raise DataError(f"{where} does not begin with the names of the attributes; download it again")
     rows = {}
-    for number, (image, *values) in enumerate(body, start=2 if is_table else 3):
+    for number, (image, *values) in body:
         if len(values) != len(head) or not set(values) <= {b"-1", b"1"}:
             raise DataError(f"{where}, line {number}: {len(head)} values of -1 or 1 must follow the name of an image")
         stem = _stem(image.decode("utf-8", "surrogateescape"))

@@ -65,6 +65,7 @@ class Tar(EncodedFormat):
 
     name = "tar"
     single_file_ending = ENDING
+    has_inner_splits = True
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return [info for info in listing if info.name.lower().endswith(ENDING)]

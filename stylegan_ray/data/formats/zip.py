@@ -69,6 +69,7 @@ class Zip(EncodedFormat):
 
     name = "zip"
     single_file_ending = ENDING
+    has_inner_splits = True
     writer = ZipWriting()
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
