@@ -192,3 +192,16 @@ def test_every_key_has_a_description():
     for section, field in RunConfig.model_fields.items():
         for name, key in field.annotation.model_fields.items():
             assert key.description, f"{section}.{name}"
+
+
+def test_errors_are_of_bounded_length(tmp_path):
+    (tmp_path / "p.yaml").write_text("model:\n" + "".join(f"  k{i}: 1\n" for i in range(5000)))
+    with pytest.raises(ConfigError) as error:
+        load_config(str(tmp_path / "p.yaml"))
+    assert len(str(error.value).splitlines()) == 21 and "and 4980 more" in str(error.value)
+
+
+def test_an_empty_path_is_refused():
+    """As of a shell variable that is not set; it would be the current folder."""
+    with pytest.raises(ConfigError, match=r"data\.path=''"):
+        load_config("tiny", {"data.path": ""})

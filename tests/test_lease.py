@@ -267,3 +267,12 @@ def test_object_storage(monkeypatch):
         write_foreign("s3://bucket/run", boot=lease.boot_id(), pid=dead.pid, started=1)
         with held("s3://bucket/run", "train", RUN, "", pytest.fail):  # on this host, so its end is known
             assert len(folder.names()) == 1
+
+
+def test_a_folder_in_the_place_of_a_lease(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "WATCH_SEC", 0.1)
+    (tmp_path / f"{lease.PREFIX}deadbeef").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with held(str(tmp_path), "train", RUN, ""):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before

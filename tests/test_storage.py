@@ -129,3 +129,10 @@ def test_one_line():
 def test_a_web_address_is_refused_with_a_way_out():
     with pytest.raises(ValueError, match=r"https://host/net.pkl' is a web address: download"):
         Storage.at("https://host/net.pkl")
+
+
+def test_names_that_are_no_text(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).touch()
+    (tmp_path / "b").mkdir()
+    assert [name.isascii() for name in Storage.at(tmp_path).names()] == [True, False]
+    assert Storage.at(tmp_path).names("absent") == []

@@ -142,6 +142,16 @@ def test_damaged_rows_are_left_out_and_counted(run, capsys, caplog, row):
     assert evaluated(capsys, "plot", run)[0] == 0
 
 
+def test_lines_without_rows(run, capsys, caplog):
+    line = json.dumps(OK).encode() + b"\n"
+    (run / "metrics.jsonl").write_bytes(line + b"\n" * 2_000_000 + b"{not\n" + line)
+    status, text = evaluated(capsys, "plot", run)
+    assert status == 0 and "lines that are no JSON objects are left out: 1" in caplog.text
+    (run / "metrics.jsonl").write_bytes(b"[\n" * 1001)
+    status, text = evaluated(capsys, "plot", run)
+    assert status == 2 and "metrics.jsonl has more than 1000 damaged lines" in text
+
+
 def test_names_of_metrics_are_text(run, capsys):
     rows = [{**OK, "metric": name} for name in ("\x1b[2J\nerror: forged", "$\\frac{$", "\ud800")]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))

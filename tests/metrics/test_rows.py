@@ -45,3 +45,17 @@ def test_a_difference_is_in_units_of_spreads():
     b = summary_rows([[row(value=v)] for v in (13.0, 14.0, 15.0)])
     (comparison,) = compare(a, b)
     assert comparison.difference == 4.0 and comparison.in_spreads == pytest.approx(4 / 2**0.5)
+
+
+def test_what_differs_is_printable():
+    with pytest.raises(IncomparableRows) as error:
+        compare([row()], [row(data="x\x1b[2J\nerror: none" + "y" * 10_000)])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2 and lines[1].isprintable() and len(lines[1]) < 1000
+
+
+def test_splits_of_one_inception_score_are_no_repeats():
+    (comparison,) = compare([row("is5k", spread=0.1)], [row("is5k", spread=0.1)])
+    assert comparison.in_spreads is None
+    (comparison,) = compare([row(spread=3.0, repeats=3)], [row(value=15.0, spread=4.0, repeats=3)])
+    assert comparison.in_spreads == 1

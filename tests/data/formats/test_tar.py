@@ -106,3 +106,41 @@ def test_headers_and_names_are_of_bounded_size(tmp_path):
             opened(write_tar(path, {name: picture}))
         with pytest.raises(DataError, match=r"d\.zip: the name '[ax].* may be of 4096 and 256"):
             opened(write_zip(tmp_path / "d.zip", {name: picture}))
+
+
+def damaged_header(content, at):
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content, at: damaged_header(content, at),
+        lambda content, at: content[: at + 300],
+        lambda content, at: content[:at] + bytes(512) + content[at + 512 :],
+        lambda content, at: content + content,
+    ],
+    ids=["bit", "cut", "zeroed", "joined"],
+)
+def test_damaged_and_joined_files_are_named(tmp_path, change):
+    """tarfile ends at a header that it cannot read, as if the file ended there."""
+    path = write_tar(tmp_path / "d.tar", numbered(4))
+    content = path.read_bytes()
+    path.write_bytes(change(content, content.index(b"002.png")))
+    with pytest.raises(DataError, match=r"d\.tar cannot be read.*at byte [0-9]+ is neither a member nor the end"):
+        opened(path)
+
+
+def test_extended_headers(tmp_path):
+    """Numbers of members are no numbers of headers; a header of digits would take tarfile many seconds."""
+    with tarfile.open(tmp_path / "d.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in {"é.png": encoded(noise_picture(0)), "b.txt": b"01" * 1000}.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), 0.5
+            archive.addfile(info, io.BytesIO(content))
+    assert opened(tmp_path / "d.tar").name(0) == "é.png"
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 65_024
+    (tmp_path / "e.tar").write_bytes(header.tobuf() + b"1" * header.size + (tmp_path / "d.tar").read_bytes())
+    with pytest.raises(DataError, match="a number of more than 255 digits"):
+        opened(tmp_path / "e.tar")

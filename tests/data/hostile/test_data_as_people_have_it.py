@@ -111,6 +111,17 @@ def test_splits_by_other_names(tmp_path, caplog, write, folders, num, named):
         opened(path, cond=True, split="all")
 
 
+@pytest.mark.parametrize(
+    "folders", [("split=train", "split=test"), ("train2017", "val2017"), ("train_set", "test_set")]
+)
+def test_splits_of_archives_in_folders(tmp_path, caplog, folders):
+    for seed, name in enumerate(folders):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        table = pa.table({"image": [encoded(noise_picture(seed))] * 2})
+        pq.write_table(table, tmp_path / "d" / name / "0.parquet")
+    assert opened(tmp_path / "d").num_images == 2 and "only train is used" in caplog.text
+
+
 @pytest.mark.parametrize("write", [write_folder, write_zip])
 def test_images_beside_splits(tmp_path, caplog, write):
     names = ["thumbnail.png", *(f"{split}/{kind}/0.png" for split in ("train", "test") for kind in ("cat", "dog"))]
@@ -119,7 +130,9 @@ def test_images_beside_splits(tmp_path, caplog, write):
     assert opened(path, split="other").num_images == 1
 
 
-@pytest.mark.parametrize("folders", [["cat", "dog"], ["trained", "tested"], ["train", "plane", "car"]])
+@pytest.mark.parametrize(
+    "folders", [["cat", "dog"], ["trained", "tested"], ["train", "plane", "car"], ["bullet train", "test tube"]]
+)
 def test_classes_are_no_splits(tmp_path, folders):
     files = {f"{name}/{i}.png": noise_picture(i) for name in folders for i in range(2)}
     assert opened(write_folder(tmp_path / "d", files), cond=True).num_images == 2 * len(folders)
