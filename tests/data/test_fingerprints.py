@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.data_sets import opened
+from support.data_sets import label_file, opened
 
 from stylegan_ray.data import formats
 from stylegan_ray.data.encode import to_pil
@@ -92,7 +92,7 @@ def write_as_tfrecords(root):
     for level in tfrecord_wire.image_levels(images):
         records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in level])
         (root / tfrecord_wire.file_name("set", level.shape[-1])).write_bytes(records)
-    name, content = tfrecord_wire.label_file("set", np.eye(2)[[0, 1, 0, 1]])
+    name, content = label_file("set", np.eye(2)[[0, 1, 0, 1]])
     (root / name).write_bytes(content)
     return root
 

@@ -62,3 +62,10 @@ def write_zip(path, files, compression=zipfile.ZIP_STORED):
 def opened(path, seed=0, progress=None, **keys):
     """The data set at a path, with keys of the data section."""
     return open_dataset(DataConfig(path=str(path), **keys), seed, progress)
+
+
+def label_file(name, labels):
+    """Name and content of the labels beside TFRecords: float32 [N,label_size] in the order of the files."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(labels).astype(np.float32), allow_pickle=False)
+    return f"{name}-rxx.labels", buffer.getvalue()

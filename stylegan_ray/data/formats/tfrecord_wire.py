@@ -6,7 +6,6 @@ tf.train.Example with `shape` (int64 [3]: C,H,W) and `data` (raw uint8).
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -150,13 +149,6 @@ def export_order(num_images: int) -> np.ndarray:
 def file_name(name: str, side: int) -> str:
     """The name of the file of images whose larger side is `side`."""
     return f"{name}-r{side.bit_length() - 1:02d}.tfrecords"
-
-
-def label_file(name: str, labels: np.ndarray) -> tuple[str, bytes]:
-    """Name and content of the label file: float32 [N,label_size] in the order of the files."""
-    buffer = io.BytesIO()
-    np.save(buffer, labels.astype(np.float32), allow_pickle=False)
-    return f"{name}-rxx.labels", buffer.getvalue()
 
 
 @lru_cache(maxsize=1024)  # the records of a file have few different lengths

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from support.data_sets import opened
+from support.data_sets import label_file, opened
 
 from stylegan_ray.data import BadImage, DataError
 from stylegan_ray.data.formats import tfrecord, tfrecord_wire
@@ -22,7 +22,7 @@ def write_set(root, images, labels=None, name="set"):
         file = root / tfrecord_wire.file_name(name, max(level[0].shape[1:]))
         file.write_bytes(tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in level]))
     if labels is not None:
-        file, content = tfrecord_wire.label_file(name, np.asarray(labels))
+        file, content = label_file(name, np.asarray(labels))
         (root / file).write_bytes(content)
     return root
 
@@ -66,7 +66,7 @@ def test_labels(tmp_path):
     np.testing.assert_array_equal(opened(root, cond=True).labels(np.arange(5)), labels[:5])
     np.testing.assert_array_equal(opened(root, cond=True, max_label_size=2).labels(np.array([4])), labels[4:5, :2])
     for content, words in [(labels[:3], "3 rows for 5"), (labels[None], "one row per image")]:
-        (root / "set-rxx.labels").write_bytes(tfrecord_wire.label_file("set", content)[1])
+        (root / "set-rxx.labels").write_bytes(label_file("set", content)[1])
         with pytest.raises(DataError, match=words):
             opened(root, cond=True)
     (root / "set-rxx.labels").unlink()
@@ -173,7 +173,7 @@ def test_shards_of_one_resolution_are_joined_by_number(tmp_path, monkeypatch, ch
     monkeypatch.setattr(tfrecord, "CHECK_BYTES", check_bytes)
     images, names = random_images(7), [f"train-{i:05d}-of-00003.tfrecords" for i in range(3)]
     root = write_shards(tmp_path / "d", images, names)
-    (root / "x.labels").write_bytes(tfrecord_wire.label_file("x", np.eye(7))[1])
+    (root / "x.labels").write_bytes(label_file("x", np.eye(7))[1])
     data = opened(root, cond=True)
     assert data.num_images == 7 and data.name(3) == f"{names[1]}#0"
     np.testing.assert_array_equal([data.read(i) for i in range(7)], images)
@@ -198,7 +198,7 @@ def test_files_of_one_resolution_that_are_no_shards_are_refused_by_name(tmp_path
 
 def test_several_label_files_are_named_and_not_used(tmp_path):
     root = write_set(tmp_path / "d", random_images(4), np.eye(4))
-    (root / "other.labels").write_bytes(tfrecord_wire.label_file("x", np.eye(4))[1])
+    (root / "other.labels").write_bytes(label_file("x", np.eye(4))[1])
     assert opened(root).num_images == 4
     with pytest.raises(DataError, match=r"several \.labels files, 'other\.labels', 'set-rxx\.labels'"):
         opened(root, cond=True)
