@@ -16,6 +16,8 @@ from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.untrusted import printable
 
+MOST_VECTORS = 1 << 24
+"""Numbers of one-hot labels that are written as vectors, at most."""
 MOST_CLASSES = 12
 """Classes that are listed at the start of a run."""
 
@@ -171,8 +173,12 @@ class Dataset:
         if self.label_values is None:
             return None
         values = self.label_values[self.rows]
-        has_last_class = values.ndim == 2 and values[:, -1].any()  # else the number of classes would be lost
-        return values.argmax(axis=1) if has_last_class and is_one_hot(values) else values
+        used = values[self.is_good]
+        if values.ndim == 1:  # where the last class has no image, numbers would not tell how many classes there are
+            has_last_class = used.max(initial=0) + 1 == self.label_size
+            is_small = len(values) * self.label_size <= MOST_VECTORS
+            return values if has_last_class or not is_small else label_vectors(values, self.label_size)
+        return values.argmax(axis=1) if used[:, -1].any() and is_one_hot(values) else values
 
     def name(self, index: int) -> str:
         """The name of the image inside the data set."""

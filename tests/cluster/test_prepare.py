@@ -400,3 +400,13 @@ def test_splits_of_archives(tmp_path, capsys):
     pq.write_table(pa.table({"image": [encoded(noise_picture(0))]}), tmp_path / "0.parquet")
     assert run(tmp_path / "0.parquet", tmp_path / "out.zip", "--split", "test") == 2
     assert "it has none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dest", ["out.zip", "out.parquet", "out"])
+def test_classes_without_images_stay(tmp_path, dest):
+    """The number of classes does not depend on the format, nor on which images are left out."""
+    named = [[name, i] for i, name in enumerate(numbered(4))]
+    source = write_folder(tmp_path / "source", {**numbered(4), "dataset.json": label_json(named)})
+    (source / "003.png").write_bytes(b"no image")
+    assert run(source, tmp_path / dest, "--on-bad-image", "skip", "--no-shuffle") == 0
+    assert labels(tmp_path / dest) == np.eye(4)[:3].tolist()
