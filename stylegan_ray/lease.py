@@ -152,7 +152,7 @@ class Lease:
     def __post_init__(self) -> None:
         self.name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
         self._file: int | None = None
-        self._made_folder = False
+        self._made: list[str] = []
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -186,8 +186,8 @@ class Lease:
             self._thread.join(5.0)
         with suppress(OSError):
             self._delete()
-            if self._made_folder:
-                os.rmdir(self.folder.root)  # only where nothing was written
+            for folder in self._made:
+                os.rmdir(folder)  # only where nothing was written
 
     def _others(self) -> list[tuple[str, Owner | None]]:
         """Names and owners of leases that are in the way of this one; None for what cannot be understood."""
@@ -236,7 +236,7 @@ class Lease:
             self.folder.write(self.name, self.owner.content(0))
             return
         path = self.folder.path(self.name)
-        self._made_folder = self._made_folder or not os.path.exists(self.folder.root)
+        self._made = self._made or missing_folders(self.folder.root)
         os.makedirs(self.folder.root, exist_ok=True)
         file = os.open(f"{path}{PART}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
@@ -307,6 +307,15 @@ def is_locked(path: str) -> bool | None:
     finally:
         os.close(file)
     return False
+
+
+def missing_folders(path: str) -> list[str]:
+    """The folders of a path that do not exist, the innermost first."""
+    missing = []
+    while path and not os.path.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
 
 
 def is_process(pid: int, started: int | None) -> bool:

@@ -276,3 +276,12 @@ def test_a_folder_in_the_place_of_a_lease(tmp_path, monkeypatch):
     with held(str(tmp_path), "train", RUN, ""):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_folders_that_were_made_go_where_nothing_was_written(tmp_path):
+    with held(str(tmp_path / "a" / "b"), "train", RUN, ""):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert os.listdir(tmp_path) == []
+    with held(str(tmp_path / "a" / "b"), "train", RUN, ""):
+        (tmp_path / "a" / "file").touch()
+    assert os.listdir(tmp_path / "a") == ["file"]

@@ -92,7 +92,7 @@ class PrepareOptions:
     no_shuffle: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the images in the order of their names (default for zip and Parquet)."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace the data set at DEST when the new one is complete."""
+    """Replace the data set at DEST: on a disk when the new one is complete, in object storage while it is written."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")] = None
     """Processes that decode and encode; 0: this process does, without Ray."""
     address: ClusterAddress = None
