@@ -34,14 +34,21 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
+from stylegan_ray.data.left_out import (
+    IMAGE_ENDINGS,
+    TFRECORD_ENDING,
+    TFRECORD_LABELS_ENDING,
+    Endings,
+    list_names,
+    quoted,
+)
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.untrusted import check_size, printable
 
-ENDING, LABEL_ENDING = ".tfrecords", ".labels"
+ENDING, LABEL_ENDING = TFRECORD_ENDING, TFRECORD_LABELS_ENDING
 SHARD_NAME = re.compile(r"(.*?)[0-9]+-of-([0-9]+)\.tfrecords")
 """A part of a data set, as TensorFlow Datasets names it: the name, its number, and how many parts there are."""
 LEVEL = re.compile(r"[-_.]?r?[0-9]+(?:x[0-9]+)?\Z")
@@ -88,7 +95,10 @@ class TFRecord(Format):
     writer = TFRecordWriting()
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
-        return [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
+        """The files of records and of labels at the top of the folder; none where no file holds a record."""
+        found = [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
+        used = [info for info in found if info.size or info.name.endswith(LABEL_ENDING)]
+        return used if any(info.name.endswith(ENDING) for info in used) else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
