@@ -125,6 +125,22 @@ def test_classes_are_no_splits(tmp_path, folders):
     assert opened(write_folder(tmp_path / "d", files), cond=True).num_images == 2 * len(folders)
 
 
+@pytest.mark.parametrize("name", ["/data/{}/0.png", "/{}/0.png", "//{}/0.png"])
+def test_absolute_names_in_archives_have_classes(tmp_path, name):
+    members = [(name.format(kind), noise_picture(i)) for i, kind in enumerate(("cat", "dog"))]
+    for path in (write_tar(tmp_path / "d.tar", members), write_zip(tmp_path / "d.zip", dict(members))):
+        data = opened(path, cond=True)
+        assert data.class_names == ("cat", "dog") and classes(data) == [0, 1]
+    splits = [(name.format(f"{split}/{kind}"), noise_picture(0)) for split in ("train", "test") for kind in "ab"]
+    assert opened(write_tar(tmp_path / "e.tar", splits), cond=True).class_names == ("a", "b")
+
+
+def test_a_label_file_without_labels_beside_classes_is_told(tmp_path):
+    files = {"cat/0.png": noise_picture(0), "dog/0.png": noise_picture(1), "dataset.json": b'{"labels": null}'}
+    with pytest.raises(DataError, match=r"holds no labels \(delete it to use the sub-folders as classes\)"):
+        opened(write_folder(tmp_path / "d", files), cond=True)
+
+
 def test_classes_inside_splits(tmp_path):
     names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in ("cat", "dog") for i in range(2)]
     root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
