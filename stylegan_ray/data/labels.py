@@ -179,7 +179,9 @@ def labels_from_json(content: bytes, names: PackedNames, folder: str = "") -> La
         return Labels(problem=str(error))
     entries = tree.get("labels") if isinstance(tree, Mapping) else None
     if not entries:
-        return Labels(problem=f"{LABEL_FILE} holds no labels")
+        has_classes = labels_from_folders(names).values is not None
+        hint = " (delete it to use the sub-folders as classes)" if has_classes else ""
+        return Labels(problem=f"{LABEL_FILE} holds no labels{hint}")
     try:
         given = _given(entries)
         found = _match(given, names, folder)
@@ -256,9 +258,10 @@ def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"t
     """The top folder of each image as its class; classes are numbered in the order of the folders' names.
 
     A folder that holds all others, and folders of splits (train, test), are no classes: those below them are.
+    Names may be absolute.
     """
     stored = list(names)
-    paths = [name.replace("\\", "/") for name in stored]
+    paths = [name.replace("\\", "/").lstrip("/") for name in stored]
     parts, depth = [path.split("/") for path in paths], 0
     while _is_common_depth(parts, depth):
         depth += 1
@@ -289,7 +292,8 @@ def choose_label_size(labels: Labels, cond: bool, max_label_size: int | None, pa
     if labels.values is None:
         raise DataError(
             f"data.cond=True needs labels, but data.path={path}: {labels.problem}; "
-            f"train without labels (--data.no-cond), or add a {LABEL_FILE} or one sub-folder per class"
+            f"train without labels (--data.no-cond), or give labels in a {LABEL_FILE}, or without one, one sub-folder "
+            "per class"
         )
     return min(labels.size, max_label_size) if max_label_size else labels.size
 

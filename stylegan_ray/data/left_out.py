@@ -16,9 +16,13 @@ OTHER_IMAGE_ENDINGS = (
     ".arw", ".orf", ".rw2", ".raw", ".pcx", ".eps", ".svg", ".qoi", ".dds", ".pnm", ".jpe", ".dib", ".apng",
 )  # fmt: skip
 Endings = tuple[str, ...]
-SHARD_ENDINGS = (
-    ".parquet", ".tar", ".zip", ".tfrecords", ".tar.gz", ".tgz", ".lmdb", ".h5", ".hdf5", ".mdb", ".7z", ".rar",
-)  # fmt: skip
+SHARD_ENDINGS = (".parquet", ".tar", ".zip", ".h5", ".hdf5", ".mdb")
+COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+TFRECORD_ENDING, TFRECORD_LABELS_ENDING = ".tfrecords", ".labels"
+OTHER_TFRECORD = re.compile(r"\.tfrec(?:ord)?s?(?![a-z])")
+"""In names of TFRecords of other programs, such as x.tfrecord-00000-of-00005."""
+LOCK_OF_LMDB = "lock.mdb"
+"""A file beside data.mdb, which holds no data."""
 SYSTEM_FOLDERS = frozenset(
     {
         "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__",
@@ -29,6 +33,13 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that file systems, storage servers and editors add."""
 HIDDEN_PART = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|\Z))")
 """Where a hidden part of a path begins, in small letters."""
+MORE_BEHIND = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})[^a-z0-9]")
+"""The ending of an image with more behind it, as downloads and backups have: a.jpg?width=100, a.jpg_large, a.png~."""
+TEXT_ENDINGS = (
+    ".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md", ".html", ".htm", ".caption",
+    ".tags", ".xmp", ".md5", ".sha1", ".sha256", ".npy", ".npz", ".pt", ".aae", ".pp3",
+)  # fmt: skip
+"""Of files that describe an image, such as a.png.txt."""
 PLAIN_NAMES = frozenset({"license", "licence", "readme", "copying", "notice", "authors", "makefile", "_success"})
 
 HIDDEN = "in hidden or system folders"
@@ -37,9 +48,14 @@ DEAD_LINKS = "links that lead nowhere or in a circle"
 SPECIAL = "devices, pipes or sockets"
 TOO_DEEP = "folders whose path is too long"
 NO_ENDING = "files without an ending (add .png or what they are)"
+ODD_ENDING = "files with more behind the ending of an image (rename them so that they end in it)"
 HEIF = "HEIC images (read them with --data.extra_formats heif)"
 NOT_READ = "images of formats that are not read (convert them to PNG or JPEG)"
 SHARDS = "archives beside the images (name the file itself to use one)"
+COMPRESSED = "compressed archives, which are not read (unpack them)"
+TFRECORDS = "TFRecords that are empty or in a sub-folder (give the path of the folder that holds them)"
+OTHER_TFRECORDS = "TFRecords of another ending (name them .tfrecords if they hold pixels, as those of StyleGAN)"
+TFRECORD_LABELS = f"label files of TFRecords ({TFRECORD_LABELS_ENDING}), which images in files do not use"
 IMAGES = "images beside the files that hold the data set"
 NO_FILES = "links, folders and the like in the archive that are named as images"
 SPARSE = "sparse files (write the archive again without --sparse)"
@@ -95,9 +111,24 @@ def reason_of(name: str, are_images: bool) -> str | None:
         return HEIF
     if last.endswith(OTHER_IMAGE_ENDINGS):
         return NOT_READ
+    if last.endswith(TFRECORD_ENDING):
+        return TFRECORDS
+    return _reason_beside_images(last) if are_images else None
+
+
+def _reason_beside_images(last: str) -> str | None:
+    """As `reason_of`, for names that are those of no image, in a data set of image files; in small letters."""
     if last.endswith(SHARD_ENDINGS):
-        return SHARDS if are_images else None
-    return NO_ENDING if are_images and "." not in last and last not in PLAIN_NAMES else None
+        return None if last == LOCK_OF_LMDB else SHARDS
+    if last.endswith(COMPRESSED_ENDINGS):
+        return COMPRESSED
+    if last.endswith(TFRECORD_LABELS_ENDING):
+        return TFRECORD_LABELS
+    if OTHER_TFRECORD.search(last):
+        return OTHER_TFRECORDS
+    if MORE_BEHIND.search(last) and not last.endswith(TEXT_ENDINGS):
+        return ODD_ENDING
+    return NO_ENDING if "." not in last and last not in PLAIN_NAMES else None
 
 
 def check_name(name: str, where: str) -> None:

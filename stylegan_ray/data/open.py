@@ -26,7 +26,16 @@ from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file, la
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, image_endings, joined_lines, list_names, quoted
+from stylegan_ray.data.left_out import (
+    COMPRESSED_ENDINGS,
+    IMAGE_ENDINGS,
+    OTHER_TFRECORD,
+    TFRECORD_LABELS_ENDING,
+    image_endings,
+    joined_lines,
+    list_names,
+    quoted,
+)
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import ALL, choose_split, split_of_file, splits_of_images
 from stylegan_ray.storage import split_address
@@ -63,7 +72,8 @@ def data_path(cfg: DataConfig) -> str:
 def refuse_empty(files: Files, index: Index, path: str) -> None:
     """Raises DataError when the data set holds no images."""
     if not len(index.names):
-        raise DataError(f"data.path={path} holds no images{_suggest_other_files(files, path)}")
+        hint = _describe_empty(index) if index.shards else _suggest_other_files(files)
+        raise DataError(f"data.path={path} holds no images{hint}")
 
 
 def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> Dataset:
@@ -233,10 +243,15 @@ def _advise(path: str) -> str:
     return f"make a zip of it first: stylegan-ray prepare_data {shlex.quote(path)} {shlex.quote(name)}.zip"
 
 
-def _suggest_other_files(files: Files, path: str) -> str:
-    """What a path without images holds, as the end of a sentence."""
-    if formats.by_file_name(split_address(path)[1]):
-        return ""
+def _describe_empty(index: Index) -> str:
+    """What the files of a data set without images hold, as the end of a sentence."""
+    if index.left_out:
+        return f", but {joined_lines(index.left_out)}"
+    return f": there are none in {list_names(list(index.shards))}; copy it again from its origin"
+
+
+def _suggest_other_files(files: Files) -> str:
+    """What a folder without images holds, as the end of a sentence."""
     alone = [
         info.name
         for info in files.listing()
@@ -258,9 +273,21 @@ def _as_data_errors(path: str) -> Iterator[None]:
         with reading(f"data.path={path}", DataError, passes=(NotADirectoryError, FileNotFoundError)):
             yield
     except NotADirectoryError as error:
-        raise DataError(f"data.path={shown} is a file, but neither a folder nor a zip, tar or Parquet file") from error
+        raise DataError(
+            f"data.path={shown} is a file, but neither a folder nor a zip, tar or Parquet file; {_way_out_of(path)}"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(f"data.path={shown} does not exist{_nearest(path)}") from error
+
+
+def _way_out_of(path: str) -> str:
+    """What to give instead of a file that is no data set by itself."""
+    name = split_address(path)[1].lower()
+    if name.endswith(COMPRESSED_ENDINGS):
+        return "unpack it"
+    if OTHER_TFRECORD.search(name) or name.endswith((TFRECORD_LABELS_ENDING, *IMAGE_ENDINGS)):
+        return "give the folder that holds it"
+    return "give one of these"
 
 
 def normalize_path(path: str) -> str:

@@ -122,7 +122,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> np.nd
         raise ValueError(f"{name} does not hold the plain numbers that it states: it is longer")
     if 4 * stored.size > most:
         raise ValueError(f"{name} has {stored.size} numbers, far more than the file takes")
-    values = stored.astype(np.float32)
+    with np.errstate(over="ignore"):  # such numbers become infinite, and are refused
+        values = stored.astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds numbers that are not finite")
     return values

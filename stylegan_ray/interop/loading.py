@@ -22,7 +22,7 @@ from stylegan_ray.interop.native import (
     stated_networks,
 )
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
-from stylegan_ray.interop.pickles import checked_key
+from stylegan_ray.interop.pickles import Budget, checked_key, take_tensor
 from stylegan_ray.interop.sizes import checked_augment_p, checked_lod
 from stylegan_ray.interop.torch_files import is_torch_file
 from stylegan_ray.interop.unpickler import Array, Record, load_pickle
@@ -160,7 +160,7 @@ def _from_file(folder: Storage, name: str) -> Networks:
     if is_torch:
         return rosinality.read(content)
     try:
-        return _from_pickle(load_pickle(content))
+        return _from_pickle(load_pickle(content), Budget(content))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadFileError(f"the networks in the pickle are incomplete: {printable(error)}") from error
 
@@ -173,19 +173,20 @@ def is_safetensors(head: bytes) -> bool:
     return head[4:9] == b"\0\0\0\0{"
 
 
-def _from_pickle(found: Any) -> Networks:
+def _from_pickle(found: Any, copies: Budget) -> Networks:
+    """The networks in the objects of a pickle; the tensors that they copy count in `copies`."""
     if isinstance(found, tuple) and len(found) == 3 and all(isinstance(part, Record) for part in found):
-        return _from_tensorflow(*found)
+        return _from_tensorflow(*found, copies)
     if isinstance(found, Mapping) and all(isinstance(found.get(part), Record) for part in ("G", "D", "G_ema")):
-        return _from_ada(found)
+        return _from_ada(found, copies)
     raise BadFileError("the pickle holds no networks of StyleGAN, StyleGAN2 or StyleGAN2-ADA")
 
 
-def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
+def _from_tensorflow(G: Record, D: Record, Gs: Record, copies: Budget) -> Networks:
     parts, models, variables = [], [], {}
     for record in (D, G, Gs):
         func, kwargs = tensorflow.full_name(record.state["build_func_name"]), record.state["static_kwargs"]
-        variables = _variables(record)
+        variables = _variables(record, _Count(copies))
         parts.append(tensorflow.network_from_tf(func, kwargs, variables))
         models.append(tensorflow.model_config(func, kwargs))
     cfg, D_model = run_config(models[1], models[0])
@@ -194,10 +195,13 @@ def _from_tensorflow(G: Record, D: Record, Gs: Record) -> Networks:
 
 
 class _Count:
-    """Counts the names of a network: one that holds a part many times has as many as if each were another part."""
+    """Counts names and bytes of a network: one that holds a part many times has as many as if each were another part.
 
-    def __init__(self) -> None:
-        self.num = 0
+    The bytes are those of all networks of a file together.
+    """
+
+    def __init__(self, copies: Budget) -> None:
+        self.num, self.copies = 0, copies
 
     def add(self, *groups: Sized) -> None:
         """Raises BadFileError where a network has more than MOST_NAMES."""
@@ -208,14 +212,13 @@ class _Count:
             )
 
 
-def _variables(record: Record, count: _Count | None = None, depth: int = 4) -> dict[str, Any]:
+def _variables(record: Record, count: _Count, depth: int = 4) -> dict[str, Any]:
     """Variables of a network and its components under their full names."""
-    count = _Count() if count is None else count
     components = record.state.get("components", {})
     if depth == 0 or len(components) > MOST_COMPONENTS:
         raise BadFileError(f"the networks in the pickle have more than {MOST_COMPONENTS} components, or too deep ones")
     count.add(record.state["variables"])
-    variables = {_word(name): _array(name, value) for name, value in record.state["variables"]}
+    variables = {_word(name): _array(name, value, count) for name, value in record.state["variables"]}
     for key, component in components.items():
         variables |= {f"G_{key}/{name}": value for name, value in _variables(component, count, depth - 1).items()}
     return variables
@@ -227,33 +230,35 @@ def _word(name: Any) -> str:
     return name
 
 
-def _array(name: str, value: Any) -> np.ndarray:
+def _array(name: str, value: Any, count: _Count) -> np.ndarray:
     if not isinstance(value, Array):
         raise BadFileError(f"variable {printable(name, 60)} is no array of numbers")
+    take_tensor(count.copies, name, value.value.nbytes)
     return value.value
 
 
-def _from_ada(found: Mapping[str, Any]) -> Networks:
+def _from_ada(found: Mapping[str, Any], copies: Budget) -> Networks:
     parts, models = {}, {}
-    if any(name.startswith("synthesis.input.") for name, _ in _tensors(found["G_ema"])):
+    states = {name: _tensors(found[name], copies) for name in ("G_ema", "G", "D")}
+    if any(name.startswith("synthesis.input.") for name in states["G_ema"]):
         raise ValueError(STYLEGAN3)
     for name in ("G", "D", "G_ema"):
         state, part = found[name].state, name[0]
         if state.get("_init_args"):
             raise ValueError(f"{name} was built with positional arguments, which are not supported")
         kwargs = nvidia.stated_kwargs(part, state["_init_kwargs"], found[name])
-        parts[name] = nvidia.network_from_ada(part, kwargs, dict(_tensors(found[name])))
+        parts[name] = nvidia.network_from_ada(part, kwargs, states[name])
         models[part] = nvidia.model_config(part, kwargs)
     cfg, D_model = run_config(models["G"], models["D"])
     pipe = found.get("augment_pipe")
-    p = dict(_tensors(pipe)).get("p") if isinstance(pipe, Record) else None
+    p = _tensors(pipe, copies).get("p") if isinstance(pipe, Record) else None
     p = None if p is None else checked_augment_p(p, "augment_pipe.p")
     return Networks(**parts, config=cfg, D_model=D_model, augment_p=p)
 
 
-def _tensors(module: Record) -> list[tuple[str, Any]]:
-    """Names and tensors of a pickled module, as its state_dict would list them; raises BadFileError for too many."""
-    return list(_walk(module, "", _Count(), 0))
+def _tensors(module: Record, copies: Budget) -> dict[str, Any]:
+    """Tensors of a pickled module by name, as in its state_dict; raises BadFileError for too many."""
+    return dict(_walk(module, "", _Count(copies), 0))
 
 
 def _walk(module: Any, prefix: str, count: _Count, depth: int) -> Any:
@@ -272,6 +277,7 @@ def _walk(module: Any, prefix: str, count: _Count, depth: int) -> Any:
                 continue
             if not isinstance(tensor, Tensor):
                 raise BadFileError(f"{printable(prefix + str(name), 60)} is no tensor")
+            take_tensor(count.copies, f"{prefix}{name}", tensor.nbytes)
             yield f"{prefix}{name}", tensor
     for name, part in state["_modules"].items():
         if part is not None:

@@ -270,6 +270,11 @@ def take(budget: Budget, size: int, what: str) -> None:
         raise UnsafePickleError(f"{error} ({what} of {format_bytes(size)})") from None
 
 
+def take_tensor(copies: Budget, name: str, size: int) -> None:
+    """Takes the bytes of a tensor that a network copies: a file may hold one tensor under many names."""
+    take(copies, size, f"tensor {printable(name, 60)}")
+
+
 def num_elements(shape: tuple[int, ...]) -> int:
     """The number of elements of a shape."""
     return math.prod(shape)

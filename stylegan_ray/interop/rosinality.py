@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stylegan_ray.config import ConfigError, ModelConfig, validated
 from stylegan_ray.interop.native import Networks, run_config
+from stylegan_ray.interop.pickles import Budget, take_tensor
 from stylegan_ray.interop.requirements import (
     OURS,
     Written,
@@ -56,8 +57,8 @@ PLAIN, LED, BROAD = (0, 0), (1, 0), (1, 2)
 
 def read(content: bytes) -> Networks:
     """The networks of a file; nothing in it is executed. Raises ValueError for a file that holds none."""
-    found = _load(content)
-    states = {part: _state(found[key], key) for part, key in KEYS.items() if key in found}
+    found, copies = _load(content), Budget(content)
+    states = {part: _state(found[key], key, copies) for part, key in KEYS.items() if key in found}
     if not states:
         keys = ", ".join(printable(key, 40) for key in sorted(map(str, found))[:8])
         raise ValueError(
@@ -96,8 +97,8 @@ def _load(content: bytes) -> Mapping[str, Any]:
     return found
 
 
-def _state(found: Any, key: str) -> dict[str, Tensor]:
-    """The tensors of a network; raises ValueError where they are no tensors, or not of rosinality's networks."""
+def _state(found: Any, key: str, copies: Budget) -> dict[str, Tensor]:
+    """The tensors of a network, whose bytes count; raises ValueError where they are not of rosinality's networks."""
     if not isinstance(found, Mapping):
         raise BadFileError(f"{key} must be a state_dict, not {type(found).__name__}")
     if len(found) > MOST_TENSORS:
@@ -105,6 +106,7 @@ def _state(found: Any, key: str) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(value, Tensor):
             raise BadFileError(f"{key}: {printable(name, 60)!r} must be a tensor of floating-point numbers")
+        take_tensor(copies, f"{key}: {name}", value.nbytes)
     if unknown := [printable(name, 60) for name in found if not NAME.fullmatch(str(name))]:
         raise BadFileError(f"{key}: tensors that rosinality's networks do not have: {', '.join(unknown[:4])}")
     return dict(found)

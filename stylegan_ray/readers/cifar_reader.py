@@ -12,7 +12,7 @@ import pickle
 import pickletools
 import reprlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, en
 SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
 """Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
+BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
+"""Names of the training batches of CIFAR-10."""
 MAX_BATCH_BYTES = 1 << 29
 MAX_ARCHIVE_BYTES = 1 << 30
 """Of the decompressed archive, also of members that are passed over; CIFAR's have 190 MB."""
@@ -96,6 +98,14 @@ def is_part(name: str) -> bool:
     return name in ("train", "meta", "batches.meta") or name.startswith("data_batch_")
 
 
+def missing_batches(names: Sequence[str]) -> list[str]:
+    """A line about the training batches of CIFAR-10 that are not among these; none for CIFAR-100, which has one."""
+    missing = [name for name in BATCHES if name not in names]
+    if not missing or not any(name in BATCHES for name in names):
+        return []
+    return [f"{', '.join(missing)} of CIFAR-10 are missing; download it again to have all images"]
+
+
 class CIFARReader:
     """Images in memory."""
 
@@ -107,7 +117,8 @@ class CIFARReader:
         labels = [label for _, tree in batches for label in _listed(tree.get(key))]
         class_names = [_text(name) for name in _listed(meta.get(LABELS[key]))]
         names = [f"{name}/{number:05d}" for name, tree in batches for number in range(len(_images(name, tree)))]
-        self.contents = Contents(names, class_numbers(labels, len(names), f"`{_text(key)}`"), class_names)
+        numbers = class_numbers(labels, len(names), f"`{_text(key)}`")
+        self.contents = Contents(names, numbers, class_names, missing_batches([name for name, _ in batches]))
 
     def read(self, number: int, name: str) -> bytes:
         return encode_pnm(self.images[number].transpose(1, 2, 0))

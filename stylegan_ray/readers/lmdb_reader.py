@@ -66,4 +66,9 @@ def numbered_contents(keys: list[bytes], length: bytes) -> Contents:
     largest = max(sizes)
     smaller = ", ".join(str(size) for size in sorted(sizes) if size != largest)
     notes = [f"Images of size {largest} are read; those of size {smaller} are copies of them"] if smaller else []
+    if (left_out := sizes[largest] - int(length)) > 0:
+        notes.append(
+            f"{left_out} of {sizes[largest]} images are left out: the key `length` says {int(length)}; make the LMDB "
+            "again to use them"
+        )
     return Contents([f"{largest}-{number:05d}" for number in range(int(length))], notes=notes)

@@ -272,6 +272,22 @@ def components_held_often():
     return record
 
 
+def tensors_held_often():
+    """One tensor of 4 MB under 100 names, in each kind of file; the networks would copy it."""
+    names, data = [f"style.{i}.weight" for i in range(1, 101)], bytes(4 << 20)
+    size, get = 1 << 20, Raw(b"h\x09")
+    in_pickle = call(STORAGE, legacy(size, data, content=Raw(storage(number=size))))
+    tensor = Raw(view((1 << 10, 1 << 10), (1 << 10, 1), of=in_pickle) + b"q\x09")
+    state = dict.fromkeys(names, get) | {names[0]: Raw(view((size,), (1,), of=storage(number=size)) + b"q\x09")}
+    variables = [(name, get) for name in names]
+    variables[0] = names[0], Raw(array(np.zeros(size, np.float32)) + b"q\x09")
+    return {
+        "a tensor held often by rosinality's": archive(pickled({"g": state}), data),
+        "a tensor held often by modules": ada(module({}, dict.fromkeys(names, get) | {names[0]: tensor})),
+        "an array held often": pickled((network(variables),) * 3),
+    }
+
+
 ITEMS = [f"a{i}" for i in range(20_000)]
 STORAGE, SET = name("torch.storage", "_load_from_bytes"), name("builtins", "set")
 MULTIPLIED = {
@@ -293,6 +309,7 @@ MULTIPLIED = {
         pickled((components_held_often(),) * 3), "more than 10,000 modules, tensors or variables"),
     "kernels": (archive(pickled({"g": {f"convs.0.{i}kernel": view((2, 2), (2, 1)) for i in range(1_001)}})),
         "1,001 tensors"),
+    **{case: (content, r"much more memory .*\(tensor .*of 4") for case, content in tensors_held_often().items()},
 }  # fmt: skip
 
 

@@ -51,6 +51,13 @@ def test_other_files_are_refused(G, tmp_path, content, says):
         load_w([str(tmp_path / "absent.npz")], G)
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused(G, tmp_path):
+    np.savez(tmp_path / "w.npz", w=np.full((1, 4, 4), 1e300))
+    with pytest.raises(ConfigError, match=r"w\.npy holds numbers that are not finite"):
+        load_w([str(tmp_path / "w.npz")], G)
+
+
 def test_arrays_far_larger_than_their_file_are_refused(G, tmp_path):
     for name, array in (("packed", np.zeros((80 << 20,), np.int8)), ("small", np.zeros((20 << 20,), np.int8))):
         np.savez_compressed(tmp_path / f"{name}.npz", w=array)

@@ -16,7 +16,7 @@ from stylegan_ray.data.files import FileInfo, Files, LocalFiles
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, LOCK_OF_LMDB, Endings, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
@@ -87,6 +87,9 @@ class LMDB(ForeignFormat):
     name = "lmdb"
     description = "an LMDB"
     endings = (".mdb",)
+
+    def is_data_set(self, path: str) -> bool:
+        return super().is_data_set(path) and _base(path) != LOCK_OF_LMDB
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         return the_one([info for info in listing if _base(info.name) == "data.mdb"], self.description)

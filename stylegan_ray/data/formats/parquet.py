@@ -37,6 +37,8 @@ IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo
 """Names of columns of images, the likeliest first."""
 LABEL_ROWS, MAX_LABEL_BYTES, MAX_LABEL_VALUES = 1 << 12, 1 << 26, 1 << 25
 """Labels that are read together, their bytes at most, and numbers in the labels of a row group at most."""
+NO_DICTIONARY = "Not yet implemented"
+"""In what Arrow says of delta encodings, usual in version 2 of the format, where it is to make a dictionary of them."""
 LONGEST_NAME = 200
 """Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
@@ -106,6 +108,7 @@ class Parquet(EncodedFormat):
         for number, info in enumerate(infos):
             with files.open(info.name) as file:
                 parquet = _open_parquet(files, info.name, file)
+                _refuse_twice(parquet.schema_arrow, info.name)
                 column, other = _image_column(parquet.schema_arrow, info.name, column)
                 note = note or other
                 if found := _class_names(parquet.schema_arrow):
@@ -117,7 +120,7 @@ class Parquet(EncodedFormat):
                     _check_pages(file, footer, _leaf(parquet.schema_arrow, column), info)
                 num_rows.append(footer.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
-                    labels += _read_labels(file, parquet.schema_arrow)
+                    labels += _read_labels(file, parquet.schema_arrow, footer)
         first = np.cumsum([0, *rows["size"]])[:-1]
         places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
         places["column"] = np.array(column or "")
@@ -185,7 +188,7 @@ class ParquetSource:
         for is_last in (False, True):
             try:
                 with self.files.open(shard) as file:
-                    return _read_column(file, self.column, group)
+                    return _read_column(file, self.column, group, shard)
             except OSError as error:
                 self.files.read_at(shard, 0, 1)
                 if is_last:
@@ -206,10 +209,29 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
         ) from error
 
 
-def _read_column(file: Any, column: str, group: int) -> pa.Table:
+def _read_column(file: Any, column: str, group: int, name: str) -> pa.Table:
     """The images of a row group without their paths; equal ones take memory once, as they do in the file."""
     leaf = _leaf(pq.ParquetFile(file).schema_arrow, column)
-    return pq.ParquetFile(file, read_dictionary=[leaf]).read_row_group(group, columns=[leaf])
+    try:
+        return pq.ParquetFile(file, read_dictionary=[leaf]).read_row_group(group, columns=[leaf])
+    except OSError as error:
+        if NO_DICTIONARY not in str(error):
+            raise
+    return _read_rows(file, leaf, group, FileInfo(name, file.seek(0, os.SEEK_END), 0))
+
+
+def _read_rows(file: Any, leaf: str, group: int, info: FileInfo) -> pa.Table:
+    """As `_read_column`, row by row; raises DataError where they take far more memory than the file.
+
+    Delta encodings state a value as a part of the one before, so that a small page can hold any number of large ones.
+    """
+    size, batches = 0, []
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=1, row_groups=[group], columns=[leaf]):
+        size += batch.nbytes
+        if size > _most_bytes(info.size):
+            raise _too_large(group, info, size)
+        batches.append(batch)
+    return pa.Table.from_batches(batches)
 
 
 def _leaf(schema: pa.Schema, column: str) -> str:
@@ -227,11 +249,32 @@ def _image_columns(schema: pa.Schema) -> list[str]:
             if place_of_bytes < 0:
                 continue
             dtype = dtype.field(place_of_bytes).type
-        if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype):
+        if _is_bytes(dtype):
             name = field.name.lower()
             rank = IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES)
             found.append((rank, not is_struct, place, field.name))
     return [name for *_, name in sorted(found)]
+
+
+def _is_bytes(dtype: pa.DataType) -> bool:
+    """Whether values are bytes of any length, in any of Arrow's layouts."""
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype)
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    """Whether values are texts, in any of Arrow's layouts."""
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
+
+
+def _refuse_twice(schema: pa.Schema, name: str) -> None:
+    """Raises DataError where two columns of images, or of labels, have one name."""
+    for column in (*_image_columns(schema), LABEL_COLUMN):
+        if schema.names.count(column) > 1:
+            raise DataError(
+                f"data.path: {name} has {schema.names.count(column)} columns {quoted(column)}; write it again with one"
+            )
 
 
 def _image_column(schema: pa.Schema, name: str, wanted: str | None) -> tuple[str, str]:
@@ -279,29 +322,51 @@ LabelPart = np.ndarray | list[Any]
 """Labels of some rows: numbers, or vectors of one length, as an array; all others as Python values."""
 
 
-def _read_labels(file: Any, schema: pa.Schema) -> list[LabelPart]:
+def _read_labels(file: Any, schema: pa.Schema, footer: Footer) -> list[LabelPart]:
     """The labels of one file, some rows at a time; none of other types than numbers, texts and vectors."""
     dtype = schema.field(LABEL_COLUMN).type
-    if pa.types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-    if not is_text and not _is_small(dtype.value_type if hasattr(dtype, "value_type") else dtype):
+    if _is_text(dtype):
+        try:
+            return _label_parts(pq.ParquetFile(file, read_dictionary=[LABEL_COLUMN]), LABEL_ROWS)
+        except OSError as error:
+            if NO_DICTIONARY not in str(error):
+                raise
+        most = _most_bytes(file.seek(0, os.SEEK_END))
+        return _label_parts(pq.ParquetFile(file), _rows_within(file, footer), most)
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    if not _is_small(dtype.value_type if hasattr(dtype, "value_type") else dtype):
         return []
-    parquet = pq.ParquetFile(file, read_dictionary=[LABEL_COLUMN] if is_text else None)
+    return _label_parts(pq.ParquetFile(file), LABEL_ROWS)
+
+
+def _rows_within(file: Any, footer: Footer) -> int:
+    """How many labels are read together: by delta encodings each may be as large as a page, and take a few bytes."""
+    chunks = [chunk for group in footer.groups for chunk in group.chunks if chunk.path == LABEL_COLUMN]
+    largest = max((page.size for chunk in chunks for page in pages_of(file, chunk)), default=0)
+    return min(max(MAX_LABEL_BYTES // max(largest, 1), 1), LABEL_ROWS)
+
+
+def _label_parts(parquet: pq.ParquetFile, num_rows: int, most: float = math.inf) -> list[LabelPart]:
+    """The column of labels, so many rows at a time; raises DataError where it takes more than `most` bytes."""
     parts: list[LabelPart] = []
-    for batch in parquet.iter_batches(batch_size=LABEL_ROWS, columns=[LABEL_COLUMN]):
+    for batch in parquet.iter_batches(batch_size=num_rows, columns=[LABEL_COLUMN]):
         column = batch.column(0)
-        if column.nbytes > MAX_LABEL_BYTES:
+        most -= column.nbytes
+        if column.nbytes > MAX_LABEL_BYTES or most < 0:
             raise DataError(
                 f"data.path: {len(column)} labels of a Parquet file take {format_bytes(column.nbytes)}; give a column "
                 f"`{LABEL_COLUMN}` of class numbers or short vectors"
             )
-        if is_text:
-            words = list(map(_short, column.dictionary.to_pylist()))
-            parts.append([None if number is None else words[number] for number in column.indices.to_pylist()])
-        else:
-            parts.append(_as_array(column))
+        parts.append(_as_words(column) if _is_text(column.type) else _as_array(column))
     return parts
+
+
+def _as_words(column: pa.Array) -> list[Any]:
+    """Texts as names of classes, None where there is none."""
+    if not isinstance(column, pa.DictionaryArray):
+        return [None if text is None else _short(text) for text in column.to_pylist()]
+    words = list(map(_short, column.dictionary.to_pylist()))
+    return [None if number is None else words[number] for number in column.indices.to_pylist()]
 
 
 def _short(text: str) -> str:
@@ -341,15 +406,15 @@ def _add_groups(rows: dict[str, list[int]], footer: Footer, shard: int, info: Fi
         rows["size"].append(group.num_rows)
 
 
-def _most_bytes(info: FileInfo) -> int:
-    """Bytes that the images of a row group may take: encoded images hardly compress."""
-    return min(SMALL_GROUP_BYTES + MOST_EXPANSION * info.size, MAX_GROUP_BYTES)
+def _most_bytes(size: int) -> int:
+    """Bytes that the images of a row group may take in a file of this size: encoded images hardly compress."""
+    return min(SMALL_GROUP_BYTES + MOST_EXPANSION * size, MAX_GROUP_BYTES)
 
 
 def _too_large(group: int, info: FileInfo, size: int) -> DataError:
     return DataError(
         f"data.path: row group {group} of {info.name} takes {size >> 20} MiB and is read whole for each image; write "
-        f"the file again with row groups below {_most_bytes(info) >> 20} MiB"
+        f"the file again with row groups below {_most_bytes(info.size) >> 20} MiB"
     )
 
 
@@ -358,7 +423,7 @@ def _check_pages(file: Any, footer: Footer, leaf: str, info: FileInfo) -> None:
     for number, group in enumerate(footer.groups):
         for chunk in group.chunks:
             is_label = chunk.path == LABEL_COLUMN or chunk.path.startswith(f"{LABEL_COLUMN}.")
-            if is_label or (chunk.path == leaf and chunk.can_be_larger(_most_bytes(info))):
+            if is_label or (chunk.path == leaf and chunk.can_be_larger(_most_bytes(info.size))):
                 _check_chunk(file, chunk, number, info)
             if is_label and chunk.num_values > MAX_LABEL_VALUES:
                 raise _too_many_labels(number, info.name, chunk.num_values)
@@ -366,7 +431,7 @@ def _check_pages(file: Any, footer: Footer, leaf: str, info: FileInfo) -> None:
 
 def _check_chunk(file: Any, chunk: Chunk, group: int, info: FileInfo) -> None:
     size = num_values = 0
-    most = _most_bytes(info)
+    most = _most_bytes(info.size)
     for page in pages_of(file, chunk):
         size, num_values = size + page.size, num_values + page.num_values
         if size > most:

@@ -34,16 +34,27 @@ from stylegan_ray.data.formats.tfrecord_wire import (
 )
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, Index, Progress
 from stylegan_ray.data.labels import Labels
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
+from stylegan_ray.data.left_out import (
+    IMAGE_ENDINGS,
+    TFRECORD_ENDING,
+    TFRECORD_LABELS_ENDING,
+    Endings,
+    list_names,
+    quoted,
+)
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.untrusted import check_size, printable
 
-ENDING, LABEL_ENDING = ".tfrecords", ".labels"
+ENDING, LABEL_ENDING = TFRECORD_ENDING, TFRECORD_LABELS_ENDING
 SHARD_NAME = re.compile(r"(.*?)[0-9]+-of-([0-9]+)\.tfrecords")
 """A part of a data set, as TensorFlow Datasets names it: the name, its number, and how many parts there are."""
+LEVEL = re.compile(r"[-_.]?r?[0-9]+(?:x[0-9]+)?\Z")
+"""The end of the name of one level, without the ending: -r05 of cats-r05, as ProGAN and StyleGAN write it, or _32."""
+LABELS_OF = re.compile(r"(.*)-rxx\.labels")
+"""The label file of ProGAN and StyleGAN, which names its data set."""
 PIECE_BYTES = 1 << 24
 """Bytes of a file that are read and checked together."""
 CHECK_BYTES = 1 << 35
@@ -84,7 +95,10 @@ class TFRecord(Format):
     writer = TFRecordWriting()
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
-        return [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
+        """The files of records and of labels at the top of the folder; none where no file holds a record."""
+        found = [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
+        used = [info for info in found if info.size or info.name.endswith(LABEL_ENDING)]
+        return used if any(info.name.endswith(ENDING) for info in used) else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
@@ -102,8 +116,7 @@ class TFRecord(Format):
             found.append(index)
         levels = _levels([index for index in found if index.start], files.root)
         _check_levels(levels, files.root)
-        num = sum(len(index.start) for index in levels[0]) if levels else 0
-        return _as_index(levels, total <= CHECK_BYTES, _labels(files, infos, num))
+        return _as_index(levels, total <= CHECK_BYTES, _labels(files, infos, levels))
 
     def open_images(self, files: Files, index: Index, decoder: Decoder) -> TFRecordImages:
         return TFRecordImages(files, index, decoder)
@@ -279,6 +292,13 @@ def _levels(found: list[FileIndex], root: str) -> list[Level]:
     return [by_shape[shape] for shape in sorted(by_shape, reverse=True)]
 
 
+def _set_name(name: str) -> str:
+    """The data set that a file is named after: cats of cats-r05.tfrecords and cats-00000-of-00002.tfrecords."""
+    shard = SHARD_NAME.fullmatch(name)
+    stem = shard[1].rstrip("-_.") if shard else name.removesuffix(ENDING)
+    return LEVEL.sub("", stem)
+
+
 def _are_shards(names: Sequence[str]) -> bool:
     """Whether files are numbered parts of one data set."""
     matches = [SHARD_NAME.fullmatch(name) for name in names]
@@ -287,6 +307,12 @@ def _are_shards(names: Sequence[str]) -> bool:
 
 def _check_levels(levels: list[Level], root: str) -> None:
     """Raises DataError unless all levels hold the same images."""
+    by_set = {_set_name(level[0].name): level[0].name for level in levels}
+    if len(by_set) > 1:
+        raise DataError(
+            f"data.path={root}: {list_names(list(by_set.values()))} are of different data sets by their names; give a "
+            "folder with the files of one of them, or give the levels of one data set one name: NAME-r05.tfrecords"
+        )
     counts = [sum(len(index.start) for index in level) for level in levels]
     for level, count in zip(levels, counts, strict=True):
         first, largest = level[0], levels[0][0]
@@ -331,13 +357,16 @@ def _bad(level: Level) -> dict[int, str]:
     return {start + i: reason for start, index in zip(first, level, strict=False) for i, reason in index.bad.items()}
 
 
-def _labels(files: Files, infos: Sequence[FileInfo], num: int) -> Labels:
+def _labels(files: Files, infos: Sequence[FileInfo], levels: list[Level]) -> Labels:
     """The label file, a .npy array of one row per record; surplus rows are ignored, as by the original."""
     names = [info.name for info in infos if info.name.endswith(LABEL_ENDING)]
     if not names:
         return Labels(problem="there is no .labels file beside the .tfrecords files")
     if len(names) > 1:
         return Labels(problem=f"there are several .labels files, {list_names(names)}; keep the one of these images")
+    num = sum(len(index.start) for index in levels[0]) if levels else 0
+    if num and (problem := _problem_of_name(names[0], levels[0][0].name)):
+        return Labels(problem=problem)
     try:
         values, _ = parse_npy(files.read(names[0]))
         if not 1 <= values.ndim <= 2:
@@ -347,6 +376,17 @@ def _labels(files: Files, infos: Sequence[FileInfo], num: int) -> Labels:
     if len(values) < num:
         return Labels(problem=f"the .labels file has {len(values)} rows for {num} images")
     return Labels.of(values[:num], quoted(names[0]), name="row {}".format)
+
+
+def _problem_of_name(labels: str, images: str) -> str:
+    """What to say where a label file is named after another data set than a file of images; any other name may be."""
+    stated, of = LABELS_OF.fullmatch(labels), _set_name(images)
+    if stated is None or of in (stated[1], LEVEL.sub("", stated[1])):
+        return ""
+    return (
+        f"{quoted(labels)} is named after another data set than {quoted(images)}; name it "
+        f"{quoted(f'{of}-rxx{LABEL_ENDING}')} if it holds the labels of these images"
+    )
 
 
 class TFRecordWriter:

@@ -39,7 +39,8 @@ USUAL_EXTRA = 64
 """Bytes read beyond the name and the content, so that a short extra field costs no second read."""
 BEGINNING = 1 << 10
 """Bytes by which an entry is recognized as an image before all of it is decompressed."""
-IS_ENCRYPTED = 1
+IS_ENCRYPTED, IS_UTF8 = 1, 1 << 11
+"""Bits of an entry's flags: what its content is, and its name."""
 PNG_OVERHEAD = 300
 """Headers of a PNG and of its zip entry, in bytes."""
 
@@ -118,6 +119,7 @@ def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
         with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             for entry in entries:
+                entry.filename = _name_of(entry)
                 check_name(entry.filename, path)
             _refuse_overlaps(entries, path)
             images, left_out = _images_among(entries, reading)
@@ -132,6 +134,16 @@ def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
             f"{path} is not a whole zip file: {printable(str(error))}; copy it again from its origin"
         ) from error
     return Directory(images, label_file or "", labels, left_out)
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """The name of an entry, also where it is in UTF-8 and not marked so, as macOS writes it."""
+    if entry.flag_bits & IS_UTF8 or entry.filename.isascii():
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:  # it is in code page 437, as the flag says
+        return entry.filename
 
 
 def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str]]:

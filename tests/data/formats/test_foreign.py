@@ -8,12 +8,16 @@ import tarfile
 from types import SimpleNamespace
 
 import h5py
+import lmdb
 import numpy as np
 import pytest
 from support.foreign import idx, python2_pickle
 
+from stylegan_ray.config import DataConfig
+from stylegan_ray.data import DataError
 from stylegan_ray.data.files import FileInfo, files_at
 from stylegan_ray.data.formats.foreign import IDX
+from stylegan_ray.data.open import open_index
 from stylegan_ray.readers import child, cifar_reader, hdf5_reader, idx_reader, lmdb_reader
 from stylegan_ray.readers.protocol import ReadError
 
@@ -107,6 +111,28 @@ def test_keys_without_end():
     transaction = SimpleNamespace(get=lambda key: None, cursor=lambda: cursor)
     with pytest.raises(ReadError, match="lead to each other"):
         lmdb_reader.LMDBReader(transaction, most=100)
+
+
+def test_an_empty_lmdb_names_the_file_of_its_data(tmp_path):
+    lmdb.open(str(tmp_path / "d")).close()
+    with pytest.raises(DataError, match=r"holds no images: there are none in 'data\.mdb'"):
+        open_index(DataConfig(path=str(tmp_path / "d")), prepares=True)
+
+
+def test_lmdbs_of_more_images_than_their_length_say_so():
+    keys = [b"16-00000", b"16-00001", b"16-00002", b"length"]
+    contents = lmdb_reader.numbered_contents(keys, b"2")
+    assert len(contents.names) == 2 and "1 of 3 images are left out: the key `length` says 2" in contents.notes[0]
+    assert not lmdb_reader.numbered_contents(keys, b"3").notes
+
+
+def test_missing_batches_of_cifar_are_named():
+    names = [f"data_batch_{number}" for number in (1, 2, 4)]
+    assert cifar_reader.missing_batches(names)[0].startswith("data_batch_3, data_batch_5 of CIFAR-10 are missing")
+    assert not cifar_reader.missing_batches([f"data_batch_{number}" for number in range(1, 6)])
+    assert not cifar_reader.missing_batches(["train"])
+    batch = {b"data": SimpleNamespace(value=np.zeros((1, 3072), np.uint8)), b"labels": [0]}
+    assert "data_batch_1" in cifar_reader.CIFARReader([("data_batch_2", batch)], {}).contents.notes[0]
 
 
 @pytest.mark.parametrize("chunks", [None, (2, 3, 8, 8)])

@@ -53,6 +53,49 @@ def test_parquet_blocks_are_row_groups(tmp_path):
     assert sorted(indices) == list(range(40)) and data.block_rows == 4
 
 
+DELTA = {"use_dictionary": False, "data_page_version": "2.0"}
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_delta_encodings_are_read(tmp_path, encoding, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_LABEL_BYTES", 1000)
+    images, texts = [noise_picture(i) for i in range(6)], ["a", None, "b", "a", "c", "b"]
+    table = pa.table({"image": [{"bytes": encoded(image), "path": ""} for image in images], "label": texts})
+    encodings = {"image.bytes": encoding, "label": encoding}
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=4, column_encoding=encodings, **DELTA)
+    data = opened(tmp_path / "d.parquet", shuffle="blocks")
+    np.testing.assert_array_equal([data.read(i) for i in range(6)], [chw(image) for image in images])
+    with pytest.raises(DataError, match=r"the label of 'd\.parquet#1' is None"):
+        opened(tmp_path / "d.parquet", shuffle="blocks", cond=True)
+    table = table.set_column(1, "label", pa.array(["a" if text is None else text for text in texts]))
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=4, column_encoding=encodings, **DELTA)
+    data = opened(tmp_path / "d.parquet", shuffle="blocks", cond=True)
+    assert data.labels(np.arange(6)).argmax(1).tolist() == [0, 0, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("dtype", [pa.binary(), pa.large_binary(), pa.binary_view(), "dictionary"])
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_bytes_in_any_layout_of_arrow_are_images(tmp_path, dtype, is_struct):
+    content = [encoded(noise_picture(i)) for i in range(3)]
+    column = pa.array(content).dictionary_encode() if dtype == "dictionary" else pa.array(content, dtype)
+    column = pa.StructArray.from_arrays([column], ["bytes"]) if is_struct else column
+    texts = [pa.array(["a", "b", "b"], kind) for kind in (pa.string(), pa.large_string(), pa.string_view())]
+    for number, labels in enumerate([*texts, texts[0].dictionary_encode()]):
+        pq.write_table(pa.table({"image": column, "label": labels}), tmp_path / f"{number}.parquet")
+        data = opened(tmp_path / f"{number}.parquet", shuffle="blocks", cond=True)
+        np.testing.assert_array_equal(data.read(2), chw(noise_picture(2)))
+        assert data.labels(np.arange(3)).argmax(1).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("twice", ["image", "label"])
+def test_columns_of_one_name_are_refused(tmp_path, twice):
+    columns = {"image": pa.array([encoded(noise_picture(0))]), "label": pa.array([0])}
+    table = pa.Table.from_arrays([*columns.values(), columns[twice]], [*columns, twice])
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=rf"d\.parquet has 2 columns '{twice}'; write it again with one"):
+        opened(tmp_path / "d.parquet", shuffle="blocks")
+
+
 def test_parquet_by_full_shuffle_warns(tmp_path, caplog):
     opened(write_parquet(tmp_path / "d.parquet", [noise_picture(0)]))
     assert "data.shuffle=full" in caplog.text and "data.shuffle=blocks" in caplog.text

@@ -204,6 +204,35 @@ def test_several_label_files_are_named_and_not_used(tmp_path):
         opened(root, cond=True)
 
 
+def test_levels_of_two_data_sets_are_refused_by_name(tmp_path):
+    root = write_shards(tmp_path / "d", random_images(4, (3, 32, 32)), ["cats-r05.tfrecords"])
+    write_shards(root, random_images(4), ["dogs-r04.tfrecords"])
+    with pytest.raises(DataError, match=r"'cats-r05\.tfrecords', 'dogs-r04\.tfrecords' are of different .*one name: N"):
+        opened(root, resolution=16)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("set_32", "set_16"), ("a-256-r05", "a-256-r04"), ("32", "16"), ("a-32x32", "a-16x16"), ("a-r5-0-of-1", "a-r4")],
+)
+def test_levels_have_names_of_many_kinds(tmp_path, names):
+    images = random_images(4, (3, 32, 32))
+    root = write_shards(tmp_path / "d", images, [f"{names[0]}.tfrecords"])
+    write_shards(root, downscale(images, 1), [f"{names[1]}.tfrecords"])
+    np.testing.assert_array_equal(opened(root, resolution=16).read(1), downscale(images[1], 1))
+
+
+def test_labels_of_another_data_set_are_named_and_not_used(tmp_path):
+    root = write_set(tmp_path / "d", random_images(4), np.eye(4), name="cats-256")
+    assert opened(root, cond=True).label_size == 4
+    (root / "cats-256-rxx.labels").rename(root / "dogs-rxx.labels")
+    assert opened(root).num_images == 4
+    with pytest.raises(DataError, match=r"'dogs-rxx\.labels' is named after another .*name it 'cats-256-rxx\.labels'"):
+        opened(root, cond=True)
+    (root / "dogs-rxx.labels").rename(root / "labels.labels")
+    assert opened(root, cond=True).label_size == 4
+
+
 def test_too_few_class_numbers_with_gaps_are_refused_before_they_are_renumbered(tmp_path):
     root = write_set(tmp_path / "d", random_images(6))
     with open(root / "x.labels", "wb") as file:

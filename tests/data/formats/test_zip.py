@@ -50,6 +50,37 @@ def test_extra_fields_of_a_local_header_are_skipped(tmp_path):
     np.testing.assert_array_equal(opened(tmp_path / "d.zip").read(0), chw(noise_picture(5)))
 
 
+def without_utf8_flag(path):
+    """Clears the bit of a zip's entries that says that names are in UTF-8, as macOS writes them."""
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        at = -1
+        while (at := content.find(signature, at + 1)) >= 0:
+            content[at + place] &= ~8
+    path.write_bytes(content)
+    return path
+
+
+def test_names_in_utf8_need_no_flag(tmp_path):
+    files = {f"{name}/{i}.png": noise_picture(i) for name in ("café", "hund") for i in range(2)}
+    data = opened(without_utf8_flag(write_zip(tmp_path / "d.zip", files)), cond=True)
+    assert data.class_names == ("café", "hund") and data.name(1) == "café/1.png"
+    np.testing.assert_array_equal(data.read(1), chw(files["café/1.png"]))
+    files = {
+        "é0.png": noise_picture(0),
+        "é1.png": noise_picture(1),
+        "dataset.json": label_json([["é0.png", 0], ["é1.png", 1]]),
+    }
+    data = opened(without_utf8_flag(write_zip(tmp_path / "e.zip", files)), cond=True)
+    assert data.labels(np.arange(2)).argmax(1).tolist() == [0, 1]
+
+
+def test_names_in_code_page_437_remain(tmp_path):
+    path = write_zip(tmp_path / "d.zip", {"caf__.png": noise_picture(0)})
+    path.write_bytes(path.read_bytes().replace(b"caf__", b"caf\x82!"))
+    assert opened(path).name(0) == "café!.png"
+
+
 def test_a_folder_of_zips_suggests_a_zip(tmp_path):
     write_folder(tmp_path / "d", {"ffhq.zip": b"", "notes.txt": b""})
     with pytest.raises(DataError, match=r"holds no images.*'ffhq.zip'"):

@@ -138,6 +138,22 @@ def test_classes_are_no_splits(tmp_path, folders):
     assert opened(write_folder(tmp_path / "d", files), cond=True).num_images == 2 * len(folders)
 
 
+@pytest.mark.parametrize("name", ["/data/{}/0.png", "/{}/0.png", "//{}/0.png"])
+def test_absolute_names_in_archives_have_classes(tmp_path, name):
+    members = [(name.format(kind), noise_picture(i)) for i, kind in enumerate(("cat", "dog"))]
+    for path in (write_tar(tmp_path / "d.tar", members), write_zip(tmp_path / "d.zip", dict(members))):
+        data = opened(path, cond=True)
+        assert data.class_names == ("cat", "dog") and classes(data) == [0, 1]
+    splits = [(name.format(f"{split}/{kind}"), noise_picture(0)) for split in ("train", "test") for kind in "ab"]
+    assert opened(write_tar(tmp_path / "e.tar", splits), cond=True).class_names == ("a", "b")
+
+
+def test_a_label_file_without_labels_beside_classes_is_told(tmp_path):
+    files = {"cat/0.png": noise_picture(0), "dog/0.png": noise_picture(1), "dataset.json": b'{"labels": null}'}
+    with pytest.raises(DataError, match=r"holds no labels \(delete it to use the sub-folders as classes\)"):
+        opened(write_folder(tmp_path / "d", files), cond=True)
+
+
 def test_classes_inside_splits(tmp_path):
     names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in ("cat", "dog") for i in range(2)]
     root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
@@ -222,6 +238,61 @@ def test_files_that_may_be_images(tmp_path, caplog):
     assert opened(path).num_images == 1 and "'a.HEIC'" in caplog.text
     caplog.clear()
     assert opened(path).num_images == 1 and "'a.HEIC'" in caplog.text  # from the cache, too
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg?width=100", "b.jpg_large", "c.jpg.1", "d.png~", "e.png ", "f.JPEG!d", "g.png.bak"]
+)
+def test_images_with_more_behind_their_ending_are_named(tmp_path, caplog, name):
+    root = write_folder(tmp_path / "d", {**numbered(1), name: noise_picture(1), "000.png.txt": b"a cat"})
+    assert opened(root).num_images == 1
+    assert (
+        f"left out: 1 files with more behind the ending of an image (rename them so that they end in it): {name!r}"
+        in (caplog.text)
+    )
+    with pytest.raises(DataError, match=r"holds no images.*but 1 files with more behind"):
+        opened(write_folder(tmp_path / "e", {name: noise_picture(1)}))
+
+
+def test_images_beside_labels_or_nothing_of_tfrecords_are_read(tmp_path, caplog):
+    root = write_folder(tmp_path / "d", {**numbered(2), "classes.labels": b"cat\n", "x.tfrecords": b""})
+    assert opened(root).num_images == 2
+    assert "1 label files of TFRecords (.labels)" in caplog.text and "1 TFRecords that are empty" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a/x-r04.tfrecords", r"\(give the path of the folder that holds them\): 'a/x"),
+        ("x.tfrecord-00000-of-00002", r"\(name them \.tfrecords if"),
+        ("x.tar.gz", r"\(unpack them\)"),
+        ("lock.mdb", r"\.pbm\)$"),
+    ],
+)
+def test_folders_without_images_say_what_to_do_with_what_they_hold(tmp_path, name, words):
+    with pytest.raises(DataError, match=rf"holds no images.*{words}"):
+        opened(write_folder(tmp_path / "d", {name: b"x"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x-r04.tfrecords", "give the folder"),
+        ("x.tgz", "unpack it"),
+        ("x.png", "give the folder"),
+        ("x.dat", "give one of these"),
+    ],
+)
+def test_files_that_are_no_data_set_have_a_way_out(tmp_path, name, words):
+    with pytest.raises(DataError, match=f"{name} is a file, but neither .*; {words}"):
+        opened(write_folder(tmp_path / "d", {name: b"x"}) / name)
+
+
+def test_archives_without_images_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"holds no images: there are none in 'd\.zip'; copy it again"):
+        opened(write_zip(tmp_path / "d.zip", {"notes.txt": b"x"}))
+    with pytest.raises(DataError, match=r"holds no images, but 1 HEIC images .*'a\.heic'"):
+        opened(write_zip(tmp_path / "e.zip", {"a.heic": b"x"}))
 
 
 def test_a_decoder_that_is_missing_is_not_cached(tmp_path, monkeypatch, caplog):

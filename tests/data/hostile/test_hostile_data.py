@@ -291,6 +291,20 @@ def test_dictionary_pages_used_many_times(tmp_path, open_in_child):
     assert "40 of 40" in open_in_child(tmp_path / "d.parquet", shuffle="blocks")
 
 
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_delta_encodings_of_one_value_many_times(tmp_path, open_in_child, column):
+    """In a page each value is the one before and nothing more, so that a few bytes state 4 MB."""
+    picture = encoded(noise_picture(0))
+    many = {"image": [picture] * 300, "label": ["a"] * 300}
+    large = pa.array([many[column][0] + (b"x" if column == "image" else "x") * (4 << 20)])
+    table = pa.table({name: pa.chunked_array([large] * 300) if name == column else many[name] for name in many})
+    pq.write_table(table, tmp_path / "d.parquet", use_dictionary=False, column_encoding={column: "DELTA_BYTE_ARRAY"},
+                   data_page_size=1 << 30, write_statistics=False, write_batch_size=1)  # fmt: skip
+    assert (tmp_path / "d.parquet").stat().st_size < 6 << 20
+    words = {"image": "row group 0 of d.parquet takes", "label": "labels of a Parquet file take"}[column]
+    assert words in open_in_child(tmp_path / "d.parquet", shuffle="blocks")
+
+
 def test_a_page_that_inflates_far_more_than_images_do(tmp_path):
     large = encoded(noise_picture(0)) + bytes(80 << 20)
     pq.write_table(pa.table({"image": pa.array([large], pa.binary())}), tmp_path / "d.parquet", compression="zstd",
