@@ -200,7 +200,8 @@ def read_tree(content: bytes, num_images: int) -> Any:
     is_large = content.count(b"[") + content.count(b"{") > BRACKETS + BRACKETS_PER_IMAGE * num_images
     if is_large or content.count(b",") > COMMAS + COMMAS_PER_IMAGE * num_images:
         raise BadFileError(
-            f"{LABEL_FILE} holds far more lists or numbers than the {num_images} images have labels; write it again"
+            f"{LABEL_FILE} holds far more lists or numbers than the {num_images} images have labels; write it again or "
+            "the data set as Parquet"
         )
     return parse_json(content, LABEL_FILE, limit=label_limit(num_images), allow_nan=True)
 

@@ -410,3 +410,14 @@ def test_classes_without_images_stay(tmp_path, dest):
     (source / "003.png").write_bytes(b"no image")
     assert run(source, tmp_path / dest, "--on-bad-image", "skip", "--no-shuffle") == 0
     assert labels(tmp_path / dest) == np.eye(4)[:3].tolist()
+
+
+def test_labels_that_a_zip_cannot_hold(tmp_path, capsys):
+    vectors = np.random.default_rng(0).random((3, 1100)).astype(np.float32)
+    table = pa.table({"image": [encoded(noise_picture(i)) for i in range(3)], "label": vectors.tolist()})
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert run(tmp_path / "d.parquet", tmp_path / "out.zip") == 2
+    assert "labels of 1100 numbers" in capsys.readouterr().err
+    assert (
+        run(tmp_path / "d.parquet", tmp_path / "out.parquet") == 0 and len(labels(tmp_path / "out.parquet")[0]) == 1100
+    )

@@ -21,6 +21,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
+from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image
 from stylegan_ray.data.formats.parquet_pages import Chunk, Footer, pages_of, read_footer
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
@@ -89,14 +90,17 @@ class Parquet(EncodedFormat):
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
-        """Whether the first file has images: many image folders and tar shards have tables of metadata beside them."""
+        """Whether the first file has images: many image folders and tar shards have tables of metadata beside them.
+
+        One that cannot be read is taken for the data where there are few images, such as a thumbnail, beside it.
+        """
         if all(info.name.lower().endswith(ENDING) for info in listing):
             return True
         try:
             with files.open(infos[0].name) as file:
                 return bool(_image_columns(pq.ParquetFile(file).schema_arrow))
-        except Exception:  # build_index says what is wrong where this is the only format
-            return False
+        except Exception:  # build_index says what is wrong
+            return sum(is_image(info.name) for info in listing) <= FEW_IMAGES
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
@@ -116,8 +120,9 @@ class Parquet(EncodedFormat):
                 with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
                     footer = read_footer(file, info.size)
                     _refuse_many_rows(footer, info)
-                    _add_groups(rows, footer, number, info)
-                    _check_pages(file, footer, _leaf(parquet.schema_arrow, column), info)
+                    leaf = _leaf(parquet.schema_arrow, column)
+                    _add_groups(rows, footer, number, info, leaf)
+                    _check_pages(file, footer, leaf, info)
                 num_rows.append(footer.num_rows)
                 if LABEL_COLUMN in parquet.schema_arrow.names:
                     labels += _read_labels(file, parquet.schema_arrow, footer)
@@ -396,11 +401,12 @@ def _join(parts: Sequence[LabelPart]) -> np.ndarray | list[Any]:
     return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
-def _add_groups(rows: dict[str, list[int]], footer: Footer, shard: int, info: FileInfo) -> None:
-    """Adds the row groups of one file; raises DataError where one is too large to be read for each image."""
+def _add_groups(rows: dict[str, list[int]], footer: Footer, shard: int, info: FileInfo, leaf: str) -> None:
+    """Adds the row groups of one file; raises DataError where one has more images than are read for each of them."""
     for number, group in enumerate(footer.groups):
-        if group.size > MAX_GROUP_BYTES:
-            raise _too_large(number, info, group.size)
+        size = sum(chunk.size for chunk in group.chunks if chunk.path == leaf)
+        if size > MAX_GROUP_BYTES:
+            raise _too_large(number, info, size)
         rows["shard"].append(shard)
         rows["group"].append(number)
         rows["size"].append(group.num_rows)

@@ -14,7 +14,7 @@ import numpy as np
 
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.folder import is_image
+from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels, labels_from_folders
@@ -41,8 +41,6 @@ TYPE = 156
 SHARD_NAME = re.compile(r"\d+\D*$")
 CLASS_NUMBER = re.compile(r"[+-]?[0-9]+")
 """Not all that int() takes: 1_1 and numbers in other scripts are names."""
-FEW_IMAGES = 10
-"""Images beside numbered tar files that are taken as pictures of them, such as a thumbnail."""
 MOST_PARTS = 8
 """Kinds of images in a sample; where there are more, dots belong to the names."""
 MAX_CLASS_BYTES = 1 << 12

@@ -25,7 +25,7 @@ from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.folder import is_image, label_file_among, read_labels
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import LABEL_FILE, label_limit, read_tree
+from stylegan_ray.data.labels import COMMAS_PER_IMAGE, LABEL_FILE, label_limit, read_tree
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
@@ -265,7 +265,12 @@ class ZipWriter:
     """Writes 00000/img00000000.png, ... and dataset.json."""
 
     def __init__(self, output: Output, name: str, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.labels = dataset, dataset.compact_labels()
+        if self.labels is not None and self.labels.ndim == 2 and self.labels.shape[1] > COMMAS_PER_IMAGE:
+            raise DataError(
+                f"DEST {name}: labels of {self.labels.shape[1]} numbers are more than the {COMMAS_PER_IMAGE} that are "
+                "read of a dataset.json; write a .parquet, or a folder for TFRecord files"
+            )
         self.indices: list[int] = []
         self.stack = ExitStack()
         file = self.stack.enter_context(output.open(name))
@@ -279,9 +284,8 @@ class ZipWriter:
     def finish(self) -> None:
         names = map(image_name, range(len(self.indices)))
         tree = {"class_names": self.dataset.class_names, "attribution": self.dataset.attribution}
-        labels = self.dataset.compact_labels()
         text = '{"labels": null'
-        if labels is not None:
+        if (labels := self.labels) is not None:
             pairs = zip(names, (labels[index].tolist() for index in self.indices), strict=True)
             text = f'{{"labels": [{", ".join(map(json.dumps, pairs))}]'
         for key, value in tree.items():

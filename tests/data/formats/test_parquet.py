@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.data_sets import chw, encoded, noise_picture, opened
+from support.data_sets import chw, encoded, noise_picture, opened, write_folder
 
 from stylegan_ray.data import DataError
 from stylegan_ray.data.formats import parquet, parquet_pages
@@ -225,3 +225,18 @@ def test_paths_and_labels_of_any_size_are_not_read(tmp_path, monkeypatch):
     assert opened(tmp_path / "d.parquet").num_images == 1 and set(map(tuple, columns)) == {("image.bytes",)}
     with pytest.raises(DataError, match="not all Parquet files have a column `label` of numbers, texts or vectors"):
         opened(tmp_path / "d.parquet", cond=True)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", b"PAR1"])
+def test_a_damaged_file_beside_a_thumbnail_is_named(tmp_path, content):
+    root = write_folder(tmp_path / "d", {"thumbnail.png": noise_picture(0), "data/train-0.parquet": content})
+    with pytest.raises(DataError, match=r"train-0\.parquet is not a whole Parquet file"):
+        opened(root)
+
+
+def test_other_columns_may_be_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100_000)
+    mask = np.random.default_rng(0).bytes(60_000)
+    table = pa.table({"image": [encoded(noise_picture(i)) for i in range(2)], "notes": [mask] * 2})
+    pq.write_table(table, tmp_path / "d.parquet", compression="none", use_dictionary=False)
+    assert opened(tmp_path / "d.parquet").num_images == 2
