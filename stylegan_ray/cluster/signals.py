@@ -34,8 +34,9 @@ _terminated = threading.Event()
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP asks for a stop, and the second raises KeyboardInterrupt.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP asks for a stop; a SIGINT or SIGTERM after it is a KeyboardInterrupt.
 
+    A terminal that is closed sends SIGHUP twice: the shell does, and then the kernel.
     Yields whether a stop was asked for; the call that first finds it so says so, since a handler must not print. Only
     for the main thread.
     """
@@ -45,7 +46,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def handle(number: int, _frame: Any) -> None:
         note_hangup(number)
         received.append(number)
-        if len(received) > 1:
+        if len(received) > 1 and number != signal.SIGHUP:
             raise KeyboardInterrupt
 
     def stop_requested() -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -11,8 +12,10 @@ ray = pytest.importorskip("ray")
 import torch  # noqa: E402
 
 from stylegan_ray.cluster import signals  # noqa: E402
+from stylegan_ray.cluster.resources import start_local  # noqa: E402
 from stylegan_ray.cluster.signals import GO_ON, LOG, SAVE, STOP_RUN, Signals, stop_on_signals  # noqa: E402
 from stylegan_ray.config import load_config  # noqa: E402
+from stylegan_ray.interrupts import handled_by  # noqa: E402
 from stylegan_ray.run_folder import STOP  # noqa: E402
 from stylegan_ray.storage import Storage  # noqa: E402
 
@@ -27,6 +30,28 @@ def test_the_first_signal_asks_for_a_stop_and_the_second_ends_at_once(number):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
+
+
+def test_a_terminal_that_is_closed_sends_two_hangups_and_asks_once():
+    with stop_on_signals(lambda _: None) as stop_requested:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop_requested()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_hangup_of_the_whole_process_group_does_not_end_ray(monkeypatch):
+    answers, heard = [], []
+
+    def init(**_):
+        os.kill(os.getpid(), signal.SIGHUP)
+        answers.append(subprocess.check_output(["sh", "-c", "kill -HUP $$; echo lives"], text=True))
+
+    monkeypatch.setattr(ray, "init", init)
+    with handled_by(lambda number, _: heard.append(number)):
+        start_local(load_config("tiny"), lambda _: None, {})
+    assert answers == ["lives\n"] and heard == [signal.SIGHUP], "the command itself hears it"
 
 
 class Quiet:
