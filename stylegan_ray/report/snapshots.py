@@ -83,7 +83,7 @@ class Snapshots:
         """
         nimg, train = self.state.cur_nimg, self.cfg.train
         if tick is None or not _is_due(tick, train.image_snapshot_ticks):
-            self._save_fakes(fakes_name(nimg), self.state.prev_lod)
+            self._save_fakes(fakes_name(nimg), self.state.lod(self.cfg))
         if tick is None or not _is_due(tick, train.network_snapshot_ticks):
             self.save_network(snapshot_name(nimg))
         self.save_network(FINAL_NETWORK)
