@@ -39,7 +39,7 @@ from stylegan_ray.run_folder import (
 )
 from stylegan_ray.storage import Storage, absolute, join_address
 from stylegan_ray.train.auto import with_choices
-from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
+from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import check_start
 
@@ -117,12 +117,12 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
         run.source = stored_source(run.storage, resume_from)
         check_continues(run, resume_from)
         check_total(run)
-    elif resume_from is not None:
+    else:
+        check_new(complete, resume_from is not None)
+    if resume_from is not None and not run.is_started:
         run.source = Source.of(resume_from)
         shape = (dataset.resolution, dataset.num_channels, dataset.label_size)
         words.append(check_start(complete, *shape, run.source.address))
-    else:
-        check_frozen(complete)
     run.first_words = "\n".join([*notes(complete, dataset, run.source is not None), *words])
     return run
 
