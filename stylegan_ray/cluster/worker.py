@@ -205,7 +205,7 @@ class Worker:
     def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Trains from the state on."""
         signals = Signals(self.cfg, self.storage, self.sender, self.device)
-        with self._reals(state) as reals:
+        with closing(signals), self._reals(state) as reals:
             self.heart.decoders = reals.decoders
             if snapshots is not None:
                 snapshots.begin()

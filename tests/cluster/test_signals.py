@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -62,15 +63,33 @@ class Quiet:
 
 
 def signals_of(folder, sender=None, **keys):
-    return Signals(load_config("tiny", keys), Storage.at(folder), sender or Quiet(), torch.device("cpu"))
+    run = folder if isinstance(folder, Storage) else Storage.at(folder)
+    return Signals(load_config("tiny", keys), run, sender or Quiet(), torch.device("cpu"))
 
 
 def test_a_stop_file_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(signals, "LOCAL_STOP_SEC", 0.0)
+    monkeypatch.setattr(signals, "LOCAL_STOP_SEC", 0.01)
     found = signals_of(tmp_path)
     assert not found.interrupted() and found.reason == GO_ON and not found.ends
     (tmp_path / STOP).touch()
+    found.stop_file.join(60)
     assert found.interrupted() and found.reason == STOP_RUN and found.ends
+
+
+def test_a_storage_that_does_not_answer_does_not_hold_up_the_training(tmp_path):
+    asked, answers = threading.Event(), threading.Event()
+
+    class Hanging(Storage):
+        def exists(self, name):
+            asked.set()
+            return answers.wait(60)
+
+    found = signals_of(Hanging(Storage.at(tmp_path).filesystem, str(tmp_path)))
+    assert asked.wait(60) and not found.interrupted() and found.reason == GO_ON
+    found.close()
+    answers.set()
+    found.stop_file.join(60)
+    assert not found.stop_file.is_alive() and found.interrupted(), "the answer counts when it comes"
 
 
 def test_a_checkpoint_is_due_by_the_clock(tmp_path):
