@@ -1,5 +1,6 @@
 """The end of a training worker: what it saves, and what it says where it has to leave; no Ray is started."""
 
+import json
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -80,6 +81,15 @@ def trained(folder, **keys):
         return worker.run()
     finally:
         worker.close()
+
+
+def test_a_run_of_one_group_has_the_metrics_of_its_start_and_of_its_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
+    keys = {"train.total_kimg": 0.016, "metrics.names": ("fid100_tiny",)}
+    for _ in range(2):  # the second finds all that it needs
+        assert trained(tmp_path, **keys) == "done"
+        rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [(row["Progress/tick"], row["kimg"]) for row in rows] == [(0, 0.0), (0, 0.016)]
 
 
 def final_nimg(folder):
