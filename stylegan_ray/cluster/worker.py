@@ -160,13 +160,13 @@ class Worker:
         self.metrics = metrics_of_run(
             cfg, dataset, worker.run_address, self.device, self.sender, worker.clearance.placement
         )
-        rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
+        self.rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
                 return self._train(state, snapshots)
             except Diverged as error:
                 self._flush()
-                message = rollback.go_back(error, self.sender.message)
+                message = self.rollback.go_back(error, self.sender.message)
                 if self.is_first:
                     self.sender.message(message)
                     self.faults.add_rollback(message, state.cur_nimg)
@@ -306,6 +306,7 @@ class Worker:
             if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
                 snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
+            self.rollback.note_checkpoint(self.writer is not None and self.writer.newest_checkpoint is not None)
             if ends and signals.reason == LEAVE:
                 return self._flush(SEC_TO_LEAVE)
             if ends:
