@@ -76,6 +76,16 @@ def kept() -> Iterator[None]:
                 signal.signal(number, old)
 
 
+@contextmanager
+def hangups_held() -> Iterator[None]:
+    """Inside, SIGHUP of this thread waits until the end, and processes that it starts never get one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def hear_sigint() -> None:
     """Lets SIGINT work again in a process whose parents ignored it: Ray cancels tasks with it."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -162,6 +162,14 @@ def newest_nimg(run: Storage) -> int | None:
     return checkpoint_nimg(names[-1]) if names else None
 
 
+def final_nimg(run: Storage) -> int | None:
+    """cur_nimg of the final network; None without one, or where its file is damaged."""
+    if run.exists(FINAL_NETWORK):
+        with suppress(ValueError, KeyError):  # a damaged file is reported by whoever wants to load it
+            return _nimg_in_header(run, FINAL_NETWORK)
+    return None
+
+
 def newest_saved_at(run: Storage) -> float | None:
     """When the newest complete checkpoint was written, in seconds since 1970; None where there is none."""
     checkpoints = run.folder(CHECKPOINTS)
@@ -200,9 +208,7 @@ def _files_ahead(run: Storage, nimg: int) -> list[str]:
     """Images and network files of a clock value larger than `nimg`."""
     names = run.names()
     dated = {name: _kimg_in(name, FAKES) or _kimg_in(name, SNAPSHOT) or 0 for name in names}
-    if FINAL_NETWORK in names:
-        with suppress(ValueError, KeyError):  # a damaged file is reported by whoever wants to load it
-            dated[FINAL_NETWORK] = _nimg_in_header(run, FINAL_NETWORK)
+    dated[FINAL_NETWORK] = final_nimg(run) or 0
     return [name for name, clock in dated.items() if clock > nimg]
 
 

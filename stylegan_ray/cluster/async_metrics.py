@@ -55,6 +55,14 @@ class Request:
     provenance: Mapping[str, Any]
     plan: Mapping[str, Any]
     """Fields of the plan that depend on the training state."""
+    name: str
+    """Of its files, without their endings."""
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any], plan: Mapping[str, Any]) -> Request:
+        """A new request."""
+        request = cls(provenance, plan, "")
+        return replace(request, name="{:06d}-{:09d}".format(*request.place))
 
     @property
     def tick(self) -> int:
@@ -65,14 +73,19 @@ class Request:
         return self.provenance["kimg"]
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Tick and cur_nimg: the start and the end of the first group are both of tick 0."""
+        return self.tick, round(self.kimg * 1000)
+
+    @property
     def network(self) -> str:
         """Name of the file with the networks."""
-        return f"{PENDING_METRICS}/{self.tick:06d}.safetensors"
+        return f"{PENDING_METRICS}/{self.name}.safetensors"
 
     @property
     def note(self) -> str:
         """Name of the file with provenance and plan; the request is complete when it exists."""
-        return f"{PENDING_METRICS}/{self.tick:06d}.json"
+        return f"{PENDING_METRICS}/{self.name}.json"
 
     def write_note(self, run: Storage) -> None:
         """Completes the request, after its networks have been written."""
@@ -86,8 +99,8 @@ class Request:
 
 def pending_requests(run: Storage) -> list[Request]:
     """The complete requests in a run's folder, oldest first."""
-    notes = [name for name in run.names(PENDING_METRICS) if name.endswith(".json")]
-    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}"))) for name in notes]
+    names = [name.removesuffix(".json") for name in run.names(PENDING_METRICS) if name.endswith(".json")]
+    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}.json")), name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -138,16 +151,16 @@ class AsyncMetrics(RunMetrics):
         if snapshots is None:
             return
         self.cancel()
-        found = {request.tick: request for request in pending_requests(self.run)}
-        for tick, request in found.items():
-            if tick < state.tick and not snapshots.has_metrics(tick):
+        for request in pending_requests(self.run):
+            if request.tick < state.tick and not snapshots.has_metrics(*request.place):
                 self.written.append(request)
             else:  # done, or the run will reach that tick again
                 self._delete(request, snapshots)
         tick = tick_to_catch_up(state, self.cfg)
-        requested = {request.tick for request in self.written}
-        if tick is not None and tick not in requested and not snapshots.has_metrics(tick):
-            self._request(state, tick, snapshots)
+        requested = {request.place for request in self.written}
+        if tick is None or (tick, state.cur_nimg) in requested or snapshots.has_metrics(tick, state.cur_nimg):
+            return
+        self._request(state, tick, snapshots)
 
     def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:
         if snapshots and pause.stats is not None and is_due(self.cfg, pause.stats["Progress/tick"], pause.done):
@@ -172,7 +185,7 @@ class AsyncMetrics(RunMetrics):
         """Writes a request in the background; it counts when it is stored."""
         plan = plan_of(state, self.cfg)
         provenance = provenance_of(state, self.cfg, tick) | {"placement": "async"}
-        request = Request(provenance, {"mirror": plan.mirror, "lod": plan.lod, "drange": plan.drange})
+        request = Request.of(provenance, {"mirror": plan.mirror, "lod": plan.lod, "drange": plan.drange})
         snapshots.save_network(request.network)
         snapshots.writer.submit(request.note, partial(self._complete, request))
 

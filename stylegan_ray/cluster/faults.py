@@ -38,7 +38,7 @@ Kind = Literal["lost", "device", "memory", "hang"]
 
 
 class Terminated(Exception):  # noqa: N818
-    """A worker received SIGTERM, and its state is saved."""
+    """A worker received SIGTERM; its state is saved, where the storage took it in time."""
 
 
 def is_transient(error: BaseException) -> bool:

@@ -29,7 +29,8 @@ class InlineMetrics(RunMetrics):
         if snapshots is not None:
             self._drop_requests(snapshots.writer.run)
         tick = tick_to_catch_up(state, self.cfg)
-        if tick is not None and distributed.from_rank0(snapshots is not None and not snapshots.has_metrics(tick)):
+        lacks = snapshots is not None and tick is not None and not snapshots.has_metrics(tick, state.cur_nimg)
+        if tick is not None and distributed.from_rank0(lacks):
             self._compute(state, tick, snapshots)
 
     def at_pause(self, pause: Pause, state: TrainState, snapshots: Snapshots | None) -> None:

@@ -257,8 +257,10 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
     set_folder(say)
     os.environ.update({key: value for key, value in local_defaults().items() if key not in os.environ})
     try:
-        # Where the command line has set Ray's switch (cli.keep_to_loopback), this is also where its servers listen.
-        ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
+        # A terminal that is closed sends SIGHUP to the whole process group: Ray must live until the state is saved.
+        with interrupts.hangups_held():
+            # Where the command line has set Ray's switch (cli.keep_to_loopback), this is also where its servers listen.
+            ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
     except Exception as error:  # Ray raises bare ones
         ray.shutdown()
         raise StartError(

@@ -24,7 +24,6 @@ from stylegan_ray.report.trackers import check_trackers
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
-    FINAL_NETWORK,
     METRICS,
     RAY_FOLDER,
     RUN_FILE,
@@ -32,7 +31,7 @@ from stylegan_ray.run_folder import (
     checkpoint_nimg,
     complete_checkpoints,
     delete_leftovers,
-    networks_of,
+    final_nimg,
     read_config,
     read_run_file,
     refuse_relative_paths,
@@ -40,7 +39,7 @@ from stylegan_ray.run_folder import (
 )
 from stylegan_ray.storage import Storage, absolute, join_address
 from stylegan_ray.train.auto import with_choices
-from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
+from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import check_start
 
@@ -92,12 +91,11 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the newest checkpoint is that of an end, with its final network."""
         nimg = self.cur_nimg
-        if not self.storage.exists(FINAL_NETWORK):
+        if final_nimg(self.storage) != nimg:
             return False
-        if nimg >= self.cfg.train.total_nimg:
-            return True
-        return self.stops_early and networks_of(self.storage)[FINAL_NETWORK] == nimg
+        return nimg >= self.cfg.train.total_nimg or self.stops_early
 
     @property
     def stops_early(self) -> bool:
@@ -118,12 +116,13 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     if run.is_started:
         run.source = stored_source(run.storage, resume_from)
         check_continues(run, resume_from)
-    elif resume_from is not None:
+        check_total(run)
+    else:
+        check_new(complete, resume_from is not None)
+    if resume_from is not None and not run.is_started:
         run.source = Source.of(resume_from)
         shape = (dataset.resolution, dataset.num_channels, dataset.label_size)
         words.append(check_start(complete, *shape, run.source.address))
-    else:
-        check_frozen(complete)
     run.first_words = "\n".join([*notes(complete, dataset, run.source is not None), *words])
     return run
 
@@ -213,6 +212,16 @@ def check_continues(run: Run, resume_from: str | None = None) -> None:
         raise ConfigError(
             f"run {run.address} was started on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
             f"({run.dataset.path}); restore the images, or give another --run.name for a new run"
+        )
+
+
+def check_total(run: Run) -> None:
+    """Raises ConfigError when a started run has gone beyond train.total_kimg and did not end where it is."""
+    total, reached = run.cfg.train.total_kimg, f"{run.cur_nimg / 1000:.12g}"
+    if run.cur_nimg > run.cfg.train.total_nimg and not run.is_finished:
+        raise ConfigError(
+            f"train.total_kimg={total:g} must be at least {reached}, which run {run.address} has reached; "
+            f"--train.total_kimg {reached} ends it there, a larger value trains it further"
         )
 
 

@@ -23,7 +23,10 @@ from stylegan_ray.storage import Storage
 GO_ON, LOG, ASK, SAVE, STOP_RUN, LEAVE = range(6)
 """What a worker wants between two groups of minibatches, the more urgent the larger: LOG messages, ASK for notices."""
 LOCAL_STOP_SEC, STOP_SEC = 0.5, 2.0
-"""How often rank 0 looks for the STOP file, on a file system and in object storage."""
+"""How often rank 0 looks for the STOP file, on a file system and in object storage.
+
+A driver without workers looks for it as rarely as in object storage.
+"""
 PREEMPTION_SEC = 5.0
 """How often all ranks ask Ray whether a node of theirs will be preempted."""
 SEC_BEFORE_DEADLINE = 15.0
@@ -34,8 +37,9 @@ _terminated = threading.Event()
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP asks for a stop, and the second raises KeyboardInterrupt.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP asks for a stop; a SIGINT or SIGTERM after it is a KeyboardInterrupt.
 
+    A terminal that is closed sends SIGHUP twice: the shell does, and then the kernel.
     Yields whether a stop was asked for; the call that first finds it so says so, since a handler must not print. Only
     for the main thread.
     """
@@ -45,7 +49,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     def handle(number: int, _frame: Any) -> None:
         note_hangup(number)
         received.append(number)
-        if len(received) > 1:
+        if len(received) > 1 and number != signal.SIGHUP:
             raise KeyboardInterrupt
 
     def stop_requested() -> bool:
@@ -69,15 +73,35 @@ def is_terminated() -> bool:
     return _terminated.is_set()
 
 
+class StopWatcher(threading.Thread):
+    """Looks for the STOP file of a run, in a thread of its own, since a storage may take long to answer."""
+
+    def __init__(self, run: Storage) -> None:
+        super().__init__(daemon=True, name="stop-watcher")
+        self.storage, self.every_sec = run, LOCAL_STOP_SEC if run.is_local else STOP_SEC
+        self.is_asked = False
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        while not (self.is_asked or self._ends.is_set()):
+            self.is_asked = is_asked_to_stop(self.storage)
+            self._ends.wait(self.every_sec)
+
+    def close(self) -> None:
+        """Ends the thread after the look that it is taking."""
+        self._ends.set()
+
+
 class Signals:
     """Asks between groups whether to save, stop or leave; all ranks get the most urgent answer of any."""
 
     def __init__(self, cfg: RunConfig, run: Storage, sender: Sender, device: torch.device) -> None:
-        self.run, self.sender, self.device = run, sender, device
-        self.stop_sec = LOCAL_STOP_SEC if run.is_local else STOP_SEC
+        self.sender, self.device = sender, device
+        self.stop_file = StopWatcher(run)
+        if distributed.rank() == 0:
+            self.stop_file.start()
         self.save_sec = (cfg.train.checkpoint_minutes or math.inf) * 60
         self.saved_at = self.asked_at = time.monotonic()
-        self.looked_at = -math.inf
         self.notice: Any = None
         self.save_by = math.inf
         self.reason = GO_ON
@@ -96,12 +120,14 @@ class Signals:
         """Whether the run ends here."""
         return self.reason >= STOP_RUN
 
+    def close(self) -> None:
+        """Ends the look-out for the STOP file."""
+        self.stop_file.close()
+
     def _look(self) -> int:
         now = time.monotonic()
-        if now - self.looked_at >= self.stop_sec:
-            self.looked_at = now
-            if is_asked_to_stop(self.run):
-                return STOP_RUN
+        if self.stop_file.is_asked:
+            return STOP_RUN
         if now - self.saved_at >= self.save_sec:
             return SAVE
         if now >= self.save_by:

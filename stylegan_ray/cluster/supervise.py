@@ -20,6 +20,7 @@ from stylegan_ray.cluster.channel import ENDED, GROUP, MESSAGE, METRIC, TICK, op
 from stylegan_ray.cluster.faults import FaultLog
 from stylegan_ray.cluster.hangs import HangGuard
 from stylegan_ray.cluster.out_of_memory import describe_kill
+from stylegan_ray.cluster.signals import STOP_SEC
 from stylegan_ray.config import ClusterConfig
 from stylegan_ray.run_folder import STOP, is_asked_to_stop
 from stylegan_ray.storage import Storage, one_line
@@ -30,8 +31,6 @@ IMPORT_ERROR = re.compile(r"^\s*(?:ImportError|ModuleNotFoundError|SyntaxError):
 """The last line of a traceback that Ray passes on as text."""
 LOOK_SEC = 0.5
 """How often the channel is read and a stop request is looked for."""
-STOP_SEC = 2.0
-"""How often the STOP file is looked for while no workers do so."""
 
 
 class View(Protocol):

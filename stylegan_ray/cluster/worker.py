@@ -156,19 +156,17 @@ class Worker:
         state.data_fingerprint = dataset.fingerprint
         self.heart.state = state
         self._announce(state, self._resume(state))
-        if state.cur_nimg >= cfg.train.total_nimg:
-            return "done"
         snapshots = Snapshots(cfg, dataset, state, self.writer) if self.writer else None
         self.metrics = metrics_of_run(
             cfg, dataset, worker.run_address, self.device, self.sender, worker.clearance.placement
         )
-        rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
+        self.rollback = Rollback(state, cfg, self.storage.folder(CHECKPOINTS))
         while True:
             try:
                 return self._train(state, snapshots)
             except Diverged as error:
                 self._flush()
-                message = rollback.go_back(error, self.sender.message)
+                message = self.rollback.go_back(error, self.sender.message)
                 if self.is_first:
                     self.sender.message(message)
                     self.faults.add_rollback(message, state.cur_nimg)
@@ -207,12 +205,13 @@ class Worker:
     def _train(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Trains from the state on."""
         signals = Signals(self.cfg, self.storage, self.sender, self.device)
-        with self._reals(state) as reals:
+        with closing(signals), self._reals(state) as reals:
             self.heart.decoders = reals.decoders
             if snapshots is not None:
                 snapshots.begin()
             self.metrics.begin(state, snapshots)
-            if self._stops_early(snapshots):  # the last command ended before it knew
+            # The last command was ended before it had saved or known its end, or it had a larger total.
+            if state.cur_nimg >= self.cfg.train.total_nimg or self._stops_early(snapshots):
                 return self._finish(state, snapshots)
             for pause in training_loop(
                 state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
@@ -223,14 +222,15 @@ class Worker:
                 if pause.stats is not None and self._stops_early(snapshots):  # by metrics that came beside the training
                     pause = replace(pause, done=True)
                 self._record(pause, snapshots)
-                if pause.done or not signals.ends:  # when stopping, defer metrics to the next start
+                leaves = signals.reason == LEAVE
+                if not leaves and (pause.done or not signals.ends):  # when stopping, defer metrics to the next start
                     self.metrics.at_pause(pause, state, snapshots)
                     if pause.stats is not None and not pause.done and self._stops_early(snapshots):
                         self._finish_networks(pause.stats["Progress/tick"], snapshots)
                         pause = replace(pause, done=True)
-                self._save(pause, signals, snapshots)
-                if signals.reason == LEAVE and not pause.done:
-                    raise Terminated(describe_leaving(state))
+                is_stored = self._save(pause, signals, snapshots)
+                if leaves and not (pause.done and is_stored and not self.cfg.metrics.names):
+                    raise Terminated(describe_leaving(state, is_stored))
                 if pause.done or signals.ends:
                     break
         self._log_messages(snapshots)
@@ -250,6 +250,7 @@ class Worker:
     def _finish(self, state: TrainState, snapshots: Snapshots | None) -> str:
         """Ends a run where it continues."""
         self._finish_networks(state.tick - 1 if state.cur_nimg == state.tick_start_nimg else None, snapshots)
+        self.metrics.at_pause(Pause(None, True), state, snapshots)  # waits for those that are computed beside
         self._log_messages(snapshots)
         if snapshots is not None:
             snapshots.save_checkpoint()
@@ -295,17 +296,22 @@ class Worker:
             if pause.stats is not None:
                 self.sender.post(TICK, pause.stats)
 
-    def _save(self, pause: Pause, signals: Signals, snapshots: Snapshots | None) -> None:
-        """Writes a checkpoint in the background if one is due; at the end all ranks wait until it is stored."""
+    def _save(self, pause: Pause, signals: Signals, snapshots: Snapshots | None) -> bool:
+        """Writes a checkpoint in the background if one is due; at the end all ranks wait until it is stored.
+
+        False: a worker has to leave before that.
+        """
         ends = pause.done or signals.ends
         with self.watch("checkpoint"):
             if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
                 snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
+            self.rollback.note_checkpoint(self.writer is not None and self.writer.newest_checkpoint is not None)
             if ends and signals.reason == LEAVE:
-                self._flush(SEC_TO_LEAVE)
-            elif ends:
+                return self._flush(SEC_TO_LEAVE)
+            if ends:
                 self._wait_for_storage()
+        return True
 
     def _flush(self, most_sec: float = MOST_SEC_TO_FINISH) -> bool:
         """Waits until rank 0 has written all files, or for some seconds; whether it has. A collective call."""
@@ -335,7 +341,8 @@ def describe_group(device: torch.device, threads: int) -> str:
     return f"{num} worker{'s' if num > 1 else ''} on {where} ({backend})"
 
 
-def describe_leaving(state: TrainState) -> str:
+def describe_leaving(state: TrainState, is_stored: bool) -> str:
     """What a worker says that leaves, itself or with another one that does."""
     who = "received SIGTERM and ended" if is_terminated() else "ended with it"
-    return f"{who} after a checkpoint at {state.cur_nimg / 1000:g} kimg"
+    when = "after a checkpoint" if is_stored else f"{SEC_TO_LEAVE:g} s after a checkpoint that is not stored,"
+    return f"{who} {when} at {state.cur_nimg / 1000:g} kimg"

@@ -61,7 +61,7 @@ def warp2d(x: Tensor, inverse: Tensor, margin: Pair) -> Tensor:
     """
     size, grid = (x.shape[3], x.shape[2]), _grid(x, inverse, margin)
     if max(size) > DENSE_UP_TO or is_forced("resampled"):
-        upsampled = upsample2d(F.pad(x, _four(margin), mode="reflect"), _taps(x))
+        upsampled = upsample2d(reflect2d(x, margin), _taps(x))
         return downsample2d(sample2d(upsampled, grid), _taps(x), padding=-2 * REACH, flip_filter=True)
     up_x, up_y = (upsampling_matrix(side, m).to(x) for side, m in zip(size, margin, strict=True))
     down_x, down_y = (downsampling_matrix(side).to(x) for side in size)
@@ -80,6 +80,52 @@ def warp2d_reference(x: Tensor, inverse: Tensor, margin: Pair, differentiable_tw
     else:
         sampled = F.grid_sample(x_up, grid, padding_mode="zeros", align_corners=False)
     return upfirdn2d_reference(sampled, f, down=2, padding=down - 2 * REACH, flip_filter=True)
+
+
+def reflect2d(x: Tensor, margin: Pair) -> Tensor:
+    """Images [N,C,H,W] continued by reflection, as by F.pad.
+
+    On a GPU the backward pass of F.pad adds atomically, so that results would differ between runs; a compiled one
+    gathers.
+    """
+    if torch.compiler.is_compiling():
+        return F.pad(x, _four(margin), mode="reflect")
+    return _Reflect.apply(x, margin)  # type: ignore[return-value]
+
+
+class _Reflect(torch.autograd.Function):
+    """Reflection; its backward is the adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, margin: Pair) -> Tensor:
+        ctx.margin = margin
+        return F.pad(x, _four(margin), mode="reflect")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor):
+        return (_Fold.apply(grad_outputs[0], ctx.margin) if ctx.needs_input_grad[0] else None), None
+
+
+class _Fold(torch.autograd.Function):
+    """Adds what is beyond the borders to the pixels that it reflects: the adjoint of `_Reflect`, and the reverse."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, margin: Pair) -> Tensor:
+        ctx.margin = margin
+        return _folded(_folded(y, 2, margin[1]), 3, margin[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor):
+        return (_Reflect.apply(grad_outputs[0], ctx.margin) if ctx.needs_input_grad[0] else None), None
+
+
+def _folded(y: Tensor, dim: int, margin: int) -> Tensor:
+    """Along a dimension the middle of y, plus both margins reversed, beside the first and the last pixel."""
+    size = y.shape[dim] - 2 * margin
+    x = y.narrow(dim, margin, size).clone()
+    x.narrow(dim, 1, margin).add_(y.narrow(dim, 0, margin).flip(dim))
+    x.narrow(dim, size - 1 - margin, margin).add_(y.narrow(dim, margin + size, margin).flip(dim))
+    return x
 
 
 def sample2d(x: Tensor, grid: Tensor) -> Tensor:

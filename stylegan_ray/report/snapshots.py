@@ -12,7 +12,7 @@ from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.images.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
 from stylegan_ray.interop.native import save_network
-from stylegan_ray.jsonl import dated_metric_rows
+from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
 from stylegan_ray.metrics.names import is_new_best
 from stylegan_ray.metrics.rows import Row
 from stylegan_ray.report.graph import graph_file
@@ -83,14 +83,14 @@ class Snapshots:
         """
         nimg, train = self.state.cur_nimg, self.cfg.train
         if tick is None or not _is_due(tick, train.image_snapshot_ticks):
-            self._save_fakes(fakes_name(nimg), self.state.prev_lod)
+            self._save_fakes(fakes_name(nimg), self.state.lod(self.cfg))
         if tick is None or not _is_due(tick, train.network_snapshot_ticks):
             self.save_network(snapshot_name(nimg))
         self.save_network(FINAL_NETWORK)
 
-    def has_metrics(self, tick: int) -> bool:
-        """Whether metrics.jsonl has rows of a tick."""
-        return any(row["Progress/tick"] == tick for row in self.metric_rows)
+    def has_metrics(self, tick: int, nimg: int) -> bool:
+        """Whether metrics.jsonl has rows of a tick at a clock value: tick 0 has those of the start and of its end."""
+        return any((row["Progress/tick"], nimg_of_row(row)) == (tick, nimg) for row in self.metric_rows)
 
     def add_metrics(self, rows: Sequence[Row], save: Callable[[str], None] | None = None) -> None:
         """Reports rows of metrics; a network with the best value so far is saved as best-METRIC.safetensors.

@@ -14,7 +14,7 @@ from stylegan_ray.machine.memory import gib
 from stylegan_ray.networks import layer_table
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
-from stylegan_ray.train.checks import check_frozen, check_subject, check_with_data, notes
+from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
 from stylegan_ray.train.schedule import Schedule, growing_stages, training_schedule
 from stylegan_ray.train.transfer import check_start
@@ -30,8 +30,7 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     cfg = applied(cfg, chosen)
     check_with_data(cfg, data)
     subject = check_subject(cfg, data)
-    if resume_from is None:
-        check_frozen(cfg)
+    check_new(cfg, resume_from is not None)
     shape = (data.resolution, data.num_channels, data.label_size)
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""

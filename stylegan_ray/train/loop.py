@@ -102,6 +102,7 @@ class TickClock:
         self.tick_nimg = state.cur_nimg
 
     def __enter__(self) -> TickClock:
+        self.watch.take()  # of a loop before this one that ended inside a tick
         self.watch.trains = True
         return self
 

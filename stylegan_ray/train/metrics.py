@@ -56,8 +56,8 @@ def tick_to_catch_up(state: TrainState, cfg: RunConfig) -> int | None:
     """The tick at whose end a run that starts or resumes here may still lack its metrics; 0 for its start."""
     if state.iteration == 0:
         return 0
-    is_at_its_end = state.cur_nimg == state.tick_start_nimg
-    return state.tick - 1 if is_at_its_end and is_due(cfg, state.tick - 1, False) else None
+    is_at_its_end, done = state.cur_nimg == state.tick_start_nimg, state.cur_nimg >= cfg.train.total_nimg
+    return state.tick - 1 if is_at_its_end and is_due(cfg, state.tick - 1, done) else None
 
 
 def plan_of(state: TrainState, cfg: RunConfig) -> Plan:

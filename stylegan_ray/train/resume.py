@@ -33,8 +33,14 @@ class Rollback:
 
     def __init__(self, state: TrainState, cfg: RunConfig, checkpoints: Storage) -> None:
         self.state, self.cfg, self.checkpoints = state, cfg, checkpoints
-        self.begin = Snapshot.of(state, cfg) if cfg.train.on_nonfinite == "rollback" else None
-        """The start of the attempt, for a run without checkpoints."""
+        is_new = state.iteration == 0
+        self.begin = Snapshot.of(state, cfg) if is_new and cfg.train.on_nonfinite == "rollback" else None
+        """The start of a run, until it has a checkpoint."""
+
+    def note_checkpoint(self, is_stored: bool) -> None:
+        """Frees the copy of the start once rank 0 has stored a checkpoint. A collective call."""
+        if self.begin is not None and distributed.from_rank0(is_stored):
+            self.begin = None
 
     def go_back(self, trouble: FloatingPointError, say: Say) -> str:
         """Restores the state on every rank and raises stream_salt; returns a log line. Over the budget it raises."""

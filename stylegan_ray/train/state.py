@@ -168,11 +168,11 @@ class TrainState:
         return named
 
     def counters(self) -> dict[str, Any]:
-        """Everything of the state that is not a tensor, in JSON types."""
+        """A copy of everything of the state that is not a tensor, in JSON types."""
         return {
             "format_version": FORMAT_VERSION,
             "data_fingerprint": self.data_fingerprint,
-            "means": self.means.counts,
+            "means": dict(self.means.counts),
             "num_steps": {part: optimizer.num_steps for part, optimizer in self.optimizers.items()},
             **{name: getattr(self, name) for name in COUNTERS},
         }

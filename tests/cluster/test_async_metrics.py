@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from support import measured, toy
@@ -223,3 +224,31 @@ def test_idle_priority_is_that_of_a_thread_and_not_of_the_process():
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     with pytest.raises(ValueError, match="invalid literal"):
         at_idle_priority(lambda: int("no number"))
+
+
+def test_a_run_of_one_group_requests_the_metrics_of_its_start_and_of_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda function: function)
+    run = Training(tmp_path)
+    run.metrics.begin(run.state, run.snapshots)
+    loop = training_loop(run.state, run.cfg, toy_minibatches(run.cfg, 0, run.source), run.source)
+    pause = next(loop)
+    run.metrics.at_pause(replace(pause, done=False), run.state, run.snapshots)
+    run.metrics._request(run.state, pause.stats["Progress/tick"], run.snapshots)
+    run.writer.flush(60)
+    requests = pending_requests(run.run)
+    assert [request.place for request in requests] == [(0, 0), (0, 16)]
+    networks = [read_networks(tmp_path / request.network).cur_nimg for request in requests]
+    assert networks == [0, 16]
+    run.snapshots.save_checkpoint()
+    run.writer.flush(60)
+    again = Training(tmp_path)
+    again.metrics.begin(again.state, again.snapshots)
+    assert [request.place for request in again.metrics.written] == [(0, 0), (0, 16)]
+
+
+def test_requests_of_earlier_versions_are_found(tmp_path):
+    run = Storage.at(tmp_path)
+    run.write(f"{PENDING_METRICS}/000012.json", json.dumps([{"Progress/tick": 12, "kimg": 7.0}, {}]).encode())
+    (request,) = pending_requests(run)
+    assert request.place == (12, 7000) and request.network == f"{PENDING_METRICS}/000012.safetensors"

@@ -11,6 +11,7 @@ from stylegan_ray import cli
 from stylegan_ray.cluster import run as run_module
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import load_config
+from stylegan_ray.storage import Storage
 
 
 @pytest.fixture
@@ -33,3 +34,29 @@ def test_a_finished_run_given_a_smaller_total_advises_one_that_continues_it(fini
     assert "is finished at 2 kimg" in said
     (way_on,) = [line for line in said.splitlines() if line.startswith("  Continue")]
     assert float(way_on.rpartition(" ")[2]) > 2 and way_on.count("--train.total") == 1
+
+
+def given(words, total):
+    """The configuration that these words give with a total."""
+    return load_config(words[0], {"data.path": words[1], "run.name": "run", "train.total_kimg": float(total)})
+
+
+@pytest.fixture
+def at_three(finished, tmp_path):
+    """The words of that run when it was continued and has reached 3 kimg."""
+    Storage.at(tmp_path / "runs" / "run").write("checkpoints/ckpt-000000003000/COMPLETE", b"{}")
+    return finished
+
+
+@pytest.mark.parametrize("total", ["0", "2", "2.5"])
+def test_a_total_below_what_is_reached_is_an_error_that_names_both(at_three, capsys, total):
+    assert cli.run(cli.train, [*at_three, "--train.total_kimg", total]) == 2
+    said = capsys.readouterr().err
+    assert f"train.total_kimg={total} must be at least 3," in said and "--train.total_kimg 3 ends it there" in said
+
+
+def test_a_run_can_be_ended_where_it_is(at_three):
+    run = run_module.prepare(given(at_three, "3"))
+    assert not run.is_finished, "its final network is that of 2 kimg"
+    run.storage.write("network-final.safetensors", save({"w": np.zeros(1)}, {"cur_nimg": "3000"}))
+    assert run.is_finished and run_module.prepare(given(at_three, "2.5")).is_finished

@@ -15,6 +15,8 @@ from support.jobs import ROOT, Job, isolated, newest_tick, small_model
 pytest.importorskip("ray")
 
 from benchmarks.cluster.local_cluster import descendants
+from stylegan_ray.run_folder import newest_nimg
+from stylegan_ray.storage import Storage
 
 pytestmark = [
     pytest.mark.cluster,
@@ -61,7 +63,10 @@ def test_a_second_command_refuses_and_the_first_listens_on_loopback_only(picture
     finally:
         first.kill()
     assert [name for name in os.listdir(tmp_path / "run") if name.startswith(".lease-")]
-    again = Job("train", *options, "--train.total_kimg", "0.01", storage=tmp_path, log=tmp_path / "again.log")
+    reached = newest_nimg(Storage.at(tmp_path / "run")) or 0
+    again = Job(
+        "train", *options, "--train.total_kimg", str(reached / 1000 + 0.1), storage=tmp_path, log=tmp_path / "again.log"
+    )
     assert again.wait(400) == 0, again.text()
     assert not [name for name in os.listdir(tmp_path / "run") if name.startswith(".lease-")]
 

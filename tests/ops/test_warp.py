@@ -4,8 +4,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan_ray import ops
+from stylegan_ray.ops.warp import DENSE_UP_TO, reflect2d
 
 WAYS = [None, "resampled", "gathered"]
 
@@ -69,3 +72,52 @@ def test_the_grid_sampler_of_pytorch_is_the_twin():
     margin = ops.warp_margin(inverse, (9, 9))
     once, twice = (ops.warp2d_reference(x, inverse, margin, differentiable_twice=twice) for twice in (False, True))
     torch.testing.assert_close(once, twice, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("margin", [(0, 0), (1, 0), (0, 4), (3, 2), (6, 4)])
+def test_reflection_is_that_of_pytorch_to_second_derivatives(margin):
+    x = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64, requires_grad=True)
+    results = []
+    for padded in (reflect2d(x, margin), F.pad(x, [margin[0]] * 2 + [margin[1]] * 2, mode="reflect")):
+        (dx,) = torch.autograd.grad(padded.pow(3).sum(), x, create_graph=True)
+        results.append((padded, dx, torch.autograd.grad(dx.pow(2).sum(), x)[0]))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """Remembers the operations that are called inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_backward_pass_of_reflection_is_not_the_one_that_adds_atomically_on_a_gpu():
+    x, inverse = torch.randn(1, 1, 8, 8, requires_grad=True), some_matrices(1).float()
+    with ops.forced("resampled"), Operations() as called:
+        ops.warp2d(x, inverse, ops.warp_margin(inverse, (8, 8))).sum().backward()
+    assert "reflection_pad2d.default" in called.names
+    assert "reflection_pad2d_backward.default" not in called.names
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gradients_of_large_images_repeat_on_a_gpu():
+    side = DENSE_UP_TO + 32
+    x = torch.randn(4, 3, side, side, device="cuda", requires_grad=True)
+    inverse = some_matrices(4).float()
+    margin = ops.warp_margin(inverse, (side, side))
+    weights, grads = torch.randn(4, 3, side, side, device="cuda"), []
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for _ in range(2):
+            (dx,) = torch.autograd.grad((ops.warp2d(x, inverse.cuda(), margin) * weights).square().sum(), x)
+            grads.append(dx)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(*grads)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
+from safetensors.torch import save
 from support.toy import toy_config, toy_state
 
 from stylegan_ray.cluster.resources import Share
@@ -63,7 +65,7 @@ class ToyFitting(Fitting):
             self.tick(row)
             if self.is_ending and kimg < TOTAL_KIMG:
                 return self.ends("interrupted")
-        run.write("network-final.safetensors", b"toy")
+        run.write("network-final.safetensors", save({"w": torch.zeros(1)}, {"cur_nimg": str(state.cur_nimg)}))
         return self.ends("finished")
 
     def ends(self, state: str) -> tuple[str, str]:

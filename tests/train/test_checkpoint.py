@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from support.s3 import s3_server
-from support.toy import toy_config, toy_state
+from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
@@ -16,7 +16,7 @@ from stylegan_ray.train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from stylegan_ray.train.loop import Diverged
+from stylegan_ray.train.loop import Diverged, training_loop
 from stylegan_ray.train.resume import Rollback
 
 
@@ -112,6 +112,21 @@ def test_an_equal_checkpoint_is_not_written_again(checkpoints):
 
     read_only = ReadOnly(checkpoints.filesystem, checkpoints.root)
     assert write_checkpoint(snapshot(30, 30.0), read_only) == "ckpt-000000000030"
+
+
+def test_training_does_not_change_a_snapshot_inside_a_tick():
+    cfg = toy_config(**{"schedule.tick_kimg": 0.064})
+    state = toy_state(cfg)
+    loop = training_loop(state, cfg, toy_minibatches(cfg), ToySet(), lambda: True)
+    next(loop)  # the first group, a tick of its own
+    next(loop)
+    snapshot = Snapshot.of(state, cfg)
+    counts, files = dict(state.means.counts), snapshot.files()
+    next(loop)
+    assert state.means.counts != counts, "the tick goes on"
+    assert snapshot.files() == files
+    snapshot.restore(state)
+    assert state.means.counts == counts
 
 
 def test_a_rollback_restores_the_last_checkpoint_and_draws_other_numbers(tmp_path):

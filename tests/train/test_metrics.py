@@ -42,7 +42,7 @@ def trained(cfg, folder, pauses=None, metrics=True):
     snapshots = Snapshots(cfg, source, state, writer)
     snapshots.begin()
     missing = tick_to_catch_up(state, cfg)
-    if group and missing is not None and not snapshots.has_metrics(missing):
+    if group and missing is not None and not snapshots.has_metrics(missing, state.cur_nimg):
         snapshots.add_metrics(group.rows(state, missing))
     loop = training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg, source), source)
     for number, pause in enumerate(loop, 1):

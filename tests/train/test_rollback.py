@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from support.laws import run
-from support.toy import ToySet, toy_config, toy_state
+from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
-from stylegan_ray.train.loop import Diverged
+from stylegan_ray.train.loop import Diverged, training_loop
 from stylegan_ray.train.resume import Rollback
+from stylegan_ray.train.stats import StopWatch
 
 
 class Poisoned(ToySet):
@@ -67,3 +68,27 @@ def test_error_stops_at_once():
     with pytest.raises(FloatingPointError, match=r"nimg 48.*on_nonfinite=error.*on_nonfinite=skip"):
         run(cfg, state, source=Poisoned(state, position=48))
     assert state.cur_nimg == 48
+
+
+def test_time_before_a_rollback_is_not_that_of_the_tick_after_it():
+    cfg = toy_config()
+    state, source = toy_state(cfg), ToySet()
+    watch = StopWatch(state.device)
+    loop = training_loop(state, cfg, toy_minibatches(cfg), source, lambda: True, watch)
+    next(loop), next(loop)
+    watch.seconds["G"] += 1000
+    loop.close()
+    pause = next(training_loop(state, cfg, toy_minibatches(cfg, state.cur_nimg), source, watch=watch))
+    assert sum(value for name, value in pause.stats.items() if name.startswith("Timing/share/")) <= 1
+
+
+def test_the_copy_of_the_start_is_kept_until_there_is_a_checkpoint():
+    cfg = toy_config(**{"train.on_nonfinite": "rollback"})
+    state = toy_state(cfg)
+    rollback = Rollback(state, cfg, Storage.at("unused"))
+    rollback.note_checkpoint(False)
+    assert rollback.begin is not None
+    rollback.note_checkpoint(True)
+    assert rollback.begin is None
+    run(cfg, state, pauses=1)
+    assert Rollback(state, cfg, Storage.at("unused")).begin is None, "a run that continues has a checkpoint"
