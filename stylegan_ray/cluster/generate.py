@@ -61,7 +61,8 @@ def check_options(options: GenerateOptions) -> int:
         if getattr(options, name):
             word = name.replace("_", "-")
             raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")
-    refuse_relative({"--outdir": options.outdir})
+    checkpoint = options.checkpoint if "/" in options.checkpoint else None
+    refuse_relative({"CHECKPOINT": checkpoint, "--outdir": options.outdir})
     return num
 
 

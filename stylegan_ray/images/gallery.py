@@ -21,6 +21,7 @@ from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
+from stylegan_ray.run_folder import refuse_relative
 from stylegan_ray.storage import delete_partials, write_file
 from stylegan_ray.untrusted import printable
 
@@ -31,6 +32,7 @@ MOST_FRAMES = 50_000
 def generate_images(options: GenerateOptions) -> Iterator[str]:
     """Writes the images that the options name; yields the path of each file once it is written."""
     seeds = numbers(options.seeds, "--seeds")
+    _refuse_relative(options)
     _check(options)
     if not options.load_w:
         _check_number(options, len(seeds))
@@ -80,7 +82,7 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
         grid = gallery.mixing_grid(
             numbers(options.mix_seeds, "--mix-seeds"), numbers(options.mix_styles, "--mix-styles")
         )
-        yield _write(Path(options.grid or "mixing.png"), grid)
+        yield _write(Path(options.grid or _default_grid(options)), grid)
     elif options.grid or options.outdir or not options.video:
         yield from _write_stills(gallery, options)
     if options.video:
@@ -100,7 +102,33 @@ def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
 
 
 def _edit_name(options: GenerateOptions) -> str:
-    return f"{options.directions}{options.direction.replace(',', '_').replace(' ', '')}"
+    return f"{options.directions}{_in_name(options.direction)}"
+
+
+def _default_grid(options: GenerateOptions) -> str:
+    """The file of the grid where none is named, in the current folder."""
+    if options.directions:
+        return f"{_edit_name(options)}.png"
+    if options.mix_seeds is not None:
+        return "mixing.png"
+    return "saved_w.png" if options.load_w else f"seeds{_in_name(options.seeds)}.png"
+
+
+def _in_name(numbers: str) -> str:
+    """Numbers as names of files spell them: 0-4_9."""
+    return numbers.replace(",", "_").replace(" ", "")
+
+
+def _refuse_relative(options: GenerateOptions) -> None:
+    """Raises ConfigError for a path, or a file without a name, that would be lost with a submitted job."""
+    has_place = options.outdir or options.video
+    grid = options.grid or (None if has_place else _default_grid(options))
+    refuse_relative({
+        "CHECKPOINT": options.checkpoint if "/" in options.checkpoint else None, "--grid": grid,
+        "--outdir": options.outdir, "--video": options.video, "--save-w": options.save_w,
+    })  # fmt: skip
+    for path in options.load_w:
+        refuse_relative({"--load-w": path})
 
 
 def _check(options: GenerateOptions) -> None:
@@ -168,9 +196,8 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
         if has_grid:
             images.append(image)
     if has_grid:
-        name = "saved_w.png" if options.load_w else f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
         tiles = None if options.video else options.tiles
-        yield _write(Path(options.grid or name), image_grid(torch.stack(images), *(tiles or ())))
+        yield _write(Path(options.grid or _default_grid(options)), image_grid(torch.stack(images), *(tiles or ())))
 
 
 def _edit_of(G: Any, options: GenerateOptions) -> Edit:
@@ -196,7 +223,7 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
                 yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip, "--outdir")
             strips.append(strip)
         if options.grid or not options.outdir:
-            yield _write(Path(options.grid or f"{name}.png"), torch.cat(strips, dim=1))
+            yield _write(Path(options.grid or _default_grid(options)), torch.cat(strips, dim=1))
     if options.video:
         t = torch.linspace(0, 1, max(options.frames, 2)).tolist()
         there = [values[0] + (values[-1] - values[0]) * x for x in t]

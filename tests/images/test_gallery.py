@@ -136,6 +136,31 @@ def test_mistakes(generate, words, says):
     assert says in generate(*words.split())
 
 
+@pytest.mark.parametrize("option", ["--outdir", "--grid", "--save-w"])
+def test_addresses_of_object_storage_are_refused(generate, option, tmp_path):
+    said = generate("--seeds", "0", option, "s3://KEY:SECRET@bucket/x")
+    assert f"{option} s3://bucket/x is an address" in said and "disk" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--outdir", "out"], "--outdir='out'"),
+        (["--grid", "g.png"], "--grid='g.png'"),
+        (["--video", "v.webp"], "--video='v.webp'"),
+        (["--save-w", "w.npz", "--outdir", "/out"], "--save-w='w.npz'"),
+        (["--load-w", "w.npz", "--grid", "/g.png"], "--load-w='w.npz'"),
+        ([], "--grid='seeds0-1.png'"),
+        (["--mix-seeds", "5"], "--grid='mixing.png'"),
+        (["--directions", "sefa"], "--grid='sefa0.png'"),
+    ],
+)
+def test_files_that_would_be_lost_with_a_job_are_refused(generate, monkeypatch, words, names):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert names in generate("--seeds", "0-1", *words)
+
+
 def test_other_ranges(generate, G, monkeypatch):
     """The range of drange_net is mapped to black and white."""
     monkeypatch.setattr(gallery, "load", lambda checkpoint: networks(G, (-2.0, 2.0)))

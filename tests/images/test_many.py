@@ -129,6 +129,12 @@ def test_object_storage(run, tmp_path, kind):
         assert {name: stored.read(name) for name in stored.names()} == contents(tmp_path / "here")
 
 
+def test_a_job_refuses_relative_paths(run, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    status, said = run("--n", "4", "--outdir", "out")
+    assert status == 2 and "--outdir='out' is relative" in said
+
+
 def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
     assert run("--n", "4", "--outdir", "out")[0] == 0
     other = deepcopy(G)

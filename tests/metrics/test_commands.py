@@ -40,6 +40,12 @@ def evaluated(capsys, *words):
     return status, out + err
 
 
+def test_a_job_refuses_relative_outputs(run, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "--out='curves' is relative" in evaluated(capsys, "plot", run, "--out", "curves")[1]
+    assert "CHECKPOINT='runs/run' is relative" in evaluated(capsys, "runs/run")[1]
+
+
 def rows_in(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
