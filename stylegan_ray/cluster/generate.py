@@ -36,7 +36,7 @@ def generate_many(options: GenerateOptions) -> int:
             parts = missing_parts(recipe, num, begin_folder(storage, outdir, recipe))
             writer = PartWriter(networks.G_ema, networks.config.train.drange_net, networks.lod, recipe, outdir)
             write_parts(run(writer, parts), parts, num)
-            end_folder(storage, recipe, num)
+            end_folder(storage, recipe)
         except OSError as error:
             raise ConfigError(
                 f"--outdir {outdir} cannot be written: {one_line(error)}; run it again to go on"
