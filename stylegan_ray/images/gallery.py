@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -41,6 +42,7 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
     saved = load_w(options.load_w, G, networks.lod) if options.load_w else None
     if saved is not None:
         _check_number(options, len(saved.ws))
+        _check_names(options, saved.names)
     sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
     gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index, saved)
     address = os.path.abspath(options.outdir) if options.outdir else None
@@ -170,6 +172,16 @@ def _check_number(options: GenerateOptions, num: int) -> None:
             )
     elif options.tiles and options.mix_seeds is None and num > cols * rows:
         raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; {named} names {num}")
+
+
+def _check_names(options: GenerateOptions, names: Sequence[str]) -> None:
+    """Raises ConfigError where two images of saved w would become one file."""
+    twice = [name for name, num in Counter(names).items() if num > 1]
+    if options.outdir and twice:
+        raise ConfigError(
+            f"--load-w: two images would both become {printable(Path(options.outdir) / f'{twice[0]}.png')}; rename one "
+            "of the files, or write a --grid"
+        )
 
 
 def choose_device(wanted: str) -> torch.device:

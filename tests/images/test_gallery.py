@@ -182,6 +182,15 @@ def test_saved_w_give_the_images_again(generate, G):
     np.testing.assert_array_equal(pixels("b/w-0001.png"), expected(G, 12))
 
 
+def test_images_of_one_name_are_refused_where_each_has_a_file(generate, tmp_path):
+    for name, seeds in (("a/photo", "3"), ("b/photo", "4"), ("a/w", "5,6"), ("b/w-0001", "7")):
+        generate("--seeds", seeds, "--save-w", f"{name}.npz", "--grid", "g.png")
+    for files, name in ((("a/photo.npz", "b/photo.npz"), "photo"), (("a/w.npz", "b/w-0001.npz"), "w-0001")):
+        said = generate("--load-w", *files, "--outdir", "out")
+        assert f"both become out/{name}.png; rename" in said and not (tmp_path / "out").exists()
+        assert generate("--load-w", *files, "--grid", "both.png") == ["both.png"]
+
+
 def test_noise_maps_of_a_file_are_used(generate, G):
     """Unless another noise mode is asked for."""
     with torch.no_grad():
