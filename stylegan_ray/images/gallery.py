@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
     sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
     gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index, saved)
     address = os.path.abspath(options.outdir) if options.outdir else None
-    with outdir_lease(address, None if options.load_w else seeds, options.directions or ""):
+    edit = options.directions or ("mixed" if options.mix_seeds is not None else "")
+    with outdir_lease(address, None if options.load_w else seeds, edit):
         yield from _write_all(gallery, options)
 
 
@@ -78,14 +80,11 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     if options.directions:
         yield from _write_edits(gallery, _edit_of(gallery.sampler.G, options), options)
         return
-    if options.save_w:
-        yield _write_w(options.save_w, gallery.ws, gallery.maps)
     if options.mix_seeds is not None:
-        grid = gallery.mixing_grid(
-            numbers(options.mix_seeds, "--mix-seeds"), numbers(options.mix_styles, "--mix-styles")
-        )
-        yield _write(Path(options.grid or _default_grid(options)), grid)
-    elif options.grid or options.outdir or not options.video:
+        yield from _write_mixtures(gallery, options)
+    elif options.save_w:
+        yield _write_w(options.save_w, gallery.ws, gallery.maps)
+    if options.mix_seeds is None and (options.grid or options.outdir or not options.video):
         yield from _write_stills(gallery, options)
     if options.video:
         cols, rows = options.tiles or (1, 1)
@@ -97,10 +96,19 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
 def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
     """Deletes what a command that wrote the same files left when it was killed."""
     if options.outdir:
-        edit = f"-{_edit_name(options)}" if options.directions else ""
-        delete_partials(options.outdir, {f"{name}{edit}.png" for name in gallery.names})
+        delete_partials(options.outdir, {f"{name}.png" for name in _names_in_outdir(gallery, options)})
     for path in map(Path, filter(None, (options.grid, options.video, options.save_w))):
         delete_partials(path.parent, {path.name})
+
+
+def _names_in_outdir(gallery: Gallery, options: GenerateOptions) -> list[str]:
+    """The files of --outdir without their ending."""
+    if options.directions:
+        return [f"{name}-{_edit_name(options)}" for name in gallery.names]
+    if options.mix_seeds is None:
+        return gallery.names
+    columns = seed_names(numbers(options.mix_seeds, "--mix-seeds"))
+    return [f"{row}-{column}" for row in gallery.names for column in columns]
 
 
 def _edit_name(options: GenerateOptions) -> str:
@@ -145,6 +153,8 @@ def _check(options: GenerateOptions) -> None:
         check_video_path(Path(options.video))
     if options.directions:
         _check_edits(options)
+    elif options.mix_seeds is not None and options.tiles and not options.video:
+        raise ConfigError("--tiles does not go with --mix-seeds, whose columns are its seeds; leave one of them out")
 
 
 def _check_edits(options: GenerateOptions) -> None:
@@ -212,6 +222,21 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
         yield _write(Path(options.grid or _default_grid(options)), image_grid(torch.stack(images), *(tiles or ())))
 
 
+def _write_mixtures(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
+    """The grid of style mixing, each of its mixtures as a file, and their w."""
+    columns = numbers(options.mix_seeds or "", "--mix-seeds")
+    mixing = gallery.mixing(columns, numbers(options.mix_styles, "--mix-styles"))
+    if options.save_w:
+        yield _write_w(options.save_w, mixing.ws, mixing.maps)
+    tiles = []
+    for name, image in zip(_names_in_outdir(gallery, options), gallery.mixtures(mixing), strict=True):
+        if options.outdir:
+            yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
+        tiles.append(image)
+    if options.grid or not options.outdir:
+        yield _write(Path(options.grid or _default_grid(options)), gallery.mixing_grid(columns, tiles))
+
+
 def _edit_of(G: Any, options: GenerateOptions) -> Edit:
     assert options.directions is not None
     layers = None if options.layers is None else numbers(options.layers, "--layers")
@@ -244,6 +269,18 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
         yield options.video
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """Mixtures of rows and columns, row by row."""
+
+    ws: Tensor
+    """[R*K,L,W]"""
+    seeds: Sequence[int]
+    """Their random noise is that of the row."""
+    maps: Sequence[Tensor] | None
+    """Noise maps of the row, where it has some."""
+
+
 class Gallery:
     """Images of some seeds, or of saved w, as uint8 [C,H,W]."""
 
@@ -257,7 +294,7 @@ class Gallery:
     ) -> None:
         self.sampler, self.drange, self.class_index = sampler, drange, class_index
         self.seeds = seeds if saved is None else range(len(saved.ws))
-        self.names = [f"seed{seed:04d}" for seed in seeds] if saved is None else saved.names
+        self.names = seed_names(seeds) if saved is None else saved.names
         self.ws = self._styles(seeds) if saved is None else sampler.truncated(saved.ws)
         self.maps = None if saved is None else saved.noise
 
@@ -278,15 +315,22 @@ class Gallery:
         for strength in strengths:
             yield self.edit_grid(edit.apply(self.ws, [strength]).transpose(1, 2))
 
-    def mixing_grid(self, columns: Sequence[int], layers: Sequence[int]) -> Tensor:
+    def mixing(self, columns: Sequence[int], layers: Sequence[int]) -> Mixing:
+        """What mixes the images with the styles that the seeds of the columns have in some layers."""
+        ws = mixed_styles(self.ws, self._styles(columns), layers)
+        seeds = [seed for seed in self.seeds for _ in columns]
+        return Mixing(ws, seeds, self.maps and [x.repeat_interleave(len(columns), dim=0) for x in self.maps])
+
+    def mixtures(self, mixing: Mixing) -> Iterator[Tensor]:
+        """The image of each mixture."""
+        return self._images(mixing.ws, mixing.seeds, mixing.maps)
+
+    def mixing_grid(self, columns: Sequence[int], mixtures: Sequence[Tensor]) -> Tensor:
         """The sources of the columns on top, the seeds on the left, and their mixtures (StyleGAN, figure 3)."""
-        row_styles, column_styles = self.ws, self._styles(columns)
-        maps = self.maps and [x.repeat_interleave(len(columns), dim=0) for x in self.maps]  # noise is that of the row
-        mixtures = self._images(mixed_styles(row_styles, column_styles, layers), maps=maps)
-        tiles = list(self._images(column_styles))
+        tiles = list(self._images(self._styles(columns), columns))
         tiles.insert(0, torch.full_like(tiles[0], 255))
-        for image in self._images(row_styles, maps=self.maps):
-            tiles += [image, *(next(mixtures) for _ in columns)]
+        for row, image in enumerate(self.stills()):
+            tiles += [image, *mixtures[row * len(columns) : (row + 1) * len(columns)]]
         return image_grid(torch.stack(tiles), len(columns) + 1)
 
     def walk_frames(self, num_frames: int, cols: int = 1, rows: int = 1) -> Iterator[Tensor]:
@@ -305,6 +349,11 @@ class Gallery:
     ) -> Iterator[Tensor]:
         for image in self.sampler.images(ws, seeds, maps):
             yield pil_uint8(image, self.drange).cpu()
+
+
+def seed_names(seeds: Sequence[int]) -> list[str]:
+    """The files of seeds without their ending."""
+    return [f"seed{seed:04d}" for seed in seeds]
 
 
 def _write(path: Path, image: Tensor, option: str = "--grid") -> str:

@@ -50,7 +50,10 @@ class GenerateOptions:
     tiles: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="COLS ROWS", help_behavior_hint="")] = None
     """Columns and rows of --grid (default: nearly square) or of --video (default: one)."""
     mix_seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="")] = None
-    """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows."""
+    """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows.
+
+    --outdir and --save-w get the mixtures, row by row.
+    """
     mix_styles: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "0-6"
     """Layers whose style comes from the column."""
     load_w: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ()

@@ -81,6 +81,34 @@ def test_style_mixing(generate, G):
     np.testing.assert_array_equal(grid[16:, 16:24], expected(G, 6))  # every layer from the column
 
 
+def test_mixtures_as_files_and_their_w(generate, G):
+    words = "--seeds 0-1 --mix-seeds 5-6 --mix-styles 0-1".split()
+    files = [f"out/seed000{row}-seed000{column}.png" for row in (0, 1) for column in (5, 6)]
+    assert generate(*words, "--outdir", "out", "--save-w", "w.npz") == ["w.npz", *files]
+    assert generate(*words) == ["mixing.png"]
+    grid = pixels("mixing.png")
+    for number, file in enumerate(files):
+        row, column = 8 + 8 * (number // 2), 8 + 8 * (number % 2)
+        np.testing.assert_array_equal(pixels(file), grid[row : row + 8, column : column + 8])
+    assert generate("--load-w", "w.npz", "--tiles", "2", "2") == ["saved_w.png"]
+    np.testing.assert_array_equal(pixels("saved_w.png"), grid[8:, 8:])
+    assert generate(*words, "--outdir", "out", "--grid", "g.png") == [*files, "g.png"]
+    assert "leave one of them out" in generate(*words, "--tiles", "2", "2")
+
+
+def test_mixtures_have_the_random_noise_of_their_row(generate, G):
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if "noise_strength" in name:
+                parameter.fill_(0.5)
+    words = ("--noise-mode", "random")
+    generate("--seeds", "0-1", "--mix-seeds", "5,1", "--mix-styles", "0-3", *words)
+    generate("--seeds", "0-1,5", "--outdir", "out", *words)
+    grid, alone = pixels("mixing.png"), [pixels(f"out/seed000{seed}.png") for seed in (0, 1, 5)]
+    for tile, expected in (((8, 0), alone[0]), ((16, 0), alone[1]), ((0, 8), alone[2]), ((16, 16), alone[1])):
+        np.testing.assert_array_equal(grid[tile[0] : tile[0] + 8, tile[1] : tile[1] + 8], expected)
+
+
 @pytest.mark.parametrize("ending", ["webp", "gif"])
 def test_videos_by_pillow(generate, ending):
     assert generate("--seeds", "0-2", "--video", f"walk.{ending}", "--frames", "4") == [f"walk.{ending}"]
