@@ -57,7 +57,7 @@ def check_options(options: GenerateOptions) -> int:
         raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")
     if not options.outdir:
         raise ConfigError(f"--n {num} writes files: give their folder, as in --outdir images or --outdir s3://...")
-    for name in ("grid", "video", "mix_seeds", "tiles", "load_w", "save_w", "directions"):
+    for name in ("seeds", "grid", "video", "mix_seeds", "tiles", "load_w", "save_w", "directions"):
         if getattr(options, name):
             word = name.replace("_", "-")
             raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")

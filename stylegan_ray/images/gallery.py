@@ -33,7 +33,7 @@ MOST_FRAMES = 50_000
 
 def generate_images(options: GenerateOptions) -> Iterator[str]:
     """Writes the images that the options name; yields the path of each file once it is written."""
-    seeds = numbers(options.seeds, "--seeds")
+    seeds = numbers(options.chosen_seeds, "--seeds")
     _refuse_relative(options)
     _check(options)
     if not options.load_w:
@@ -121,7 +121,7 @@ def _default_grid(options: GenerateOptions) -> str:
         return f"{_edit_name(options)}.png"
     if options.mix_seeds is not None:
         return "mixing.png"
-    return "saved_w.png" if options.load_w else f"seeds{_in_name(options.seeds)}.png"
+    return "saved_w.png" if options.load_w else f"seeds{_in_name(options.chosen_seeds)}.png"
 
 
 def _in_name(numbers: str) -> str:
@@ -144,6 +144,7 @@ def _refuse_relative(options: GenerateOptions) -> None:
 def _check(options: GenerateOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
     check_ranges(options)
+    _check_goes_together(options)
     for name in ("grid", "save_w", "video"):
         if path := getattr(options, name):
             check_file(path, f"--{name.replace('_', '-')}")
@@ -155,6 +156,16 @@ def _check(options: GenerateOptions) -> None:
         _check_edits(options)
     elif options.mix_seeds is not None and options.tiles and not options.video:
         raise ConfigError("--tiles does not go with --mix-seeds, whose columns are its seeds; leave one of them out")
+
+
+def _check_goes_together(options: GenerateOptions) -> None:
+    """Raises ConfigError for an option that would have no effect."""
+    for name in ("format", "shard", "num_tasks", "address"):
+        if getattr(options, name) != getattr(GenerateOptions, name):
+            word = name.replace("_", "-")
+            raise ConfigError(f"--{word} goes with --n NUM only, which writes many images; add --n, or leave it out")
+    if options.load_w and options.seeds is not None:
+        raise ConfigError("--seeds does not go with --load-w, whose images take their place; leave one of them out")
 
 
 def _check_edits(options: GenerateOptions) -> None:
@@ -210,7 +221,7 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     has_grid = bool(options.grid or not options.outdir)
     if has_grid:
         cols, rows = options.tiles or (1, 1)
-        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.seeds)
+        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.chosen_seeds)
     images = []
     for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:

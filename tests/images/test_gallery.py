@@ -157,6 +157,11 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--fps 0", "from 1 to 1000"),
         ("--tiles 0 4", "at least 1"),
         ("--device gpu", "cpu, cuda"),
+        ("--format tar", "--format goes with --n"),
+        ("--shard 8", "--shard goes with --n"),
+        ("--num-tasks 0", "--num-tasks goes with --n"),
+        ("--address auto", "--address goes with --n"),
+        ("--load-w x.npz --seeds 1", "--seeds does not go with --load-w"),
         ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
     ],
 )

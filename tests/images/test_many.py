@@ -175,6 +175,7 @@ def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
         ("--n 4", "--outdir"),
         ("--n 4 --outdir x --grid g.png", "--grid"),
         ("--n 4 --outdir x --mix-seeds 1", "--mix-seeds"),
+        ("--n 4 --outdir x --seeds 0-3", "--seeds"),
         ("--n 4 --outdir x --format tar --shard 10", "multiple of --batch 4; try 8"),
         ("--n 4 --outdir x --class 7", "classes 0 to 2"),
     ],
