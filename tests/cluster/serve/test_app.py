@@ -3,6 +3,7 @@
 import traceback
 
 import pytest
+import torch
 from support.toy import toy_config, toy_state
 
 pytest.importorskip("ray.serve")
@@ -19,10 +20,15 @@ SECRET_RUN = "s3://USER:PASSWORD@bucket/run"
 @pytest.fixture
 def network(tmp_path):
     """A network file."""
-    cfg, path = toy_config(), tmp_path / "network.safetensors"
-    state = toy_state(cfg)
-    path.write_bytes(save_network(state.G, state.D, state.G_ema, cfg, 1000))
+    path = tmp_path / "network.safetensors"
+    write(path, 1000)
     return path
+
+
+def write(path, nimg):
+    cfg = toy_config()
+    state = toy_state(cfg)
+    path.write_bytes(save_network(state.G, state.D, state.G_ema, cfg, nimg))
 
 
 def plan(run):
@@ -43,6 +49,22 @@ def test_logs_hold_no_credentials(network, monkeypatch):
         "loaded s3://bucket/run/network.safetensors",
         "keeping s3://bucket/run/network.safetensors: s3://bucket/run cannot be read",
     ]
+
+
+def test_a_newer_network_that_has_diverged_is_not_shown(network):
+    renderer = Renderer(plan(network))
+    before, cfg = renderer.view, toy_config()
+    state = toy_state(cfg)
+    with torch.no_grad():
+        for name, parameter in state.G_ema.named_parameters():
+            if name.endswith("torgb.bias"):
+                parameter.fill_(3e38)  # finite, as the reader demands, and their sum is not
+    network.write_bytes(save_network(state.G, state.D, state.G_ema, cfg, 2000))
+    renderer.reload()
+    assert renderer.view is before
+    write(network, 3000)
+    renderer.reload()
+    assert renderer.view.describe()["kimg"] == 3
 
 
 def fail(*_):
