@@ -52,6 +52,8 @@ class Drawn:
     ws: np.ndarray
     """float32 [L,W]."""
     png: bytes | None
+    network: dict[str, Any]
+    """The network that has drawn it, as View.describe says."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,13 @@ class View:
             )
         )
         answers: list[Drawn | Refusal] = []
+        network = self.describe()
         for request, mistake, w in zip(requests, mistakes, styles, strict=True):
             image = next(images) if w is not None and request.has_image else None
             if w is None or isinstance(image, Refusal):
                 answers.append(image or Refusal(mistake or ""))
             else:
-                answers.append(Drawn(w.float().cpu().numpy(), image))
+                answers.append(Drawn(w.float().cpu().numpy(), image, network))
         return answers
 
     def _mistake(self, request: ImageRequest) -> str | None:

@@ -61,6 +61,17 @@ def test_an_image_with_its_styles(api):
     assert found["network"] == ask(api, "/network.json").json()
 
 
+def test_an_image_names_the_network_that_drew_it(view):
+    """Which may be another one than is described a moment later, by this process or another one."""
+
+    class Following(Here):
+        async def describe(self):
+            return {**self.view.describe(), "name": "newer"}
+
+    found = ask(make_api(Following(view)), "/image.json", "seed=3").json()
+    assert found["network"]["name"] == "n"
+
+
 def test_a_walk(api):
     found = ask(api, "/walk.png", body={"points": [{"seed": 1}, {"seed": 2, "psi": 0.5}], "position": 1})
     image = np.array(Image.open(io.BytesIO(found.body))).astype(int)
