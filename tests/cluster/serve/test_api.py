@@ -5,6 +5,8 @@ import io
 import json
 import random
 import re
+import shutil
+import subprocess
 
 import jsonschema
 import numpy as np
@@ -181,6 +183,32 @@ def test_the_page_is_one_file_that_needs_no_other_host(api):
     policy = found.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "http" not in policy
     assert ask(api, "/docs").status == 404, "FastAPI's own page loads from another host"
+
+
+LOOK = """
+let network = {name: "a", kimg: 1}, shown = {point: "old"}, playing = PLAYING, done = [];
+const savedImages = {clear: () => done.push("clear")}, $ = () => ({});
+const listPoints = () => done.push(`list ${shown}`), show = () => done.push("show"), walk = () => done.push("walk");
+const ask = async () => ({json: async () => ({name: NAME, kimg: 1})});
+FUNCTION
+look().then(() => console.log(JSON.stringify(done)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("name", "playing", "done"),
+    [
+        ("a", "{}", []),
+        ("b", "null", ["clear", "list null", "show"]),
+        ("b", "{}", ["clear", "list null", "walk"]),
+    ],
+)
+def test_the_page_forgets_the_images_of_another_network(name, playing, done):
+    (function,) = re.findall(r"^async function look\(\) \{.*?^\}", page_text(), re.M | re.S)
+    script = LOOK.replace("PLAYING", playing).replace("NAME", json.dumps(name)).replace("FUNCTION", function)
+    found = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == done
 
 
 def test_without_a_token_only_this_machine_is_answered(api):
