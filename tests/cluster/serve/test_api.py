@@ -212,8 +212,10 @@ def test_the_page_forgets_the_images_of_another_network(name, playing, done):
 
 
 def test_without_a_token_only_this_machine_is_answered(api):
-    for host, status in {"localhost:8000": 200, "[::1]:80": 200, "127.0.0.1": 200, "evil.example:8000": 403}.items():
-        assert ask(api, "/network.json", headers={"host": host}).status == status
+    for host in ("localhost:8000", "[::1]:80", "127.0.0.1", "127.0.0.2:8000"):
+        assert ask(api, "/network.json", headers={"host": host}).status == 200
+    for host in ("evil.example:8000", "127.0.0.1.evil.example", "0.0.0.0:8000", "192.168.0.1", "", "127.0.0.2:evil"):
+        assert ask(api, "/network.json", headers={"host": host}).status == 403
     assert ask(api, "/", headers={"host": "evil.example"}).detail
 
 
