@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
@@ -78,11 +77,9 @@ def tokens(headers: dict[str, str], query: str) -> list[str]:
     """All tokens that a request carries."""
     kind, _, bearer = headers.get("authorization", "").partition(" ")
     found = [bearer] if kind.lower() == "bearer" else []
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        cookie = None
-    return found + ([cookie.value] if cookie else []) + parse_qs(query).get("token", [])
+    # The parser of the standard library stops at the first cookie of another program that it does not understand.
+    cookies = [cookie.strip().partition("=") for cookie in headers.get("cookie", "").split(";")]
+    return found + [value for name, _, value in cookies if name == COOKIE] + parse_qs(query).get("token", [])
 
 
 def without_token(query: str) -> str:

@@ -235,6 +235,10 @@ def test_a_visit_with_the_token_leaves_a_cookie_and_a_clean_address(view):
     cookie = found.headers["set-cookie"].partition(";")[0]
     assert ask(api, "/image.png", headers={"cookie": cookie}).status == 200
     assert ask(api, "/image.png", headers={"cookie": "stylegan_ray_token=x"}).status == 401
+    for other in ('{"a": "b"}', "a b=c", "=", "", "ä=1", "stylegan_ray_token=x", 'q="'):
+        for cookies in (f"{other}; {cookie}", f"{cookie}; {other}", f"{other};{cookie}"):
+            assert ask(api, "/image.png", headers={"cookie": cookies}).status == 200
+    assert ask(api, "/image.png", headers={"cookie": f"x{cookie}"}).status == 401
 
 
 def test_tokens_are_made_where_others_can_connect():
