@@ -419,6 +419,10 @@ class ClusterConfig(Section):
         return int(str(self.num_workers).split(":")[0])
 
 
+NOTIFY_URL = r"^https?://[^/\s@]+(/[^\s@]*)?$"
+"""What an address for notifications looks like."""
+
+
 class ReportConfig(Section):
     mlflow: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
     """MLflow server that shows the run, such as http://127.0.0.1:5000; null: none."""
@@ -426,7 +430,7 @@ class ReportConfig(Section):
     """Project of Weights & Biases that shows the run, as PROJECT or ENTITY/PROJECT; null: none."""
     artifacts: bool = False
     """Send the final network to MLflow and Weights & Biases, too."""
-    notify: Annotated[str, Field(pattern=r"^https?://[^/\s@]+(/[^\s@]*)?$")] | None = None
+    notify: Annotated[str, Field(pattern=NOTIFY_URL)] | None = None
     """URL that gets a JSON when the run ends, fails, rolls back or has a new best; null: $STYLEGAN_RAY_NOTIFY."""
 
 

@@ -36,7 +36,9 @@ def without_credentials(text: str) -> str:
 
 
 def host_of(address: str) -> str:
-    """Scheme and host of an address, whose path may be a secret, too."""
+    """Scheme and host of an address, whose path may be a secret, too; empty for a text that is no address."""
+    if not re.match(SCHEME, address):
+        return ""
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
 

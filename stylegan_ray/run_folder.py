@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -311,14 +311,19 @@ def folder_of(network: str) -> str:
 
 
 def is_run(address: str) -> bool:
-    """Whether a folder is that of a run."""
-    return has_file(address, CONFIG)
+    """Whether a folder is that of a run; a checkpoint, which holds its configuration too, is none."""
+    return has_file(address, CONFIG) and not is_checkpoint(address)
 
 
-def _with_file(name: str, base: str, file: str) -> str | None:
-    """The folder with this file at an address, or by its name in `base`; None where there is none."""
+def is_checkpoint(address: str) -> bool:
+    """Whether a folder is that of a checkpoint, complete or not."""
+    return has_file(address, STATE) or has_file(address, COMPLETE)
+
+
+def _first(name: str, base: str, is_it: Callable[[str], bool]) -> str | None:
+    """The folder of a kind at an address, or by its name in `base`; None where there is none."""
     for address in (name, join_address(base, name)):
-        if has_file(address, file):
+        if is_it(address):
             return absolute(address).rstrip("/")
     return None
 
@@ -334,8 +339,12 @@ def is_asked_to_stop(folder: Storage) -> bool:
 def find_run(run: str, storage: str | None = None) -> str:
     """The address of a run, given as an address or by its name in the storage; raises ConfigError."""
     base = storage_address(storage)
-    if address := _with_file(run, base, CONFIG):
+    if address := _first(run, base, is_run):
         return address
+    if is_checkpoint(run):
+        raise ConfigError(
+            f"no run {printable(run)!r}: it is a checkpoint; give the folder of its run, {folder_of(absolute(run))}"
+        )
     if os.path.isfile(os.path.expanduser(run)):
         raise ConfigError(
             f"no run {printable(run)!r}: it is a file, and a run is a folder; give that folder, or its name"
@@ -369,7 +378,7 @@ def _write_stop(address: str) -> None:
 
 def ask_to_stop(run: str, storage: str | None = None) -> str:
     """Writes the STOP file of a run, unless it has ended, or of a sweep; returns a message for the user."""
-    if address := _with_file(run, storage_address(storage), SWEEP):
+    if address := _first(run, storage_address(storage), lambda address: has_file(address, SWEEP)):
         _write_stop(address)
         return f"Asked sweep {address} to stop. Its trials save their states; the command that started it continues it."
     address = find_run(run, storage)

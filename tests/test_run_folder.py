@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from support.s3 import s3_server
+from support.toy import toy_config, toy_state
 
 from stylegan_ray import cli, jsonl
 from stylegan_ray.config import ConfigError
@@ -19,12 +20,14 @@ from stylegan_ray.run_folder import (
     fakes_name,
     find_run,
     images_of,
+    is_run,
     kimg_name,
     newest_network,
     snapshot_name,
     storage_address,
 )
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
 from stylegan_ray.untrusted import BadFileError
 
 
@@ -185,6 +188,20 @@ def test_stop_names_the_nearest_run(storage, capsys):
 def test_a_folder_without_a_run_is_refused(storage):
     with pytest.raises(ConfigError):
         find_run(str(storage / "not-a-run"))
+
+
+def test_a_checkpoint_is_no_run(storage, capsys):
+    run, cfg = storage / "tiny-openmoji-0a1b2c3d", toy_config()
+    checkpoints = run / "checkpoints"
+    checkpoint = checkpoints / write_checkpoint(Snapshot.of(toy_state(cfg), cfg), Storage.at(checkpoints))
+    assert is_run(str(run)) and not is_run(str(checkpoint))
+    before = sorted(checkpoint.iterdir())
+    for command in (cli.stop, cli.report):
+        assert cli.run(command, [str(checkpoint)]) == 2
+        assert f"it is a checkpoint; give the folder of its run, {run}\n" in capsys.readouterr().err
+    (checkpoint / "COMPLETE").unlink()
+    assert not is_run(str(checkpoint)), "nor is one that is being written"
+    assert sorted(checkpoint.iterdir()) == [path for path in before if path.name != "COMPLETE"]
 
 
 def test_a_run_in_another_storage(storage, tmp_path_factory):

@@ -48,7 +48,9 @@ ANOTHER_FILE = "give another file with --out FILE"
 def compute_metrics(options: EvaluateOptions) -> int:
     """Computes metrics, prints them and appends their rows; returns the exit status: 1 when one is unavailable."""
     check_numbers(options)
-    refuse_relative({"DATA": options.data, "--out": options.out, "--detector": options.detector})
+    checkpoint = options.checkpoint if "/" in options.checkpoint else None
+    outer = {"DATA": options.data, "--out": options.out, "--detector": options.detector}
+    refuse_relative({"CHECKPOINT": checkpoint, **outer})
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = training_config(networks.config, address)

@@ -36,7 +36,7 @@ def generate_many(options: GenerateOptions) -> int:
             parts = missing_parts(recipe, num, begin_folder(storage, outdir, recipe))
             writer = PartWriter(networks.G_ema, networks.config.train.drange_net, networks.lod, recipe, outdir)
             write_parts(run(writer, parts), parts, num)
-            end_folder(storage, recipe, num)
+            end_folder(storage, recipe)
         except OSError as error:
             raise ConfigError(
                 f"--outdir {outdir} cannot be written: {one_line(error)}; run it again to go on"
@@ -57,11 +57,12 @@ def check_options(options: GenerateOptions) -> int:
         raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")
     if not options.outdir:
         raise ConfigError(f"--n {num} writes files: give their folder, as in --outdir images or --outdir s3://...")
-    for name in ("grid", "video", "mix_seeds", "tiles", "load_w", "save_w", "directions"):
+    for name in ("seeds", "grid", "video", "mix_seeds", "tiles", "load_w", "save_w", "directions"):
         if getattr(options, name):
             word = name.replace("_", "-")
             raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")
-    refuse_relative({"--outdir": options.outdir})
+    checkpoint = options.checkpoint if "/" in options.checkpoint else None
+    refuse_relative({"CHECKPOINT": checkpoint, "--outdir": options.outdir})
     return num
 
 

@@ -53,13 +53,13 @@ def data_entry(data: Dataset) -> dict[str, Any]:
 
 
 def without_hooks(words: Sequence[str]) -> list[str]:
-    """The words of a command in which report.notify has its host only."""
+    """The words of a command in which report.notify has its host only, or null where it has none."""
     found, key = [], re.compile(r"--report\.notify", re.IGNORECASE)
     for before, word in zip(["", *words], words, strict=False):
         if key.fullmatch(before):
-            word = host_of(word)
+            word = host_of(word) or "null"
         elif (match := key.match(word)) and word[match.end() :].startswith("="):
-            word = f"{match[0]}={host_of(word[match.end() + 1 :])}"
+            word = f"{match[0]}={host_of(word[match.end() + 1 :]) or 'null'}"
         found.append(word)
     return found
 

@@ -34,7 +34,12 @@ def project_images(options: ProjectOptions) -> int:
 
     Images whose files are there, made with the same network and options, are skipped.
     """
-    refuse_relative({"--outdir": options.outdir, "IMAGE": next(iter(options.images), None)})
+    network = options.network if "/" in options.network else None
+    refuse_relative({
+        "NETWORK": network, "--outdir": options.outdir, "--load-w": options.load_w, "--detectors": options.detectors,
+    })  # fmt: skip
+    for image in options.images:
+        refuse_relative({"IMAGE": image})
     _check(options)
     networks = load(options.network)
     targets = read_targets(options, networks.G_ema.resolution, networks.G_ema.num_channels)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -18,12 +16,10 @@ from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
 from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.interop.requirements import Written
-from stylegan_ray.jsonl import metric_rows
+from stylegan_ray.metrics.row_files import rows_of_network
 from stylegan_ray.networks.shapes import images_at_once
 from stylegan_ray.run_folder import (
     CONFIG,
-    EVALUATIONS,
-    METRICS,
     PUBLISHED,
     STATE,
     folder_of,
@@ -113,9 +109,10 @@ def _write(folder: str, files: dict[str, bytes]) -> None:
 
 def _folder_files(networks: Networks, source: str, dest: str) -> dict[str, bytes]:
     """The files of a folder in the Hugging Face layout."""
-    run = folder_of(source)
-    name = split_address(dest)[1]
-    return hub.folder_files(networks, name, _samples(networks), _metrics(run, networks.cur_nimg), data_of(run))
+    data = data_of(folder_of(source))
+    path = data.get("path")
+    metrics = rows_of_network(source, networks.cur_nimg, path if isinstance(path, str) else None)
+    return hub.folder_files(networks, split_address(dest)[1], _samples(networks), metrics, data)
 
 
 def _samples(networks: Networks) -> bytes:
@@ -129,14 +126,3 @@ def _samples(networks: Networks) -> bytes:
             image = shrink2(image[None])[0]
         tiles.append(pil_uint8(image, networks.config.train.drange_net).cpu())
     return png(image_grid(torch.stack(tiles)))
-
-
-def _metrics(run: str, nimg: int) -> Sequence[dict[str, Any]]:
-    """The last row with a value of each metric of the networks at this clock value."""
-    rows: dict[str, dict[str, Any]] = {}
-    for name in (METRICS, EVALUATIONS):
-        with suppress(ValueError, OSError):
-            for row in metric_rows(Storage.at(run), name):
-                if row.get("kimg") == nimg / 1000 and row.get("value") is not None and row.get("class") is None:
-                    rows[row["metric"]] = row
-    return list(rows.values())

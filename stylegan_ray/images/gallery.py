@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
+from stylegan_ray.run_folder import refuse_relative
 from stylegan_ray.storage import delete_partials, write_file
 from stylegan_ray.untrusted import printable
 
@@ -30,7 +33,8 @@ MOST_FRAMES = 50_000
 
 def generate_images(options: GenerateOptions) -> Iterator[str]:
     """Writes the images that the options name; yields the path of each file once it is written."""
-    seeds = numbers(options.seeds, "--seeds")
+    seeds = numbers(options.chosen_seeds, "--seeds")
+    _refuse_relative(options)
     _check(options)
     if not options.load_w:
         _check_number(options, len(seeds))
@@ -39,10 +43,12 @@ def generate_images(options: GenerateOptions) -> Iterator[str]:
     saved = load_w(options.load_w, G, networks.lod) if options.load_w else None
     if saved is not None:
         _check_number(options, len(saved.ws))
+        _check_names(options, saved.names)
     sampler = Sampler(G, options.trunc, options.cutoff, options.noise_mode, options.batch, networks.lod)
     gallery = Gallery(sampler, networks.config.train.drange_net, seeds, options.class_index, saved)
     address = os.path.abspath(options.outdir) if options.outdir else None
-    with outdir_lease(address, None if options.load_w else seeds, options.directions or ""):
+    edit = options.directions or ("mixed" if options.mix_seeds is not None else "")
+    with outdir_lease(address, None if options.load_w else seeds, edit):
         yield from _write_all(gallery, options)
 
 
@@ -74,14 +80,11 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     if options.directions:
         yield from _write_edits(gallery, _edit_of(gallery.sampler.G, options), options)
         return
-    if options.save_w:
-        yield _write_w(options.save_w, gallery.ws, gallery.maps)
     if options.mix_seeds is not None:
-        grid = gallery.mixing_grid(
-            numbers(options.mix_seeds, "--mix-seeds"), numbers(options.mix_styles, "--mix-styles")
-        )
-        yield _write(Path(options.grid or "mixing.png"), grid)
-    elif options.grid or options.outdir or not options.video:
+        yield from _write_mixtures(gallery, options)
+    elif options.save_w:
+        yield _write_w(options.save_w, gallery.ws, gallery.maps)
+    if options.mix_seeds is None and (options.grid or options.outdir or not options.video):
         yield from _write_stills(gallery, options)
     if options.video:
         cols, rows = options.tiles or (1, 1)
@@ -93,19 +96,55 @@ def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
 def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
     """Deletes what a command that wrote the same files left when it was killed."""
     if options.outdir:
-        edit = f"-{_edit_name(options)}" if options.directions else ""
-        delete_partials(options.outdir, {f"{name}{edit}.png" for name in gallery.names})
+        delete_partials(options.outdir, {f"{name}.png" for name in _names_in_outdir(gallery, options)})
     for path in map(Path, filter(None, (options.grid, options.video, options.save_w))):
         delete_partials(path.parent, {path.name})
 
 
+def _names_in_outdir(gallery: Gallery, options: GenerateOptions) -> list[str]:
+    """The files of --outdir without their ending."""
+    if options.directions:
+        return [f"{name}-{_edit_name(options)}" for name in gallery.names]
+    if options.mix_seeds is None:
+        return gallery.names
+    columns = seed_names(numbers(options.mix_seeds, "--mix-seeds"))
+    return [f"{row}-{column}" for row in gallery.names for column in columns]
+
+
 def _edit_name(options: GenerateOptions) -> str:
-    return f"{options.directions}{options.direction.replace(',', '_').replace(' ', '')}"
+    return f"{options.directions}{_in_name(options.direction)}"
+
+
+def _default_grid(options: GenerateOptions) -> str:
+    """The file of the grid where none is named, in the current folder."""
+    if options.directions:
+        return f"{_edit_name(options)}.png"
+    if options.mix_seeds is not None:
+        return "mixing.png"
+    return "saved_w.png" if options.load_w else f"seeds{_in_name(options.chosen_seeds)}.png"
+
+
+def _in_name(numbers: str) -> str:
+    """Numbers as names of files spell them: 0-4_9."""
+    return numbers.replace(",", "_").replace(" ", "")
+
+
+def _refuse_relative(options: GenerateOptions) -> None:
+    """Raises ConfigError for a path, or a file without a name, that would be lost with a submitted job."""
+    has_place = options.outdir or options.video
+    grid = options.grid or (None if has_place else _default_grid(options))
+    refuse_relative({
+        "CHECKPOINT": options.checkpoint if "/" in options.checkpoint else None, "--grid": grid,
+        "--outdir": options.outdir, "--video": options.video, "--save-w": options.save_w,
+    })  # fmt: skip
+    for path in options.load_w:
+        refuse_relative({"--load-w": path})
 
 
 def _check(options: GenerateOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
     check_ranges(options)
+    _check_goes_together(options)
     for name in ("grid", "save_w", "video"):
         if path := getattr(options, name):
             check_file(path, f"--{name.replace('_', '-')}")
@@ -115,6 +154,18 @@ def _check(options: GenerateOptions) -> None:
         check_video_path(Path(options.video))
     if options.directions:
         _check_edits(options)
+    elif options.mix_seeds is not None and options.tiles and not options.video:
+        raise ConfigError("--tiles does not go with --mix-seeds, whose columns are its seeds; leave one of them out")
+
+
+def _check_goes_together(options: GenerateOptions) -> None:
+    """Raises ConfigError for an option that would have no effect."""
+    for name in ("format", "shard", "num_tasks", "address"):
+        if getattr(options, name) != getattr(GenerateOptions, name):
+            word = name.replace("_", "-")
+            raise ConfigError(f"--{word} goes with --n NUM only, which writes many images; add --n, or leave it out")
+    if options.load_w and options.seeds is not None:
+        raise ConfigError("--seeds does not go with --load-w, whose images take their place; leave one of them out")
 
 
 def _check_edits(options: GenerateOptions) -> None:
@@ -144,6 +195,16 @@ def _check_number(options: GenerateOptions, num: int) -> None:
         raise ConfigError(f"--tiles {cols} {rows} has room for {cols * rows} images; {named} names {num}")
 
 
+def _check_names(options: GenerateOptions, names: Sequence[str]) -> None:
+    """Raises ConfigError where two images of saved w would become one file."""
+    twice = [name for name, num in Counter(names).items() if num > 1]
+    if options.outdir and twice:
+        raise ConfigError(
+            f"--load-w: two images would both become {printable(Path(options.outdir) / f'{twice[0]}.png')}; rename one "
+            "of the files, or write a --grid"
+        )
+
+
 def choose_device(wanted: str) -> torch.device:
     """The device of a name; raises ConfigError."""
     has_cuda = torch.cuda.is_available()
@@ -160,7 +221,7 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     has_grid = bool(options.grid or not options.outdir)
     if has_grid:
         cols, rows = options.tiles or (1, 1)
-        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.seeds)
+        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.chosen_seeds)
     images = []
     for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:
@@ -168,9 +229,23 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
         if has_grid:
             images.append(image)
     if has_grid:
-        name = "saved_w.png" if options.load_w else f"seeds{options.seeds.replace(',', '_').replace(' ', '')}.png"
         tiles = None if options.video else options.tiles
-        yield _write(Path(options.grid or name), image_grid(torch.stack(images), *(tiles or ())))
+        yield _write(Path(options.grid or _default_grid(options)), image_grid(torch.stack(images), *(tiles or ())))
+
+
+def _write_mixtures(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
+    """The grid of style mixing, each of its mixtures as a file, and their w."""
+    columns = numbers(options.mix_seeds or "", "--mix-seeds")
+    mixing = gallery.mixing(columns, numbers(options.mix_styles, "--mix-styles"))
+    if options.save_w:
+        yield _write_w(options.save_w, mixing.ws, mixing.maps)
+    tiles = []
+    for name, image in zip(_names_in_outdir(gallery, options), gallery.mixtures(mixing), strict=True):
+        if options.outdir:
+            yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
+        tiles.append(image)
+    if options.grid or not options.outdir:
+        yield _write(Path(options.grid or _default_grid(options)), gallery.mixing_grid(columns, tiles))
 
 
 def _edit_of(G: Any, options: GenerateOptions) -> Edit:
@@ -196,13 +271,25 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
                 yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip, "--outdir")
             strips.append(strip)
         if options.grid or not options.outdir:
-            yield _write(Path(options.grid or f"{name}.png"), torch.cat(strips, dim=1))
+            yield _write(Path(options.grid or _default_grid(options)), torch.cat(strips, dim=1))
     if options.video:
         t = torch.linspace(0, 1, max(options.frames, 2)).tolist()
         there = [values[0] + (values[-1] - values[0]) * x for x in t]
         with writing(options.video, "--video"):
             write_video(Path(options.video), gallery.edit_frames(edit, [*there, *there[-2:0:-1]]), options.fps)
         yield options.video
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixtures of rows and columns, row by row."""
+
+    ws: Tensor
+    """[R*K,L,W]"""
+    seeds: Sequence[int]
+    """Their random noise is that of the row."""
+    maps: Sequence[Tensor] | None
+    """Noise maps of the row, where it has some."""
 
 
 class Gallery:
@@ -218,7 +305,7 @@ class Gallery:
     ) -> None:
         self.sampler, self.drange, self.class_index = sampler, drange, class_index
         self.seeds = seeds if saved is None else range(len(saved.ws))
-        self.names = [f"seed{seed:04d}" for seed in seeds] if saved is None else saved.names
+        self.names = seed_names(seeds) if saved is None else saved.names
         self.ws = self._styles(seeds) if saved is None else sampler.truncated(saved.ws)
         self.maps = None if saved is None else saved.noise
 
@@ -239,15 +326,22 @@ class Gallery:
         for strength in strengths:
             yield self.edit_grid(edit.apply(self.ws, [strength]).transpose(1, 2))
 
-    def mixing_grid(self, columns: Sequence[int], layers: Sequence[int]) -> Tensor:
+    def mixing(self, columns: Sequence[int], layers: Sequence[int]) -> Mixing:
+        """What mixes the images with the styles that the seeds of the columns have in some layers."""
+        ws = mixed_styles(self.ws, self._styles(columns), layers)
+        seeds = [seed for seed in self.seeds for _ in columns]
+        return Mixing(ws, seeds, self.maps and [x.repeat_interleave(len(columns), dim=0) for x in self.maps])
+
+    def mixtures(self, mixing: Mixing) -> Iterator[Tensor]:
+        """The image of each mixture."""
+        return self._images(mixing.ws, mixing.seeds, mixing.maps)
+
+    def mixing_grid(self, columns: Sequence[int], mixtures: Sequence[Tensor]) -> Tensor:
         """The sources of the columns on top, the seeds on the left, and their mixtures (StyleGAN, figure 3)."""
-        row_styles, column_styles = self.ws, self._styles(columns)
-        maps = self.maps and [x.repeat_interleave(len(columns), dim=0) for x in self.maps]  # noise is that of the row
-        mixtures = self._images(mixed_styles(row_styles, column_styles, layers), maps=maps)
-        tiles = list(self._images(column_styles))
+        tiles = list(self._images(self._styles(columns), columns))
         tiles.insert(0, torch.full_like(tiles[0], 255))
-        for image in self._images(row_styles, maps=self.maps):
-            tiles += [image, *(next(mixtures) for _ in columns)]
+        for row, image in enumerate(self.stills()):
+            tiles += [image, *mixtures[row * len(columns) : (row + 1) * len(columns)]]
         return image_grid(torch.stack(tiles), len(columns) + 1)
 
     def walk_frames(self, num_frames: int, cols: int = 1, rows: int = 1) -> Iterator[Tensor]:
@@ -266,6 +360,11 @@ class Gallery:
     ) -> Iterator[Tensor]:
         for image in self.sampler.images(ws, seeds, maps):
             yield pil_uint8(image, self.drange).cpu()
+
+
+def seed_names(seeds: Sequence[int]) -> list[str]:
+    """The files of seeds without their ending."""
+    return [f"seed{seed:04d}" for seed in seeds]
 
 
 def _write(path: Path, image: Tensor, option: str = "--grid") -> str:

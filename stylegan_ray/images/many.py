@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from stylegan_ray.untrusted_text import JSON_BYTES, parse_json
 
 MANIFEST = "generate.json"
 """What the images of a folder were made with, so that a command that continues makes the same ones."""
+TAR_NAME = re.compile(r"images-([0-9]{6,18})(?:-([0-9]{1,18}))?\.tar")
 Format = Literal["png", "tar"]
 
 
@@ -81,9 +83,26 @@ def image_name(seed: int) -> str:
 
 
 def missing_parts(recipe: Recipe, num: int, names: Sequence[str]) -> list[Part]:
-    """The parts of which a file is not among the names."""
+    """The parts of which a file is not among the names; a longer tar file than is wanted holds its part, too."""
+    if recipe.format == "tar":
+        longest = longest_files(recipe, names)
+        return [part for part in parts_of(recipe, num) if longest.get(part.first // recipe.shard, 0) < part.num]
     known = set(names)
     return [part for part in parts_of(recipe, num) if not known.issuperset(names_of(recipe, part))]
+
+
+def longest_files(recipe: Recipe, names: Sequence[str]) -> dict[int, int]:
+    """The images of the longest tar file of each number among the names."""
+    longest: dict[int, int] = {}
+    for number, length in filter(None, (number_and_length(recipe, name) for name in names)):
+        longest[number] = max(length, longest.get(number, 0))
+    return longest
+
+
+def number_and_length(recipe: Recipe, name: str) -> tuple[int, int] | None:
+    """The number of a tar file and how many images it holds; None for other files."""
+    match = TAR_NAME.fullmatch(name)
+    return (int(match[1]), int(match[2] or recipe.shard)) if match else None
 
 
 def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
@@ -117,12 +136,13 @@ def check_recipe(stored: dict[str, Any], recipe: Recipe, address: str) -> None:
             )
 
 
-def end_folder(storage: Storage, recipe: Recipe, num: int) -> None:
+def end_folder(storage: Storage, recipe: Recipe) -> None:
     """Deletes tar files that a longer one has replaced."""
-    wanted = {name for part in parts_of(recipe, num) for name in names_of(recipe, part)}
-    for name in storage.names():
-        is_rest = recipe.format == "tar" and name.startswith("images-") and name.count("-") == 2
-        if is_rest and name not in wanted:
+    names = storage.names() if recipe.format == "tar" else []
+    longest = longest_files(recipe, names)
+    for name in names:
+        found = number_and_length(recipe, name)
+        if found and found[1] < longest[found[0]]:
             storage.delete(name)
 
 

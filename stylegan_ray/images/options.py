@@ -29,7 +29,7 @@ class GenerateOptions:
 
     The same command again continues one that was killed, and the files are the same bytes.
     """
-    seeds: Annotated[str, tyro.conf.arg(metavar="SEEDS")] = "0-63"
+    seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="(default: 0-63)")] = None
     """Seeds of the images: ranges and numbers, as in 0-7,12."""
     trunc: float = 1.0
     """Truncation psi: 1 keeps all variety, 0.5 to 0.7 trade variety for quality."""
@@ -46,11 +46,14 @@ class GenerateOptions:
     format: Literal["png", "tar"] = "png"
     """With --n: single PNG files, or tar files (WebDataset shards) of --shard images each."""
     shard: int = 1024
-    """Images per tar file."""
+    """With --n --format tar: images per tar file."""
     tiles: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="COLS ROWS", help_behavior_hint="")] = None
     """Columns and rows of --grid (default: nearly square) or of --video (default: one)."""
     mix_seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="")] = None
-    """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows."""
+    """Mix styles: the rows of the grid are --seeds, its columns these seeds, which give their styles to the rows.
+
+    --outdir and --save-w get the mixtures, row by row.
+    """
     mix_styles: Annotated[str, tyro.conf.arg(metavar="LAYERS")] = "0-6"
     """Layers whose style comes from the column."""
     load_w: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ()
@@ -79,6 +82,11 @@ class GenerateOptions:
     """With --n: parallel tasks of one thread or one GPU each; 0: compute in this process, without Ray."""
     address: ClusterAddress = None
     """With --n: Ray cluster to join; default: that of this job, or a new local one."""
+
+    @property
+    def chosen_seeds(self) -> str:
+        """The seeds as given, or those that are shown where none are given."""
+        return "0-63" if self.seeds is None else self.seeds
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ MOST_PIXELS = 1 << 30
 
 def check_file(path: str | os.PathLike[str], option: str) -> None:
     """Raises ConfigError where a file cannot be written at a path; creates nothing."""
+    _check_local(path, option, "give a path on a disk, and copy the file from there")
     with writing(path, option):
         if os.path.isdir(path):
             raise ConfigError(
@@ -27,6 +28,7 @@ def check_file(path: str | os.PathLike[str], option: str) -> None:
 
 def check_folder(path: str | os.PathLike[str], option: str) -> None:
     """Raises ConfigError where files cannot be written into a folder, which may not exist yet; creates nothing."""
+    _check_local(path, option, "give a folder on a disk; --n NUM writes to object storage")
     with writing(path, option):
         _check_place(Path(path).absolute())
 
@@ -39,6 +41,12 @@ def check_grid(num: int, resolution: Sequence[int], seeds: str) -> None:
             f"--seeds {printable(seeds)}: a grid of {num} images of {width}x{height} is too large for one file; give "
             f"--outdir without --grid, or at most {MOST_PIXELS // (height * width)} seeds"
         )
+
+
+def _check_local(path: str | os.PathLike[str], option: str, way_out: str) -> None:
+    """Raises ConfigError for an address of object storage, which would become a folder of that name."""
+    if "://" in os.fspath(path):
+        raise ConfigError(f"{option} {printable(path)} is an address, and this command writes to disks only; {way_out}")
 
 
 def _check_place(folder: Path) -> None:

@@ -23,6 +23,10 @@ from stylegan_ray.run_folder import COMPLETE, NETWORK_ENDINGS, best_name, find_r
 from stylegan_ray.storage import Storage, join_address, one_line, split_address
 
 Prefer = Literal["newest", "best"]
+NOT_FINITE = (
+    "The network makes an image of NaN or infinite values there, as one does that has diverged or is damaged; choose "
+    "another point, or serve an earlier network."
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Drawn:
     ws: np.ndarray
     """float32 [L,W]."""
     png: bytes | None
+    network: dict[str, Any]
+    """The network that has drawn it, as View.describe says."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +122,17 @@ class View:
 
     @classmethod
     def load(cls, found: NetworkVersion, device: str = "cpu") -> View:
-        """Loads a network; raises ConfigError."""
+        """Loads a network and draws an image with it; raises ConfigError."""
         try:
             networks = read_networks(found.address)
             names = class_names_of(found.address, networks.G_ema.label_size)
-            return cls(networks, split_address(found.address)[1], device, names)
+            view = cls(networks, split_address(found.address)[1], device, names)
+            (drawn,) = view.draw([ImageRequest.of(Point())])
         except (ValueError, OSError) as error:
             raise ConfigError(str(error)) from error
+        if isinstance(drawn, Refusal):
+            raise ConfigError(f"{found.address} makes images of NaN or infinite values; use an earlier network")
+        return view
 
     def describe(self) -> dict[str, Any]:
         """What a page shows of the network, as JSON."""
@@ -146,11 +156,13 @@ class View:
             )
         )
         answers: list[Drawn | Refusal] = []
+        network = self.describe()
         for request, mistake, w in zip(requests, mistakes, styles, strict=True):
-            if w is None:
-                answers.append(Refusal(mistake or ""))
+            image = next(images) if w is not None and request.has_image else None
+            if w is None or isinstance(image, Refusal):
+                answers.append(image or Refusal(mistake or ""))
             else:
-                answers.append(Drawn(w.float().cpu().numpy(), next(images) if request.has_image else None))
+                answers.append(Drawn(w.float().cpu().numpy(), image, network))
         return answers
 
     def _mistake(self, request: ImageRequest) -> str | None:
@@ -164,12 +176,14 @@ class View:
         keys = styles_of(self.G, points, self.steps).split([len(request.points) for request in requests])
         return [place_on_walk(part, request.position) for part, request in zip(keys, requests, strict=True)]
 
-    def _images(self, styles: Sequence[torch.Tensor]) -> list[bytes]:
-        """PNG files of ws [L,W]."""
-        files: list[bytes] = []
+    def _images(self, styles: Sequence[torch.Tensor]) -> list[bytes | Refusal]:
+        """PNG files of ws [L,W], refusals of images that are not finite."""
+        files: list[bytes | Refusal] = []
         size = images_at_once(self.G.resolution)
         for begin in range(0, len(styles), size):
             with torch.no_grad():
                 images = self.G.synthesis(torch.stack(list(styles[begin : begin + size])), noise="const", lod=self.lod)
-            files += [png(image) for image in pil_uint8(images, self.drange).cpu()]
+            finite = images.isfinite().flatten(1).all(dim=1).tolist()
+            pixels = pil_uint8(images, self.drange).cpu()
+            files += [png(x) if good else Refusal(NOT_FINITE) for x, good in zip(pixels, finite, strict=True)]
         return files

@@ -34,6 +34,7 @@ from stylegan_ray.run_folder import (
     PUBLISHED,
     STATE,
     find_run,
+    is_checkpoint,
     newest_network,
 )
 from stylegan_ray.storage import Storage, has_file, join_address, split_address
@@ -70,7 +71,7 @@ def locate(checkpoint: str) -> str:
 
     A run is named by its folder or by its name in the storage. Raises ConfigError.
     """
-    if _is_file(checkpoint) or has_file(checkpoint, STATE) or has_file(checkpoint, COMPLETE):  # complete or not
+    if _is_file(checkpoint) or is_checkpoint(checkpoint):
         return checkpoint
     if has_file(checkpoint, PUBLISHED):
         return join_address(checkpoint, PUBLISHED)

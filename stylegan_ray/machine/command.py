@@ -14,7 +14,7 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.machine.facts import Facts, gather
 from stylegan_ray.machine.findings import Finding, findings, format_findings, verdict, worst
 from stylegan_ray.options import ClusterAddress
-from stylegan_ray.run_folder import storage_address
+from stylegan_ray.run_folder import refuse_relative, storage_address
 from stylegan_ray.storage import one_line, write_file
 
 
@@ -59,7 +59,8 @@ def describe(facts: Facts, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def check_output(path: str | None) -> None:
-    """Raises ConfigError where the folder of a file is not there."""
+    """Raises ConfigError where the folder of a file is not there, or goes with a submitted job."""
+    refuse_relative({"--json": path})
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.path.expanduser(path)))):
         raise ConfigError(f"--json {path}: the folder does not exist; give a file in a folder that exists")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,13 +16,14 @@ from threading import Thread
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.storage import Storage, one_line
 
-PIECE = 4 << 20
+LEAST_PIECE, PIECE = 256 << 10, 4 << 20
+"""What is written and synced at once: first little, then twice as much each time."""
 MOST_BYTES = 64 << 20
 """What is written and read to measure a disk, at most."""
-OBJECT_BYTES = 16 << 20
-"""The same for object storage, as one object."""
+OBJECT_BYTES = (1 << 20, 4 << 20, 16 << 20)
+"""The same for object storage: objects, of which a larger one follows where there is time."""
 MOST_SEC = 1.5
-"""How long writing may take before less is written."""
+"""How long writing and reading may take each before they end; the last piece may take as long again."""
 PREFIX = ".doctor-"
 NO_ANSWER = "does not answer"
 
@@ -50,10 +53,27 @@ def try_storage(address: str, timeout_sec: float) -> Callable[[], Disk]:
 
     def result() -> Disk:
         thread.join(max(deadline - time.monotonic(), 0))
+        if not found:
+            remove_files()
         problem = f"{NO_ANSWER} within {timeout_sec:g} s"
         return found[0] if found else Disk(shown, kind_of(address), problem=problem)
 
     return result
+
+
+_written: set[str] = set()
+"""Files on disks that are there while they are written and read."""
+
+
+def remove_files() -> None:
+    """Starts a process that removes the files, since a disk that does not answer would keep this one waiting."""
+    if files := list(_written):
+        no_words = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with suppress(OSError):
+            subprocess.Popen(["rm", "-f", "--", *files], start_new_session=True, **no_words)
+
+
+atexit.register(remove_files)  # the thread that would remove them ends with the process
 
 
 def _tried(address: str) -> Disk:
@@ -68,14 +88,17 @@ def folder(path: str) -> Disk:
     missing = [place for place in (Path(path), *Path(path).parents) if not place.exists()]
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=PREFIX, dir=path)
+        handle, name = tempfile.mkstemp(prefix=PREFIX, dir=os.path.abspath(path))
+        _written.add(name)
         try:
             begin = time.time()
             with os.fdopen(handle, "w+b", buffering=0) as file:
                 write, read = _speeds(file.fileno())
             ahead = outside(os.stat(name).st_mtime, begin, time.time())
         finally:
-            os.unlink(name)
+            with suppress(FileNotFoundError):  # it took so long that another process has removed it
+                os.unlink(name)
+            _written.discard(name)
         stats = os.statvfs(path)
     finally:
         for place in missing:
@@ -86,34 +109,37 @@ def folder(path: str) -> Disk:
 
 
 def _speeds(file: int) -> tuple[float, float]:
-    """MB/s of writing to the disk and of reading; raises OSError where what is read differs."""
+    """MB/s of writing to the disk and of reading; raises OSError where what is read differs.
+
+    A slow disk gets and gives less, so that it is measured in time.
+    """
     piece, begin = os.urandom(PIECE), time.perf_counter()
-    size = 0
+    size, step = 0, LEAST_PIECE
     while size < MOST_BYTES and time.perf_counter() - begin < MOST_SEC:
-        size += os.write(file, piece)
-    os.fsync(file)
+        size += os.write(file, piece[size % PIECE :][:step])
+        os.fsync(file)
+        step = min(2 * step, PIECE)
     written = time.perf_counter()
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # else memory is read, not the disk
     os.lseek(file, 0, os.SEEK_SET)
     middle, num = time.perf_counter(), 0
-    while part := os.read(file, PIECE - num % PIECE):
+    while num < size and time.perf_counter() - middle < MOST_SEC:
+        part = os.read(file, min(LEAST_PIECE, PIECE - num % PIECE))
+        if not part:
+            raise OSError(f"{num} bytes were read of {size} that were written")
         if part != piece[num % PIECE :][: len(part)]:
             raise OSError("what was read is not what was written")
         num += len(part)
-    if num != size:
-        raise OSError(f"{num} bytes were read of {size} that were written")
-    return round(size / 1e6 / (written - begin), 1), round(size / 1e6 / (time.perf_counter() - middle), 1)
+    return round(size / 1e6 / (written - begin), 1), round(num / 1e6 / (time.perf_counter() - middle), 1)
 
 
 def _object_storage(address: str) -> Disk:
     """Object storage, by an object that is written, read and removed."""
     storage, name = Storage.at(address), f"{PREFIX}{os.getpid()}-{time.time_ns():x}"
-    content, begin = os.urandom(OBJECT_BYTES), time.perf_counter()
     since = time.time()
-    storage.write(name, content)
     try:
-        written = time.perf_counter()
+        content, seconds = _write_object(storage, name)
         dated, now = storage.written_at(name), time.time()
         middle = time.perf_counter()
         if storage.read(name) != content:
@@ -121,9 +147,20 @@ def _object_storage(address: str) -> Disk:
         end = time.perf_counter()
     finally:
         storage.delete(name)
-    size, ahead = OBJECT_BYTES / 1e6, None if dated is None else outside(dated, since, now)
-    speeds = round(size / (written - begin), 1), round(size / (end - middle), 1)
+    size, ahead = len(content) / 1e6, None if dated is None else outside(dated, since, now)
+    speeds = round(size / seconds, 1), round(size / (end - middle), 1)
     return Disk(address, kind_of(address), *speeds, clock_sec=ahead)
+
+
+def _write_object(storage: Storage, name: str) -> tuple[bytes, float]:
+    """The largest content for which there is time, and the seconds that it took to write it."""
+    for size in OBJECT_BYTES:
+        content, begin = os.urandom(size), time.perf_counter()
+        storage.write(name, content)
+        seconds = time.perf_counter() - begin
+        if 4 * seconds > 2 * MOST_SEC:
+            break
+    return content, seconds
 
 
 def outside(moment: float, begin: float, end: float) -> float:

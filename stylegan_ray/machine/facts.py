@@ -15,7 +15,8 @@ from stylegan_ray.machine.network import interfaces, taken_ports
 from stylegan_ray.machine.processor import Processor, processor
 from stylegan_ray.machine.software import OWN, extras, software, unmet, version_of
 
-STORAGE_SEC = 6.0
+STORAGE_SEC = 10.0
+"""How long a storage may take; to measure a slow one takes half as long."""
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stylegan_ray.machine.disks import Disk
+from stylegan_ray.machine.disks import NO_ANSWER, Disk
 from stylegan_ray.machine.facts import Facts
 from stylegan_ray.machine.memory import gib
 from stylegan_ray.machine.network import PORTS
@@ -211,6 +211,9 @@ def about_temporary(facts: Facts) -> Finding:
 def about_storage(facts: Facts) -> Finding:
     disk, other = facts.storage, "--run.storage or STYLEGAN_RAY_STORAGE names another"
     where = f"{disk.address} ({disk.kind})" if disk.kind else disk.address
+    if disk.problem.startswith(NO_ANSWER):
+        way_out = f"see whether its server is reached and works: ls and df there wait, too; {other}"
+        return Finding("problem", "storage", f"{where}: {disk.problem}", way_out)
     if disk.problem:
         return Finding("problem", "storage", f"{where}: {disk.problem}", f"give this user the right to write; {other}")
     text = f"{where}: writes {disk.write_mb_s:g} MB/s, reads {disk.read_mb_s:g} MB/s{_room(disk)}"

@@ -9,7 +9,7 @@ from stylegan_ray.metrics.detectors import KNOWN, DetectorUnavailable, detector_
 from stylegan_ray.metrics.detectors import prefetch as fetch
 from stylegan_ray.metrics.options import CompareOptions, PlotOptions, PrefetchOptions
 from stylegan_ray.metrics.row_files import compare_stored, grouped, load_rows
-from stylegan_ray.run_folder import find_run
+from stylegan_ray.run_folder import find_run, refuse_relative
 from stylegan_ray.storage import Storage, absolute, one_line, split_address
 from stylegan_ray.table import format_table
 
@@ -29,6 +29,7 @@ def plot(options: PlotOptions) -> int:
     """Writes the curves of runs and prints the paths of the files."""
     if not options.runs:
         raise ConfigError("which runs? give at least one RUN, by its folder or name")
+    refuse_relative({"--out": options.out})
     found = [find_run(run) for run in options.runs]
     names = [split_address(address)[1] for address in found]
     labels = names if len(set(names)) == len(names) else found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from stylegan_ray.config import ConfigError, nearest
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.jsonl import metric_rows
-from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, mean_rows
+from stylegan_ray.metrics.blocks import Plan
+from stylegan_ray.metrics.rows import Comparison, IncomparableRows, Row, compare, mean_rows, values_of_one_kind
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     EVALUATIONS,
@@ -18,6 +21,9 @@ from stylegan_ray.run_folder import (
     read_config,
 )
 from stylegan_ray.storage import Storage, absolute, join_address, split_address
+
+PLAIN_KEYS = ("psi", "cutoff", "noise", "dialect")
+"""Keys in which rows that describe a network have the defaults of the evaluate command."""
 
 
 def rows_file(network: str) -> str:
@@ -41,6 +47,38 @@ def load_rows(what: str) -> list[Row]:
     for name in (METRICS, EVALUATIONS):
         rows += metric_rows(Storage.at(run), name)
     return rows
+
+
+def rows_of_network(network: str, nimg: int, data_path: str | None = None) -> list[Row]:
+    """The last row with a value of each metric that describes a network: of its run at this clock value, or evaluated.
+
+    Rows of `evaluate` are those of this very file or checkpoint, computed with the default psi, noise and dialect, and
+    on the data at `data_path` where that is known; they agree with the run's own in all that makes them comparable.
+    """
+    address = without_credentials(absolute(network))
+    evaluated = [
+        row
+        for row in _rows_beside(network, EVALUATIONS)
+        if row.get("checkpoint") == address
+        and _is_plain(row)
+        and (data_path is None or row.get("data_path") in (None, data_path))
+    ]
+    rows = values_of_one_kind(_rows_beside(network, METRICS) + evaluated)
+    found = [row for row in rows if row.get("class") is None and row.get("kimg") == nimg / 1000]
+    return list({row["metric"]: row for row in found}.values())
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether a row was computed as the evaluate command does unless it is told otherwise."""
+    plan = vars(Plan(()))
+    return all(row.get(key, plan[key]) == plan[key] for key in PLAIN_KEYS)
+
+
+def _rows_beside(network: str, name: str) -> list[Row]:
+    """The rows of a file in the folder of a network's run, or beside it; none where it cannot be read."""
+    with suppress(ValueError, OSError):
+        return metric_rows(Storage.at(folder_of(network)), name)
+    return []
 
 
 def grouped(runs: Sequence[str], keys: Sequence[str]) -> dict[str, list[Row]]:

@@ -80,6 +80,15 @@ def test_a_projection_continues_from_its_w(project):
         assert a["w"].shape == (1, 6, 6)
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [(["/a.png", "b.png"], "IMAGE='b.png'"), (["/a.png", "--load-w", "w.npz"], "--load-w='w.npz'")],
+)
+def test_a_job_refuses_relative_paths(project, monkeypatch, words, names):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert names in project(*words, "--outdir", "/out")
+
+
 def written(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 

@@ -92,6 +92,48 @@ def test_a_folder_for_the_hub(run, tmp_path):
     assert convert(run, dest) == 0, "a folder is written again"
 
 
+def evaluated(network, value, **other):
+    """A row of the evaluate command, about a network of the run."""
+    plain = {"psi": 1.0, "cutoff": None, "noise": "random", "dialect": "original", "data": "s3://bucket/private/cats"}
+    row = {"metric": "kid5k_tiny", "kimg": 2.0, "checkpoint": str(network), "data_path": plain["data"], "value": value}
+    return json.dumps({**plain, **row, **other}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"psi": 0.5},
+        {"noise": "const"},
+        {"dialect": "ada"},
+        {"cutoff": 2},
+        {"checkpoint": "/elsewhere/network-snapshot-000002.safetensors"},
+        {"data": "s3://bucket/dogs", "data_path": "s3://bucket/dogs"},
+        {"class": "tabby"},
+    ],
+)
+def test_a_card_shows_rows_of_its_network_only_and_none_with_other_options(run, tmp_path, other):
+    (run / "run.json").write_text(json.dumps({"data": {"path": "s3://bucket/private/cats"}}))
+    network = run / "network-snapshot-000002.safetensors"
+    for first in (other, {}):
+        rows = [evaluated(network, 0.25), evaluated(network, 0.125, **other)]
+        (run / "evaluations.jsonl").write_text("".join(rows[::-1] if first else rows))
+        assert convert(run, tmp_path / "cats") == 0
+        card = (tmp_path / "cats" / "README.md").read_text()
+        assert "| fid5k_tiny | 7.25 |" in card and "| kid5k_tiny | 0.25 |" in card and "0.125" not in card
+
+
+def test_two_networks_in_one_folder_have_a_card_each(tmp_path):
+    cfg, networks = make()
+    for name, value in (("a", 1.5), ("b", 2.5)):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(save_network(*networks, cfg, 0))
+        with open(tmp_path / "evaluations.jsonl", "a") as file:
+            file.write(evaluated(path, value, kimg=0.0))
+    for name, value in (("a", 1.5), ("b", 2.5)):
+        assert convert(tmp_path / f"{name}.safetensors", tmp_path / name) == 0
+        assert f"| kid5k_tiny | {value} |" in (tmp_path / name / "README.md").read_text()
+
+
 def test_the_code_of_the_card_runs(run, tmp_path):
     convert(run, tmp_path / "cats")
     text = (tmp_path / "cats" / "README.md").read_text()

@@ -81,6 +81,34 @@ def test_style_mixing(generate, G):
     np.testing.assert_array_equal(grid[16:, 16:24], expected(G, 6))  # every layer from the column
 
 
+def test_mixtures_as_files_and_their_w(generate, G):
+    words = "--seeds 0-1 --mix-seeds 5-6 --mix-styles 0-1".split()
+    files = [f"out/seed000{row}-seed000{column}.png" for row in (0, 1) for column in (5, 6)]
+    assert generate(*words, "--outdir", "out", "--save-w", "w.npz") == ["w.npz", *files]
+    assert generate(*words) == ["mixing.png"]
+    grid = pixels("mixing.png")
+    for number, file in enumerate(files):
+        row, column = 8 + 8 * (number // 2), 8 + 8 * (number % 2)
+        np.testing.assert_array_equal(pixels(file), grid[row : row + 8, column : column + 8])
+    assert generate("--load-w", "w.npz", "--tiles", "2", "2") == ["saved_w.png"]
+    np.testing.assert_array_equal(pixels("saved_w.png"), grid[8:, 8:])
+    assert generate(*words, "--outdir", "out", "--grid", "g.png") == [*files, "g.png"]
+    assert "leave one of them out" in generate(*words, "--tiles", "2", "2")
+
+
+def test_mixtures_have_the_random_noise_of_their_row(generate, G):
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if "noise_strength" in name:
+                parameter.fill_(0.5)
+    words = ("--noise-mode", "random")
+    generate("--seeds", "0-1", "--mix-seeds", "5,1", "--mix-styles", "0-3", *words)
+    generate("--seeds", "0-1,5", "--outdir", "out", *words)
+    grid, alone = pixels("mixing.png"), [pixels(f"out/seed000{seed}.png") for seed in (0, 1, 5)]
+    for tile, expected in (((8, 0), alone[0]), ((16, 0), alone[1]), ((0, 8), alone[2]), ((16, 16), alone[1])):
+        np.testing.assert_array_equal(grid[tile[0] : tile[0] + 8, tile[1] : tile[1] + 8], expected)
+
+
 @pytest.mark.parametrize("ending", ["webp", "gif"])
 def test_videos_by_pillow(generate, ending):
     assert generate("--seeds", "0-2", "--video", f"walk.{ending}", "--frames", "4") == [f"walk.{ending}"]
@@ -129,11 +157,41 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--fps 0", "from 1 to 1000"),
         ("--tiles 0 4", "at least 1"),
         ("--device gpu", "cpu, cuda"),
+        ("--format tar", "--format goes with --n"),
+        ("--shard 8", "--shard goes with --n"),
+        ("--num-tasks 0", "--num-tasks goes with --n"),
+        ("--address auto", "--address goes with --n"),
+        ("--load-w x.npz --seeds 1", "--seeds does not go with --load-w"),
         ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
     ],
 )
 def test_mistakes(generate, words, says):
     assert says in generate(*words.split())
+
+
+@pytest.mark.parametrize("option", ["--outdir", "--grid", "--save-w"])
+def test_addresses_of_object_storage_are_refused(generate, option, tmp_path):
+    said = generate("--seeds", "0", option, "s3://KEY:SECRET@bucket/x")
+    assert f"{option} s3://bucket/x is an address" in said and "disk" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--outdir", "out"], "--outdir='out'"),
+        (["--grid", "g.png"], "--grid='g.png'"),
+        (["--video", "v.webp"], "--video='v.webp'"),
+        (["--save-w", "w.npz", "--outdir", "/out"], "--save-w='w.npz'"),
+        (["--load-w", "w.npz", "--grid", "/g.png"], "--load-w='w.npz'"),
+        ([], "--grid='seeds0-1.png'"),
+        (["--mix-seeds", "5"], "--grid='mixing.png'"),
+        (["--directions", "sefa"], "--grid='sefa0.png'"),
+    ],
+)
+def test_files_that_would_be_lost_with_a_job_are_refused(generate, monkeypatch, words, names):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert names in generate("--seeds", "0-1", *words)
 
 
 def test_other_ranges(generate, G, monkeypatch):
@@ -155,6 +213,15 @@ def test_saved_w_give_the_images_again(generate, G):
     assert generate("--seeds", "3,12", "--outdir", "a", "--save-w", "w.npz")[0] == "w.npz"
     assert generate("--load-w", "w.npz", "--outdir", "b") == ["b/w-0000.png", "b/w-0001.png"]
     np.testing.assert_array_equal(pixels("b/w-0001.png"), expected(G, 12))
+
+
+def test_images_of_one_name_are_refused_where_each_has_a_file(generate, tmp_path):
+    for name, seeds in (("a/photo", "3"), ("b/photo", "4"), ("a/w", "5,6"), ("b/w-0001", "7")):
+        generate("--seeds", seeds, "--save-w", f"{name}.npz", "--grid", "g.png")
+    for files, name in ((("a/photo.npz", "b/photo.npz"), "photo"), (("a/w.npz", "b/w-0001.npz"), "w-0001")):
+        said = generate("--load-w", *files, "--outdir", "out")
+        assert f"both become out/{name}.png; rename" in said and not (tmp_path / "out").exists()
+        assert generate("--load-w", *files, "--grid", "both.png") == ["both.png"]
 
 
 def test_noise_maps_of_a_file_are_used(generate, G):

@@ -95,6 +95,27 @@ def test_more_images_are_added_to_those_that_are_there(run, tmp_path, kind):
     assert contents(tmp_path / "once") == contents(tmp_path / "twice")
 
 
+@pytest.mark.parametrize("kind", ["png", "tar"])
+@pytest.mark.parametrize(("first", "then"), [("18", "17"), ("24", "18"), ("18", "5")])
+def test_fewer_images_change_nothing(run, tmp_path, kind, first, then):
+    words = ("--format", kind, "--outdir", "out")
+    assert run("--n", first, *words)[0] == 0
+    before = contents(tmp_path / "out")
+    status, said = run("--n", then, *words)
+    assert status == 0 and f"{then} images" in said and "0 made" in said
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_tar_file_that_a_longer_one_replaces_is_deleted_after_a_kill_too(run, tmp_path):
+    """Killed between the longer file and the deletion, then continued with the smaller number."""
+    for num in ("17", "18"):
+        assert run("--n", num, "--format", "tar", "--outdir", num)[0] == 0
+    (tmp_path / "17" / "images-000002-1.tar").rename(tmp_path / "18" / "images-000002-1.tar")
+    assert run("--n", "17", "--format", "tar", "--outdir", "18")[0] == 0
+    names = sorted(path.name for path in (tmp_path / "18").glob("*.tar"))
+    assert names == ["images-000000.tar", "images-000001.tar", "images-000002-2.tar"]
+
+
 def test_tar_files_are_a_data_set_with_its_classes(run, tmp_path):
     assert run("--n", "18", "--format", "tar", "--outdir", "out")[0] == 0
     files = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
@@ -129,6 +150,12 @@ def test_object_storage(run, tmp_path, kind):
         assert {name: stored.read(name) for name in stored.names()} == contents(tmp_path / "here")
 
 
+def test_a_job_refuses_relative_paths(run, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    status, said = run("--n", "4", "--outdir", "out")
+    assert status == 2 and "--outdir='out' is relative" in said
+
+
 def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
     assert run("--n", "4", "--outdir", "out")[0] == 0
     other = deepcopy(G)
@@ -148,6 +175,7 @@ def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
         ("--n 4", "--outdir"),
         ("--n 4 --outdir x --grid g.png", "--grid"),
         ("--n 4 --outdir x --mix-seeds 1", "--mix-seeds"),
+        ("--n 4 --outdir x --seeds 0-3", "--seeds"),
         ("--n 4 --outdir x --format tar --shard 10", "multiple of --batch 4; try 8"),
         ("--n 4 --outdir x --class 7", "classes 0 to 2"),
     ],

@@ -16,7 +16,7 @@ from stylegan_ray.images.generate import Sampler, mixed_styles, place_on_walk, w
 from stylegan_ray.images.grid import pil_uint8, png
 from stylegan_ray.images.points import Point, Shape, Walk, find_mistake, styles_of
 from stylegan_ray.images.saved_w import save_w
-from stylegan_ray.images.view import Drawn, ImageRequest, NetworkVersion, Refusal, View, find_network
+from stylegan_ray.images.view import NOT_FINITE, Drawn, ImageRequest, NetworkVersion, Refusal, View, find_network
 from stylegan_ray.interop import Networks, save_network
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.run_folder import best_name, snapshot_name
@@ -168,6 +168,26 @@ def run(tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.to_yaml())
     write_network(tmp_path / snapshot_name(1000), cfg, 1000, 1)
     return tmp_path, cfg
+
+
+def spoil(G):
+    """Makes the images of a network infinite by weights that are finite."""
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if name.endswith("torgb.bias"):
+                parameter.fill_(3e38)
+    return G
+
+
+def test_images_that_are_not_finite_are_refused(run):
+    folder, cfg = run
+    path = folder / "diverged.safetensors"
+    path.write_bytes(save_network(None, None, spoil(conditional()), cfg, 0))
+    with pytest.raises(ConfigError, match=r"diverged\.safetensors makes images of NaN.*an earlier network"):
+        View.load(NetworkVersion(str(path), ""))
+    view = View(Networks(G=None, D=None, G_ema=spoil(conditional()), config=cfg))
+    first, second = view.draw([ImageRequest.of(Point()), ImageRequest.of(Point(seed=1), has_image=False)])
+    assert first == Refusal(NOT_FINITE) and isinstance(second, Drawn)
 
 
 def test_the_names_of_classes_are_those_of_the_run(run):

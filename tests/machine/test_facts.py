@@ -46,9 +46,12 @@ def test_a_storage_that_cannot_be_written_is_a_problem_and_status_1(tmp_path, ca
     assert "problem  storage" in said and "--run.storage" in said
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_anything(tmp_path):
+def test_a_file_that_cannot_be_written_is_refused_before_anything(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--json .*folder"):
         examine_machine(DoctorOptions(json=str(tmp_path / "no" / "report.json")))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ValueError, match=r"--json='report.json' is relative"):
+        examine_machine(DoctorOptions(json="report.json"))
 
 
 def test_a_storage_that_hangs_is_told_in_time(monkeypatch):
@@ -64,6 +67,64 @@ def test_a_folder_that_loses_bytes_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(disks.os, "read", lambda file, num: bytes(len(read(file, num))))
     found = disks.try_storage(str(tmp_path), 10)()
     assert "not what was written" in found.problem and not list(tmp_path.iterdir())
+
+
+def slow(action, mb_s):
+    """A function of os that takes as long as a slow disk for the bytes of its result, or of what was written."""
+
+    def slowly(file, what):
+        done = action(file, what)
+        time.sleep((done if isinstance(done, int) else len(done)) / 1e6 / mb_s)
+        return done
+
+    return slowly
+
+
+def test_a_slow_folder_is_measured_in_time(monkeypatch, tmp_path):
+    """A tenth of the times and bytes: as 3 MB/s."""
+    monkeypatch.setattr(disks, "MOST_SEC", disks.MOST_SEC / 10)
+    monkeypatch.setattr(disks, "LEAST_PIECE", disks.LEAST_PIECE // 10)
+    monkeypatch.setattr(disks.os, "write", slow(os.write, 3))
+    monkeypatch.setattr(disks.os, "read", slow(os.read, 3))
+    found = disks.try_storage(str(tmp_path), facts.STORAGE_SEC / 10)()
+    assert not found.problem and found.write_mb_s < 4 and found.read_mb_s < 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_does_not_answer_keeps_no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(disks.os, "fsync", lambda file: time.sleep(3))
+    found = disks.try_storage(str(tmp_path), 0.2)()
+    assert "does not answer within 0.2 s" in found.problem
+    deadline = time.monotonic() + 2
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_command_that_ends_before_the_folder_answers_leaves_no_file(tmp_path):
+    code = (
+        "import os, sys, time; from stylegan_ray.machine import disks; os.fsync = lambda file: time.sleep(60);"
+        "disks.try_storage(sys.argv[1], 60);\nwhile not os.listdir(sys.argv[1]): time.sleep(0.01)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    deadline = time.monotonic() + 10
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_slow_object_storage_gets_a_small_object(monkeypatch, tmp_path):
+    write, sizes = disks.Storage.write, []
+
+    def slowly(storage, name, content):
+        sizes.append(len(content))
+        time.sleep(0.2 if len(sizes) == 2 else 0)
+        write(storage, name, content)
+
+    monkeypatch.setattr(disks, "MOST_SEC", 0.3)
+    monkeypatch.setattr(disks.Storage, "write", slowly)
+    found = disks._object_storage(str(tmp_path))
+    assert sizes == [1 << 20, 4 << 20] and found.write_mb_s < 21 and not list(tmp_path.iterdir())
 
 
 def test_moments_outside_an_interval():

@@ -52,6 +52,7 @@ CASES = [
     ({"temporary": replace(GOOD.temporary, free=4 * GIB)}, "problem", "Ray's folder", ["95%", "RAY_TMPDIR"]),
     ({"temporary": Disk("/no", problem="not there")}, "problem", "Ray's folder", ["/no: not there", "RAY_TMPDIR"]),
     ({"storage": Disk("/runs", problem="read-only")}, "problem", "storage", ["/runs", "read-only", "--run.storage"]),
+    ({"storage": Disk("/runs", problem="does not answer within 10 s")}, "problem", "storage", ["its server", "df"]),
     ({"storage": replace(STORAGE, free=GIB)}, "warning", "storage", ["1.0 GiB free", "delete old runs"]),
     ({"storage": replace(STORAGE, write_mb_s=3.0)}, "warning", "storage", ["writes 3 MB/s", "checkpoints"]),
     ({"storage": replace(STORAGE, clock_sec=-90.0)}, "warning", "storage", ["-90 s", "NTP"]),

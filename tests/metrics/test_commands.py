@@ -9,6 +9,8 @@ from support.toy import toy_config
 
 from stylegan_ray import cli
 from stylegan_ray.interop import save_network
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
 from stylegan_ray.train.state import TrainState
 
 PICTURE_SIZE = 8
@@ -38,6 +40,12 @@ def evaluated(capsys, *words):
     status = cli.run(cli.evaluate, [str(word) for word in words])
     out, err = capsys.readouterr()
     return status, out + err
+
+
+def test_a_job_refuses_relative_outputs(run, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "--out='curves' is relative" in evaluated(capsys, "plot", run, "--out", "curves")[1]
+    assert "CHECKPOINT='runs/run' is relative" in evaluated(capsys, "runs/run")[1]
 
 
 def rows_in(file):
@@ -122,6 +130,17 @@ def test_wrong_usage_has_status_2(run, capsys, words, expected):
     words = [word.replace("RUN", str(run)).replace("MISSING", str(run / "missing")) for word in words]
     status, text = evaluated(capsys, *words)
     assert status == 2 and expected in text
+
+
+def test_rows_of_a_checkpoint_are_compared_with_those_of_its_run(run, capsys):
+    cfg = toy_config()
+    state = TrainState.create(cfg, PICTURE_SIZE, 3, 0)
+    checkpoint = run / "checkpoints" / write_checkpoint(Snapshot.of(state, cfg), Storage.at(run / "checkpoints"))
+    row = {"metric": "fid5k_tiny", "kimg": 0}
+    (run / "evaluations.jsonl").write_text(json.dumps({**row, "value": 1.5, "checkpoint": str(checkpoint)}))
+    (run / "other.jsonl").write_text(json.dumps({**row, "value": 2.5}))
+    status, text = evaluated(capsys, "compare", checkpoint, run / "other.jsonl")
+    assert status == 0 and "1.5" in text and "2.5" in text
 
 
 OK = {"metric": "fid5k_tiny", "value": 1.5, "kimg": 1}

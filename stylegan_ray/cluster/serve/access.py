@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
 MOST_BODY_BYTES = 1 << 16
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 COOKIE = "stylegan_ray_token"
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 def is_loopback(host: str) -> bool:
@@ -46,7 +44,7 @@ class Access:
         if self.token is None:
             if is_local_name(headers.get("host", "")):
                 return await self._answer(scope, receive, send)
-            return await refuse(send, 403, "This server answers to 127.0.0.1 and localhost only.")
+            return await refuse(send, 403, "This server answers to names of this machine only, such as 127.0.0.1.")
         if not any(secrets.compare_digest(sent.encode(), self.token.encode()) for sent in tokens(headers, query)):
             return await refuse(send, 401, "This server needs its token: open the address that it has printed.")
         if scope["path"] == "/" and "token" in parse_qs(query):
@@ -70,20 +68,18 @@ class Access:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine."""
+    """Whether a Host header names this machine: localhost, or an address of its loopback interface."""
     name, _, port = host.rpartition(":")
-    return (name if name and port.isdigit() else host) in LOCAL_NAMES
+    return is_loopback(name if name and port.isdigit() else host)
 
 
 def tokens(headers: dict[str, str], query: str) -> list[str]:
     """All tokens that a request carries."""
     kind, _, bearer = headers.get("authorization", "").partition(" ")
     found = [bearer] if kind.lower() == "bearer" else []
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        cookie = None
-    return found + ([cookie.value] if cookie else []) + parse_qs(query).get("token", [])
+    # The parser of the standard library stops at the first cookie of another program that it does not understand.
+    cookies = [cookie.strip().partition("=") for cookie in headers.get("cookie", "").split(";")]
+    return found + [value for name, _, value in cookies if name == COOKIE] + parse_qs(query).get("token", [])
 
 
 def without_token(query: str) -> str:

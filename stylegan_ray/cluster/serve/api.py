@@ -118,7 +118,7 @@ def make_api(service: ImageService, token: str | None = None) -> FastAPI:
     async def image_json(point: ASKED) -> Image:
         drawn = await _drawn(service, ImageRequest.of(point))
         png = base64.b64encode(drawn.png or b"").decode()
-        return Image(png=png, w=drawn.ws.tolist(), network=Network(**await service.describe()))
+        return Image(png=png, w=drawn.ws.tolist(), network=Network(**drawn.network))
 
     @api.get("/w.npz", summary="The styles of an image", response_class=Response, responses=NPZ | PROBLEMS)
     async def w_npz(point: ASKED) -> Response:

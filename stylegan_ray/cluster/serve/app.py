@@ -13,6 +13,7 @@ import torch
 from ray import serve
 
 from stylegan_ray.cluster.serve.api import make_api
+from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.view import Drawn, ImageRequest, Prefer, Refusal, View, find_network
 from stylegan_ray.storage import one_line
 
@@ -46,8 +47,11 @@ class Renderer:
     def __init__(self, plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
         self.plan = plan
-        self.found = find_network(plan.run, plan.prefer)
-        self.view = View.load(self.found, plan.device)
+        try:
+            self.found = find_network(plan.run, plan.prefer)
+            self.view = View.load(self.found, plan.device)
+        except Exception as error:  # Ray writes it to its logs with all that is chained to it
+            raise RuntimeError(plain(error)) from None
         draw: Any = self.draw
         draw.set_max_batch_size(plan.batch)
         if plan.follow_sec is not None:
@@ -73,9 +77,14 @@ class Renderer:
             found = find_network(self.plan.run, self.plan.prefer)
             if found != self.found:
                 self.view, self.found = View.load(found, self.plan.device), found
-                logger.warning(f"loaded {found.address}")
+                logger.warning(f"loaded {without_credentials(found.address)}")
         except Exception as error:  # such as a checkpoint that the training has deleted meanwhile; the thread goes on
-            logger.warning(f"keeping {self.found.address}: {one_line(error)}")
+            logger.warning(f"keeping {without_credentials(self.found.address)}: {plain(error)}")
+
+
+def plain(error: Exception) -> str:
+    """The message of an error on one line, without credentials: Ray's logs and its dashboard show it."""
+    return one_line(without_credentials(str(error) or type(error).__name__), 500)
 
 
 class Remote:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import NOTIFY_URL, ConfigError, RunConfig
 from stylegan_ray.report.trackers.delivery import Delivery
 from stylegan_ray.report.trackers.memory import Memory
 from stylegan_ray.report.trackers.mlflow import MLflow
@@ -25,13 +26,18 @@ NOTIFY = "STYLEGAN_RAY_NOTIFY"
 
 
 def check_trackers(cfg: RunConfig) -> None:
-    """Raises ConfigError where the package of a tracker that the configuration asks for is not installed."""
+    """Raises ConfigError where the package of a tracker is not installed, or the variable NOTIFY holds no address."""
     for name in PACKAGES:
         if getattr(cfg.report, name) is not None and find_spec(name) is None:
             raise ConfigError(
                 f"report.{name}={getattr(cfg.report, name)!r} needs the package {name}; install stylegan-ray[{name}], "
                 f"or leave it out"
             )
+    if cfg.report.notify is None and not re.fullmatch(NOTIFY_URL, os.environ.get(NOTIFY) or "http://none"):
+        raise ConfigError(
+            f"${NOTIFY} (which may be a secret and is not shown) is no address of a receiver; write https://HOST/PATH "
+            f"without spaces, user and password, or unset it"
+        )
 
 
 class Deliveries:

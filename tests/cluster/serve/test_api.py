@@ -5,6 +5,8 @@ import io
 import json
 import random
 import re
+import shutil
+import subprocess
 
 import jsonschema
 import numpy as np
@@ -59,6 +61,17 @@ def test_an_image_with_its_styles(api):
     with np.load(io.BytesIO(ask(api, "/w.npz", "seed=3").body)) as file:
         np.testing.assert_allclose(found["w"], file["w"][0], rtol=1e-6)
     assert found["network"] == ask(api, "/network.json").json()
+
+
+def test_an_image_names_the_network_that_drew_it(view):
+    """Which may be another one than is described a moment later, by this process or another one."""
+
+    class Following(Here):
+        async def describe(self):
+            return {**self.view.describe(), "name": "newer"}
+
+    found = ask(make_api(Following(view)), "/image.json", "seed=3").json()
+    assert found["network"]["name"] == "n"
 
 
 def test_a_walk(api):
@@ -172,9 +185,37 @@ def test_the_page_is_one_file_that_needs_no_other_host(api):
     assert ask(api, "/docs").status == 404, "FastAPI's own page loads from another host"
 
 
+LOOK = """
+let network = {name: "a", kimg: 1}, shown = {point: "old"}, playing = PLAYING, done = [];
+const savedImages = {clear: () => done.push("clear")}, $ = () => ({});
+const listPoints = () => done.push(`list ${shown}`), show = () => done.push("show"), walk = () => done.push("walk");
+const ask = async () => ({json: async () => ({name: NAME, kimg: 1})});
+FUNCTION
+look().then(() => console.log(JSON.stringify(done)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("name", "playing", "done"),
+    [
+        ("a", "{}", []),
+        ("b", "null", ["clear", "list null", "show"]),
+        ("b", "{}", ["clear", "list null", "walk"]),
+    ],
+)
+def test_the_page_forgets_the_images_of_another_network(name, playing, done):
+    (function,) = re.findall(r"^async function look\(\) \{.*?^\}", page_text(), re.M | re.S)
+    script = LOOK.replace("PLAYING", playing).replace("NAME", json.dumps(name)).replace("FUNCTION", function)
+    found = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) == done
+
+
 def test_without_a_token_only_this_machine_is_answered(api):
-    for host, status in {"localhost:8000": 200, "[::1]:80": 200, "127.0.0.1": 200, "evil.example:8000": 403}.items():
-        assert ask(api, "/network.json", headers={"host": host}).status == status
+    for host in ("localhost:8000", "[::1]:80", "127.0.0.1", "127.0.0.2:8000"):
+        assert ask(api, "/network.json", headers={"host": host}).status == 200
+    for host in ("evil.example:8000", "127.0.0.1.evil.example", "0.0.0.0:8000", "192.168.0.1", "", "127.0.0.2:evil"):
+        assert ask(api, "/network.json", headers={"host": host}).status == 403
     assert ask(api, "/", headers={"host": "evil.example"}).detail
 
 
@@ -194,6 +235,10 @@ def test_a_visit_with_the_token_leaves_a_cookie_and_a_clean_address(view):
     cookie = found.headers["set-cookie"].partition(";")[0]
     assert ask(api, "/image.png", headers={"cookie": cookie}).status == 200
     assert ask(api, "/image.png", headers={"cookie": "stylegan_ray_token=x"}).status == 401
+    for other in ('{"a": "b"}', "a b=c", "=", "", "ä=1", "stylegan_ray_token=x", 'q="'):
+        for cookies in (f"{other}; {cookie}", f"{cookie}; {other}", f"{other};{cookie}"):
+            assert ask(api, "/image.png", headers={"cookie": cookies}).status == 200
+    assert ask(api, "/image.png", headers={"cookie": f"x{cookie}"}).status == 401
 
 
 def test_tokens_are_made_where_others_can_connect():

@@ -4,11 +4,14 @@ import socket
 import sys
 
 import pytest
+from support.toy import toy_config, toy_state
 
 from stylegan_ray import cli
-from stylegan_ray.cluster.serve.launch import check_port, device_of, page_address
+from stylegan_ray.cluster.serve.launch import address_of, check_port, device_of, page_address
 from stylegan_ray.cluster.serve.options import ServeOptions
 from stylegan_ray.config import ConfigError
+from stylegan_ray.storage import Storage
+from stylegan_ray.train.checkpoint import Snapshot, write_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,15 @@ def test_mistakes(tmp_path, capsys, monkeypatch, words, says):
     monkeypatch.setenv("STYLEGAN_RAY_STORAGE", str(tmp_path))
     assert cli.run(cli.serve, ["nothing", *words.split()]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_checkpoint_cannot_be_followed(tmp_path, capsys):
+    cfg = toy_config()
+    checkpoint = write_checkpoint(Snapshot.of(toy_state(cfg), cfg), Storage.at(tmp_path / "checkpoints"))
+    words = [str(tmp_path / "checkpoints" / checkpoint)]
+    assert address_of(ServeOptions(*words)) == words[0]
+    assert cli.run(cli.serve, [*words, "--follow"]) == 2
+    assert "--follow needs a run" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_refused():

@@ -57,6 +57,12 @@ class Parsed(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
+def test_a_job_refuses_relative_outputs(run, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cli.run(cli.report, [run.folder.root, "--output", "page.html"]) == 2
+    assert "--output='page.html' is relative" in capsys.readouterr().err
+
+
 def page(run):
     write_page(run.folder)
     content = run.folder.read("report.html").decode()

@@ -10,6 +10,8 @@ from support.grown import GrowingRun, deliver, memory_of
 
 from stylegan_ray.cluster.origin import without_hooks
 from stylegan_ray.config import ConfigError, load_config
+from stylegan_ray.credentials import host_of
+from stylegan_ray.report.trackers import check_trackers
 
 
 @contextmanager
@@ -83,6 +85,36 @@ def test_the_address_and_a_token_may_come_from_the_environment(tmp_path, monkeyp
         deliver(run)
     assert got[0][1]["Authorization"] == "Bearer SECRETTOKEN"
     assert memory_of(tmp_path, "notify")["address"] == address
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hooks.example.com/SECRET",
+        "SECRET",
+        "https://user:SECRET@host/x",
+        "https://h/SECRET\n",
+        "ftp://h/SECRET",
+        "://h",
+    ],
+)
+def test_a_variable_that_is_no_address_is_refused_without_showing_it(monkeypatch, value):
+    monkeypatch.setenv("STYLEGAN_RAY_NOTIFY", value)
+    with pytest.raises(ConfigError, match=r"\$STYLEGAN_RAY_NOTIFY .*https://HOST/PATH") as caught:
+        check_trackers(load_config("tiny"))
+    assert "SECRET" not in str(caught.value)
+    check_trackers(load_config("tiny", {"report.notify": "https://hooks.example.com/x"}))
+    for good in ("https://hooks.example.com/SECRET", ""):
+        monkeypatch.setenv("STYLEGAN_RAY_NOTIFY", good)
+        check_trackers(load_config("tiny"))
+
+
+def test_a_text_without_a_scheme_has_no_host():
+    assert host_of("hooks.example.com/SECRET") == host_of("SECRET") == host_of("://SECRET") == ""
+    assert host_of("https://user:SECRET@h:1/SECRET") == "https://h:1"
+    assert without_hooks(["--report.notify", "h/SECRET", "--report.notify=null"]) == [
+        "--report.notify", "null", "--report.notify=null",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
