@@ -98,8 +98,7 @@ class Decoder:
         mode = "L" if self.num_channels == 1 else "RGB"
         if image.mode == mode and "transparency" not in image.info:
             return image
-        if image.mode in DEEP_MODES:
-            image = to_eight_bits(image, self.float_bits if image.mode == "F" else self.bits)
+        image = in_eight_bits(image, self.bits, self.float_bits)
         if has_alpha(image):
             image = remove_alpha(image, self.alpha)
         return image.convert(mode)
@@ -345,6 +344,13 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     rows = max(STRIP_PIXELS // image.width, 1)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def in_eight_bits(image: Image.Image, bits: int, float_bits: int) -> Image.Image:
+    """An image of at most 8 bits; bits are as in Decoder."""
+    if image.mode not in DEEP_MODES:
+        return image
+    return to_eight_bits(image, float_bits if image.mode == "F" else bits)
 
 
 def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
