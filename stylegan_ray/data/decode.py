@@ -6,7 +6,7 @@ import importlib
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -143,7 +143,7 @@ def pixels_in_memory(image: Image.Image, content: bytes) -> int:
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says."""
-    return _loaded(read_header(content, max_bytes, extra_formats))
+    return _loaded(read_header(content, max_bytes, extra_formats), content)
 
 
 @contextmanager
@@ -154,21 +154,64 @@ def decoded(
     header = read_header(content, max_bytes, extra_formats)
     is_large = pixels_in_memory(header, content) * BYTES_PER_PIXEL > LARGE_BYTES
     with _large if is_large else nullcontext():
-        yield _loaded(header)
+        yield _loaded(header, content)
 
 
 _large = threading.Lock()
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _loaded(image: Image.Image, content: bytes) -> Image.Image:
     """An image of which the header is read, decoded, with white as the largest value, and turned upright."""
+    raw_mode = raw_mode_of(image)
     image.load()
+    _scale_color_key(image, raw_mode, content)
     if image.mode in DEEP_MODES and is_inverted(image):
         if image.mode == "F":
             raise ValueError("is a TIFF of floats in which 0 is white; save it with 0 as black")
         image, info = Image.fromarray(0xFFFF - np.asarray(image)), image.info
         image.info = info
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
+
+
+def raw_mode_of(image: Image.Image) -> str:
+    """How Pillow names the pixels of a file of which only the header is read, such as RGB;16B; it may be empty."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _scale_color_key(image: Image.Image, raw_mode: str, content: bytes) -> None:
+    """Gives the transparent color of a PNG (chunk tRNS) the depth of the decoded image; Pillow leaves that of the file.
+
+    Colors of 16 bits, of which Pillow keeps the high bytes, get an alpha channel. Deep gray images keep their depth.
+    """
+    key = image.info.get("transparency")
+    if raw_mode in FEW_LEVELS and isinstance(key, int):
+        image.info["transparency"] = key % FEW_LEVELS[raw_mode] * (255 // (FEW_LEVELS[raw_mode] - 1))
+    elif raw_mode == "RGB;16B" and isinstance(key, tuple):
+        low = Image.open(io.BytesIO(content), formats=["PNG"])
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
+        low.load()  # the second byte of each value
+        halves = zip(strips(image), strips(low), strict=True)
+        values = (np.asarray(high).astype(np.uint16) << 8 | np.asarray(rest) for (_, high), (_, rest) in halves)
+        image.putalpha(_opaque_but(key, values))
+        del image.info["transparency"]
+
+
+FEW_LEVELS = {"L;2": 4, "L;4": 16}
+"""Levels of gray that Pillow spreads over 0 to 255, by its name of the pixels of a file."""
+
+
+def _opaque_but(key: int | tuple[int, ...], rows: Iterable[np.ndarray]) -> Image.Image:
+    """The alpha channel of an image of which the color `key` is transparent, from its values [H,W] or [H,W,3]."""
+    same = (values == key for values in rows)
+    opaque = [np.invert(is_key.all(axis=2) if is_key.ndim == 3 else is_key) for is_key in same]
+    return Image.fromarray(np.concatenate(opaque).astype(np.uint8) * np.uint8(255))
+
+
+def _deep_alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha channel of an image of DEEP_MODES; None without a transparent color."""
+    key = image.info.get("transparency")
+    return _opaque_but(key, (np.asarray(strip) for _, strip in strips(image))) if isinstance(key, int) else None
 
 
 def is_inverted(image: Image.Image) -> bool:
@@ -286,8 +329,11 @@ def is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is not opaque."""
     if not has_alpha(image):
         return False
-    opaque = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
-    return opaque.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+    if image.mode in DEEP_MODES:
+        alpha = _deep_alpha(image)
+    else:
+        alpha = (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
+    return alpha is not None and alpha.getextrema()[0] < 255  # type: ignore[operator]
 
 
 def is_gray(image: Image.Image) -> bool:
@@ -318,7 +364,7 @@ def depth_of(image: Image.Image, content: bytes) -> int:
 
 def has_deep_channels(image: Image.Image, content: bytes) -> bool:
     """Whether a decoded image of 8 bits per channel is stored with 16, of which Pillow drops the low ones."""
-    if image.format == "PNG":
+    if content.startswith(b"\x89PNG"):
         return content[24:25] == b"\x10"
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 0)
     return max(bits if isinstance(bits, tuple) else (bits,), default=0) == 16
@@ -354,9 +400,15 @@ def in_eight_bits(image: Image.Image, bits: int, float_bits: int) -> Image.Image
 
 
 def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
-    """A gray image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
+    """A gray image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits.
+
+    One with a transparent color gets an alpha channel.
+    """
     rows = [_highest_byte(np.asarray(strip), bits) for _, strip in strips(image)]
-    return Image.fromarray(np.concatenate(rows))
+    result, alpha = Image.fromarray(np.concatenate(rows)), _deep_alpha(image)
+    if alpha is not None:
+        result.putalpha(alpha)
+    return result
 
 
 def _highest_byte(values: np.ndarray, bits: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import explain_error, in_eight_bits, is_gray, is_transparent, strips
+from stylegan_ray.data.decode import explain_error, in_eight_bits, is_gray, is_transparent, raw_mode_of, strips
 from stylegan_ray.data.doctor.traits import (
     HASH_BYTES,
     TRAITS,
@@ -110,9 +110,7 @@ def bits_of(header: Image.Image) -> int:
     """Bits per channel that the file stores; only 8 are used."""
     if header.mode in GRAY_BITS:
         return GRAY_BITS[header.mode]
-    tiles = getattr(header, "tile", None)
-    raw_mode = str(tiles[0][3]) if tiles else ""  # Pillow reads RGB;16B as RGB
-    return 16 if ";16" in header.mode or ";16" in raw_mode else 8
+    return 16 if ";16" in header.mode or ";16" in raw_mode_of(header) else 8  # Pillow reads RGB;16B as RGB
 
 
 def profile_of(image: Image.Image) -> str:
