@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder
+from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 from support.s3 import s3_server
 from support.spoiled import EXPECTED, SIDE, spoiled
 
@@ -180,15 +180,27 @@ def test_stated_bits_are_those_of_the_examination(tmp_path, cache, capsys):
         ("{s} --fix", "DEST is missing"),
         ("{s} --fix {s}", "is SOURCE itself"),
         ("{t}/flat --fix {t}/d", "--fix leaves out every image"),
+        ("{s} --check --json {s}/000.png", "--json {s}/000.png would be written over or into SOURCE {s}"),
+        ("{s} --check --sheet {s}/f.png", "--sheet {s}/f.png would be written over or into SOURCE {s}"),
+        ("{z} --check --sheet {z}", "--sheet {z} would be written over or into SOURCE {z}"),
+        ("{z} --check --sheet {t}/link", "--sheet {t}/link would be written over or into SOURCE {z}"),
+        ("{s} {t}/d --fix --json {t}/d", "--json {t}/d would be written over or into DEST {t}/d"),
+        ("{s} {t}/d --fix --json {t}/d.changes.json", "over or into the list of changes {t}/d.changes.json"),
+        ("{s} --check --json {t}/r --sheet {t}/./r", "--sheet {t}/./r would be written over or into --json {t}/r"),
+        ("s3://k:s@b/d --check --json s3://b/d/f?region=x", "over or into SOURCE s3://b/d"),
     ],
 )
 def test_mistakes(tmp_path, cache, capsys, words, says):
     write_folder(tmp_path / "s", numbered(2))
     write_folder(tmp_path / "flat", {"a.png": Image.new("RGB", (16, 16))})
-    assert run(*words.format(s=tmp_path / "s", t=tmp_path).split()) == 2
+    source = write_zip(tmp_path / "z.zip", numbered(2)).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "z.zip")
+    places = {"s": tmp_path / "s", "t": tmp_path, "z": tmp_path / "z.zip"}
+    assert run(*words.format(**places).split()) == 2
     error = capsys.readouterr().err
-    assert says in error and "data." not in error and "Traceback" not in error
+    assert says.format(**places) in error and "data." not in error and "Traceback" not in error
     assert not (tmp_path / "d").exists() and not list(tmp_path.glob("*.json"))
+    assert (tmp_path / "z.zip").read_bytes() == source and len(list((tmp_path / "s").iterdir())) == 2
 
 
 def test_credentials_of_addresses_are_in_no_line_and_no_report(cache, tmp_path, capfd):

@@ -60,6 +60,26 @@ def refuse_options(options: PrepareOptions) -> None:
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
         if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
             raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
+        _refuse_place(name, file, options)
+
+
+def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
+    """Raises ConfigError for a report that would replace or join files of SOURCE or DEST, or replace another report."""
+    taken = {} if options.source == openmoji.NAME else {"SOURCE": options.source}
+    if options.dest is not None:
+        taken |= {"DEST": options.dest, "the list of changes": extend_address(options.dest, CHANGES_ENDING)}
+    if name == "--sheet" and options.json is not None:
+        taken["--json"] = options.json
+    for what, address in taken.items():
+        if f"{_place(file)}/".startswith(f"{_place(address)}/"):
+            raise ConfigError(f"{name} {file} would be written over or into {what} {address}; give a file elsewhere")
+
+
+def _place(address: str) -> str:
+    """One spelling for all addresses of the same file or folder."""
+    if address.startswith("file://") or "://" not in address:
+        return os.path.realpath(os.path.expanduser(address.removeprefix("file://"))).rstrip("/")
+    return without_credentials(address).partition("?")[0].rstrip("/")
 
 
 def check(options: PrepareOptions) -> int:
