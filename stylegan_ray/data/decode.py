@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from stylegan_ray.data.decode_cost import (
+    MAX_READS,
+    CountedReads,
+    check_comments,
+    check_repeated,
+    check_scans,
+    check_speed,
+    is_scaled_pnm,
+    load_scaled_pnm,
+)
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import printable
@@ -30,15 +39,6 @@ BYTES_PER_PIXEL = 4
 """Memory that Pillow takes for a pixel of any mode, at most."""
 LARGE_BYTES = 1 << 26
 """Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
-MAX_SCANS = 100
-"""Scans of a JPEG: progressive files have about ten, and each costs a pass over the whole image."""
-NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-"""A marker with a length behind it, or the end; others are part of the data, or have none (T.81, table B.1)."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-MAX_SLOW_PIXELS = 1 << 22
-"""Largest image in an encoding that Pillow decodes in Python, about a microsecond for each value."""
-MAX_COMMENTS = 100
-"""Comments in a PNM of decimal numbers; each costs a copy of what follows it."""
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""
 
@@ -118,9 +118,11 @@ class Decoder:
 
 def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
-    check_scans(content)
+    check_repeated(content)
     check_comments(content)
-    image = Image.open(io.BytesIO(content), formats=available_formats(extra_formats))
+    stream = CountedReads(content)
+    image = Image.open(stream, formats=available_formats(extra_formats))
+    check_scans(content, image.width * image.height)
     if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
         raise ValueError(
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
@@ -131,7 +133,7 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
             f"is a TIFF with a tile of {pixels_in_memory(image, content)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
-    check_speed(image)
+    stream.left = MAX_READS + check_speed(image)
     return image
 
 
@@ -163,6 +165,8 @@ _large = threading.Lock()
 def _loaded(image: Image.Image, content: bytes) -> Image.Image:
     """An image of which the header is read, decoded, with white as the largest value, and turned upright."""
     raw_mode = raw_mode_of(image)
+    if is_scaled_pnm(image):
+        return load_scaled_pnm(image, content)
     image.load()
     _scale_color_key(image, raw_mode, content)
     if image.mode in DEEP_MODES and is_inverted(image):
@@ -244,37 +248,6 @@ def import_pillow_heif() -> Any:
 def extra_decoders(extra_formats: Sequence[str]) -> list[str]:
     """Versions of what decodes the extra formats; raises DataError where it is not installed."""
     return [f"pillow-heif {import_pillow_heif().__version__}" for name in extra_formats if name == "heif"]
-
-
-def check_scans(content: bytes) -> None:
-    """Raises ValueError for a JPEG of more than MAX_SCANS scans (ITU-T T.81, section B.2)."""
-    if not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= MAX_SCANS:
-        return
-    at, num_scans = 2, 0
-    while (found := NEXT_MARKER.search(content, at)) is not None and num_scans <= MAX_SCANS:
-        marker, at = content[found.end() - 1], found.end()
-        if marker == END_OF_IMAGE:
-            break
-        num_scans += marker == START_OF_SCAN
-        at += max(int.from_bytes(content[at : at + 2], "big"), 2)
-    if num_scans > MAX_SCANS:
-        raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans, which takes very long to decode; save it again")
-
-
-def check_comments(content: bytes) -> None:
-    """Raises ValueError for a PNM of decimal numbers with more than MAX_COMMENTS comments."""
-    if content.startswith((b"P1", b"P2", b"P3")) and content.count(b"#") > MAX_COMMENTS:
-        raise ValueError(f"is a PNM of more than {MAX_COMMENTS} comments, which takes very long to decode; save as PNG")
-
-
-def check_speed(image: Image.Image) -> None:
-    """Raises ValueError for a large image of which Pillow's decoder is written in Python."""
-    is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
-    if is_slow and image.width * image.height > MAX_SLOW_PIXELS:
-        raise ValueError(
-            f"is {image.height}x{image.width} pixels, more than the {MAX_SLOW_PIXELS} that are read of {image.format} "
-            "in this encoding, since they take very long to decode; save it as PNG"
-        )
 
 
 def check_beginning(content: bytes) -> None:

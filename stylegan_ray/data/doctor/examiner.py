@@ -90,7 +90,10 @@ def measure(stored: StoredImage, traits: np.ndarray, bits: int = 16, float_bits:
 def num_frames(header: Image.Image) -> int:
     """Frames of a file, or pages up to MAX_PAGES; pages that cannot be read are not counted, since none is used."""
     if header.format != "TIFF":
-        return getattr(header, "n_frames", 1)
+        try:
+            return getattr(header, "n_frames", 1)
+        except ValueError:  # there are more than are counted
+            return header.tell() + 1
     count = 1
     with suppress(Exception):  # EOFError behind the last page; nearly anything on a damaged one
         while count < MAX_PAGES:
