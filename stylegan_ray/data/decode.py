@@ -36,7 +36,13 @@ BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II", b"MM", b"GIF8"
 MAX_IMAGE_BYTES = 1 << 29
 """Larger images are refused before they are decoded: a small file can claim any size (data.max_image_mb)."""
 BYTES_PER_PIXEL = 4
-"""Memory that Pillow takes for a pixel of any mode, at most."""
+"""Memory that Pillow takes for a pixel of any mode, at most; decoders and conversions hold copies beside it."""
+OF_FORMAT = {"WEBP": 16, "AVIF": 10, "HEIF": 10}
+OF_MODE = {"I;16": 6, "I": 9, "F": 9, "CMYK": 9, "RGBA": 9}
+OF_ALPHA, OF_PROGRESSIVE, OF_DEEP_KEY = 12, 10, 20
+"""Bytes of a pixel at the peak, as measured: of some formats and modes, others with transparency, JPEG with the
+coefficients of the whole image, and 16-bit colors of which one is transparent."""
+MOST_BYTES_PER_PIXEL = OF_DEEP_KEY
 LARGE_BYTES = 1 << 26
 """Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
 STRIP_PIXELS = 1 << 22
@@ -112,7 +118,7 @@ class Decoder:
             raise ValueError(f"is {image.height}x{image.width}, not {height}x{width} (height x width)")
         if self.resize == "none":
             return image.crop(box)
-        image = image.crop(box)
+        image = image if box == (0, 0, *image.size) else image.crop(box)  # a crop is a copy
         return image if image.size == (width, height) else image.resize((width, height), FILTERS[self.resize])
 
 
@@ -123,24 +129,41 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     stream = CountedReads(content)
     image = Image.open(stream, formats=available_formats(extra_formats))
     check_scans(content, image.width * image.height)
-    if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
+    if image.width * image.height * bytes_per_pixel(image) > max_bytes:
         raise ValueError(
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
-            f"({BYTES_PER_PIXEL} bytes each)"
+            f"({bytes_per_pixel(image)} bytes each)"
         )
-    if pixels_in_memory(image, content) * BYTES_PER_PIXEL > max_bytes:
+    if bytes_in_memory(image, content) > max_bytes:
         raise ValueError(
-            f"is a TIFF with a tile of {pixels_in_memory(image, content)} pixels, more than data.max_image_mb="
+            f"is a TIFF with a tile of {pixels_of_tile(image, content)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
     stream.left = MAX_READS + check_speed(image)
     return image
 
 
-def pixels_in_memory(image: Image.Image, content: bytes) -> int:
-    """Pixels of an image of which the header is read, or of a tile of its file where that has more."""
-    tile = tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
-    return max(image.width * image.height, tile)
+def bytes_per_pixel(image: Image.Image) -> int:
+    """Memory for each pixel of an image of which the header is read, while it is decoded and made one of training."""
+    if image.format in OF_FORMAT:
+        return OF_FORMAT[image.format]
+    if "transparency" in image.info and raw_mode_of(image) == "RGB;16B":
+        return OF_DEEP_KEY
+    if image.mode != "L" and image.info.get("progressive"):
+        return OF_PROGRESSIVE
+    of_mode = OF_MODE.get(image.mode)
+    return of_mode or (OF_ALPHA if has_alpha(image) else BYTES_PER_PIXEL)
+
+
+def pixels_of_tile(image: Image.Image, content: bytes) -> int:
+    """Pixels of a tile of a TIFF, of which the header is read; 0 for other images."""
+    return tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
+
+
+def bytes_in_memory(image: Image.Image, content: bytes) -> int:
+    """Memory for an image of which the header is read, or for a tile of its file where that takes more."""
+    whole = image.width * image.height * bytes_per_pixel(image)
+    return max(whole, pixels_of_tile(image, content) * BYTES_PER_PIXEL)
 
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
@@ -154,7 +177,7 @@ def decoded(
 ) -> Iterator[Image.Image]:
     """As `open_image`; large images are in memory one at a time, while the block runs."""
     header = read_header(content, max_bytes, extra_formats)
-    is_large = pixels_in_memory(header, content) * BYTES_PER_PIXEL > LARGE_BYTES
+    is_large = bytes_in_memory(header, content) > LARGE_BYTES
     with _large if is_large else nullcontext():
         yield _loaded(header, content)
 
