@@ -112,7 +112,7 @@ class DataConfig(Section):
     follow_links: bool = False
     """Follow links that lead out of the folder; by default they are left out."""
     max_image_mb: Annotated[int, Field(ge=1, le=1 << 14)] = 512
-    """Largest image in MiB, as a file and in memory (4 bytes a pixel)."""
+    """Largest image in MiB, as a file and in memory (4 bytes a pixel, up to 20 where decoders hold copies)."""
     extra_formats: tuple[Literal["heif"], ...] = ()
     """Image formats to read beside the usual ones: heif (HEIC, HEIF), which needs the package pillow-heif."""
     bits: Literal[8, 10, 12, 14, 16] | None = None

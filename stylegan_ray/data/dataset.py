@@ -33,6 +33,11 @@ class Source(Protocol):
 class Images(Protocol):
     """Reads pixels by number."""
 
+    @property
+    def decoder(self) -> Decoder:
+        """How stored images become those of training."""
+        ...
+
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
         ...

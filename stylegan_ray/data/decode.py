@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from stylegan_ray.data.decode_cost import (
+    MAX_READS,
+    CountedReads,
+    check_comments,
+    check_repeated,
+    check_scans,
+    check_speed,
+    is_scaled_pnm,
+    load_scaled_pnm,
+)
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import printable
@@ -27,18 +36,15 @@ BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II", b"MM", b"GIF8"
 MAX_IMAGE_BYTES = 1 << 29
 """Larger images are refused before they are decoded: a small file can claim any size (data.max_image_mb)."""
 BYTES_PER_PIXEL = 4
-"""Memory that Pillow takes for a pixel of any mode, at most."""
+"""Memory that Pillow takes for a pixel of any mode, at most; decoders and conversions hold copies beside it."""
+OF_FORMAT = {"WEBP": 16, "AVIF": 10, "HEIF": 10}
+OF_MODE = {"I;16": 6, "I": 9, "F": 9, "CMYK": 9, "RGBA": 9}
+OF_ALPHA, OF_PROGRESSIVE, OF_DEEP_KEY = 12, 10, 20
+"""Bytes of a pixel at the peak, as measured: of some formats and modes, others with transparency, JPEG with the
+coefficients of the whole image, and 16-bit colors of which one is transparent."""
+MOST_BYTES_PER_PIXEL = OF_DEEP_KEY
 LARGE_BYTES = 1 << 26
 """Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
-MAX_SCANS = 100
-"""Scans of a JPEG: progressive files have about ten, and each costs a pass over the whole image."""
-NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-"""A marker with a length behind it, or the end; others are part of the data, or have none (T.81, table B.1)."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-MAX_SLOW_PIXELS = 1 << 22
-"""Largest image in an encoding that Pillow decodes in Python, about a microsecond for each value."""
-MAX_COMMENTS = 100
-"""Comments in a PNM of decimal numbers; each costs a copy of what follows it."""
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""
 
@@ -98,8 +104,7 @@ class Decoder:
         mode = "L" if self.num_channels == 1 else "RGB"
         if image.mode == mode and "transparency" not in image.info:
             return image
-        if image.mode in DEEP_MODES:
-            image = to_eight_bits(image, self.float_bits if image.mode == "F" else self.bits)
+        image = in_eight_bits(image, self.bits, self.float_bits)
         if has_alpha(image):
             image = remove_alpha(image, self.alpha)
         return image.convert(mode)
@@ -113,38 +118,57 @@ class Decoder:
             raise ValueError(f"is {image.height}x{image.width}, not {height}x{width} (height x width)")
         if self.resize == "none":
             return image.crop(box)
-        image = image.crop(box)
+        image = image if box == (0, 0, *image.size) else image.crop(box)  # a crop is a copy
         return image if image.size == (width, height) else image.resize((width, height), FILTERS[self.resize])
 
 
 def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
-    check_scans(content)
+    check_repeated(content)
     check_comments(content)
-    image = Image.open(io.BytesIO(content), formats=available_formats(extra_formats))
-    if image.width * image.height * BYTES_PER_PIXEL > max_bytes:
+    stream = CountedReads(content)
+    image = Image.open(stream, formats=available_formats(extra_formats))
+    check_scans(content, image.width * image.height)
+    if image.width * image.height * bytes_per_pixel(image) > max_bytes:
         raise ValueError(
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
-            f"({BYTES_PER_PIXEL} bytes each)"
+            f"({bytes_per_pixel(image)} bytes each)"
         )
-    if pixels_in_memory(image, content) * BYTES_PER_PIXEL > max_bytes:
+    if bytes_in_memory(image, content) > max_bytes:
         raise ValueError(
-            f"is a TIFF with a tile of {pixels_in_memory(image, content)} pixels, more than data.max_image_mb="
+            f"is a TIFF with a tile of {pixels_of_tile(image, content)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
-    check_speed(image)
+    stream.left = MAX_READS + check_speed(image)
     return image
 
 
-def pixels_in_memory(image: Image.Image, content: bytes) -> int:
-    """Pixels of an image of which the header is read, or of a tile of its file where that has more."""
-    tile = tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
-    return max(image.width * image.height, tile)
+def bytes_per_pixel(image: Image.Image) -> int:
+    """Memory for each pixel of an image of which the header is read, while it is decoded and made one of training."""
+    if image.format in OF_FORMAT:
+        return OF_FORMAT[image.format]
+    if "transparency" in image.info and raw_mode_of(image) == "RGB;16B":
+        return OF_DEEP_KEY
+    if image.mode != "L" and image.info.get("progressive"):
+        return OF_PROGRESSIVE
+    of_mode = OF_MODE.get(image.mode)
+    return of_mode or (OF_ALPHA if has_alpha(image) else BYTES_PER_PIXEL)
+
+
+def pixels_of_tile(image: Image.Image, content: bytes) -> int:
+    """Pixels of a tile of a TIFF, of which the header is read; 0 for other images."""
+    return tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
+
+
+def bytes_in_memory(image: Image.Image, content: bytes) -> int:
+    """Memory for an image of which the header is read, or for a tile of its file where that takes more."""
+    whole = image.width * image.height * bytes_per_pixel(image)
+    return max(whole, pixels_of_tile(image, content) * BYTES_PER_PIXEL)
 
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says."""
-    return _loaded(read_header(content, max_bytes, extra_formats))
+    return _loaded(read_header(content, max_bytes, extra_formats), content)
 
 
 @contextmanager
@@ -153,23 +177,68 @@ def decoded(
 ) -> Iterator[Image.Image]:
     """As `open_image`; large images are in memory one at a time, while the block runs."""
     header = read_header(content, max_bytes, extra_formats)
-    is_large = pixels_in_memory(header, content) * BYTES_PER_PIXEL > LARGE_BYTES
+    is_large = bytes_in_memory(header, content) > LARGE_BYTES
     with _large if is_large else nullcontext():
-        yield _loaded(header)
+        yield _loaded(header, content)
 
 
 _large = threading.Lock()
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _loaded(image: Image.Image, content: bytes) -> Image.Image:
     """An image of which the header is read, decoded, with white as the largest value, and turned upright."""
+    raw_mode = raw_mode_of(image)
+    if is_scaled_pnm(image):
+        return load_scaled_pnm(image, content)
     image.load()
+    _scale_color_key(image, raw_mode, content)
     if image.mode in DEEP_MODES and is_inverted(image):
         if image.mode == "F":
             raise ValueError("is a TIFF of floats in which 0 is white; save it with 0 as black")
         image, info = Image.fromarray(0xFFFF - np.asarray(image)), image.info
         image.info = info
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
+
+
+def raw_mode_of(image: Image.Image) -> str:
+    """How Pillow names the pixels of a file of which only the header is read, such as RGB;16B; it may be empty."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _scale_color_key(image: Image.Image, raw_mode: str, content: bytes) -> None:
+    """Gives the transparent color of a PNG (chunk tRNS) the depth of the decoded image; Pillow leaves that of the file.
+
+    Colors of 16 bits, of which Pillow keeps the high bytes, get an alpha channel. Deep gray images keep their depth.
+    """
+    key = image.info.get("transparency")
+    if raw_mode in FEW_LEVELS and isinstance(key, int):
+        image.info["transparency"] = key % FEW_LEVELS[raw_mode] * (255 // (FEW_LEVELS[raw_mode] - 1))
+    elif raw_mode == "RGB;16B" and isinstance(key, tuple):
+        low = Image.open(io.BytesIO(content), formats=["PNG"])
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
+        low.load()  # the second byte of each value
+        halves = zip(strips(image), strips(low), strict=True)
+        values = (np.asarray(high).astype(np.uint16) << 8 | np.asarray(rest) for (_, high), (_, rest) in halves)
+        image.putalpha(_opaque_but(key, values))
+        del image.info["transparency"]
+
+
+FEW_LEVELS = {"L;2": 4, "L;4": 16}
+"""Levels of gray that Pillow spreads over 0 to 255, by its name of the pixels of a file."""
+
+
+def _opaque_but(key: int | tuple[int, ...], rows: Iterable[np.ndarray]) -> Image.Image:
+    """The alpha channel of an image of which the color `key` is transparent, from its values [H,W] or [H,W,3]."""
+    same = (values == key for values in rows)
+    opaque = [np.invert(is_key.all(axis=2) if is_key.ndim == 3 else is_key) for is_key in same]
+    return Image.fromarray(np.concatenate(opaque).astype(np.uint8) * np.uint8(255))
+
+
+def _deep_alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha channel of an image of DEEP_MODES; None without a transparent color."""
+    key = image.info.get("transparency")
+    return _opaque_but(key, (np.asarray(strip) for _, strip in strips(image))) if isinstance(key, int) else None
 
 
 def is_inverted(image: Image.Image) -> bool:
@@ -202,37 +271,6 @@ def import_pillow_heif() -> Any:
 def extra_decoders(extra_formats: Sequence[str]) -> list[str]:
     """Versions of what decodes the extra formats; raises DataError where it is not installed."""
     return [f"pillow-heif {import_pillow_heif().__version__}" for name in extra_formats if name == "heif"]
-
-
-def check_scans(content: bytes) -> None:
-    """Raises ValueError for a JPEG of more than MAX_SCANS scans (ITU-T T.81, section B.2)."""
-    if not content.startswith(b"\xff\xd8") or content.count(b"\xff\xda") <= MAX_SCANS:
-        return
-    at, num_scans = 2, 0
-    while (found := NEXT_MARKER.search(content, at)) is not None and num_scans <= MAX_SCANS:
-        marker, at = content[found.end() - 1], found.end()
-        if marker == END_OF_IMAGE:
-            break
-        num_scans += marker == START_OF_SCAN
-        at += max(int.from_bytes(content[at : at + 2], "big"), 2)
-    if num_scans > MAX_SCANS:
-        raise ValueError(f"is a JPEG of more than {MAX_SCANS} scans, which takes very long to decode; save it again")
-
-
-def check_comments(content: bytes) -> None:
-    """Raises ValueError for a PNM of decimal numbers with more than MAX_COMMENTS comments."""
-    if content.startswith((b"P1", b"P2", b"P3")) and content.count(b"#") > MAX_COMMENTS:
-        raise ValueError(f"is a PNM of more than {MAX_COMMENTS} comments, which takes very long to decode; save as PNG")
-
-
-def check_speed(image: Image.Image) -> None:
-    """Raises ValueError for a large image of which Pillow's decoder is written in Python."""
-    is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
-    if is_slow and image.width * image.height > MAX_SLOW_PIXELS:
-        raise ValueError(
-            f"is {image.height}x{image.width} pixels, more than the {MAX_SLOW_PIXELS} that are read of {image.format} "
-            "in this encoding, since they take very long to decode; save it as PNG"
-        )
 
 
 def check_beginning(content: bytes) -> None:
@@ -287,8 +325,11 @@ def is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is not opaque."""
     if not has_alpha(image):
         return False
-    opaque = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
-    return opaque.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+    if image.mode in DEEP_MODES:
+        alpha = _deep_alpha(image)
+    else:
+        alpha = (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
+    return alpha is not None and alpha.getextrema()[0] < 255  # type: ignore[operator]
 
 
 def is_gray(image: Image.Image) -> bool:
@@ -319,7 +360,7 @@ def depth_of(image: Image.Image, content: bytes) -> int:
 
 def has_deep_channels(image: Image.Image, content: bytes) -> bool:
     """Whether a decoded image of 8 bits per channel is stored with 16, of which Pillow drops the low ones."""
-    if image.format == "PNG":
+    if content.startswith(b"\x89PNG"):
         return content[24:25] == b"\x10"
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 0)
     return max(bits if isinstance(bits, tuple) else (bits,), default=0) == 16
@@ -347,10 +388,23 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
+def in_eight_bits(image: Image.Image, bits: int, float_bits: int) -> Image.Image:
+    """An image of at most 8 bits; bits are as in Decoder."""
+    if image.mode not in DEEP_MODES:
+        return image
+    return to_eight_bits(image, float_bits if image.mode == "F" else bits)
+
+
 def to_eight_bits(image: Image.Image, bits: int = 16) -> Image.Image:
-    """A gray image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits."""
+    """A gray image of DEEP_MODES with values of so many bits (or floats of 0 to 1 with UNIT), as 8 bits.
+
+    One with a transparent color gets an alpha channel.
+    """
     rows = [_highest_byte(np.asarray(strip), bits) for _, strip in strips(image)]
-    return Image.fromarray(np.concatenate(rows))
+    result, alpha = Image.fromarray(np.concatenate(rows)), _deep_alpha(image)
+    if alpha is not None:
+        result.putalpha(alpha)
+    return result
 
 
 def _highest_byte(values: np.ndarray, bits: int) -> np.ndarray:

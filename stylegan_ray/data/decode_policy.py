@@ -29,7 +29,8 @@ def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
     check_resolution(resolution, path)
     channels = _choose_channels(cfg, index, good, path)
     _check_alpha(cfg, index, good, path)
-    bits, float_bits = _choose_bits(cfg, index, good, path)
+    bits, float_bits = choose_bits(cfg, index)
+    _check_bits(cfg, index, good, path)
     return Decoder(
         resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha, bits=bits, float_bits=float_bits,
         max_bytes=cfg.max_image_mb << 20, extra_formats=cfg.extra_formats,
@@ -109,23 +110,34 @@ def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
         )
 
 
-def _choose_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> tuple[int, int]:
-    """Bits of gray images with more than 8, and of the range of floats: as the largest value of all needs them.
+def choose_bits(cfg: DataConfig, index: Index) -> tuple[int, int]:
+    """Bits of gray images with more than 8, and of the range of floats: as the largest value of all needs them."""
+    whole, floats, _ = _depths(index, index.flags & IS_BAD == 0)
+    return cfg.bits or int(whole.max(initial=0)) or 16, int(floats.max(initial=0)) or 16
 
-    Raises DataError where the choice would make images dark: Pillow keeps the high byte of 16-bit colors only.
-    """
+
+def _depths(index: Index, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depths of the gray images with more than 8 bits, of those of floats, and of those with 16-bit colors."""
     depth = np.zeros(0, dtype=np.uint8) if index.depth is None else index.depth[good]
     floats, reduced = depth[depth & IS_FLOAT != 0] & 0x3F, depth[depth & IS_REDUCED != 0] & 0x3F
-    whole = depth[(depth > 0) & (depth < IS_REDUCED)]
+    return depth[(depth > 0) & (depth < IS_REDUCED)], floats, reduced
+
+
+def _check_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> None:
+    """Logs the choice of bits where it is one.
+
+    Raises DataError where it would make images dark: Pillow keeps the high byte of 16-bit colors only.
+    """
+    bits, float_bits = choose_bits(cfg, index)
+    whole, floats, reduced = _depths(index, good)
     if len(reduced) and (cfg.bits or reduced.max()) < 16:
-        example = good[np.flatnonzero(depth & IS_REDUCED)[0]]
+        assert index.depth is not None
+        example = good[np.flatnonzero(index.depth[good] & IS_REDUCED)[0]]
         raise DataError(
             f"data.path={path}: the values of {len(reduced)} images with 16 bits per channel, e.g. "
             f"{quoted(index.names[int(example)])}, need only {cfg.bits or int(reduced.max())} bits, and would be "
             "nearly black; convert them to 8 bits per channel, or use them as they are with --data.bits 16"
         )
-    bits = cfg.bits or int(whole.max(initial=0)) or 16
-    float_bits = int(floats.max(initial=0)) or 16
     if len(whole) and bits < 16 and cfg.bits is None:
         log.warning(
             "data.path=%s: the largest value of %d images with 16 or 32 bits needs %d: values are divided by %d; "
@@ -134,7 +146,6 @@ def _choose_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
     if len(floats):
         top = "1" if float_bits == UNIT else str((1 << float_bits) - 1)
         log.warning("data.path=%s: the floats of %d images are taken as 0 to %s", path, len(floats), top)
-    return bits, float_bits
 
 
 def _reasons(index: Index, most: int = 3) -> str:

@@ -10,7 +10,7 @@ import zlib
 from struct import unpack_from
 from typing import NamedTuple
 
-from stylegan_ray.data.decode import check_scans
+from stylegan_ray.data.decode_cost import check_scans
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 PNG_COLORS = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}

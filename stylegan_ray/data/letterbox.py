@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stylegan_ray.data.dataset import Dataset, Images
+from stylegan_ray.data.decode import Decoder
 from stylegan_ray.data.errors import DataError
 
 
@@ -17,6 +18,10 @@ class LetterboxedImages:
 
     images: Images
     side: int
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.images.decoder
 
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,side>>level,side>>level]; raises what the images raise."""

@@ -80,7 +80,7 @@ class PrepareOptions:
     follow_links: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Follow links that lead out of the folder."""
     max_image_mb: Annotated[int, tyro.conf.arg(metavar="MIB")] = 512
-    """Largest image, as a file and in memory (4 bytes a pixel)."""
+    """Largest image, as a file and in memory (4 bytes a pixel, up to 20 where decoders hold copies)."""
     bits: Annotated[Literal[8, 10, 12, 14, 16] | None, tyro.conf.arg(help_behavior_hint="(default: by range)")] = None
     """Bits of images that are stored with 16 or 32."""
     extra_formats: Annotated[tuple[Literal["heif"], ...], tyro.conf.arg(metavar="heif", help_behavior_hint="")] = ()

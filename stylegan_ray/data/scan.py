@@ -14,10 +14,10 @@ from PIL import Image
 from stylegan_ray.cores import num_cores
 from stylegan_ray.data.decode import (
     ALPHA_MODES,
-    BYTES_PER_PIXEL,
     DEEP_MODES,
     GRAY_MODES,
     MAX_IMAGE_BYTES,
+    MOST_BYTES_PER_PIXEL,
     decoded,
     depth_of,
     explain_error,
@@ -174,7 +174,7 @@ def _read_whole(content: bytes, reading: Reading) -> tuple[int, int, int, int]:
 def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading) -> tuple[int, int, int, int] | None:
     """The same from the first bytes of a file, or from all of it if its header needs more; None for deep images."""
     header = plain_header(content)
-    if header is not None and header.height * header.width * BYTES_PER_PIXEL <= reading.max_bytes:
+    if header is not None and header.height * header.width * MOST_BYTES_PER_PIXEL <= reading.max_bytes:
         return header.height, header.width, FLAGS[header.mode], 0
     try:
         image = read_header(content, reading.max_bytes, reading.extra_formats)

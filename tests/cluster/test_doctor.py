@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder
+from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 from support.s3 import s3_server
 from support.spoiled import EXPECTED, SIDE, spoiled
 
@@ -117,6 +117,57 @@ def test_names_cannot_forge_lines(tmp_path, cache, capsys):
     assert "\x1b" not in text and "a\\nUnreadable none\\x1b[2J.png: " in text
 
 
+def deep_pictures(dtype, top, count=6):
+    """Gray TIFF files of random values up to a number; the last one has bars."""
+    rng = np.random.default_rng(0)
+    values = [(rng.random((64, 64)) * top).astype(dtype) for _ in range(count)]
+    values[-1][:16] = values[-1][-16:] = 0
+    return {f"{i}.tif": encoded(Image.fromarray(pixels), "TIFF") for i, pixels in enumerate(values)}
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("u2", 1024), ("u2", 4096), ("i4", 65536), ("f4", 1), ("f4", 65535)])
+def test_deep_images_are_seen_and_written_as_training_sees_them(tmp_path, cache, dtype, top):
+    source = write_folder(tmp_path / "s", deep_pictures(dtype, top))
+    assert run(source, tmp_path / "d.zip", "--fix", "--no-shuffle") == 0
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())["changes"]
+    found = {
+        change["name"]: {each["kind"] for each in change["changes"]} - {"deep", "other-size"} for change in changes
+    }
+    assert {name: kinds for name, kinds in found.items() if kinds} == {"5.tif": {"padded"}}
+    raw, written = opened(source), opened(tmp_path / "d.zip")
+    np.testing.assert_array_equal(written.read(0), raw.read(0))
+    assert 120 < written.read(5).mean() < 135, "without bars, and neither dark nor clipped"
+
+
+def test_deep_images_of_few_bits_are_no_duplicates(tmp_path, cache):
+    ramp = np.add.outer(np.arange(64) * 32, np.arange(64) * 32).astype(np.uint16)
+    other = ramp.copy()
+    other[20:40, 20:40] ^= 0x7F
+    files = {f"{i}.png": encoded(Image.fromarray(values)) for i, values in enumerate((ramp, other, ramp.T + 63))}
+    assert run(write_folder(tmp_path / "s", files), "--check", "--json", tmp_path / "f.json") == 0
+    assert json.loads((tmp_path / "f.json").read_text())["doubts"]["duplicate"] == []
+
+
+def test_values_that_training_refuses_are_unreadable(tmp_path, cache):
+    bad = {"negative": np.int32(-1), "large": np.int32(1 << 16), "nan": np.float32("nan"), "above": np.float32(1.02)}
+    files = {f"{name}.tif": encoded(Image.fromarray(np.full((64, 64), value)), "TIFF") for name, value in bad.items()}
+    source = write_folder(tmp_path / "s", {**deep_pictures("i4", 65536, 3), **files})
+    assert run(source, "--check", "--json", tmp_path / "f.json") == 1
+    doubts = json.loads((tmp_path / "f.json").read_text())["doubts"]
+    assert [doubt["name"] for doubt in doubts["unreadable"]] == sorted(files)
+    assert all(doubt["why"].startswith("holds ") for doubt in doubts["unreadable"])
+    assert run(source, tmp_path / "d.zip", "--fix") == 0 and opened(tmp_path / "d.zip").num_images == 3
+
+
+def test_stated_bits_are_those_of_the_examination(tmp_path, cache, capsys):
+    values = np.random.default_rng(0).integers(0, 1024, (64, 64)).astype(np.uint16)
+    source = write_folder(tmp_path / "s", {"a.png": encoded(Image.fromarray(values))})
+    assert run(source, "--check", "--bits", "16", "--json", tmp_path / "f.json") == 0
+    doubts = json.loads((tmp_path / "f.json").read_text())["doubts"]
+    assert [doubt["name"] for doubt in doubts["single-coloured"]] == ["a.png"]
+    assert "--data.bits 16" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -129,15 +180,27 @@ def test_names_cannot_forge_lines(tmp_path, cache, capsys):
         ("{s} --fix", "DEST is missing"),
         ("{s} --fix {s}", "is SOURCE itself"),
         ("{t}/flat --fix {t}/d", "--fix leaves out every image"),
+        ("{s} --check --json {s}/000.png", "--json {s}/000.png would be written over or into SOURCE {s}"),
+        ("{s} --check --sheet {s}/f.png", "--sheet {s}/f.png would be written over or into SOURCE {s}"),
+        ("{z} --check --sheet {z}", "--sheet {z} would be written over or into SOURCE {z}"),
+        ("{z} --check --sheet {t}/link", "--sheet {t}/link would be written over or into SOURCE {z}"),
+        ("{s} {t}/d --fix --json {t}/d", "--json {t}/d would be written over or into DEST {t}/d"),
+        ("{s} {t}/d --fix --json {t}/d.changes.json", "over or into the list of changes {t}/d.changes.json"),
+        ("{s} --check --json {t}/r --sheet {t}/./r", "--sheet {t}/./r would be written over or into --json {t}/r"),
+        ("s3://k:s@b/d --check --json s3://b/d/f?region=x", "over or into SOURCE s3://b/d"),
     ],
 )
 def test_mistakes(tmp_path, cache, capsys, words, says):
     write_folder(tmp_path / "s", numbered(2))
     write_folder(tmp_path / "flat", {"a.png": Image.new("RGB", (16, 16))})
-    assert run(*words.format(s=tmp_path / "s", t=tmp_path).split()) == 2
+    source = write_zip(tmp_path / "z.zip", numbered(2)).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "z.zip")
+    places = {"s": tmp_path / "s", "t": tmp_path, "z": tmp_path / "z.zip"}
+    assert run(*words.format(**places).split()) == 2
     error = capsys.readouterr().err
-    assert says in error and "data." not in error and "Traceback" not in error
+    assert says.format(**places) in error and "data." not in error and "Traceback" not in error
     assert not (tmp_path / "d").exists() and not list(tmp_path.glob("*.json"))
+    assert (tmp_path / "z.zip").read_bytes() == source and len(list((tmp_path / "s").iterdir())) == 2
 
 
 def test_credentials_of_addresses_are_in_no_line_and_no_report(cache, tmp_path, capfd):

@@ -22,7 +22,7 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
-from stylegan_ray.data.decode import Decoder
+from stylegan_ray.data.decode_policy import choose_bits
 from stylegan_ray.data.doctor.doubts import KINDS, find_doubts
 from stylegan_ray.data.doctor.examiner import Examiner
 from stylegan_ray.data.doctor.findings import Findings
@@ -61,6 +61,26 @@ def refuse_options(options: PrepareOptions) -> None:
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
         if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
             raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
+        _refuse_place(name, file, options)
+
+
+def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
+    """Raises ConfigError for a report that would replace or join files of SOURCE or DEST, or replace another report."""
+    taken = {} if options.source == openmoji.NAME else {"SOURCE": options.source}
+    if options.dest is not None:
+        taken |= {"DEST": options.dest, "the list of changes": extend_address(options.dest, CHANGES_ENDING)}
+    if name == "--sheet" and options.json is not None:
+        taken["--json"] = options.json
+    for what, address in taken.items():
+        if f"{_place(file)}/".startswith(f"{_place(address)}/"):
+            raise ConfigError(f"{name} {file} would be written over or into {what} {address}; give a file elsewhere")
+
+
+def _place(address: str) -> str:
+    """One spelling for all addresses of the same file or folder."""
+    if address.startswith("file://") or "://" not in address:
+        return os.path.realpath(os.path.expanduser(address.removeprefix("file://"))).rstrip("/")
+    return without_credentials(address).partition("?")[0].rstrip("/")
 
 
 def check(options: PrepareOptions) -> int:
@@ -79,6 +99,8 @@ def check(options: PrepareOptions) -> int:
     if findings.bad and not len(findings.good):
         return 1
     keys = recommend_keys(findings.updated_index)
+    if options.bits:
+        keys["bits"] = options.bits
     if options.extra_formats:
         keys["extra_formats"] = " ".join(options.extra_formats)
     print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, keys)}")
@@ -100,8 +122,7 @@ def fix(options: PrepareOptions) -> int:
         plan = Fix.plan(findings, doubts, options.keep)
         data = plan.config(cfg.data).model_copy(update={"cond": has_labels(cfg.data, index)})
         dataset = open_data.apply_config(data, files, findings.updated_index)
-        decoder = Decoder(dataset.resolution, dataset.num_channels, data.crop, data.resize, data.alpha)
-        dataset = plan.apply(dataset, decoder, inspector_of(files, index, options))
+        dataset = plan.apply(dataset, inspector_of(files, index, options))
         task = plan_task(dataset, options, index.stamp)
         num_bad = write_task(task, options, progress)
     changes = clean(plan.report(dataset, np.concatenate(task.plans)))
@@ -129,8 +150,9 @@ def examine_and_report(
     num = len(index.names)
     plans = [np.arange(i, min(i + IMAGES_PER_CHECK, num)) for i in range(0, num, IMAGES_PER_CHECK)]
     inspector, findings = inspector_of(files, index, options), Findings(index)
+    examiner = Examiner(inspector, *choose_bits(options.config().data, index))
     with pool(options, len(plans)) as run:
-        for plan, pieces in zip(plans, run(Examiner(inspector), plans), strict=True):
+        for plan, pieces in zip(plans, run(examiner, plans), strict=True):
             findings.add(plan, pieces)
             progress(int(plan[-1]) + 1, num, "reading images")
         doubts = find_doubts(findings)

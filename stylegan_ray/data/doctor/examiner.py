@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import explain_error, is_gray, is_transparent, strips
+from stylegan_ray.data.decode import explain_error, in_eight_bits, is_gray, is_transparent, raw_mode_of, strips
 from stylegan_ray.data.doctor.traits import (
     HASH_BYTES,
     TRAITS,
     bars_of,
     flatness_of,
-    in_eight_bits,
     look_of,
     on_white,
     sharpness_of,
@@ -42,6 +41,9 @@ class Examiner:
     """Describes images one by one, in any process."""
 
     inspect: Inspector
+    bits: int = 16
+    """Of deep gray images, as in the Decoder of the data set."""
+    float_bits: int = 16
 
     def __call__(self, entries: np.ndarray) -> list[bytes]:
         """A list of facts about each image as JSON (see `describe`), and the bytes of its TRAITS."""
@@ -53,7 +55,7 @@ class Examiner:
         """File format, mode and color profile of an image, or what is wrong with it; fills its traits [1]."""
         try:
             stored = self.inspect(entry)
-            measure(stored, traits)
+            measure(stored, traits, self.bits, self.float_bits)
             return {"format": stored.file_format, "mode": stored.mode, "profile": profile_of(stored.image)}
         except BadImage as error:
             problem = error.reason
@@ -67,14 +69,15 @@ class Examiner:
         return {"problem": problem}
 
 
-def measure(stored: StoredImage, traits: np.ndarray) -> None:
-    """Fills the traits [1] of an image."""
+def measure(stored: StoredImage, traits: np.ndarray, bits: int = 16, float_bits: int = 16) -> None:
+    """Fills the traits [1] of an image, of a deep gray one as training sees it."""
     image, header = stored.image, stored.header or stored.image
     traits["height"], traits["width"] = image.height, image.width
     traits["flags"] = (not is_gray(image)) * IS_COLOR | is_transparent(image) * IS_TRANSPARENT
     traits["num_frames"] = num_frames(header) if stored.file_format in HAS_PAGES else 1
     traits["orientation"] = orientation_of(header)
     traits["bits"] = bits_of(header)
+    image = in_eight_bits(image, bits, float_bits)
     traits["pixels"] = np.frombuffer(pixel_hash(image), dtype=np.uint8)
     shown = on_white(image)
     bars = bars_of(shown)
@@ -87,7 +90,10 @@ def measure(stored: StoredImage, traits: np.ndarray) -> None:
 def num_frames(header: Image.Image) -> int:
     """Frames of a file, or pages up to MAX_PAGES; pages that cannot be read are not counted, since none is used."""
     if header.format != "TIFF":
-        return getattr(header, "n_frames", 1)
+        try:
+            return getattr(header, "n_frames", 1)
+        except ValueError:  # there are more than are counted
+            return header.tell() + 1
     count = 1
     with suppress(Exception):  # EOFError behind the last page; nearly anything on a damaged one
         while count < MAX_PAGES:
@@ -107,9 +113,7 @@ def bits_of(header: Image.Image) -> int:
     """Bits per channel that the file stores; only 8 are used."""
     if header.mode in GRAY_BITS:
         return GRAY_BITS[header.mode]
-    tiles = getattr(header, "tile", None)
-    raw_mode = str(tiles[0][3]) if tiles else ""  # Pillow reads RGB;16B as RGB
-    return 16 if ";16" in header.mode or ";16" in raw_mode else 8
+    return 16 if ";16" in header.mode or ";16" in raw_mode_of(header) else 8  # Pillow reads RGB;16B as RGB
 
 
 def profile_of(image: Image.Image) -> str:
@@ -121,8 +125,7 @@ def profile_of(image: Image.Image) -> str:
 
 
 def pixel_hash(image: Image.Image) -> bytes:
-    """A hash that is equal for images with the same pixels, whatever their file format and mode."""
-    image = in_eight_bits(image)
+    """A hash that is equal for images of at most 8 bits with the same pixels, whatever their file format and mode."""
     found = hashlib.blake2b(f"{image.height}x{image.width}:".encode(), digest_size=HASH_BYTES)
     for _, strip in strips(image):
         found.update(strip.convert("RGBA").tobytes())

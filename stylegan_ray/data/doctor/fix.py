@@ -69,13 +69,13 @@ class Fix:
         (size,) = self.findings.sizes
         return size
 
-    def apply(self, dataset: Dataset, decoder: Decoder, inspector: Inspector) -> Dataset:
+    def apply(self, dataset: Dataset, inspector: Inspector) -> Dataset:
         """The data set without what is left out, and with padded images cut; raises DataError when nothing is left."""
         left_out = self.left_out
         dataset.rows = np.array([entry for entry in dataset.rows.tolist() if entry not in left_out], dtype=np.int64)
         if not len(dataset.rows):
             raise DataError(f"data.path={dataset.path}: --fix leaves out every image; keep some kinds with --keep")
-        dataset.images = TrimmedImages(dataset.images, self.boxes, decoder, inspector)
+        dataset.images = TrimmedImages(dataset.images, self.boxes, inspector)
         changes = hashlib.sha256(dataset.rows.tobytes() + repr(sorted(self.boxes.items())).encode())
         dataset.fingerprint = f"{dataset.fingerprint}-fixed-{changes.hexdigest()}"
         return dataset
@@ -125,8 +125,11 @@ class TrimmedImages:
 
     images: Images
     boxes: dict[int, tuple[int, int, int, int]]
-    decoder: Decoder
     inspector: Inspector
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.images.decoder
 
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops
 
-from stylegan_ray.data.decode import DEEP_MODES, UNIT, has_alpha, remove_alpha, strips, to_eight_bits
+from stylegan_ray.data.decode import has_alpha, remove_alpha, strips
 
 HASH_BYTES = 16
 THUMB, CHROMA = 16, 8
@@ -57,16 +57,8 @@ class Bars(NamedTuple):
         return left, top, width - right, height - bottom
 
 
-def in_eight_bits(image: Image.Image) -> Image.Image:
-    """An image of at most 8 bits: of a deep gray one the high bytes, or floats of 0 to 1 as 0 to 255."""
-    if image.mode not in DEEP_MODES:
-        return image
-    return to_eight_bits(image, UNIT if image.mode == "F" else 16)
-
-
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGB image of at most 8 bits, with transparent parts white."""
-    image = in_eight_bits(image)
+    """An RGB image of one of at most 8 bits, with transparent parts white."""
     if has_alpha(image):
         return remove_alpha(image, "white")
     return image if image.mode == "RGB" else image.convert("RGB")

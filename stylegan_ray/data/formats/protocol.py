@@ -11,7 +11,7 @@ from PIL import Image
 
 from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset, EncodedImages, Images, Source
-from stylegan_ray.data.decode import MAX_IMAGE_BYTES, Decoder, open_image, read_header
+from stylegan_ray.data.decode import MAX_IMAGE_BYTES, Decoder, depth_of, open_image, read_header
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings
@@ -125,6 +125,7 @@ class EncodedInspector:
         content = self.source.read(entry)
         header = read_header(content, self.max_bytes, self.extra_formats)
         image = open_image(content, self.max_bytes, self.extra_formats)
+        depth_of(image, content)  # raises ValueError for values that training refuses
         return StoredImage(header.format or "unknown", header.mode, image, header)
 
 

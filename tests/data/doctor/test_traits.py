@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 from support.data_sets import noise_picture
 
+from stylegan_ray.data.decode import in_eight_bits
 from stylegan_ray.data.doctor.traits import bars_of, flatness_of, look_of, on_white, sharpness_of
 
 
@@ -53,7 +54,8 @@ def test_flatness_is_the_share_of_one_color():
 def test_transparent_parts_are_white():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert on_white(clear).getcolors() == [(16, (255, 255, 255))]
-    assert on_white(Image.fromarray(np.full((2, 2), 0x8000, dtype=np.uint16))).getcolors() == [(4, (128, 128, 128))]
+    half = in_eight_bits(Image.fromarray(np.full((2, 2), 0x800, dtype=np.uint16)), 12, 16)
+    assert on_white(half).getcolors() == [(4, (128, 128, 128))]
 
 
 def test_a_look_does_not_depend_on_size():

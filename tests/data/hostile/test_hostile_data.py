@@ -20,7 +20,8 @@ from PIL import Image
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
-from stylegan_ray.data.decode import check_scans
+from stylegan_ray.data.decode import open_image
+from stylegan_ray.data.decode_cost import check_scans
 from stylegan_ray.data.formats import tfrecord_wire
 
 # A case that is not bounded ends by these limits instead of harming the machine.
@@ -400,9 +401,8 @@ def bmp_of_runs(width, height):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (bmp_of_runs(1 << 27, 1), "1x134217728 pixels, more than the 4194304 that are read of BMP in this encoding"),
-        (b"P3 2048 2049 255 ", "PPM in this encoding"),
-        (b"P6 2048 2049 254 ", "PPM in this encoding"),
+        (bmp_of_runs(1 << 27, 1), "134217728 values, more than the 3145728 that are read of BMP in this encoding"),
+        (b"P3 1024 1025 255 ", "PPM in this encoding"),
         (b"P2 16 16 255 " + b"#\n" * 101, "PNM of more than 100 comments"),
     ],
 )
@@ -410,6 +410,83 @@ def test_images_that_are_slow_to_decode(tmp_path, content, words):
     root = write_folder(tmp_path / "d", {"a.bmp": content})
     with pytest.raises(DataError, match=f"'a.bmp' is .*{words}.*save.* as PNG"):
         opened(root)
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def png_chunk(kind, body=b""):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+JPEG, PNG = (encoded(noise_picture(0, (16, 16)), kind) for kind in ("JPEG", "PNG"))
+GIF = encoded(Image.new("P", (16, 16), 3), "GIF")
+IDAT = PNG.index(b"IDAT") - 4
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "end", "words"),
+    [
+        (b"P6 ", b" ", b"16 16 255\n" + bytes(768), "small parts"),
+        (b"P6 #", b"-", b"\n16 16 255\n" + bytes(768), "small parts"),
+        (PNG[:33], png_chunk(b"aaAa"), PNG[33:], "small parts"),
+        (PNG[:IDAT], png_chunk(b"IDAT"), PNG[IDAT:], "small parts"),
+        (PNG[:-12], png_chunk(b"aaAa"), PNG[-12:], "small parts"),
+        (PNG[:33], png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000), 9)), PNG[33:], "color profiles"),
+        (JPEG[:2], segment(0xFE, b""), JPEG[2:], "small parts"),
+        (JPEG[:2] + b"\xff\xe0\0\2", b"\0", JPEG[2:], "small parts"),
+        (JPEG[:2], segment(0xE1, b"Exif\0\0x"), JPEG[2:], "EXIF segments"),
+        (JPEG[:2], segment(0xED, b"Photoshop 3.0\0" + b"8BIM\0\1\0\0\0\0\0\0" * 5000), JPEG[2:], "Photoshop"),
+        (GIF[:19] + b"\x21\xfe", b"\1x", b"\0" + GIF[19:], "small parts"),
+    ],
+)  # fmt: skip
+def test_files_of_far_too_many_parts(tmp_path, open_in_child, start, part, end, words):
+    number = 1_000_000 if "parts" in words else 2000
+    write_zip(tmp_path / "d.zip", {"a.png": start + part * number + end}, zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "d.zip").stat().st_size < 300_000
+    text = open_in_child(tmp_path / "d.zip")
+    assert "refused" in text and words in text and "very long to read; save it again" in text
+    write_zip(tmp_path / "d.zip", {"a.png": start + part * 3 + end})
+    assert "opened 1" in open_in_child(tmp_path / "d.zip")
+
+
+def jpeg_of_empty_scans(side, components, number):
+    """A progressive JPEG of zeros: the means of blocks, then scans that refine nothing."""
+    blocks = (side // 8) ** 2
+    sizes = b"".join(bytes([i, 0x11, 0]) for i in range(components))
+    parts = [
+        segment(0xDB, b"\0" + bytes([1] * 64)), segment(0xC2, struct.pack(">BHHB", 8, side, side, components) + sizes),
+        segment(0xC4, bytes([0, 1, *[0] * 15, 0])), segment(0xC4, bytes([0x10, 1, *[0] * 15, 0xE0])),
+        segment(0xDA, bytes([components, *(j for i in range(components) for j in (i, 0)), 0, 0, 0])),
+        bytes(blocks * components // 8 + 1),
+    ]  # fmt: skip
+    for i in range(number):
+        head = segment(0xDA, bytes([1, i % components, 0, 1, 63, 0x10 if i >= components else 1]))
+        parts += [head, bytes(blocks // 8192 * 2 + 4)]
+    return b"\xff\xd8" + b"".join(parts) + b"\xff\xd9"
+
+
+def test_scans_of_a_large_jpeg(tmp_path, open_in_child):
+    root = write_folder(tmp_path / "d", {"a.jpg": jpeg_of_empty_scans(11584, 1, 50)})
+    text = open_in_child(root)
+    assert "a JPEG of more than 29 scans of 134189056 pixels, which takes very long" in text
+    for side, number in ((11584, 12), (1024, 98)):
+        root = write_folder(tmp_path / str(side), {"a.jpg": jpeg_of_empty_scans(side, 1, number)})
+        assert "opened 1" in open_in_child(root, resolution=16, resize="box", crop="center")
+
+
+@pytest.mark.parametrize(("kind", "most"), [("P5", 15), ("P5", 254), ("P5", 4095), ("P6", 254), ("P6", 1023)])
+def test_binary_pnm_of_any_largest_value_is_read_as_pillow_does(kind, most):
+    rng, channels = np.random.default_rng(0), 3 if kind == "P6" else 1
+    values = rng.integers(0, most + 1, (16, 8, channels)).astype(">u2" if most > 255 else "u1")
+    values[0, 0] = most + 1  # more than there may be
+    content = b"%s 8 16 %d\n" % (kind.encode(), most) + values.tobytes()
+    expected, found = Image.open(io.BytesIO(content)), open_image(content)
+    assert found.mode == expected.mode
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    with pytest.raises(ValueError, match="cut off before its last pixel"):
+        open_image(content[:-1])
 
 
 def test_slow_encodings_of_usual_size_are_read(tmp_path):

@@ -1,0 +1,120 @@
+"""What becomes of one image file."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import confined
+from support.data_sets import encoded, opened, write_folder
+
+import stylegan_ray
+from stylegan_ray.data import DataError
+from stylegan_ray.data.decode import Decoder, bytes_in_memory, read_header
+from stylegan_ray.data.errors import BadImage
+
+SIDE = 16
+
+
+def chunk(kind, body=b""):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(bits, rows, key, interlace=0):
+    """A PNG with values [H,W] or [H,W,3] of so many bits, and a transparent color."""
+    values = np.asarray(rows)
+    if bits == 16:
+        packed = values.astype(">u2").reshape(SIDE, -1).view(np.uint8)
+    else:
+        binary = values.reshape(SIDE, -1, 1) >> np.arange(bits)[::-1] & 1
+        packed = np.packbits(binary.reshape(SIDE, -1).astype(bool), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, bits, 2 if values.ndim == 3 else 0, 0, 0, interlace)
+    key = np.atleast_1d(key).astype(">u2").tobytes()
+    chunks = (chunk(b"IHDR", header), chunk(b"tRNS", key), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND"))
+    return b"".join((b"\x89PNG\r\n\x1a\n", *chunks))
+
+
+COLOR_KEYS = [
+    (1, 1, 0), (2, 1, 2), (4, 9, 8), (8, 7, 8), (16, 40000, 40001), (8, (1, 2, 3), (1, 2, 4)),
+    (16, (4660, 22136, 65535), (4660, 22136, 65534)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bits", "key", "other"), COLOR_KEYS)
+def test_transparent_colors_of_any_depth(tmp_path, bits, key, other):
+    values = np.full((SIDE, SIDE, *np.shape(key)), other)
+    values[:4] = key
+    root = write_folder(tmp_path / "d", {"a.png": png_of(bits, values, key)})
+    with pytest.raises(DataError, match=r"'a.png'.*--data.alpha white"):
+        opened(root)
+    dropped, white, black = (opened(root, alpha=policy, bits=16).read(0) for policy in ("drop", "white", "black"))
+    assert (white[:, :4] == 255).all() and (black[:, :4] == 0).all()
+    assert np.shape(key) == (dropped.shape[0],) * (dropped.shape[0] > 1)
+    for composited in (white, black):
+        np.testing.assert_array_equal(composited[:, 4:], dropped[:, 4:])
+    expected = np.atleast_1d(np.array(other) * 65535 // (2**bits - 1) >> 8)
+    np.testing.assert_array_equal(dropped[:, 5, 5], expected)
+
+
+@pytest.mark.parametrize(("bits", "key", "other"), COLOR_KEYS)
+def test_transparent_colors_that_no_pixel_has(bits, key, other):
+    content = png_of(bits, np.full((SIDE, SIDE, *np.shape(key)), other), key)
+    assert Decoder((SIDE, SIDE), 3)("a.png", content).shape == (3, SIDE, SIDE)
+    with pytest.raises(BadImage, match="is transparent"):
+        Decoder((SIDE, SIDE), 3)("a.png", png_of(bits, np.full((SIDE, SIDE, *np.shape(key)), key), key))
+
+
+def png_of_zeros(side, bits, color, channels, extra=b""):
+    """A PNG of a color type with zeros only; extra chunks follow its header."""
+    stream, row = zlib.compressobj(9), bytes(1 + side * channels * bits // 8)
+    data = b"".join([*(stream.compress(row) for _ in range(side)), stream.flush()])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", data) + chunk(b"IEND")
+
+
+def webp_of_canvas(side):
+    """A WebP of 92 bytes with one frame of 16 pixels."""
+    frame = bytes(6) + struct.pack("<I", 15)[:3] * 2 + bytes(4)
+    frame += encoded(Image.new("RGB", (SIDE, SIDE), (9, 9, 9)), "WEBP", lossless=True)[12:]
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + struct.pack("<I", side - 1)[:3] * 2
+    body += b"ANIM" + struct.pack("<I", 6) + bytes(6) + b"ANMF" + struct.pack("<I", len(frame)) + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+LARGE = 3072
+PLTE = chunk(b"PLTE", bytes(6))
+LARGE_FILES = {
+    "RGB": lambda: png_of_zeros(LARGE, 8, 2, 3),
+    "RGBA": lambda: png_of_zeros(LARGE, 8, 6, 4),
+    "LA": lambda: png_of_zeros(LARGE, 8, 4, 2),
+    "palette with alpha": lambda: png_of_zeros(LARGE, 8, 3, 1, PLTE + chunk(b"tRNS", b"\x80")),
+    "RGB with a color key": lambda: png_of_zeros(LARGE, 8, 2, 3, chunk(b"tRNS", bytes(6))),
+    "16-bit gray": lambda: png_of_zeros(LARGE, 16, 0, 1),
+    "16-bit RGB with a color key": lambda: png_of_zeros(LARGE, 16, 2, 3, chunk(b"tRNS", bytes(6))),
+    "WebP": lambda: webp_of_canvas(LARGE),
+    "CMYK": lambda: encoded(Image.new("CMYK", (LARGE, LARGE)), "JPEG"),
+    "progressive JPEG": lambda: encoded(Image.new("RGB", (LARGE, LARGE)), "JPEG", progressive=True, subsampling=0),
+    "AVIF": lambda: encoded(Image.new("RGB", (LARGE, LARGE)), "AVIF", speed=10),
+    "floats": lambda: encoded(Image.new("F", (LARGE, LARGE)), "TIFF", compression="tiff_lzw"),
+}
+
+
+def decode_in_16_pixels(path):
+    Decoder((SIDE, SIDE), 1, "center", "box", "white")("it", Path(path).read_bytes())
+
+
+def test_the_memory_of_decoding_is_what_the_limit_counts(tmp_path, monkeypatch):
+    contents = {name: make() for name, make in LARGE_FILES.items()}
+    root = write_folder(tmp_path, {f"{name}.bin": content for name, content in contents.items()})
+    folders = (Path(__file__).parent, Path(__file__).parents[1], Path(stylegan_ray.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+    found = confined.outcomes("test_decode.decode_in_16_pixels", {name: str(root / f"{name}.bin") for name in contents})
+    for name, content in contents.items():
+        counted = bytes_in_memory(read_header(content), content)
+        assert found[name].message == "" and found[name].taken < 1.1 * counted + len(content) + (64 << 20), name
+        with pytest.raises(ValueError, match=f"is {LARGE}x{LARGE} pixels, more than data.max_image_mb=35 allows"):
+            read_header(content, 35 << 20)
