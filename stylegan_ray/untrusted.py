@@ -6,9 +6,11 @@ an entry point: whatever a parser raises on damaged or hostile bytes leaves it a
 
 from __future__ import annotations
 
+import io
 import os
 import reprlib
 import stat
+import threading
 import zlib
 from collections.abc import Callable
 from types import TracebackType
@@ -20,6 +22,8 @@ CONFIG_BYTES = 1 << 18
 """Largest preset, saved configuration or search space; ours take 10 kB."""
 PIECE = 1 << 20
 """Bytes that one read asks for."""
+LARGE_BYTES = 1 << 26
+"""Threads of a process hold larger files and images one at a time (see `large_turn`)."""
 COPY_AGAIN = "it may be damaged or incomplete: copy or download it again"
 """The way out where a parser fails on a file."""
 
@@ -143,6 +147,31 @@ def _escaped(character: str) -> str:
 # Sizes.
 
 
+class Turn:
+    """Lets one thread at a time hold something large, from `take` to the end of its outermost `with` block."""
+
+    def __init__(self) -> None:
+        self._lock, self._mine = threading.RLock(), threading.local()
+
+    def __enter__(self) -> None:
+        self._mine.depth = getattr(self._mine, "depth", 0) + 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._mine.depth -= 1
+        while not self._mine.depth and getattr(self._mine, "taken", 0):
+            self._mine.taken -= 1
+            self._lock.release()
+
+    def take(self) -> None:
+        """Waits until no other thread holds anything large; nothing outside of a `with` block."""
+        if getattr(self._mine, "depth", 0):
+            self._lock.acquire()
+            self._mine.taken = getattr(self._mine, "taken", 0) + 1
+
+
+large_turn = Turn()
+
+
 def open_regular(path: str | os.PathLike[str], name: object = None) -> BinaryIO:
     """A local file open for reading; raises BadFileError where it is no regular file, without waiting for a pipe.
 
@@ -165,6 +194,17 @@ def check_regular(descriptor: int, name: object) -> int:
     return status.st_size
 
 
+def check_holes(descriptor: int, name: object) -> None:
+    """Raises BadFileError for a large open file that is nearly all holes; where no block is counted, none is known."""
+    status = os.fstat(descriptor)
+    stored = 512 * status.st_blocks
+    if status.st_size > LARGE_BYTES and 0 < stored < status.st_size // 64:
+        raise BadFileError(
+            f"{printable(name)}: {format_bytes(status.st_size)}, of which only {format_bytes(stored)} are on the disk; "
+            f"{COPY_AGAIN}"
+        )
+
+
 def check_size(size: int, limit: int, name: object, key: str | None = None) -> None:
     """Raises BadFileError for a file of more than `limit` bytes; `key` is the configuration key of the limit."""
     if size > limit:
@@ -184,15 +224,16 @@ def read_at_most(file: Readable, limit: int, name: object, key: str | None = Non
     if size is not None:
         check_size(size, limit, name, key)
     most = limit if size is None else size
-    pieces, found = [], 0
+    if most > LARGE_BYTES:
+        large_turn.take()
+    content, found = io.BytesIO(), 0  # grows in place, and its value is no copy
     while found <= most:
         piece = file.read(min(PIECE, most - found + (size is None)))
         if not piece:
             break
-        pieces.append(piece)
-        found += len(piece)
+        found += content.write(piece)
     check_size(found, limit, name, key)
-    return b"".join(pieces)
+    return content.getvalue()
 
 
 def size_of(file: Any, name: object) -> int | None:
@@ -202,6 +243,7 @@ def size_of(file: Any, name: object) -> int | None:
     except (OSError, AttributeError, ValueError):
         descriptor = None
     if descriptor is not None:
+        check_holes(descriptor, name)
         return check_regular(descriptor, name)
     try:
         return int(file.size())
@@ -231,13 +273,14 @@ def inflate(
     Raises BadFileError where there are more, or where the stream is damaged or incomplete.
     """
     stream = zlib.decompressobj(wbits)
-    pieces, found = [], 0
+    result, found = io.BytesIO(), 0
     try:
         while not stream.eof and found <= limit:
             piece = stream.decompress(content, min(PIECE, limit - found + 1))
             content = stream.unconsumed_tail
-            pieces.append(piece)
-            found += len(piece)
+            found += result.write(piece)
+            if found > LARGE_BYTES >= found - len(piece):
+                large_turn.take()
             if not piece and not content:
                 break
     except zlib.error as error:
@@ -249,4 +292,4 @@ def inflate(
         raise BadFileError(f"{printable(name)}: inflates to more than the limit of {format_bytes(limit)}; {way_out}")
     if not stream.eof:
         raise BadFileError(f"{printable(name)}: the compressed data ends early; {COPY_AGAIN}")
-    return b"".join(pieces)
+    return result.getvalue()

@@ -14,7 +14,7 @@ from stylegan_ray.data.labels import is_one_hot, label_vectors
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import large_turn, printable
 
 MOST_VECTORS = 1 << 24
 """Numbers of one-hot labels that are written as vectors, at most."""
@@ -51,13 +51,14 @@ class EncodedImages:
 
     def read(self, entry: int, name: str, level: int) -> np.ndarray:
         """uint8 [C,H>>level,W>>level]; raises BadImage, or OSError when storage fails."""
-        try:
-            content = self.source.read(entry)
-        except (OSError, DataError):
-            raise
-        except Exception as error:  # readers of archives raise nearly anything on damaged files
-            raise BadImage(name, printable(str(error))) from error
-        return downscale(self.decoder(name, content), level)
+        with large_turn:
+            try:
+                content = self.source.read(entry)
+            except (OSError, DataError):
+                raise
+            except Exception as error:  # readers of archives raise nearly anything on damaged files
+                raise BadImage(name, printable(str(error))) from error
+            return downscale(self.decoder(name, content), level)
 
 
 class Dataset:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from stylegan_ray.data.decode_cost import (
 )
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.tiff import tile_pixels
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import LARGE_BYTES, large_turn, printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 """The decoders of Pillow that are used, whatever a file is named. Others start programs (EPS) or are hardly tested."""
@@ -43,8 +42,6 @@ OF_ALPHA, OF_PROGRESSIVE, OF_DEEP_KEY = 12, 10, 20
 """Bytes of a pixel at the peak, as measured: of some formats and modes, others with transparency, JPEG with the
 coefficients of the whole image, and 16-bit colors of which one is transparent."""
 MOST_BYTES_PER_PIXEL = OF_DEEP_KEY
-LARGE_BYTES = 1 << 26
-"""Larger images are decoded one at a time in each process, which bounds the memory of all threads."""
 STRIP_PIXELS = 1 << 22
 """Pixels that are converted together where all at once would take much memory."""
 
@@ -177,12 +174,10 @@ def decoded(
 ) -> Iterator[Image.Image]:
     """As `open_image`; large images are in memory one at a time, while the block runs."""
     header = read_header(content, max_bytes, extra_formats)
-    is_large = bytes_in_memory(header, content) > LARGE_BYTES
-    with _large if is_large else nullcontext():
+    with large_turn:
+        if bytes_in_memory(header, content) > LARGE_BYTES:
+            large_turn.take()
         yield _loaded(header, content)
-
-
-_large = threading.Lock()
 
 
 def _loaded(image: Image.Image, content: bytes) -> Image.Image:

@@ -33,6 +33,7 @@ from stylegan_ray.data.headers import PNG_COLORS, plain_header
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.left_out import Endings, image_endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.untrusted import large_turn
 
 DECODE_UP_TO = 100_000
 """In larger data sets only headers are read; damage further on is found in training."""
@@ -101,7 +102,8 @@ def scan(read: Reader, names: PackedNames, progress: Progress | None = None, rea
 
     def check(entries: range) -> int:
         for i in entries:
-            _check(read, names, i, decode, result, reading)
+            with large_turn:
+                _check(read, names, i, decode, result, reading)
         return len(entries)
 
     done = 0

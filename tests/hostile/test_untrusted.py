@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import threading
+import time
+import tracemalloc
 import zlib
 from math import isnan
 
@@ -10,6 +13,7 @@ import pytest
 
 from stylegan_ray.untrusted import (
     BadFileError,
+    Turn,
     UserError,
     inflate,
     open_regular,
@@ -85,6 +89,47 @@ def test_a_sparse_file_is_refused_before_it_is_read(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(BadFileError, match="1100 GB"):
         read_file(tmp_path / "sparse", 1 << 20)
+
+
+def test_a_large_file_of_holes_is_refused(tmp_path):
+    with open(tmp_path / "holes", "wb") as file:
+        file.write(b"\x80\2")
+        file.truncate(1 << 30)
+    with pytest.raises(BadFileError, match=r"holes: 1\.074 GB, of which only .* are on the disk; it may be damaged"):
+        read_file(tmp_path / "holes", 1 << 31)
+
+
+def test_contents_are_in_memory_once(tmp_path):
+    size = 40 << 20
+    (tmp_path / "file").write_bytes(bytes(size))
+    packed = zlib.compress(bytes(size), wbits=-15)
+    for read in (lambda: read_file(tmp_path / "file", size), lambda: inflate(packed, size)):
+        tracemalloc.start()
+        assert len(read()) == size
+        assert tracemalloc.get_traced_memory()[1] < 1.4 * size
+        tracemalloc.stop()
+
+
+def test_one_thread_at_a_time_holds_something_large():
+    turn, events, holds = Turn(), [], threading.Event()
+
+    def hold():
+        with turn, turn:
+            turn.take()
+            turn.take()
+            holds.set()
+            time.sleep(0.2)
+            events.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait()
+    turn.take()  # outside of a block nothing is held
+    with turn:
+        turn.take()
+        events.append("second")
+    thread.join()
+    assert events == ["first", "second"]
 
 
 def test_a_stream_without_a_size_is_read_up_to_the_limit():

@@ -32,7 +32,7 @@ from stylegan_ray.data.left_out import (
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import check_size, format_bytes, printable
+from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, large_turn, printable
 from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
@@ -106,6 +106,8 @@ class TarSource:
         """The bytes of an image file: all, or the first `at_least`."""
         size = int(self.places["size"][entry])
         check_size(size, self.files.max_bytes, "the image", LIMIT_KEY)
+        if size > LARGE_BYTES:
+            large_turn.take()
         shard, offset = self.shards[int(self.places["shard"][entry])], int(self.places["offset"][entry])
         return self.files.read_at(shard, offset, size if at_least is None else min(size, at_least))
 

@@ -30,7 +30,7 @@ from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import BadFileError, check_size, format_bytes, inflate, printable
+from stylegan_ray.untrusted import LARGE_BYTES, BadFileError, check_size, format_bytes, inflate, large_turn, printable
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
@@ -237,6 +237,8 @@ class ZipSource:
         packed_size = int(self.places["packed"][entry])
         wanted = packed_size if at_least is None else min(packed_size, at_least)
         check_size(wanted, self.files.max_bytes, "the image", LIMIT_KEY)
+        if wanted > LARGE_BYTES:
+            large_turn.take()
         packed = self._packed(entry, wanted)
         if self.places["method"][entry] == zipfile.ZIP_STORED:
             content = packed
