@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 import zlib
 from operator import itemgetter
@@ -19,10 +20,12 @@ import pytest
 from PIL import Image
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
-from stylegan_ray.data import DataError
+from stylegan_ray.data import DataError, scan
 from stylegan_ray.data.decode import open_image
 from stylegan_ray.data.decode_cost import check_scans
 from stylegan_ray.data.formats import tfrecord_wire
+from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.untrusted import large_turn
 
 # A case that is not bounded ends by these limits instead of harming the machine.
 LIMITS = {resource.RLIMIT_AS: 3 << 30, resource.RLIMIT_CPU: 60}
@@ -575,3 +578,20 @@ def test_names_are_escaped_in_messages(tmp_path, caplog):
     with pytest.raises(DataError) as caught:
         opened(tmp_path / "e.tar")
     assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_large_files_are_held_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(scan, "num_cores", lambda: 2)
+    held, most, content = [], [0], encoded(noise_picture(0))
+
+    def read(entry, at_least):
+        if entry in (0, 64):
+            large_turn.take()
+            held.append(entry)
+            most[0] = max(most[0], len(held))
+            time.sleep(0.2)
+            held.remove(entry)
+        return content
+
+    scan.scan(read, PackedNames.pack(f"{i}.png" for i in range(128)))
+    assert most == [1]
