@@ -160,7 +160,10 @@ def index_files(
         decoders = {"extra_decoders": extra_decoders(cfg.extra_formats)} if cfg.extra_formats else {}
         files, format, infos, left_out, split = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
-            raise DataError(f"data.path={path} is {format.description}, which training does not read; {_advise(path)}")
+            raise DataError(
+                f"data.path={path} is {format.description}, which training does not read; make a "
+                f"zip of it first: {prepare_command(path)}"
+            )
         stamp = stamp_of(infos, keys | decoders)
         wanted = Reading(None if decode else 0, **keys | {"split": split}, extra_formats=cfg.extra_formats)
         build = partial(format.build_index, files, infos, progress, wanted)
@@ -237,10 +240,10 @@ def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) ->
     return [info for info in infos if info.name not in unused], note
 
 
-def _advise(path: str) -> str:
+def prepare_command(path: str) -> str:
     """The command that makes a data set that training reads."""
     name = os.path.splitext(os.path.basename(path.rstrip("/")))[0]
-    return f"make a zip of it first: stylegan-ray prepare_data {shlex.quote(path)} {shlex.quote(name)}.zip"
+    return f"stylegan-ray prepare_data {shlex.quote(path)} {shlex.quote(name)}.zip"
 
 
 def _describe_empty(index: Index) -> str:

@@ -177,6 +177,7 @@ def test_stated_bits_are_those_of_the_examination(tmp_path, cache, capsys):
         ("{s} --check --sheet {t}", "cannot be written"),
         ("{s} --check --fix {t}/d", "give one of them"),
         ("{s} --check --keep blurred", "--keep blurred"),
+        ("{s} {t}/out.zip --fix --resolution 16 --letterbox", "--letterbox does not go with --fix"),
         ("{s} --fix", "DEST is missing"),
         ("{s} --fix {s}", "is SOURCE itself"),
         ("{t}/flat --fix {t}/d", "--fix leaves out every image"),

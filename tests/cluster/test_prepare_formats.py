@@ -396,3 +396,10 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch, c
     monkeypatch.setenv("PYTHONPATH", os.pathsep)
     assert run(tmp_path / "train-images-idx3-ubyte", tmp_path / "out.zip") == 0, capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
+
+
+def test_check_recommends_a_command_that_reads_the_data(tmp_path, capsys):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(noise(3, 28, 28)))
+    assert run(tmp_path, "--check") == 0
+    text = capsys.readouterr().out
+    assert f"stylegan-ray prepare_data {tmp_path}" in text and " train " not in text

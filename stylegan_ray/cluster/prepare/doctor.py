@@ -12,6 +12,7 @@ import numpy as np
 from stylegan_ray.cluster.prepare.write import (
     closing_message,
     has_labels,
+    place_of,
     plan_task,
     pool,
     refuse_same_place,
@@ -48,6 +49,8 @@ def refuse_options(options: PrepareOptions) -> None:
     """Raises ConfigError for options of the doctor that do not go together, or reports that cannot be written."""
     if options.check and options.fix:
         raise ConfigError("--check writes no data set and --fix does; give one of them")
+    if options.letterbox and options.fix:
+        raise ConfigError("--letterbox does not go with --fix; run --fix first, and on its DEST --letterbox")
     if options.keep and not options.fix:
         kinds = " ".join(options.keep)
         raise ConfigError(f"--keep {kinds} says what --fix leaves alone; give --fix too, or leave --keep out")
@@ -72,15 +75,8 @@ def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
     if name == "--sheet" and options.json is not None:
         taken["--json"] = options.json
     for what, address in taken.items():
-        if f"{_place(file)}/".startswith(f"{_place(address)}/"):
+        if f"{place_of(file)}/".startswith(f"{place_of(address)}/"):
             raise ConfigError(f"{name} {file} would be written over or into {what} {address}; give a file elsewhere")
-
-
-def _place(address: str) -> str:
-    """One spelling for all addresses of the same file or folder."""
-    if address.startswith("file://") or "://" not in address:
-        return os.path.realpath(os.path.expanduser(address.removeprefix("file://"))).rstrip("/")
-    return without_credentials(address).partition("?")[0].rstrip("/")
 
 
 def check(options: PrepareOptions) -> int:
@@ -103,7 +99,10 @@ def check(options: PrepareOptions) -> int:
         keys["bits"] = options.bits
     if options.extra_formats:
         keys["extra_formats"] = " ".join(options.extra_formats)
-    print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, keys)}")
+    if not formats.by_name(index.format).is_trainable:
+        print(f"{'Prepare':{HEADING_WIDTH}s}  {open_data.prepare_command(path)}")
+    else:
+        print(f"{'Train':{HEADING_WIDTH}s}  {train_command(path, keys)}")
     return 1 if findings.bad else 0
 
 
