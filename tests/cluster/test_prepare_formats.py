@@ -253,7 +253,7 @@ def killing(step):
     """A python that ends in a crash instead of the reader, before or after it has told its contents."""
     program = (
         "import os, sys; from stylegan_ray.readers import child; "
-        "child.{} = lambda *_: os.abort(); child.main(*sys.argv[3:4], sys.argv[4:])"
+        "child.{} = lambda *_: os.abort(); child.main(*sys.argv[4:5], sys.argv[5:])"
     )
     return f"#!/bin/sh\nexec {sys.executable} -c '{program.format(step)}' \"$@\"\n"
 

@@ -33,7 +33,15 @@ def test_the_first_signal_asks_for_a_stop_and_the_second_ends_at_once(number):
     assert signal.getsignal(number) == before
 
 
-def test_a_terminal_that_is_closed_sends_two_hangups_and_asks_once():
+@pytest.fixture
+def hangups():
+    """SIGHUP as where these tests do not run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_closed_sends_two_hangups_and_asks_once(hangups):
     with stop_on_signals(lambda _: None) as stop_requested:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
@@ -42,7 +50,7 @@ def test_a_terminal_that_is_closed_sends_two_hangups_and_asks_once():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_hangup_of_the_whole_process_group_does_not_end_ray(monkeypatch):
+def test_a_hangup_of_the_whole_process_group_does_not_end_ray(monkeypatch, hangups):
     answers, heard = [], []
 
     def init(**_):
