@@ -18,21 +18,29 @@ class Spool:
         self.folder = Path(tempfile.mkdtemp(prefix="stylegan_ray-") if self.is_copy else storage.root)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._uploaded: dict[str, tuple[int, int]] = {}
+        self._finished: set[str] = set()
 
     def fetch(self, name: str) -> None:
         """Copies a stored file to the local folder, where it goes on growing."""
         if self.is_copy:
             (self.folder / name).write_bytes(self.storage.read(name))
 
+    def finish(self, name: str) -> None:
+        """Says that a file does not grow any more: its local copy is deleted once it is uploaded."""
+        self._finished.add(name)
+
     def sync(self) -> None:
         """Uploads the files that have grown since the last call; raises OSError when the storage fails."""
         if not self.is_copy:
             return
         for path in sorted(self.folder.iterdir()):
-            stat = path.stat()
+            is_finished, stat = path.name in self._finished, path.stat()
             if self._uploaded.get(path.name) != (stat.st_size, stat.st_mtime_ns):
                 self.storage.write(path.name, path.read_bytes())
                 self._uploaded[path.name] = (stat.st_size, stat.st_mtime_ns)
+            if is_finished:
+                path.unlink(missing_ok=True)
+                self._finished.discard(path.name)
 
     def delete(self) -> None:
         """Deletes the local copy."""

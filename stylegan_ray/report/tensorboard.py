@@ -53,6 +53,7 @@ class TensorBoard:
         self.events.flush()
         if self.spool is not None and self.spool.is_copy and self.events.num_bytes > MAX_EVENT_BYTES:
             self.events.close()
+            self.spool.finish(self.events.name)
             self._events = EventFile(self.spool.folder, nimg_of_row(row) + 1)
 
     def metric(self, row: Mapping[str, Any]) -> None:
@@ -107,7 +108,9 @@ class EventFile:
     def __init__(self, folder: Path, first_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # EventsWriter names files by the second; nanoseconds keep two starts within one second apart.
-        self.writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        ending = f".{time.time_ns()}"
+        self.writer = EventsWriter(str(folder / "events"), ending)
+        (self.name,) = (path.name for path in folder.iterdir() if path.name.endswith(ending))
         self.num_bytes = 0
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 

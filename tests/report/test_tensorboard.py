@@ -41,3 +41,16 @@ def test_files_in_an_object_store_end_at_a_size(tmp_path, monkeypatch):
     sink.close()
     assert len(run.names("tensorboard")) == 4, "each tick is larger than that"
     assert scalars(run, "Loss/D/loss") == [128, 4128, 8128]
+
+
+def test_files_that_are_uploaded_and_ended_take_no_local_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "MAX_EVENT_BYTES", 1)
+    run = object_store(tmp_path.name)
+    sink = started(run)
+    for tick in range(3):
+        sink.tick(row(tick))
+        sink.sync()
+    (growing,) = sink.spool.folder.iterdir()
+    assert growing.name == sink.events.name and growing.name in run.names("tensorboard")
+    sink.close()
+    assert scalars(run, "Loss/D/loss") == [128, 4128, 8128]
