@@ -103,8 +103,12 @@ def train(argv: Sequence[str]) -> int:
         print(f"{key} is {given}, since the networks of --resume-from are trained; --{key} chooses another value")
     if options.dry_run:
         from stylegan_ray.report.console import ProgressLine
+        from stylegan_ray.report.graph import check_graph
+        from stylegan_ray.report.trackers import check_trackers
         from stylegan_ray.train.dry_run import describe
 
+        check_graph(options.cfg)
+        check_trackers(options.cfg)
         with ProgressLine(sys.stderr) as progress:
             text = describe(options.cfg, progress, options.resume_from)
         print(text)

@@ -226,6 +226,16 @@ def test_dry_run_prints_configuration_networks_and_schedule(capsys, tmp_path):
     assert len(totals) == 2 and sum(totals) == sum(counted), "every parameter is counted in one row"
 
 
+def test_a_dry_run_is_refused_what_a_training_is(capsys, tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "images", numbered(7))
+    monkeypatch.setattr("stylegan_ray.report.graph.find_spec", lambda _: None)
+    monkeypatch.setattr("stylegan_ray.report.trackers.find_spec", lambda _: None)
+    for key in ("train.save_tf_graph=true", "report.wandb=project"):
+        words = f"config-f {folder} --dry-run --{key.replace('=', ' ')}"
+        assert cli.run(cli.train, words.split()) == 2
+        assert f"{key.partition('=')[0]}=" in capsys.readouterr().err
+
+
 def test_names_that_are_no_text_are_printed_escaped(monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
     monkeypatch.setattr(sys, "stdout", stdout)

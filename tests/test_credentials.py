@@ -9,7 +9,6 @@ from support.jobs import ROOT
 
 from stylegan_ray import cli
 from stylegan_ray.cluster.origin import command_line
-from stylegan_ray.cluster.run import default_name
 from stylegan_ray.config import ConfigError, RunConfig, differences, load_config, validated
 from stylegan_ray.credentials import clean, logger_of, without_credentials
 from stylegan_ray.interop import read_networks, save_network
@@ -18,6 +17,7 @@ from stylegan_ray.networks import build_generator
 from stylegan_ray.report.console import ConsoleView
 from stylegan_ray.report.run_files import RunFiles
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.started import default_name
 
 SECRETS = ("USER", "PASSWORD", "TOKEN")
 OPEN_KEYS = [

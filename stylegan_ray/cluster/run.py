@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from stylegan_ray.cluster.origin import command_line, provenance
 from stylegan_ray.cluster.preflight import Clearance
@@ -14,7 +12,7 @@ from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.source import Source, stored_source
 from stylegan_ray.cluster.worker import Observer
 from stylegan_ray.config import ConfigError, RunConfig, differences
-from stylegan_ray.credentials import clean, without_credentials
+from stylegan_ray.credentials import clean
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
@@ -35,16 +33,12 @@ from stylegan_ray.run_folder import (
     read_config,
     read_run_file,
     refuse_relative_paths,
-    storage_address,
 )
-from stylegan_ray.storage import Storage, absolute, join_address
-from stylegan_ray.train.auto import with_choices
+from stylegan_ray.storage import Storage
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
+from stylegan_ray.train.started import address_of, placed, with_values
 from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import check_start
-
-LONGEST_NAME = 60
-"""Characters of the data's name in the name of a run, at most."""
 
 
 @dataclass
@@ -109,8 +103,7 @@ class Run:
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage; raises ConfigError when the run cannot start or continue."""
     complete, dataset = complete_config(cfg, resume_from)
-    assert complete.run.name is not None and complete.run.storage is not None
-    run = Run(complete, dataset, join_address(complete.run.storage, complete.run.name))
+    run = Run(complete, dataset, address_of(complete))
     check_writable(run.address)
     words: list[str] = []
     if run.is_started:
@@ -135,47 +128,16 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     check_with_data(cfg, dataset)
     check_graph(cfg)
     check_trackers(cfg)
-    if cfg.data.path not in (None, "openmoji"):
-        cfg = cfg.with_overrides({"data.path": absolute(cfg.data.path)})
     height, width = dataset.resolution
-    name, storage = cfg.run.name or default_name(cfg), storage_address(cfg.run.storage)
-    complete = with_values(cfg, dataset.resolution, join_address(storage, name)).with_overrides(
+    cfg = placed(cfg)
+    complete = with_values(cfg, dataset.resolution, address_of(cfg)).with_overrides(
         {
-            "run.name": name,
-            "run.storage": storage,
             "data.resolution": height if height == width else (height, width),
             "data.channels": dataset.num_channels,
         }
     )
     check_subject(complete, dataset)
     return complete, dataset
-
-
-def with_values(cfg: RunConfig, resolution: Sequence[int], address: str) -> RunConfig:
-    """The configuration with the keys in train.auto chosen, or as they were when the run at this address started."""
-    stored = stored_config(address) if cfg.train.auto else None
-    if stored is None:
-        return with_choices(cfg, resolution)
-    return cfg.with_overrides({key: stored.flat()[key] for key in cfg.train.auto})
-
-
-def stored_config(address: str) -> RunConfig | None:
-    """The configuration of the run at an address; None where there is no run with a checkpoint."""
-    try:
-        run = Storage.at(address)
-        if not complete_checkpoints(run.folder(CHECKPOINTS)):
-            return None
-        return read_config(run)
-    except (OSError, ValueError):
-        return None
-
-
-def default_name(cfg: RunConfig) -> str:
-    """<preset>-<data>-<8 hex digits of the configuration>."""
-    path = "openmoji" if cfg.data.path is None else without_credentials(cfg.data.path)
-    data = Path(path.partition("?")[0].rstrip("/") if "://" in path else path.rstrip("/")).stem
-    kept = "".join(character if character.isprintable() and character not in "/\\?#" else "_" for character in data)
-    return f"{cfg.run.preset}-{kept[:LONGEST_NAME]}-{cfg.digest()}"
 
 
 def check_writable(address: str) -> None:

@@ -17,20 +17,26 @@ from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
 from stylegan_ray.train.schedule import Schedule, growing_stages, training_schedule
+from stylegan_ray.train.started import address_of, has_source, placed, stored_config, with_stored
 from stylegan_ray.train.transfer import check_start
 
 
 def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str | None = None) -> str:
     """Text with the configuration and the reasons for chosen keys, layer tables, changes of the schedule, and memory.
 
-    With `resume_from` also what is copied from there. Raises ConfigError as a training does.
+    With `resume_from` also what is copied from there. A run that has started keeps what was chosen then. Raises
+    ConfigError as a training does.
     """
     data = open_dataset(cfg.data, cfg.run.seed, progress)
-    chosen = choices(cfg, data.resolution)
-    cfg = applied(cfg, chosen)
+    address = address_of(placed(cfg))
+    stored = stored_config(address)
+    starts_from_others = resume_from is not None or (stored is not None and has_source(address))
+    chosen = choices(cfg, data.resolution) if stored is None else []
+    cfg = with_stored(cfg, stored) if stored is not None else applied(cfg, chosen)
     check_with_data(cfg, data)
     subject = check_subject(cfg, data)
-    check_new(cfg, resume_from is not None)
+    if stored is None:
+        check_new(cfg, starts_from_others)
     shape = (data.resolution, data.num_channels, data.label_size)
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""
@@ -39,8 +45,9 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
         *([explain(chosen)] if chosen else []),
         f"Data: {data.path}, {data.num_images} images of {width}x{height}, {data.num_channels} channels{classes}",
         *filter(None, [data.describe_labels()]),
-        *notes(cfg, data, resume_from is not None),
-        *([check_start(cfg, *shape, resume_from)] if resume_from else []),
+        *([f"Run {address} has started: this command continues it"] if stored is not None else []),
+        *notes(cfg, data, starts_from_others),
+        *([check_start(cfg, *shape, resume_from)] if resume_from and stored is None else []),
         *(_layers(name, network) for name, network in zip("GD", subject.networks(), strict=True)),
         _schedule(cfg, math.log2(max(data.resolution))),
         _memory(cfg, subject),

@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import yaml
 from support.data_sets import numbered, write_folder
 
 pytest.importorskip("ray")
@@ -15,6 +16,7 @@ from stylegan_ray.cluster.source import Source
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import save_network
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.train.dry_run import describe
 
 SMALL = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_max": 4}
 
@@ -129,3 +131,21 @@ def test_chosen_values_stay_as_they_were_when_the_run_started(configured):
     with pytest.raises(ConfigError, match=r"cluster\.num_workers=32"):
         prepare(more)
     assert prepare(configured("auto", **{"cluster.num_workers": 4})).cfg.loss == run.cfg.loss
+
+
+def test_a_dry_run_of_a_started_run_shows_the_run_that_continues(configured):
+    run = started(prepare(configured("auto", **{"cluster.num_workers": "1:4"})))
+    fewer = configured("auto", **{"cluster.num_workers": 2})
+    text = describe(fewer)
+    assert f"Run {run.address} has started" in text
+    assert yaml.safe_load(text.partition("\n\n")[0])["schedule"]["minibatch_gpu"] == 16
+    assert prepare(fewer).cfg.schedule.minibatch_gpu == 16
+    new = describe(fewer.with_overrides({"run.name": "new"}))
+    assert yaml.safe_load(new.partition("\n\n")[0])["schedule"]["minibatch_gpu"] == 32
+
+
+def test_a_dry_run_of_a_started_transfer_is_not_refused(configured, networks):
+    cfg = configured("config-f", **{"train.freeze_D": 2, "train.resume_kimg": 0})
+    started(prepare(cfg, networks))
+    for source in (None, networks):
+        assert prepare(cfg, source).first_words == "" and "note:" not in describe(cfg, None, source)

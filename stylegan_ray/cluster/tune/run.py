@@ -27,7 +27,7 @@ from stylegan_ray.cluster.resources import (
     joined,
     share_of_cluster,
 )
-from stylegan_ray.cluster.run import check_writable, complete_config, default_name
+from stylegan_ray.cluster.run import check_writable, complete_config
 from stylegan_ray.cluster.tune.journal import import_journal
 from stylegan_ray.cluster.tune.options import Plan
 from stylegan_ray.cluster.tune.output import BEST, write_outputs
@@ -41,6 +41,7 @@ from stylegan_ray.metrics.compute import weights_of
 from stylegan_ray.metrics.names import parse_metrics
 from stylegan_ray.run_folder import STOP, SWEEP
 from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.train.started import default_name
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
 from stylegan_ray.untrusted_text import parse_yaml
 

@@ -1,0 +1,67 @@
+"""Where a run is stored, and what it keeps from when it started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stylegan_ray.config import RunConfig
+from stylegan_ray.credentials import without_credentials
+from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints, read_config, read_run_file, storage_address
+from stylegan_ray.storage import Storage, absolute, join_address
+from stylegan_ray.train.auto import with_choices
+
+LONGEST_NAME = 60
+"""Characters of the data's name in the name of a run, at most."""
+
+
+def placed(cfg: RunConfig) -> RunConfig:
+    """The configuration with name, storage and the absolute path of its data filled in."""
+    if cfg.data.path not in (None, "openmoji"):
+        cfg = cfg.with_overrides({"data.path": absolute(cfg.data.path)})
+    name = cfg.run.name or default_name(cfg)
+    return cfg.with_overrides({"run.name": name, "run.storage": storage_address(cfg.run.storage)})
+
+
+def address_of(cfg: RunConfig) -> str:
+    """The address of the run of a placed configuration."""
+    assert cfg.run.name is not None and cfg.run.storage is not None
+    return join_address(cfg.run.storage, cfg.run.name)
+
+
+def default_name(cfg: RunConfig) -> str:
+    """<preset>-<data>-<8 hex digits of the configuration>."""
+    path = "openmoji" if cfg.data.path is None else without_credentials(cfg.data.path)
+    data = Path(path.partition("?")[0].rstrip("/") if "://" in path else path.rstrip("/")).stem
+    kept = "".join(character if character.isprintable() and character not in "/\\?#" else "_" for character in data)
+    return f"{cfg.run.preset}-{kept[:LONGEST_NAME]}-{cfg.digest()}"
+
+
+def with_values(cfg: RunConfig, resolution: Sequence[int], address: str) -> RunConfig:
+    """The configuration with the keys in train.auto chosen, or as they were when the run at this address started."""
+    stored = stored_config(address) if cfg.train.auto else None
+    return with_choices(cfg, resolution) if stored is None else with_stored(cfg, stored)
+
+
+def with_stored(cfg: RunConfig, stored: RunConfig) -> RunConfig:
+    """The configuration with the keys in train.auto as they are stored."""
+    return cfg.with_overrides({key: stored.flat()[key] for key in cfg.train.auto})
+
+
+def stored_config(address: str) -> RunConfig | None:
+    """The configuration of the run at an address; None where there is no run with a checkpoint."""
+    try:
+        run = Storage.at(address)
+        if not complete_checkpoints(run.folder(CHECKPOINTS)):
+            return None
+        return read_config(run)
+    except (OSError, ValueError):
+        return None
+
+
+def has_source(address: str) -> bool:
+    """Whether the run at an address started from other networks."""
+    try:
+        return read_run_file(Storage.at(address)).get("source") is not None
+    except (OSError, ValueError):
+        return False
