@@ -7,7 +7,7 @@ from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest
 from stylegan_ray.metrics.names import is_better, name_in_rows
-from stylegan_ray.train.metrics import metric_specs
+from stylegan_ray.train.metrics import metric_specs, ticks_between
 
 
 def rule_of(cfg: RunConfig) -> tuple[str, int]:
@@ -18,7 +18,7 @@ def rule_of(cfg: RunConfig) -> tuple[str, int]:
 
 
 def check_stop_when(cfg: RunConfig) -> None:
-    """Raises ConfigError where train.stop_when names a metric that the run does not compute."""
+    """Raises ConfigError where train.stop_when names a metric that the run does not compute, or not before its end."""
     if cfg.train.stop_when is None:
         return
     names = [name for spec in metric_specs(cfg) for name in spec.values]
@@ -27,6 +27,11 @@ def check_stop_when(cfg: RunConfig) -> None:
         have = f"metrics.names has {', '.join(names)}" if names else "metrics.names is empty"
         raise ConfigError(
             f"train.stop_when={cfg.train.stop_when!r}: the run does not compute {name}{nearest(name, names)}; {have}"
+        )
+    if ticks_between(cfg) is None:
+        raise ConfigError(
+            f"train.stop_when={cfg.train.stop_when!r} needs metrics between the start and the end, and there are none "
+            f"with metrics.ticks=null and train.network_snapshot_ticks=null; give --metrics.ticks"
         )
 
 

@@ -79,3 +79,11 @@ def test_a_metric_that_is_not_computed_is_refused():
 
 def test_another_rule_may_continue_a_run():
     assert config("fid5k_tiny:3").digest() == config("fid5k_tiny:9").digest()
+
+
+def test_a_run_without_metrics_on_its_way_is_refused():
+    keys = {"metrics.ticks": None, "train.network_snapshot_ticks": None}
+    with pytest.raises(ConfigError, match=r"metrics\.ticks=null.*train\.network_snapshot_ticks=null.*--metrics\.ticks"):
+        check_stop_when(config("fid5k_tiny:2", **keys))
+    for key in keys:
+        check_stop_when(config("fid5k_tiny:2", **keys | {key: 3}))
