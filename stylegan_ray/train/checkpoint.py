@@ -16,15 +16,12 @@ from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.state import COUNTERS as NUMBERS
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, printable, reading
 from stylegan_ray.untrusted_text import decode_utf8, parse_json, parse_yaml
 
 log = logger_of(__name__)
-
-
-CLOCKS = ("cur_nimg", "iteration", "tick", "tick_start_nimg", "stream_salt", "num_nonfinite")
-"""Counters that are integers from 0."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def check_counters(counters: Any) -> None:
     if not isinstance(counters, dict):
         raise BadFileError(f"{COUNTERS} is not an object of JSON")
     for name, value in counters.items():
-        if name in CLOCKS and (type(value) is not int or not 0 <= value < 2**53):
+        if NUMBERS.get(name) is int and (type(value) is not int or not 0 <= value < 2**53):
             raise BadFileError(f"{COUNTERS}: {name}={printable(value, 40)} must be an integer from 0")
     p = counters.get("augment_p", 0.0)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:

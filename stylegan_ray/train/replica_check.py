@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +17,6 @@ from stylegan_ray.train.state import TrainState
 GOLDEN_RATIO = 0x9E3779B97F4A7C15 - 2**64
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers as wide as a tensor's elements."""
-COUNTERS = ("cur_nimg", "iteration", "tick", "stream_salt")
 
 
 class ReplicaError(ValueError):
@@ -25,11 +27,12 @@ def check_replicas(state: TrainState, address: str) -> None:
     """Raises ReplicaError on every rank when a tensor or counter differs between them; all ranks call it."""
     if distributed.world_size() == 1:
         return
-    tensors = state.tensors()
-    counters = torch.tensor([getattr(state, name) for name in COUNTERS], device=state.device)
-    mine = torch.cat([torch.stack([digest(value) for value in tensors.values()]), counters])  # [T]
+    tensors, counters = state.tensors(), state.counters()
+    del counters["elapsed_sec"]  # each worker has its own clock
+    hashes = torch.tensor([digest_of_json(value) for value in counters.values()], device=state.device)
+    mine = torch.cat([torch.stack([digest(value) for value in tensors.values()]), hashes])  # [T]
     digests = distributed.from_all_ranks(mine).tolist()  # R lists of T
-    names = [*tensors, *COUNTERS]
+    names = [*tensors, *counters]
     differing = [index for index in range(len(names)) if len({row[index] for row in digests}) > 1]
     if differing:
         ranks = odd_ranks([row[differing[0]] for row in digests])
@@ -45,6 +48,12 @@ def digest(tensor: Tensor) -> Tensor:
     words = tensor.detach().contiguous().view(-1).view(WORDS[tensor.element_size()]).long()
     places = torch.arange(len(words), device=words.device)
     return (words * (places * GOLDEN_RATIO | 1)).sum()
+
+
+def digest_of_json(value: Any) -> int:
+    """A 64-bit hash of a value in JSON types."""
+    text = json.dumps(value, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 def odd_ranks(values: Sequence[int]) -> list[int]:

@@ -23,19 +23,19 @@ from stylegan_ray.train.optim import LazyAdam
 from stylegan_ray.train.schedule import Schedule, training_schedule
 from stylegan_ray.train.stats import Means
 
-COUNTERS = (
-    "cur_nimg",
-    "iteration",
-    "prev_lod",
-    "tick",
-    "tick_start_nimg",
-    "stream_salt",
-    "augment_p",
-    "augment_nimg",
-    "num_nonfinite",
-    "elapsed_sec",
-)
-"""Numbers of a TrainState that are saved."""
+COUNTERS: dict[str, type] = {
+    "cur_nimg": int,
+    "iteration": int,
+    "prev_lod": float,
+    "tick": int,
+    "tick_start_nimg": int,
+    "stream_salt": int,
+    "augment_p": float,
+    "augment_nimg": int,
+    "num_nonfinite": int,
+    "elapsed_sec": float,
+}
+"""Numbers of a TrainState that are saved; integers are at least 0."""
 
 NUM_SCALARS = 8
 """Room for the logged means of a phase in its reduction."""

@@ -13,6 +13,7 @@ from support.toy import toy_config, toy_state
 
 from stylegan_ray import distributed
 from stylegan_ray.train.replica_check import ReplicaError, check_replicas, digest, odd_ranks
+from stylegan_ray.train.state import COUNTERS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool])
@@ -40,6 +41,15 @@ def test_odd_ranks():
     assert odd_ranks([1, 2, 3]) == [0, 1, 2]
 
 
+def adds_one(name):
+    return lambda state: setattr(state, name, getattr(state, name) + 1)
+
+
+CHANGES = {name: adds_one(name) for name in COUNTERS}
+CHANGES["num_steps"] = lambda state: setattr(state.optimizers["D"], "num_steps", 0)
+CHANGES["means"] = lambda state: setattr(state.means, "counts", {"Loss/G/loss": 1})
+
+
 def changed(state, what: str) -> str:
     """The error of the check on this rank while one value is changed on rank 1, or nothing."""
     values = {
@@ -47,9 +57,11 @@ def changed(state, what: str) -> str:
         "moment": lambda: state.optimizers["G"].tensors()["exp_avg_sq.mapping.dense0.weight"].view(-1)[:1],
     }
     before = values[what]().clone() if what in values else None
+    counters = [(state, name) for name in COUNTERS] + [(state.optimizers["D"], "num_steps"), (state.means, "counts")]
+    kept = [(owner, name, getattr(owner, name)) for owner, name in counters]
     if distributed.rank() == 1:
         if before is None:
-            state.iteration += 1
+            CHANGES[what](state)
         else:
             values[what]().copy_(torch.nextafter(before, before + 1))
     try:
@@ -60,6 +72,8 @@ def changed(state, what: str) -> str:
     finally:
         if before is not None:
             values[what]().copy_(before)
+        for owner, name, value in kept:
+            setattr(owner, name, value)
 
 
 def worker(rank, folder):
@@ -75,7 +89,7 @@ def worker(rank, folder):
     run(cfg, state, pauses=2)
     found = {}
     check_replicas(state, addresses[rank])
-    for what in ("weight", "moment", "counter"):
+    for what in ("weight", "moment", *CHANGES):
         found[what] = changed(state, what)
     dist.barrier()
     own.delete_key("2")
@@ -98,11 +112,20 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("weight", "D.b8.conv0.weight"), ("moment", "G_opt.exp_avg_sq.mapping.dense0.weight"), ("counter", "iteration")],
+    [
+        ("weight", "D.b8.conv0.weight"),
+        ("moment", "G_opt.exp_avg_sq.mapping.dense0.weight"),
+        *((name, name) for name in CHANGES if name not in ("cur_nimg", "elapsed_sec")),
+    ],
 )
 def test_a_rank_that_differs_is_named_on_all_ranks(found, what, name):
     assert len({rank[what] for rank in found}) == 1
     assert found[0][what].startswith(f"at 0.048 kimg {name} is different on worker 1 on 10.0.0.1 ")
+
+
+def test_a_clock_of_its_own_is_no_difference(found):
+    assert {rank["elapsed_sec"] for rank in found} == {""}
+    assert " cur_nimg is different on worker 1 " in found[0]["cur_nimg"]
 
 
 def test_the_first_sum_names_a_worker_that_does_not_answer(found):
