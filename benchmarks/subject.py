@@ -63,7 +63,7 @@ class Subject:
     @property
     def is_compiled(self) -> bool:
         """Whether train.compile is set and losses could be compiled."""
-        return self.state.compiled.wanted
+        return self.state.compiled.wanted and not self.state.compiled.reasons
 
     def run_phase(self, part: str) -> None:
         """A phase as training runs it; that of G updates G_ema too."""

@@ -46,15 +46,18 @@ class Compiled:
     """Calls `compute` of losses: each is compiled at its first call, and found in the cache after a restart.
 
     A loss has several programs where it is given more tensors at times, such as parameters of augmentations once p
-    has risen. When one cannot be compiled, the run continues without compiling. Equal losses share their code.
+    has risen. One that cannot be compiled runs as it is, also after a restart. Equal losses share their code.
     """
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
-        """Whether losses are compiled; false once one could not be."""
+        """Whether losses are compiled where that is possible."""
         self.is_compiling = False
         """Whether a loss is being compiled, which takes minutes."""
         self.programs: dict[Any, Any] = {}
+        """By loss and the names of its tensors; loss.compute where that could not be compiled."""
+        self.reasons: list[str] = []
+        """Why losses could not be compiled."""
         if wanted:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
@@ -65,7 +68,7 @@ class Compiled:
         key = loss, frozenset(name for name, value in tensors.items() if value is not None)
         if key not in self.programs:
             self._compile(key, loss, networks, tensors)
-        return self.programs.get(key, loss.compute)(networks, tensors)
+        return self.programs[key](networks, tensors)
 
     def _compile(self, key: Any, loss: Any, networks: Any, tensors: Any) -> None:
         """Compiles a loss and tries it, forward and backward, leaving no gradients behind."""
@@ -76,14 +79,17 @@ class Compiled:
         except Exception as error:  # whatever a compiler may raise
             if _forced:
                 raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            name = type(loss).__name__
-            LOG.warning("train.compile: %s is not compiled, the run continues without: %s", name, reason[0])
-            self.wanted = False
-        else:
-            self.programs[key] = program
+            self._say(loss, (str(error).strip().splitlines() or [type(error).__name__])[0])
+            program = loss.compute
         finally:
             self.is_compiling = False
+        self.programs[key] = program
+
+    def _say(self, loss: Any, reason: str) -> None:
+        """Logs why a loss is not compiled; once where others are not for the same reason."""
+        if reason not in self.reasons:
+            LOG.warning("train.compile: %s is not compiled, the run continues: %s", type(loss).__name__, reason)
+        self.reasons.append(reason)
 
 
 def trained(networks: Any) -> list[nn.Parameter]:
