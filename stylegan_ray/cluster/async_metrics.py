@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 MAX_RETRIES = 3
 POLL_SEC = 0.25
 MOST_SEC_TO_FINISH = 1800.0
-"""How long the end of a run waits for its last metrics."""
+"""How long the end of a run waits for its last metrics, and for its storage."""
 
 
 @dataclass(frozen=True)

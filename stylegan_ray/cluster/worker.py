@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from stylegan_ray import distributed
+from stylegan_ray.cluster.async_metrics import MOST_SEC_TO_FINISH
 from stylegan_ray.cluster.channel import GROUP, TICK, ChannelHandler, Sender
 from stylegan_ray.cluster.faults import FaultLog, Terminated, is_echo, is_transient
 from stylegan_ray.cluster.heartbeat import Heartbeat
@@ -49,8 +50,6 @@ from stylegan_ray.train.stats import StopWatch
 from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import start_from
 
-MOST_SEC_TO_FINISH = 1800.0
-"""How long the end of a run waits for its storage."""
 SEC_TO_LEAVE = 10.0
 """How long a worker that received SIGTERM waits for its storage."""
 SEC_BEHIND_CAUSE = 1.0
@@ -217,7 +216,7 @@ class Worker:
                 state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
                 lambda: self._interrupted(signals, snapshots), self.watch,
             ):  # fmt: skip
-                if replica_check_is_due(pause, self.cfg):
+                if pause.ends_tick_of(self.cfg.train.replica_check_ticks):
                     check_replicas(state, ray.util.get_node_ip_address())
                 if pause.stats is not None and self._stops_early(snapshots):  # by metrics that came beside the training
                     pause = replace(pause, done=True)
@@ -303,7 +302,8 @@ class Worker:
         """
         ends = pause.done or signals.ends
         with self.watch("checkpoint"):
-            if snapshots is not None and (ends or signals.reason == SAVE or self._checkpoint_is_due(pause)):
+            is_due = ends or signals.reason == SAVE or pause.ends_tick_of(self.cfg.train.checkpoint_ticks)
+            if snapshots is not None and is_due:
                 snapshots.save_checkpoint()
                 signals.saved_at = time.monotonic()
             self.rollback.note_checkpoint(self.writer is not None and self.writer.newest_checkpoint is not None)
@@ -321,16 +321,6 @@ class Worker:
         """Waits until rank 0 has written all files. A collective call, and all ranks raise OSError alike."""
         if not self._flush():
             raise OSError(f"the storage has not taken the last files for {MOST_SEC_TO_FINISH / 60:.0f} min")
-
-    def _checkpoint_is_due(self, pause: Pause) -> bool:
-        every = self.cfg.train.checkpoint_ticks
-        return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
-
-
-def replica_check_is_due(pause: Pause, cfg: RunConfig) -> bool:
-    """Whether all ranks compare their states at this pause."""
-    every = cfg.train.replica_check_ticks
-    return every is not None and pause.stats is not None and pause.stats["Progress/tick"] % every == 0
 
 
 def describe_group(device: torch.device, threads: int) -> str:

@@ -29,7 +29,7 @@ from stylegan_ray.run_folder import (
 )
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.checkpoint import Snapshot
-from stylegan_ray.train.loop import Pause
+from stylegan_ray.train.loop import Pause, is_multiple
 from stylegan_ray.train.schedule import training_schedule
 from stylegan_ray.train.state import TrainState
 
@@ -135,5 +135,5 @@ class Snapshots:
 
 
 def _is_due(tick: int, every: int | None) -> bool:
-    """Whether something that happens every so many ticks happens at this one; None: at the first only."""
-    return tick % every == 0 if every else tick == 0
+    """Whether something that is saved every so many ticks, and at the first one, is saved at this one."""
+    return tick == 0 or is_multiple(tick, every)

@@ -32,6 +32,15 @@ class Pause:
     done: bool
     """Whether total_kimg is reached."""
 
+    def ends_tick_of(self, every: int | None) -> bool:
+        """Whether a tick ends here at which something is due that happens every so many ticks."""
+        return self.stats is not None and is_multiple(self.stats["Progress/tick"], every)
+
+
+def is_multiple(tick: int, every: int | None) -> bool:
+    """Whether something that happens every so many ticks happens at this one; None: it never happens."""
+    return every is not None and tick % every == 0
+
 
 def training_loop(
     state: TrainState,

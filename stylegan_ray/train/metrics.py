@@ -19,6 +19,7 @@ from stylegan_ray.metrics.names import MetricSpec, specs_of
 from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.rows import Row, unavailable_row
 from stylegan_ray.storage import one_line
+from stylegan_ray.train.loop import is_multiple
 from stylegan_ray.train.state import TrainState
 
 log = logger_of(__name__)
@@ -48,8 +49,7 @@ def ticks_between(cfg: RunConfig) -> int | None:
 
 def is_due(cfg: RunConfig, tick: int, done: bool) -> bool:
     """Whether metrics are due at the end of a tick; not of tick 0, which is one group: the start has its own."""
-    every = ticks_between(cfg)
-    return done or (tick > 0 and every is not None and tick % every == 0)
+    return done or (tick > 0 and is_multiple(tick, ticks_between(cfg)))
 
 
 def tick_to_catch_up(state: TrainState, cfg: RunConfig) -> int | None:
