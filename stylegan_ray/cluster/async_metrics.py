@@ -100,7 +100,7 @@ class Request:
 def pending_requests(run: Storage) -> list[Request]:
     """The complete requests in a run's folder, oldest first."""
     names = [name.removesuffix(".json") for name in run.names(PENDING_METRICS) if name.endswith(".json")]
-    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}.json")), name) for name in names]
+    return [Request(*json.loads(run.read(f"{PENDING_METRICS}/{name}.json")), name=name) for name in names]
 
 
 @dataclass(frozen=True)
