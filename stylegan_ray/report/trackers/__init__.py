@@ -14,7 +14,7 @@ from stylegan_ray.report.trackers.memory import Memory
 from stylegan_ray.report.trackers.mlflow import MLflow
 from stylegan_ray.report.trackers.notify import Notifier
 from stylegan_ray.report.trackers.protocol import About, Tracker
-from stylegan_ray.report.trackers.wandb import WeightsAndBiases
+from stylegan_ray.report.trackers.wandb import DISABLED, WeightsAndBiases, chosen_mode
 from stylegan_ray.storage import Storage
 
 TRACKERS: Mapping[str, Callable[[str], Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases, "notify": Notifier}
@@ -46,6 +46,8 @@ class Deliveries:
     def __init__(self, cfg: RunConfig, run: Storage, about: About, say: Callable[[str], None]) -> None:
         asked: dict[str, Any] = {name: getattr(cfg.report, name) for name in TRACKERS}
         asked["notify"] = asked["notify"] or os.environ.get(NOTIFY) or None
+        if chosen_mode() == DISABLED:
+            asked["wandb"] = None
         made = {name: TRACKERS[name](value) for name, value in asked.items() if value is not None}
         self.all = [Delivery(tracker, Memory(run, name, tracker.address), about, say) for name, tracker in made.items()]
 

@@ -22,7 +22,8 @@ SESSION_SEC = 600.0
 """How long an offline session lasts at most. Its file is whole only when it has ended, so a crash loses one session,
 whose rows are sent again."""
 SEC_TO_CONNECT = 30.0
-OFFLINE = ("offline", "dryrun")
+OFFLINE, DISABLED = ("offline", "dryrun"), "disabled"
+"""Values of $WANDB_MODE."""
 STEP = "step"
 """What memory.sent calls the last step."""
 
@@ -93,7 +94,7 @@ class WeightsAndBiases:
         """Online where there is a key; returns what the user should know."""
         import wandb
 
-        mode = os.environ.get("WANDB_MODE", "").lower()
+        mode = chosen_mode()
         self._is_online = mode not in OFFLINE
         if mode or wandb.login(prompt=False):
             return None
@@ -142,6 +143,11 @@ class WeightsAndBiases:
         session, self.session = self.session, None
         session.finish(exit_code=exit_code)
         memory.session = None
+
+
+def chosen_mode() -> str:
+    """The mode that the user chose for all programs; empty for none."""
+    return os.environ.get("WANDB_MODE", "").strip().lower()
 
 
 def folder_of(memory: Memory) -> str:

@@ -94,6 +94,13 @@ def test_without_a_key_rows_are_written_to_files(tmp_path, monkeypatch):
     assert curve(tmp_path / "run") == CURVE[:2]
 
 
+def test_the_user_may_switch_it_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run = GrowingRun(tmp_path, **{"report.wandb": "painting"})
+    run.add_ticks(1)
+    assert deliver(run) == [] and not (tmp_path / "tracker-wandb.json").exists() and not (tmp_path / "wandb").exists()
+
+
 def test_a_server_that_is_not_there_costs_one_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb_tracker, "SEC_TO_CONNECT", 3.0)
     monkeypatch.setenv("WANDB_MODE", "online")
