@@ -23,6 +23,8 @@ class Memory:
         self.id, self.began = uuid.uuid4().hex, time.time()
         self.sent: dict[str, int] = {}
         """The last clock value of each series that the tracker has."""
+        self.late: list[tuple[str, int, int]] = []
+        """Series and clock value of what a tracker got at a later step than its clock value, and that step."""
         self.session: str | None = None
         """What the tracker has not stored for good yet."""
         self.ended: str | None = None
@@ -38,8 +40,9 @@ class Memory:
             if found["address"] == self.address:
                 self.id, self.began = str(uuid.UUID(found["id"]).hex), float(found["began"])
                 self.sent = {str(series): int(nimg) for series, nimg in found["sent"].items()}
+                self.late = [(str(series), int(nimg), int(step)) for series, nimg, step in found.get("late", [])]
                 self.session, self.ended = found["session"], found["ended"]
 
     def write(self) -> None:
-        names = ("address", "id", "began", "sent", "session", "ended")
+        names = ("address", "id", "began", "sent", "late", "session", "ended")
         self.run.write(self.file, json.dumps({name: getattr(self, name) for name in names}, indent=1).encode())

@@ -26,6 +26,8 @@ OFFLINE, DISABLED = ("offline", "dryrun"), "disabled"
 """Values of $WANDB_MODE."""
 STEP = "step"
 """What memory.sent calls the last step."""
+MOST_LATE = 2000
+"""Late values whose steps are remembered; W&B loses those that it had not sent when the process was killed."""
 
 
 class WeightsAndBiases:
@@ -62,8 +64,11 @@ class WeightsAndBiases:
             if point.image is not None:
                 row[FAKES] = wandb.Image(reduced_image(memory.run, point.image))
             self._step = max(point.nimg, self._step + 1)
+            if self._step > point.nimg:
+                memory.late += [(series, point.nimg, self._step) for series in sorted(point.series)]
             session.log(row, step=self._step)
         memory.sent[STEP] = self._step
+        memory.late = memory.late[-MOST_LATE:]
         if self._is_online:
             return True
         if time.monotonic() - self._began_at < SESSION_SEC:
@@ -132,7 +137,7 @@ class WeightsAndBiases:
         self._step = max(memory.sent.values(), default=-1)
         if self._is_online and self.session.resumed:
             self._step = self.session.starting_step - 1
-            memory.sent = {series: min(nimg, self._step) for series, nimg in memory.sent.items()}
+            memory.sent, memory.late = sent_up_to(self._step, memory), []
             memory.write()
         if not self._is_online:
             memory.session = Path(self.session.dir).parent.name
@@ -143,6 +148,15 @@ class WeightsAndBiases:
         session, self.session = self.session, None
         session.finish(exit_code=exit_code)
         memory.session = None
+
+
+def sent_up_to(step: int, memory: Memory) -> dict[str, int]:
+    """The last clock value of each series that the server has, whose last step this is."""
+    sent = {series: min(nimg, step) for series, nimg in memory.sent.items()}
+    for series, nimg, at in memory.late:
+        if at > step:
+            sent[series] = min(sent.get(series, -1), nimg - 1)
+    return sent
 
 
 def chosen_mode() -> str:

@@ -12,6 +12,7 @@ from support import wandb_files
 from support.browser import free_port
 from support.grown import GrowingRun, deliver, memory_of
 
+from stylegan_ray.report.trackers import Deliveries
 from stylegan_ray.report.trackers import wandb as wandb_tracker
 
 CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
@@ -92,6 +93,39 @@ def test_without_a_key_rows_are_written_to_files(tmp_path, monkeypatch):
     (warning,) = deliver(run)
     assert "WANDB_API_KEY" in warning and "wandb sync" in warning and str(tmp_path / "run") in warning
     assert curve(tmp_path / "run") == CURVE[:2]
+
+
+class Online:
+    """A session of W&B whose process was killed before the last rows had been sent."""
+
+    def __init__(self, rows, starting_step):
+        self.rows, self.starting_step, self.resumed, self.config = rows, starting_step, starting_step > 0, self
+        self.summary = {}
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+def test_a_late_metric_that_was_lost_with_the_process_is_sent_again(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    first, second = [], []
+    sessions = iter([Online(first, 0), Online(second, 12129)])
+    monkeypatch.setattr(wandb, "init", lambda **_: next(sessions))
+    monkeypatch.setattr(wandb, "Image", lambda image: "image")
+    run = GrowingRun(tmp_path, **{"report.wandb": "painting"})
+    run.add_ticks(4)
+    delivery = Deliveries(run.cfg, run.folder, run.about, print).all[0]
+    delivery._send(None)
+    run.add_metric(3, 7.0)  # computed beside the training, and sent after its tick
+    delivery._send(None)
+    assert [(step, row.get("Metrics/fid5k_tiny")) for step, row in first][-2:] == [(12128, None), (12129, 7.0)]
+    assert deliver(run) == []
+    assert [(step, row["Metrics/fid5k_tiny"]) for step, row in second] == [(12129, 7.0)]
 
 
 def test_the_user_may_switch_it_off(tmp_path, monkeypatch):
