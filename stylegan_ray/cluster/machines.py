@@ -198,7 +198,9 @@ def skews(group: Group) -> list[float | None]:
 
 
 def about_cluster(group: Group, facts: Sequence[Facts], clocks: Sequence[float | None], storage: str) -> list[Finding]:
-    """What nodes differ in, and whether they reach each other."""
+    """What nodes differ in, and whether they reach each other; nothing where no node answers."""
+    if not facts:
+        return []
     hosts = [node.address for node in group.nodes]
     return [
         about_versions(hosts, [found.software for found in facts]),
@@ -238,18 +240,20 @@ def about_clocks(hosts: Sequence[str], clocks: Sequence[float | None]) -> Findin
 def about_same_storage(group: Group, address: str) -> Finding:
     """Whether all nodes see the folder that this one sees."""
     shown = without_credentials(address)
-    hidden = join_address(address, f".doctor-{uuid.uuid4().hex}")
-    storage, token = Storage.at(hidden), uuid.uuid4().hex
+    hidden, token = join_address(address, f".doctor-{uuid.uuid4().hex}"), uuid.uuid4().hex
+    storage = None
     try:
+        storage = Storage.at(hidden)
         storage.write(MARKER, token.encode())
         seen = group.ask("marker", hidden)
     except (OSError, ValueError) as error:
         said = without_credentials(one_line(error))
         return Finding("problem", "same storage", f"{shown}: {said}", "--run.storage names another")
     finally:
-        with suppress(OSError, ValueError):
-            storage.delete(MARKER)
-            storage.filesystem.delete_dir(storage.root)
+        if storage is not None:
+            with suppress(OSError, ValueError):
+                storage.delete(MARKER)
+                storage.filesystem.delete_dir(storage.root)
     blind = [node.address for node, found in zip(group.nodes, seen, strict=True) if found != token]
     if blind:
         way_out = "put it where every node sees the same: a network file system, or an s3:// or gs:// address"
