@@ -76,6 +76,9 @@ def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
+    if options.outdir:
+        longest = max(_names_in_outdir(gallery, options), key=lambda name: len(os.fsencode(name)))
+        check_file(Path(options.outdir) / f"{longest}.png", "--outdir")
     _delete_leftovers(gallery, options)
     if options.directions:
         yield from _write_edits(gallery, _edit_of(gallery.sampler.G, options), options)
@@ -97,7 +100,7 @@ def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
     """Deletes what a command that wrote the same files left when it was killed."""
     if options.outdir:
         delete_partials(options.outdir, {f"{name}.png" for name in _names_in_outdir(gallery, options)})
-    for path in map(Path, filter(None, (options.grid, options.video, options.save_w))):
+    for path in map(Path, filter(None, (_grid_path(options), options.video, options.save_w))):
         delete_partials(path.parent, {path.name})
 
 
@@ -115,8 +118,10 @@ def _edit_name(options: GenerateOptions) -> str:
     return f"{options.directions}{_in_name(options.direction)}"
 
 
-def _default_grid(options: GenerateOptions) -> str:
-    """The file of the grid where none is named, in the current folder."""
+def _grid_path(options: GenerateOptions) -> str | None:
+    """The file of the grid, in the current folder where none is named; None where no grid is written."""
+    if options.grid or options.outdir or (options.video and options.mix_seeds is None):
+        return options.grid
     if options.directions:
         return f"{_edit_name(options)}.png"
     if options.mix_seeds is not None:
@@ -131,10 +136,8 @@ def _in_name(numbers: str) -> str:
 
 def _refuse_relative(options: GenerateOptions) -> None:
     """Raises ConfigError for a path, or a file without a name, that would be lost with a submitted job."""
-    has_place = options.outdir or options.video
-    grid = options.grid or (None if has_place else _default_grid(options))
     refuse_relative({
-        "CHECKPOINT": options.checkpoint if "/" in options.checkpoint else None, "--grid": grid,
+        "CHECKPOINT": options.checkpoint if "/" in options.checkpoint else None, "--grid": _grid_path(options),
         "--outdir": options.outdir, "--video": options.video, "--save-w": options.save_w,
     })  # fmt: skip
     for path in options.load_w:
@@ -145,9 +148,9 @@ def _check(options: GenerateOptions) -> None:
     """Raises ConfigError for mistakes that would otherwise show only after the network has been loaded or run."""
     check_ranges(options)
     _check_goes_together(options)
-    for name in ("grid", "save_w", "video"):
-        if path := getattr(options, name):
-            check_file(path, f"--{name.replace('_', '-')}")
+    for option, path in (("--grid", _grid_path(options)), ("--save-w", options.save_w), ("--video", options.video)):
+        if path:
+            check_file(path, option)
     if options.outdir:
         check_folder(options.outdir, "--outdir")
     if options.video:
@@ -218,19 +221,19 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
-    has_grid = bool(options.grid or not options.outdir)
-    if has_grid:
+    path = _grid_path(options)
+    if path:
         cols, rows = options.tiles or (1, 1)
         check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.chosen_seeds)
     images = []
     for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:
             yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
-        if has_grid:
+        if path:
             images.append(image)
-    if has_grid:
+    if path:
         tiles = None if options.video else options.tiles
-        yield _write(Path(options.grid or _default_grid(options)), image_grid(torch.stack(images), *(tiles or ())))
+        yield _write(Path(path), image_grid(torch.stack(images), *(tiles or ())))
 
 
 def _write_mixtures(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
@@ -244,8 +247,8 @@ def _write_mixtures(gallery: Gallery, options: GenerateOptions) -> Iterator[str]
         if options.outdir:
             yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
         tiles.append(image)
-    if options.grid or not options.outdir:
-        yield _write(Path(options.grid or _default_grid(options)), gallery.mixing_grid(columns, tiles))
+    if path := _grid_path(options):
+        yield _write(Path(path), gallery.mixing_grid(columns, tiles))
 
 
 def _edit_of(G: Any, options: GenerateOptions) -> Edit:
@@ -270,8 +273,8 @@ def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iter
             if options.outdir:
                 yield _write(Path(options.outdir) / f"{image_name}-{name}.png", strip, "--outdir")
             strips.append(strip)
-        if options.grid or not options.outdir:
-            yield _write(Path(options.grid or _default_grid(options)), torch.cat(strips, dim=1))
+        if path := _grid_path(options):
+            yield _write(Path(path), torch.cat(strips, dim=1))
     if options.video:
         t = torch.linspace(0, 1, max(options.frames, 2)).tolist()
         there = [values[0] + (values[-1] - values[0]) * x for x in t]

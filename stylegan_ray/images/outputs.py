@@ -11,6 +11,8 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.storage import one_line
 from stylegan_ray.untrusted import printable
 
+LONGEST_NAME = 230
+"""Bytes of a file's name: file systems take 255, and while it is written the name is longer."""
 MOST_PIXELS = 1 << 30
 """Pixels of a grid, at most; PNG itself ends at 2^31 in a row."""
 
@@ -23,6 +25,8 @@ def check_file(path: str | os.PathLike[str], option: str) -> None:
             raise ConfigError(
                 f"{option} {printable(path)} is a folder; give the path of a file, such as {Path(path) / 'images.png'}"
             )
+        if (length := len(os.fsencode(os.path.basename(path)))) > LONGEST_NAME:
+            raise ValueError(f"its name has {length} bytes, and {LONGEST_NAME} is the most")
         _check_place(Path(path).absolute().parent)
 
 

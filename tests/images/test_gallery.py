@@ -169,6 +169,26 @@ def test_mistakes(generate, words, says):
     assert says in generate(*words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--seeds", ",".join(map(str, range(100, 200)))], "--grid"),
+        (["--seeds", "0", "--grid", "g" * 240], "--grid"),
+        (["--seeds", "0", "--directions", "sefa", "--direction", ",0" * 120], "--grid"),
+        (["--seeds", "0", "--directions", "sefa", "--direction", ",0" * 115, "--outdir", "out"], "--outdir"),
+    ],
+)
+def test_a_name_that_is_too_long_is_refused_before_anything_is_computed(generate, tmp_path, words, option):
+    words = [word.removeprefix(",") for word in words]
+    said = generate(*words)
+    assert option in said and "its name has" in said and "230 is the most" in said and not list(tmp_path.iterdir())
+
+
+def test_mixing_with_a_video_writes_both(generate):
+    words = "--seeds 0-1 --mix-seeds 5 --mix-styles 0 --video v.webp --frames 2"
+    assert generate(*words.split()) == ["mixing.png", "v.webp"]
+
+
 @pytest.mark.parametrize("option", ["--outdir", "--grid", "--save-w"])
 def test_addresses_of_object_storage_are_refused(generate, option, tmp_path):
     said = generate("--seeds", "0", option, "s3://KEY:SECRET@bucket/x")
