@@ -220,11 +220,16 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def _named(options: GenerateOptions) -> str:
+    """The option that names the images, as messages show it."""
+    return "--load-w" if options.load_w else f"--seeds {printable(options.chosen_seeds)}"
+
+
 def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     path = _grid_path(options)
     if path:
         cols, rows = options.tiles or (1, 1)
-        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, options.chosen_seeds)
+        check_grid(max(len(gallery.names), cols * rows), gallery.sampler.G.resolution, _named(options))
     images = []
     for name, image in zip(gallery.names, gallery.stills(), strict=True):
         if options.outdir:
@@ -239,15 +244,19 @@ def _write_stills(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
 def _write_mixtures(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
     """The grid of style mixing, each of its mixtures as a file, and their w."""
     columns = numbers(options.mix_seeds or "", "--mix-seeds")
+    if path := _grid_path(options):
+        named = f"{_named(options)} --mix-seeds {printable(options.mix_seeds)}"
+        check_grid((len(gallery.names) + 1) * (len(columns) + 1), gallery.sampler.G.resolution, named)
     mixing = gallery.mixing(columns, numbers(options.mix_styles, "--mix-styles"))
     if options.save_w:
         yield _write_w(options.save_w, mixing.ws, mixing.maps)
-    tiles = []
+    tiles: list[Tensor] = []
     for name, image in zip(_names_in_outdir(gallery, options), gallery.mixtures(mixing), strict=True):
         if options.outdir:
             yield _write(Path(options.outdir) / f"{name}.png", image, "--outdir")
-        tiles.append(image)
-    if path := _grid_path(options):
+        if path:
+            tiles.append(image)
+    if path:
         yield _write(Path(path), gallery.mixing_grid(columns, tiles))
 
 
@@ -258,9 +267,19 @@ def _edit_of(G: Any, options: GenerateOptions) -> Edit:
     return Edit(directions, numbers(options.direction, "--direction"), layers)
 
 
+def _check_strips(gallery: Gallery, edit: Edit, options: GenerateOptions, num_values: int) -> None:
+    """Raises ConfigError where the strips of an image, or of all where they are in one file, are too large for it."""
+    named = f"--direction {printable(options.direction)} --strength {printable(options.strength)}"
+    num, resolution = len(edit.numbers) * num_values, gallery.sampler.G.resolution
+    check_grid(num, resolution, named, "give fewer directions or a smaller COUNT")
+    if _grid_path(options):
+        check_grid(len(gallery.names) * num, resolution, f"{_named(options)} {named}")
+
+
 def _write_edits(gallery: Gallery, edit: Edit, options: GenerateOptions) -> Iterator[str]:
     """Strips and the video of images edited along directions."""
     values = strengths(options.strength)
+    _check_strips(gallery, edit, options, len(values))
     styles = edit.apply(gallery.ws, values)  # [N,K,S,L,W]
     if options.save_w:
         maps = gallery.maps and [x.repeat_interleave(styles[0, ..., 0, 0].numel(), dim=0) for x in gallery.maps]

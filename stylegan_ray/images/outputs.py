@@ -15,6 +15,7 @@ LONGEST_NAME = 230
 """Bytes of a file's name: file systems take 255, and while it is written the name is longer."""
 MOST_PIXELS = 1 << 30
 """Pixels of a grid, at most; PNG itself ends at 2^31 in a row."""
+GIVE_OUTDIR = "give --outdir without --grid"
 
 
 def check_file(path: str | os.PathLike[str], option: str) -> None:
@@ -37,13 +38,13 @@ def check_folder(path: str | os.PathLike[str], option: str) -> None:
         _check_place(Path(path).absolute())
 
 
-def check_grid(num: int, resolution: Sequence[int], seeds: str) -> None:
-    """Raises ConfigError where the images are too many for one picture."""
+def check_grid(num: int, resolution: Sequence[int], named: str, way_out: str = GIVE_OUTDIR) -> None:
+    """Raises ConfigError where the images, which options name, are too many for one picture."""
     height, width = resolution
     if num * height * width > MOST_PIXELS:
         raise ConfigError(
-            f"--seeds {printable(seeds)}: a grid of {num} images of {width}x{height} is too large for one file; give "
-            f"--outdir without --grid, or at most {MOST_PIXELS // (height * width)} seeds"
+            f"{named}: a grid of {num} images of {width}x{height} is too large for one file; {way_out}, or at most "
+            f"{MOST_PIXELS // (height * width)} images"
         )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError, ModelConfig, load_config
-from stylegan_ray.images import gallery
+from stylegan_ray.images import gallery, outputs
 from stylegan_ray.images.generate import Sampler
 from stylegan_ray.images.grid import pil_uint8
 from stylegan_ray.images.saved_w import save_w
@@ -212,6 +212,25 @@ def test_addresses_of_object_storage_are_refused(generate, option, tmp_path):
 def test_files_that_would_be_lost_with_a_job_are_refused(generate, monkeypatch, words, names):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert names in generate("--seeds", "0-1", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "most", "says"),
+    [
+        ("--seeds 0-4", 4, "--seeds 0-4: a grid of 5 images of 8x8"),
+        ("--load-w w.npz", 1, "--load-w: a grid of 2 images"),
+        ("--seeds 0-1 --mix-seeds 5-7 --mix-styles 0", 11, "--seeds 0-1 --mix-seeds 5-7: a grid of 12 images"),
+        ("--seeds 0-1 --directions sefa --strength 0:1:3", 5, "--strength 0:1:3: a grid of 6 images"),
+        ("--seeds 0 --directions sefa --direction 0-1 --outdir out", 13, "--direction 0-1 --strength -3:3: a grid of"),
+    ],
+)
+def test_a_picture_that_is_too_large_is_refused(generate, monkeypatch, words, most, says):
+    generate("--seeds", "0-1", "--save-w", "w.npz")
+    monkeypatch.setattr(outputs, "MOST_PIXELS", 64 * most)
+    said = generate(*words.split())
+    assert says in said and f"at most {most} images" in said
+    monkeypatch.setattr(outputs, "MOST_PIXELS", 64 * most + 64)
+    assert "error" not in generate(*words.split())
 
 
 def test_other_ranges(generate, G, monkeypatch):
