@@ -8,12 +8,35 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 VMSTAT = Path("/proc/vmstat")
+FILES_OF_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, usage, and what `memory.stat` calls cached files, in both versions of control groups."""
 
 
 def memory_limit() -> int | None:
     """Bytes that this process and those of its control groups may use; None without a limit."""
     limits = [_number(group / name) for group in groups("memory") for name in ("memory.max", "memory.limit_in_bytes")]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def memory_left() -> int | None:
+    """Bytes that the processes of this process's control groups may use beyond what they use; None without a limit.
+
+    Cached files count as used by a group and are given back, so they are left out as far as the group tells.
+    """
+    found = [left for group in groups("memory") for left in [_left(group)] if left is not None]
+    return max(min(found), 0) if found else None
+
+
+def _left(group: Path) -> int | None:
+    """The same of one group: its limit minus its usage, without cached files that were not used lately."""
+    for limit, usage, cached in FILES_OF_MEMORY:
+        most, used = _number(group / limit), _number(group / usage)
+        if most is not None and used is not None:
+            return most - used + (_count(group / "memory.stat", cached) or 0)
+    return None
 
 
 def cpu_limit() -> float | None:

@@ -124,7 +124,7 @@ def about_sum(facts: Facts) -> Finding | None:
 def about_memory(facts: Facts) -> Finding:
     available = facts.memory_available
     text = gib(facts.memory) + (f", {gib(available)} available" if available is not None else "")
-    if min(facts.memory, available or facts.memory) < MEMORY_FOR_TRAINING:
+    if min(facts.memory, facts.memory if available is None else available) < MEMORY_FOR_TRAINING:
         way_out = "end other programs, or raise the limit of the container; train ... --dry-run tells the need"
         return Finding(
             "warning",

@@ -18,7 +18,12 @@ def machine_bytes() -> int:
 
 
 def available_bytes() -> int | None:
-    """Memory that new processes of this machine can have without swapping; None where the system does not tell."""
+    """Memory that new processes can have without swapping, here or in this container; None where nobody tells."""
+    known = [value for value in (_available_of_machine(), cgroups.memory_left()) if value is not None]
+    return min(known, default=None)
+
+
+def _available_of_machine() -> int | None:
     with suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")

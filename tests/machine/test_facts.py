@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stylegan_ray.machine import cgroups, disks, facts, network
+from stylegan_ray.machine import cgroups, disks, facts, memory, network
 from stylegan_ray.machine.command import DoctorOptions, examine_machine
 from stylegan_ray.machine.facts import token
 from stylegan_ray.machine.software import OWN, extras, unmet, version_of
@@ -163,6 +163,35 @@ def test_limits_of_control_groups_count_at_every_level(monkeypatch, tmp_path, ve
     assert cgroups.memory_limit() == 1000 and cgroups.cpu_limit() == 1.5
     own.unlink()
     assert cgroups.memory_limit() is None and cgroups.cpu_limit() is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_a_container_has_left_is_what_is_available(monkeypatch, tmp_path, version):
+    """The limit of the job counts with what all of it uses, cached files apart; the step in it has no limit."""
+    own, root, job = tmp_path / "cgroup", tmp_path / "fs", "slurm/job_7"
+    monkeypatch.setattr(cgroups, "OWN", own)
+    monkeypatch.setattr(cgroups, "ROOT", root)
+    if version == 2:
+        own.write_text(f"0::/{job}/step_0\n")
+        files = {
+            f"{job}/memory.max": "1000", f"{job}/memory.current": "900", f"{job}/memory.stat": "x 1\ninactive_file 50",
+            f"{job}/step_0/memory.max": "max", f"{job}/step_0/memory.current": "800",
+        }  # fmt: skip
+    else:
+        own.write_text(f"4:memory:/{job}\n0::/\n")
+        files = {
+            f"memory/{job}/memory.limit_in_bytes": "1000", f"memory/{job}/memory.usage_in_bytes": "900",
+            f"memory/{job}/memory.stat": "cache 1\ntotal_inactive_file 50",
+        }  # fmt: skip
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content + "\n")
+    assert cgroups.memory_left() == memory.available_bytes() == 150
+    usage = root / (f"{job}/memory.current" if version == 2 else f"memory/{job}/memory.usage_in_bytes")
+    usage.write_text("2000")
+    assert memory.available_bytes() == 0
+    own.unlink()
+    assert cgroups.memory_left() is None and memory.available_bytes() > 2000
 
 
 def test_what_is_installed():

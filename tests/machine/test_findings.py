@@ -42,6 +42,7 @@ CASES = [
     ({"gpus": Gpus(problem="torch cannot be imported: x")}, "problem", "GPUs", ["imported: x", "reinstall"]),
     ({"gpus": Gpus((H200, H200), "13.0", 2, sum_said="it failed: y")}, "problem", "NCCL", ["failed: y", "NCCL_DEBUG"]),
     ({"memory": 2 * GIB}, "warning", "memory", ["2.0 GiB", "3.0 GiB", "--dry-run"]),
+    ({"memory_available": 0}, "warning", "memory", ["0 MiB available", "end other programs"]),
     ({"memory_available": GIB}, "warning", "memory", ["1.0 GiB available", "end other programs"]),
     ({"shared_memory": 64 << 20}, "warning", "shared memory", ["64 MiB", "--shm-size=20g"]),
     ({"open_files": 256}, "warning", "open files", ["256", "ulimit -n 65536"]),
