@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SEC_BETWEEN_LOOKS = 2.0
 """How often the command looks whether the application still runs."""
+HEAD, HEAD_SEC = "node:__internal_head__", 60.0
+"""The resource that only the head of a cluster has, and how long it may take to answer."""
 
 
 def serve_network(options: ServeOptions) -> int:
@@ -36,7 +38,6 @@ def serve_network(options: ServeOptions) -> int:
     check_packages()
     run = address_of(options)
     network = View.load(find_network(run, options.network)).describe()
-    check_port(options.host, options.port)
     token = chosen_token(options.host, options.token)
     with application(options, run, token):
         print(f"Serving {network['name']} ({network['kimg']:g} kimg) of {without_credentials(run)}", flush=True)
@@ -77,16 +78,38 @@ def address_of(options: ServeOptions) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ConfigError unless the address is free."""
+    """Raises ConfigError unless the address is free on this machine."""
+    if problem := port_problem(host, port):
+        raise ConfigError(f"--host {host} --port {port} cannot be listened at: {problem}; choose another --port")
+
+
+def check_port_of_head(host: str, port: int) -> None:
+    """Raises ConfigError unless the address is free on the head of the cluster, where Ray Serve listens."""
+    import ray
+
+    from stylegan_ray.cluster.pinned import call_on_nodes
+
+    heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    for node, problem in zip(
+        heads, call_on_nodes([(node["NodeID"], port_problem, (host, port)) for node in heads], HEAD_SEC), strict=True
+    ):
+        if problem:
+            raise ConfigError(
+                f"--host {host} --port {port} cannot be listened at on the head of the cluster, "
+                f"{node['NodeManagerAddress']}: {problem}; choose another --port, or a --host of that machine"
+            )
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Why this machine cannot listen at an address; None where it can."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with closing(socket.socket(family, kind)) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(place)
     except OSError as error:
-        raise ConfigError(
-            f"--host {host} --port {port} cannot be listened at: {error}; choose another --port"
-        ) from None
+        return str(error)
+    return None
 
 
 @contextmanager
@@ -101,12 +124,16 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cfg = load_config("tiny", {"cluster.address": options.address, "cluster.num_workers": options.replicas})
     is_shared = not is_local(cfg)
+    if not is_shared:
+        check_port(options.host, options.port)
     with joined(cfg, print):
         if is_shared and serve.status().proxies:
             raise ConfigError(
                 "the cluster runs Ray Serve already, whose port cannot be changed; end it with "
                 "`serve shutdown`, or leave --address out"
             )
+        if is_shared:
+            check_port_of_head(options.host, options.port)
         device = device_of(options, ray.cluster_resources())
         plan = Plan(
             run=run, prefer=options.network, follow_sec=options.follow_seconds if options.follow else None, token=token,

@@ -7,7 +7,16 @@ import pytest
 from support.toy import toy_config, toy_state
 
 from stylegan_ray import cli
-from stylegan_ray.cluster.serve.launch import address_of, check_port, device_of, page_address
+from stylegan_ray.cluster import pinned
+from stylegan_ray.cluster.serve.launch import (
+    HEAD,
+    address_of,
+    check_port,
+    check_port_of_head,
+    device_of,
+    page_address,
+    port_problem,
+)
 from stylegan_ray.cluster.serve.options import ServeOptions
 from stylegan_ray.config import ConfigError
 from stylegan_ray.storage import Storage
@@ -49,6 +58,21 @@ def test_a_port_that_is_taken_is_refused():
         with pytest.raises(ConfigError, match=f"--port {port}.*choose another"):
             check_port("127.0.0.1", port)
     check_port("127.0.0.1", port)
+
+
+def test_on_a_joined_cluster_the_port_of_its_head_is_checked(monkeypatch):
+    """The driver may run on another node, which has ports of its own."""
+    nodes = [
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}, "NodeManagerAddress": "10.0.0.1"},
+        {"NodeID": "b", "Alive": True, "Resources": {HEAD: 1.0}, "NodeManagerAddress": "10.0.0.2"},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    asked, answers = [], ["Address already in use", None]
+    monkeypatch.setattr(pinned, "call_on_nodes", lambda calls, seconds: asked.append(calls) or [answers.pop(0)])
+    with pytest.raises(ConfigError, match=r"--port 8000 .*head of the cluster, 10\.0\.0\.2: Address already"):
+        check_port_of_head("0.0.0.0", 8000)
+    check_port_of_head("0.0.0.0", 8000)
+    assert asked == [[("b", port_problem, ("0.0.0.0", 8000))]] * 2
 
 
 def test_without_ray_serve_the_way_out_is_named(capsys, monkeypatch):
