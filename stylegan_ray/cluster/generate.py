@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.credentials import without_credentials
@@ -82,7 +83,8 @@ def runner(options: GenerateOptions) -> Iterator[tuple[Run, str]]:
     if options.num_tasks == 0:
         from stylegan_ray.images.gallery import choose_device
 
-        yield (lambda writer, parts: map(writer, parts)), choose_device(options.device).type
+        device = choose_device(options.device)
+        yield (lambda writer, parts: map(replace(writer, device=str(device)), parts)), device.type
         return
     from stylegan_ray.cluster.resources import joined_for_tasks
     from stylegan_ray.cluster.task_pool import TaskPool

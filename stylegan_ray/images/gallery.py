@@ -214,9 +214,13 @@ def choose_device(wanted: str) -> torch.device:
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if wanted == "auto" else wanted)
     except RuntimeError:
-        raise ConfigError(f"--device {printable(wanted)}: write cpu, cuda, cuda:1 or auto") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {printable(wanted)}: write cpu, cuda, cuda:1 or auto")
     if device.type == "cuda" and not has_cuda:
         raise ConfigError(f"--device {wanted}: torch sees no GPU here; leave --device out")
+    if device.type == "cuda" and (device.index or 0) >= (num := torch.cuda.device_count()):
+        raise ConfigError(f"--device {wanted}: torch sees {num} GPUs here, the first as cuda:0; give another one")
     return device
 
 

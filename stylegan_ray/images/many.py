@@ -155,6 +155,8 @@ class PartWriter:
     lod: float
     recipe: Recipe
     address: str
+    device: str | None = None
+    """Which of the devices of the recipe's kind; None: the process's own."""
 
     def __call__(self, part: Part) -> int:
         """Writes the files of a part; returns the number of its images."""
@@ -192,7 +194,7 @@ class PartWriter:
         recipe = self.recipe
         if recipe.device == "cpu":
             torch.set_num_threads(1)
-        G = self.G.to(recipe.device)
+        G = self.G.to(self.device or recipe.device)
         return Sampler(G, recipe.trunc, recipe.cutoff, recipe.noise, recipe.batch, self.lod)
 
     @cached_property

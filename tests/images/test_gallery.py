@@ -157,6 +157,7 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--fps 0", "from 1 to 1000"),
         ("--tiles 0 4", "at least 1"),
         ("--device gpu", "cpu, cuda"),
+        ("--device meta", "cpu, cuda"),
         ("--format tar", "--format goes with --n"),
         ("--shard 8", "--shard goes with --n"),
         ("--num-tasks 0", "--num-tasks goes with --n"),
@@ -231,6 +232,13 @@ def test_a_picture_that_is_too_large_is_refused(generate, monkeypatch, words, mo
     assert says in said and f"at most {most} images" in said
     monkeypatch.setattr(outputs, "MOST_PIXELS", 64 * most + 64)
     assert "error" not in generate(*words.split())
+
+
+def test_a_gpu_that_is_not_there(generate, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "--device cuda:9: torch sees 2 GPUs" in generate("--device", "cuda:9")
+    assert str(gallery.choose_device("cuda:1")) == "cuda:1"
 
 
 def test_other_ranges(generate, G, monkeypatch):

@@ -116,6 +116,15 @@ def test_a_tar_file_that_a_longer_one_replaces_is_deleted_after_a_kill_too(run, 
     assert names == ["images-000000.tar", "images-000001.tar", "images-000002-2.tar"]
 
 
+def test_the_device_of_this_process_is_the_one_that_is_named(run, tmp_path, monkeypatch):
+    """Not another one of its kind; the recipe, which other machines compare, has the kind only."""
+    used = []
+    monkeypatch.setattr("stylegan_ray.images.gallery.choose_device", lambda wanted: torch.device("cpu", 0))
+    monkeypatch.setattr(generate.PartWriter, "__call__", lambda writer, part: used.append(writer) or part.num)
+    assert run("--n", "4", "--outdir", "out", "--device", "cpu:0")[0] == 0
+    assert [(writer.device, writer.recipe.device) for writer in used] == [("cpu:0", "cpu")]
+
+
 def test_tar_files_are_a_data_set_with_its_classes(run, tmp_path):
     assert run("--n", "18", "--format", "tar", "--outdir", "out")[0] == 0
     files = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
