@@ -55,7 +55,8 @@ class MLflow:
         self.run_id = found[0].info.run_id if found else self._create(experiment, memory, about)
         self.client.update_run(self.run_id, status="RUNNING")
         self.client.log_text(self.run_id, about.cfg.to_yaml(), "config.yaml")
-        memory.sent = self._sent(found[0].data.metrics if found else {}, memory)
+        # A new run has nothing, whatever one had that was deleted on the server.
+        memory.sent = self._sent(found[0].data.metrics, memory) if found else {}
         return f"MLflow: {without_credentials(self.address).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def add(self, points: Sequence[Point], memory: Memory) -> bool:

@@ -1,12 +1,14 @@
 """One run in a real MLflow server with its database: one curve over crashes, images, metrics, parameters, data."""
 
+from types import SimpleNamespace
+
 import pytest
 from support.grown import STARTED, GrowingRun, deliver, memory_of
 from support.mlflow_server import mlflow_server, needs_server
 
 from stylegan_ray.report.trackers import Deliveries
 from stylegan_ray.report.trackers.memory import Memory
-from stylegan_ray.report.trackers.mlflow import in_pieces
+from stylegan_ray.report.trackers.mlflow import MLflow, in_pieces
 
 CURVE = [(128, 0.0), (4128, 1.0), (8128, 2.0), (12128, 3.0), (16128, 4.0)]
 
@@ -130,6 +132,27 @@ def test_rows_follow_when_a_dead_server_is_back(tmp_path, monkeypatch):
         server.stop()
     warnings = [text for text in said if text.startswith("warning")]
     assert len(warnings) == 1 and server.address in warnings[0] and "rows follow" in warnings[0]
+
+
+def test_a_run_that_was_deleted_on_the_server_gets_its_network_again(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    created = SimpleNamespace(info=SimpleNamespace(run_id="r", experiment_id="0"))
+    answers = {"search_runs": [], "create_run": created, "list_artifacts": []}
+
+    class Client:
+        def __getattr__(self, name):
+            return lambda *_, **__: answers.get(name, created.info)
+
+    monkeypatch.setattr("mlflow.MlflowClient", lambda **_: Client())
+    run = GrowingRun(tmp_path)
+    tracker, memory = MLflow("http://127.0.0.1:9"), Memory(run.folder, "mlflow", "http://127.0.0.1:9")
+    memory.sent = {"ticks": 8128, "network": 8128}
+    tracker.begin(memory, run.about)
+    assert memory.sent == {}
+    answers["search_runs"] = [SimpleNamespace(info=created.info, data=SimpleNamespace(metrics={}))]
+    memory.sent = {"network": 8128}
+    tracker.begin(memory, run.about)
+    assert memory.sent == {"network": 8128}
 
 
 def test_a_server_that_is_not_there_costs_one_warning(tmp_path):
