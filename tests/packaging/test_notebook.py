@@ -54,6 +54,21 @@ def test_it_is_a_notebook_without_outputs():
     assert [source for source in sources() if source.startswith("QUICK = False")]
 
 
+@pytest.mark.parametrize("package", ["", "stylegan-ray", "https://example.com/repository"])
+def test_the_package_is_not_looked_for_in_a_registry(monkeypatch, package):
+    """Where the name may be that of somebody else's package."""
+    (cell,) = [source for source in sources() if "%pip" in source]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    installed: list[str] = []
+    names = {"shell": lambda line, there: installed.append(fill(line, there))}
+    with pytest.raises(ValueError, match=r"PACKAGE=.*git\+https://\.\.\., nor the path of a wheel; name one"):
+        exec(as_python(cell), names | {"PACKAGE": package})
+    for good in ("git+https://example.com/repository", "/content/stylegan_ray-0.1.0-py3-none-any.whl"):
+        exec(as_python(cell), names | {"PACKAGE": good})
+        assert good in installed.pop()
+    assert not installed
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_its_training_is_a_command_that_the_command_line_takes(quick):
     parameters, (cell,) = sources()[0], [source for source in sources() if "!stylegan-ray train" in source]
