@@ -289,7 +289,7 @@ WAYS_ON = {
     "evaluate": "; no row was written: the same command starts again",
     "generate": "; each file that was written is whole: the same command writes the others",
     "prepare_data": "; DEST is as it was before: the same command goes on with the images that are finished",
-    "project": "; each file that was written is whole: the same command starts again",
+    "project": "; each file that was written is whole: the same command skips the images that are finished",
 }
 """What the same command does after an interruption."""
 BENCHMARKS = {

@@ -242,3 +242,8 @@ def test_names_that_are_no_text_are_printed_escaped(monkeypatch):
     assert cli.run(lambda argv: print(*argv) or 0, ["\udcff"]) == 0
     stdout.flush()
     assert stdout.buffer.getvalue() == b"\\udcff\n"
+
+
+def test_an_interrupted_projection_says_what_the_same_command_does(capsys):
+    assert cli.interrupted(cli.project) == 130
+    assert "the same command skips the images that are finished" in capsys.readouterr().err
