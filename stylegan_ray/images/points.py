@@ -12,7 +12,6 @@ from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.images.generate import latents
-from stylegan_ray.images.options import numbers
 from stylegan_ray.networks import Generator, mix_styles, truncate
 
 
@@ -101,10 +100,15 @@ def layers_of(point: Point, shape: Shape) -> list[int]:
         return []
     if point.mix_layers is None:
         return list(range(shape.num_ws // 2))
-    for part in point.mix_layers.split(","):  # before a list of all its numbers is made
-        if any(int(number) >= 10 * shape.num_ws for number in part.split("-")):
-            return [int(part.split("-")[-1])]
-    return [layer for part in point.mix_layers.split(",") for layer in numbers(part, "mix_layers")]
+    layers: list[int] = []
+    for part in point.mix_layers.split(","):
+        ends = [int(number) for number in part.split("-")]
+        if ends[-1] < ends[0]:
+            raise ConfigError(f"mix_layers={point.mix_layers}: ranges rise, as in 0-3,7")
+        if ends[-1] >= shape.num_ws:  # before a list of all its numbers is made
+            return [ends[-1]]
+        layers += range(ends[0], ends[-1] + 1)
+    return layers
 
 
 def moves_of(point: Point) -> dict[int, float]:

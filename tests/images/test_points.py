@@ -50,7 +50,7 @@ def test_a_point_is_the_image_of_its_seed(G):
     torch.testing.assert_close(styles_of(G, points), torch.cat(expected))
 
 
-@pytest.mark.parametrize(("text", "layers"), [(None, [0, 1, 2]), ("1,3-5", [1, 3, 4, 5])])
+@pytest.mark.parametrize(("text", "layers"), [(None, [0, 1, 2]), ("1,3-5", [1, 3, 4, 5]), ("0" * 25 + "2", [2])])
 def test_a_second_seed_gives_its_style_to_some_layers(G, text, layers):
     point = Point(seed=1, psi=0.6, mix_seed=8, mix_layers=text)
     sampler = Sampler(G, 0.6)
@@ -104,6 +104,8 @@ def test_one_mistake_does_not_spoil_the_others(view):
         (Point(mix_seed=1, mix_layers="5-2"), "ranges rise"),
         (Point(mix_seed=1, mix_layers="0-6"), "layers 0 to 5"),
         (Point(mix_seed=1, mix_layers="0-99999999999999999999"), "layers 0 to 5"),
+        (Point(mix_seed=1, mix_layers="9" * 25), "layers 0 to 5"),
+        (Point(mix_seed=1, mix_layers="999-1"), "ranges rise"),
         (Point(class_index=0), "has no classes"),
         (Point(directions="0:1"), "no directions"),
     ],
