@@ -129,7 +129,8 @@ def begin_folder(storage: Storage, address: str, recipe: Recipe) -> list[str]:
 def check_recipe(stored: dict[str, Any], recipe: Recipe, address: str) -> None:
     """Raises ConfigError where images would be made with something else than those that are there."""
     for key, value in asdict(recipe).items():
-        if stored.get(key) != value:
+        is_decisive = key != "shard" or recipe.format == "tar"
+        if is_decisive and stored.get(key) != value:
             raise ConfigError(
                 f"--outdir {address} holds images made with {key}={printable(stored.get(key))}, and this command has "
                 f"{value}; give another folder, or the options of {MANIFEST} there"

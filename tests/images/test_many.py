@@ -137,6 +137,15 @@ def test_tar_files_are_a_data_set_with_its_classes(run, tmp_path):
     assert dataset.labels(np.arange(4)).argmax(axis=1).tolist() == [0, 1, 2, 0]
 
 
+def test_single_files_do_not_depend_on_the_size_of_tar_files(run):
+    assert run("--n", "4", "--outdir", "out")[0] == 0
+    status, said = run("--n", "8", "--outdir", "out", "--shard", "16")
+    assert status == 0 and "4 made" in said
+    assert run("--n", "4", "--outdir", "tar", "--format", "tar")[0] == 0
+    status, said = run("--n", "4", "--outdir", "tar", "--format", "tar", "--shard", "16")
+    assert status == 2 and "shard=8" in said
+
+
 def test_a_folder_of_other_images_is_refused(run, tmp_path):
     assert run("--n", "4", "--outdir", "out")[0] == 0
     status, said = run("--n", "4", "--outdir", "out", "--trunc", "0.5")
