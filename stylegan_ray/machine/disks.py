@@ -68,9 +68,9 @@ _written: set[str] = set()
 def remove_files() -> None:
     """Starts a process that removes the files, since a disk that does not answer would keep this one waiting."""
     if files := list(_written):
-        no_words = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        none = subprocess.DEVNULL
         with suppress(OSError):
-            subprocess.Popen(["rm", "-f", "--", *files], start_new_session=True, **no_words)
+            subprocess.Popen(["rm", "-f", "--", *files], start_new_session=True, stdin=none, stdout=none, stderr=none)
 
 
 atexit.register(remove_files)  # the thread that would remove them ends with the process
