@@ -159,8 +159,10 @@ class View:
         network = self.describe()
         for request, mistake, w in zip(requests, mistakes, styles, strict=True):
             image = next(images) if w is not None and request.has_image else None
-            if w is None or isinstance(image, Refusal):
-                answers.append(image or Refusal(mistake or ""))
+            if w is None:
+                answers.append(Refusal(mistake or ""))
+            elif isinstance(image, Refusal):
+                answers.append(image)
             else:
                 answers.append(Drawn(w.float().cpu().numpy(), image, network))
         return answers
