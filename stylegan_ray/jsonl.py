@@ -46,9 +46,10 @@ def jsonl_rows(content: bytes, name: str = "rows") -> list[dict[str, Any]]:
     """
     rows, broken = [], 0
     for line in content.split(b"\n"):
-        row = _row(line) if line.strip() else {}
-        if row is not None:
-            rows += [row] if row else []
+        if not line.strip():
+            continue
+        if (row := _row(line)) is not None:
+            rows.append(row)
             continue
         broken += 1
         if broken > MOST_BROKEN:

@@ -20,7 +20,7 @@ def test_rows_of_parquet(tmp_path, monkeypatch):
     monkeypatch.setenv("STYLEGAN_RAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prepare, "GROUP_ROWS", 8)
     data = opened(prepare.write_parquet(tmp_path / "d.parquet", 20), shuffle="blocks", cond=True)
-    assert data.num_images == 20 and data.shape() == (3, 8, 8)
+    assert data.num_images == 20 and data.shape() == (3, 32, 32)
     assert data.labels(np.arange(20)).argmax(axis=1).tolist() == list(range(20))
     assert len({data.read(i).tobytes() for i in range(20)}) == 8
 
