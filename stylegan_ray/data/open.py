@@ -165,7 +165,7 @@ def index_files(
                 f"zip of it first: {prepare_command(path)}"
             )
         stamp = stamp_of(infos, keys | decoders)
-        wanted = Reading(None if decode else 0, **keys | {"split": split}, extra_formats=cfg.extra_formats)
+        wanted = replace(Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats), split=split)
         build = partial(format.build_index, files, infos, progress, wanted)
         index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
