@@ -265,6 +265,11 @@ def refuse_relative(paths: Mapping[str, str | None]) -> None:
             )
 
 
+def as_path(name: str) -> str | None:
+    """A run or network for `refuse_relative`: None where it may be the name of a run."""
+    return name if "/" in name else None
+
+
 def refuse_relative_paths(cfg: RunConfig, resume_from: str | None) -> None:
     """Raises ConfigError for relative paths of a configuration inside a submitted job."""
     refuse_relative(

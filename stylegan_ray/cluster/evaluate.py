@@ -32,6 +32,7 @@ from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import (
     NETWORK_ENDINGS,
+    as_path,
     is_run,
     read_config,
     refuse_relative,
@@ -48,9 +49,10 @@ ANOTHER_FILE = "give another file with --out FILE"
 def compute_metrics(options: EvaluateOptions) -> int:
     """Computes metrics, prints them and appends their rows; returns the exit status: 1 when one is unavailable."""
     check_numbers(options)
-    checkpoint = options.checkpoint if "/" in options.checkpoint else None
-    outer = {"DATA": options.data, "--out": options.out, "--detector": options.detector}
-    refuse_relative({"CHECKPOINT": checkpoint, **outer})
+    refuse_relative({
+        "CHECKPOINT": as_path(options.checkpoint), "DATA": options.data, "--out": options.out,
+        "--detector": options.detector,
+    })  # fmt: skip
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = training_config(networks.config, address)

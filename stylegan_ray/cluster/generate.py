@@ -17,7 +17,7 @@ from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine, format_time
-from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.run_folder import as_path, refuse_relative
 from stylegan_ray.storage import Storage, absolute, one_line
 
 Run = Callable[[PartWriter, Sequence[Part]], Iterator[int]]
@@ -62,8 +62,7 @@ def check_options(options: GenerateOptions) -> int:
         if getattr(options, name):
             word = name.replace("_", "-")
             raise ConfigError(f"--{word} shows single images and does not go with --n; leave one of them out")
-    checkpoint = options.checkpoint if "/" in options.checkpoint else None
-    refuse_relative({"CHECKPOINT": checkpoint, "--outdir": options.outdir})
+    refuse_relative({"CHECKPOINT": as_path(options.checkpoint), "--outdir": options.outdir})
     return num
 
 

@@ -22,7 +22,7 @@ from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.options import check_least
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.run_folder import as_path, refuse_relative
 from stylegan_ray.storage import Storage, one_line
 
 MOST_FRAMES = 10_000
@@ -34,9 +34,9 @@ def project_images(options: ProjectOptions) -> int:
 
     Images whose files are there, made with the same network and options, are skipped.
     """
-    network = options.network if "/" in options.network else None
     refuse_relative({
-        "NETWORK": network, "--outdir": options.outdir, "--load-w": options.load_w, "--detectors": options.detectors,
+        "NETWORK": as_path(options.network), "--outdir": options.outdir, "--load-w": options.load_w,
+        "--detectors": options.detectors,
     })  # fmt: skip
     for image in options.images:
         refuse_relative({"IMAGE": image})

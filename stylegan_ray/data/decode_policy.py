@@ -30,7 +30,7 @@ def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
     channels = _choose_channels(cfg, index, good, path)
     _check_alpha(cfg, index, good, path)
     bits, float_bits = choose_bits(cfg, index)
-    _check_bits(cfg, index, good, path)
+    _check_bits(cfg, index, good, path, bits, float_bits)
     return Decoder(
         resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha, bits=bits, float_bits=float_bits,
         max_bytes=cfg.max_image_mb << 20, extra_formats=cfg.extra_formats,
@@ -123,12 +123,11 @@ def _depths(index: Index, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return depth[(depth > 0) & (depth < IS_REDUCED)], floats, reduced
 
 
-def _check_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> None:
+def _check_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str, bits: int, float_bits: int) -> None:
     """Logs the choice of bits where it is one.
 
     Raises DataError where it would make images dark: Pillow keeps the high byte of 16-bit colors only.
     """
-    bits, float_bits = choose_bits(cfg, index)
     whole, floats, reduced = _depths(index, good)
     if len(reduced) and (cfg.bits or reduced.max()) < 16:
         assert index.depth is not None

@@ -56,6 +56,11 @@ COMPRESSED = "compressed archives, which are not read (unpack them)"
 TFRECORDS = "TFRecords that are empty or in a sub-folder (give the path of the folder that holds them)"
 OTHER_TFRECORDS = "TFRecords of another ending (name them .tfrecords if they hold pixels, as those of StyleGAN)"
 TFRECORD_LABELS = f"label files of TFRecords ({TFRECORD_LABELS_ENDING}), which images in files do not use"
+ANYWHERE = ((HEIF_ENDINGS, HEIF), (OTHER_IMAGE_ENDINGS, NOT_READ), (TFRECORD_ENDING, TFRECORDS))
+BESIDE_IMAGES = (
+    (SHARD_ENDINGS, SHARDS), (COMPRESSED_ENDINGS, COMPRESSED), (TFRECORD_LABELS_ENDING, TFRECORD_LABELS),
+)  # fmt: skip
+"""Endings and why such files are left out: of any data set, and of one of image files."""
 IMAGES = "images beside the files that hold the data set"
 NO_FILES = "links, folders and the like in the archive that are named as images"
 SPARSE = "sparse files (write the archive again without --sparse)"
@@ -107,23 +112,21 @@ def reason_of(name: str, are_images: bool) -> str | None:
     last = name.rpartition("/")[2].lower()
     if last.endswith(IMAGE_ENDINGS):
         return None if are_images else IMAGES
-    if last.endswith(HEIF_ENDINGS):
-        return HEIF
-    if last.endswith(OTHER_IMAGE_ENDINGS):
-        return NOT_READ
-    if last.endswith(TFRECORD_ENDING):
-        return TFRECORDS
+    if reason := _by_ending(last, ANYWHERE):
+        return reason
     return _reason_beside_images(last) if are_images else None
+
+
+def _by_ending(last: str, reasons: Sequence[tuple[str | Endings, str]]) -> str | None:
+    return next((reason for endings, reason in reasons if last.endswith(endings)), None)
 
 
 def _reason_beside_images(last: str) -> str | None:
     """As `reason_of`, for names that are those of no image, in a data set of image files; in small letters."""
-    if last.endswith(SHARD_ENDINGS):
-        return None if last == LOCK_OF_LMDB else SHARDS
-    if last.endswith(COMPRESSED_ENDINGS):
-        return COMPRESSED
-    if last.endswith(TFRECORD_LABELS_ENDING):
-        return TFRECORD_LABELS
+    if last == LOCK_OF_LMDB:
+        return None
+    if reason := _by_ending(last, BESIDE_IMAGES):
+        return reason
     if OTHER_TFRECORD.search(last):
         return OTHER_TFRECORDS
     if MORE_BEHIND.search(last) and not last.endswith(TEXT_ENDINGS):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -173,20 +174,27 @@ def index_files(
     return files, replace(index, stamp=stamp)
 
 
-def _select_files(
-    path: str, cfg: DataConfig, prepares: bool
-) -> tuple[Files, Format, list[FileInfo], list[str], str | None]:
-    """The files that a data set consists of, their format, what else there is, one line for each reason.
+class Selection(NamedTuple):
+    """The files that a data set consists of."""
 
-    Last comes the split that is to be found inside of the files; raises DataError where their format has none.
-    """
+    files: Files
+    format: Format
+    infos: list[FileInfo]
+    left_out: list[str]
+    """What else there is, one line for each reason."""
+    split: str | None
+    """To be found inside of the files."""
+
+
+def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
+    """The files of a data set; raises DataError where their format has no splits and one is wanted."""
     max_bytes, endings = cfg.max_image_mb << 20, image_endings(cfg.extra_formats)
     format = formats.by_file_name(split_address(path)[1])
     if format is not None and not os.path.isdir(path):
         folder, name = split_address(path if "://" in path else os.path.abspath(path))
         files = files_at(folder, cfg.follow_links, max_bytes)
         refuse_unfinished(files, path, name)
-        return files, format, [files.info(name)], [], _split_inside(format, cfg.split, path)
+        return Selection(files, format, [files.info(name)], [], _split_inside(format, cfg.split, path))
     files = files_at(path, cfg.follow_links, max_bytes)
     refuse_unfinished(files, path)
     listing, left_out = files.survey()
@@ -204,7 +212,7 @@ def _select_files(
     if is_folder and note and not any(is_label_file(info.name) for info in infos):  # each split may have its own
         labels = label_file_among([info.name for info in listing], [info.name for info in infos])
         infos = sorted([*infos, *(info for info in listing if info.name == labels)])
-    return files, format, infos, [*left_out.lines(), *([note] if note else [])], split
+    return Selection(files, format, infos, [*left_out.lines(), *([note] if note else [])], split)
 
 
 def _split_inside(format: Format, wanted: str | None, path: str) -> str | None:

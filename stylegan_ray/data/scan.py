@@ -28,7 +28,7 @@ from stylegan_ray.data.decode import (
     missing_decoder,
     read_header,
 )
-from stylegan_ray.data.errors import BadImage, DataError
+from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.headers import PNG_COLORS, plain_header
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.left_out import Endings, image_endings, quoted
@@ -180,8 +180,6 @@ def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading
         return header.height, header.width, FLAGS[header.mode], 0
     try:
         image = read_header(content, reading.max_bytes, reading.extra_formats)
-    except BadImage:
-        raise
     except Exception:  # Pillow's readers raise nearly anything on files that are cut
         content = read_all()
         image = read_header(content, reading.max_bytes, reading.extra_formats)

@@ -23,7 +23,7 @@ from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
-from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.run_folder import as_path, refuse_relative
 from stylegan_ray.storage import delete_partials, write_file
 from stylegan_ray.untrusted import printable
 
@@ -137,7 +137,7 @@ def _in_name(numbers: str) -> str:
 def _refuse_relative(options: GenerateOptions) -> None:
     """Raises ConfigError for a path, or a file without a name, that would be lost with a submitted job."""
     refuse_relative({
-        "CHECKPOINT": options.checkpoint if "/" in options.checkpoint else None, "--grid": _grid_path(options),
+        "CHECKPOINT": as_path(options.checkpoint), "--grid": _grid_path(options),
         "--outdir": options.outdir, "--video": options.video, "--save-w": options.save_w,
     })  # fmt: skip
     for path in options.load_w:

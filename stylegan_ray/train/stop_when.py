@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, nearest
-from stylegan_ray.metrics.names import best_index, name_in_rows
+from stylegan_ray.metrics.names import is_better, name_in_rows
 from stylegan_ray.train.metrics import metric_specs, ticks_between
 
 
@@ -44,9 +44,10 @@ def why_to_stop(cfg: RunConfig, rows: Sequence[Mapping[str, Any]]) -> str | None
         return None
     name, patience = rule_of(cfg)
     found = [row for row in rows if row.get("metric") == name and row.get("value") is not None]
-    values = [row["value"] for row in found]
-    for index in range(len(values)):
-        best = best_index(name, values[: index + 1])
+    best = 0
+    for index, row in enumerate(found):
+        if is_better(name, row["value"], found[best]["value"]):
+            best = index
         if index - best == patience:
             return (
                 f"train.stop_when={cfg.train.stop_when}: {name} has not been better than {found[best]['value']:.4g} at "

@@ -20,7 +20,7 @@ from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.view import View, find_network
 from stylegan_ray.interop.loading import locate
 from stylegan_ray.options import check_least
-from stylegan_ray.run_folder import find_run, refuse_relative
+from stylegan_ray.run_folder import as_path, find_run, refuse_relative
 from stylegan_ray.storage import absolute, one_line
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check_options(options: ServeOptions) -> None:
         raise ConfigError(
             "--token may contain letters, digits, - and _, and starts with a letter; leave it out for one"
         )
-    refuse_relative({"RUN": options.run if "/" in options.run else None})
+    refuse_relative({"RUN": as_path(options.run)})
 
 
 def check_packages() -> None:

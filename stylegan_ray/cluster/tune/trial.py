@@ -80,12 +80,7 @@ class TrialSpec:
     def run(self, record: Record) -> Run:
         """A trial's current run, on the data that all trials share, or on a subset of its own."""
         cfg, address = self.config(record), join_address(self.trials, record.name)
-        base = validated(self.cfg)
-        seed = None if cfg.data.subset is None else cfg.run.seed  # that draws the subset
-        has_own_data = (cfg.data.subset, seed) != (
-            base.data.subset,
-            None if base.data.subset is None else base.run.seed,
-        )
+        has_own_data = subset_of(cfg) != subset_of(validated(self.cfg))
         return Run(
             cfg, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset, address,
             clearance=self.clearance, command=self.command, in_process=is_alone(self.share),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.report.page import write_page
-from stylegan_ray.run_folder import REPORT, find_run, refuse_relative
+from stylegan_ray.run_folder import REPORT, as_path, find_run, refuse_relative
 from stylegan_ray.storage import Storage, join_address, one_line, split_address
 from stylegan_ray.untrusted import printable
 
 
 def write_report(run: str, storage: str | None, output: str | None) -> str:
     """Writes the page of a run; returns its address. Raises ConfigError where it cannot be written."""
-    refuse_relative({"RUN": run if "/" in run else None, "--storage": storage, "--output": output})
+    refuse_relative({"RUN": as_path(run), "--storage": storage, "--output": output})
     address = find_run(run, storage)
     target = output or join_address(address, REPORT)
     folder, name = split_address(target)
