@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,9 +170,10 @@ def _missing_workers(store: dist.Store, addresses: Sequence[str], timeout_sec: f
 
 
 def prepare_process(cfg: RunConfig, threads: int | None) -> None:
-    """Sets threads (None: as many as torch chooses) and kernels as the configuration says."""
+    """Sets threads (None: as many as torch chooses), the allocator, and kernels as the configuration says."""
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cfg.train.allow_tf32
     torch.backends.cudnn.benchmark = not cfg.train.deterministic
     if cfg.train.deterministic:
@@ -178,3 +181,20 @@ def prepare_process(cfg: RunConfig, threads: int | None) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # It looks for bugs, and takes 5 % of the time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+KEPT_BYTES = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory, up to KEPT_BYTES, for the next tensors; other C libraries are left as they are.
+
+    Else it returns large blocks to the system, which clears each page when it is used again: with `tiny` in
+    minibatches of 32, 6,000 page faults and 3 % of the processor time of an iteration.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, KEPT_BYTES)

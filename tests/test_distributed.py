@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import platform
+import resource
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +13,34 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.processes import spawn
+from support.toy import toy_config
 
 from stylegan_ray import distributed
-from stylegan_ray.distributed import LostPeerError
+from stylegan_ray.distributed import LostPeerError, prepare_process
+
+
+def page_faults_of_tensors():
+    """How often the system had to give this process a page while tensors of 32 MB come and go, after the first one."""
+    counts = []
+    for _ in range(11):
+        torch.ones(8, 1 << 20)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return counts[-1] - counts[0]
+
+
+def count_page_faults(_, path):
+    before = page_faults_of_tensors()
+    prepare_process(toy_config(), 1)
+    page_faults_of_tensors()  # the first ones after it need pages
+    Path(path).write_text(json.dumps([before, page_faults_of_tensors()]))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_memory_of_freed_tensors_is_kept_for_the_next(tmp_path):
+    spawn(count_page_faults, (tmp_path / "faults.json",), nprocs=1)
+    before, after = json.loads((tmp_path / "faults.json").read_text())
+    assert before > 10 * (1 << 20) * 32 // (resource.getpagesize() * 2 * 512)  # even with pages of 2 MB
+    assert after < before / 10
 
 
 def worker(rank, folder):
