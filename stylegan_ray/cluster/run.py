@@ -11,7 +11,7 @@ from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.source import Source, stored_source
 from stylegan_ray.cluster.worker import Observer
-from stylegan_ray.config import ConfigError, RunConfig, differences
+from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.credentials import clean
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
@@ -30,13 +30,12 @@ from stylegan_ray.run_folder import (
     complete_checkpoints,
     delete_leftovers,
     final_nimg,
-    read_config,
     read_run_file,
     refuse_relative_paths,
 )
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
-from stylegan_ray.train.started import address_of, placed, with_values
+from stylegan_ray.train.started import address_of, check_continues, placed, with_shape, with_values
 from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.train.transfer import check_start
 
@@ -108,7 +107,7 @@ def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     words: list[str] = []
     if run.is_started:
         run.source = stored_source(run.storage, resume_from)
-        check_continues(run, resume_from)
+        check_continues(complete, dataset, resume_from)
         check_total(run)
     else:
         check_new(complete, resume_from is not None)
@@ -128,14 +127,8 @@ def complete_config(cfg: RunConfig, resume_from: str | None = None) -> tuple[Run
     check_with_data(cfg, dataset)
     check_graph(cfg)
     check_trackers(cfg)
-    height, width = dataset.resolution
     cfg = placed(cfg)
-    complete = with_values(cfg, dataset.resolution, address_of(cfg)).with_overrides(
-        {
-            "data.resolution": height if height == width else (height, width),
-            "data.channels": dataset.num_channels,
-        }
-    )
+    complete = with_shape(with_values(cfg, dataset.resolution, address_of(cfg)), dataset)
     check_subject(complete, dataset)
     return complete, dataset
 
@@ -151,30 +144,6 @@ def check_writable(address: str) -> None:
             f"run.storage: {address} cannot be written: {error}; give another with --run.storage, or set "
             f"STYLEGAN_RAY_STORAGE"
         ) from error
-
-
-def check_continues(run: Run, resume_from: str | None = None) -> None:
-    """Raises ConfigError when the folder of a started run is of another configuration or other data."""
-    if not run.storage.exists(CONFIG):
-        return
-    old = read_config(run.storage)
-    changed = differences(old, run.cfg)
-    if changed:
-        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
-        old_values = "give the old values"
-        if run.source is not None and resume_from is None:  # it changes the defaults of some keys
-            old_values = f"give --resume-from {run.source.given} as before, or the old values"
-        raise ConfigError(
-            f"run {run.address} was started with another configuration:\n{lines}\n"
-            f"{old_values}, or another --run.name for a new run"
-        )
-    data = read_run_file(run.storage).get("data")
-    before = data.get("fingerprint") if isinstance(data, dict) else None
-    if before != run.dataset.fingerprint:
-        raise ConfigError(
-            f"run {run.address} was started on other data: fingerprint {before} then, {run.dataset.fingerprint} now "
-            f"({run.dataset.path}); restore the images, or give another --run.name for a new run"
-        )
 
 
 def check_total(run: Run) -> None:

@@ -17,7 +17,15 @@ from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
 from stylegan_ray.train.schedule import Schedule, growing_stages, training_schedule
-from stylegan_ray.train.started import address_of, has_source, placed, stored_config, with_stored
+from stylegan_ray.train.started import (
+    address_of,
+    check_continues,
+    has_source,
+    placed,
+    stored_config,
+    with_shape,
+    with_stored,
+)
 from stylegan_ray.train.transfer import check_start
 
 
@@ -28,7 +36,8 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     ConfigError as a training does.
     """
     data = open_dataset(cfg.data, cfg.run.seed, progress)
-    address = address_of(placed(cfg))
+    named = placed(cfg)
+    address = address_of(named)
     stored = stored_config(address)
     starts_from_others = resume_from is not None or (stored is not None and has_source(address))
     chosen = choices(cfg, data.resolution) if stored is None else []
@@ -37,6 +46,8 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     subject = check_subject(cfg, data)
     if stored is None:
         check_new(cfg, starts_from_others)
+    else:
+        check_continues(with_shape(with_stored(named, stored), data), data, resume_from)
     shape = (data.resolution, data.num_channels, data.label_size)
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stylegan_ray.config import RunConfig
+from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.credentials import without_credentials
-from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints, read_config, read_run_file, storage_address
+from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    complete_checkpoints,
+    read_config,
+    read_run_file,
+    storage_address,
+)
 from stylegan_ray.storage import Storage, absolute, join_address
 from stylegan_ray.train.auto import with_choices
+from stylegan_ray.untrusted import printable
 
 LONGEST_NAME = 60
 """Characters of the data's name in the name of a run, at most."""
@@ -57,6 +66,39 @@ def stored_config(address: str) -> RunConfig | None:
         return read_config(run)
     except (OSError, ValueError):
         return None
+
+
+def with_shape(cfg: RunConfig, data: Dataset) -> RunConfig:
+    """The configuration with resolution and channels of the data."""
+    height, width = data.resolution
+    resolution = height if height == width else (height, width)
+    return cfg.with_overrides({"data.resolution": resolution, "data.channels": data.num_channels})
+
+
+def check_continues(cfg: RunConfig, data: Dataset, resume_from: str | None = None) -> None:
+    """Raises ConfigError when the run of a complete configuration was started with another one, or on other data."""
+    address = address_of(cfg)
+    run = Storage.at(address)
+    if not run.exists(CONFIG):
+        return
+    changed, stored = differences(read_config(run), cfg), read_run_file(run)
+    if changed:
+        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
+        source = stored.get("source")
+        old_values = "give the old values"
+        if isinstance(source, dict) and resume_from is None:  # it changes the defaults of some keys
+            old_values = f"give --resume-from {printable(source.get('given'))} as before, or the old values"
+        raise ConfigError(
+            f"run {address} was started with another configuration:\n{lines}\n"
+            f"{old_values}, or another --run.name for a new run"
+        )
+    kept = stored.get("data")
+    before = kept.get("fingerprint") if isinstance(kept, dict) else None
+    if before != data.fingerprint:
+        raise ConfigError(
+            f"run {address} was started on other data: fingerprint {before} then, {data.fingerprint} now "
+            f"({data.path}); restore the images, or give another --run.name for a new run"
+        )
 
 
 def has_source(address: str) -> bool:

@@ -144,6 +144,15 @@ def test_a_dry_run_of_a_started_run_shows_the_run_that_continues(configured):
     assert yaml.safe_load(new.partition("\n\n")[0])["schedule"]["minibatch_gpu"] == 32
 
 
+def test_a_dry_run_is_refused_where_the_run_does_not_continue(configured):
+    cfg = configured("config-f")
+    started(prepare(cfg))
+    changed = cfg.with_overrides({"loss.r1_gamma": 3})
+    for command in (prepare, describe):
+        with pytest.raises(ConfigError, match=r"loss\.r1_gamma: 10\.0 then, 3\.0 now"):
+            command(changed)
+
+
 def test_a_dry_run_of_a_started_transfer_is_not_refused(configured, networks):
     cfg = configured("config-f", **{"train.freeze_D": 2, "train.resume_kimg": 0})
     started(prepare(cfg, networks))
