@@ -20,6 +20,8 @@ from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name, unlike_keys, v
 from stylegan_ray.storage import Storage
 
 COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
+DASHES = ("-", "--", ":", "-.")
+"""Styles of lines: the next one where all colors are taken."""
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_ROW = 4.8, 2.9, 0.25
 """Inches."""
 DPI = 160
@@ -74,7 +76,7 @@ def draw(runs: Runs) -> Figure:
     for metric, row in zip(metrics, panels, strict=True):
         for axis, panel in zip(axes, row, strict=True):
             _draw_panel(panel, metric, runs, axis)
-    handles = [panels[0, 0].plot([], [], color=_color(i), marker="o", markersize=4)[0] for i in range(len(runs))]
+    handles = [panels[0, 0].plot([], [], **_style(i), marker="o", markersize=4)[0] for i in range(len(runs))]
     figure.legend(handles, list(runs), loc="outside lower left", fontsize=9)
     return figure
 
@@ -131,7 +133,7 @@ def _draw_panel(panel: Axes, metric: str, runs: Runs, axis: Axis) -> None:
             continue
         xs, ys = list(curves[run]), [row["value"] for row in curves[run].values()]
         spreads = [row["spread"] if row.get("spread") and row.get("repeats") else 0 for row in curves[run].values()]
-        panel.plot(xs, ys, color=_color(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
+        panel.plot(xs, ys, **_style(number), marker="o", markersize=3.5, linewidth=1.8, label=run)
         low, high = ([row.get(end, row["value"]) for row in curves[run].values()] for end in ("lowest", "highest"))
         if low != high:
             panel.fill_between(xs, low, high, color=_color(number), alpha=0.15, linewidth=0)
@@ -246,6 +248,11 @@ def _unavailable(runs: Runs) -> Iterable[str]:
         f"{row['metric']}: {row['unavailable']}" for rows in runs.values() for row in rows if row.get("unavailable")
     )
     return dict.fromkeys(notes)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Color and style of the line of a run; those of the first 32 differ."""
+    return {"color": _color(number), "linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
 
 
 def _color(number: int) -> str:

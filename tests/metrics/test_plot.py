@@ -47,6 +47,13 @@ def test_runs_of_a_group_are_one_curve_with_a_band():
     assert curves(panel) == {"both": [8, 5], "one": [8, 6]} and len(panel.collections) == 1
 
 
+def test_no_two_runs_look_the_same():
+    figure = draw({f"run {number}": rows_of([9, 7 - number / 10]) for number in range(20)})
+    drawn = [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+    for lines in (drawn, figure.legends[0].get_lines()):
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 20
+
+
 def test_each_metric_has_its_panels():
     figure = draw({"one": [*rows_of([9, 7]), *rows_of([0.1, 0.3], metric="pr5k3_tiny_recall")]})
     assert len(figure.axes) == 4
