@@ -16,6 +16,7 @@ from stylegan_ray.cluster.source import Source
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import save_network
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.train import memory
 from stylegan_ray.train.dry_run import describe
 
 SMALL = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_max": 4}
@@ -56,6 +57,12 @@ def test_networks_of_another_shape_are_refused(configured, networks):
     prepare(configured("config-f", **wider, **{"train.resume_with_new_nets": True}), networks)
     with pytest.raises(ConfigError, match="nowhere"):
         prepare(configured("config-f"), networks.replace("networks", "nowhere"))
+
+
+@pytest.fixture
+def everything_fits(monkeypatch):
+    """Spares a test the analysis of memory, by which `auto` chooses; every micro-batch fits."""
+    monkeypatch.setattr(memory, "peak", lambda cfg, resolution, device: 0)
 
 
 def started(run):
@@ -123,6 +130,7 @@ def test_values_without_effect_are_told(configured):
     assert prepare(configured("config-f", **{"augment.mode": "ada", "augment.p": 0.5})).first_words == ""
 
 
+@pytest.mark.usefixtures("everything_fits")
 def test_chosen_values_stay_as_they_were_when_the_run_started(configured):
     run = started(prepare(configured("auto", **{"cluster.num_workers": "1:4"})))
     assert run.cfg.train.auto == () and run.cfg.schedule.minibatch_gpu == 16
@@ -133,6 +141,7 @@ def test_chosen_values_stay_as_they_were_when_the_run_started(configured):
     assert prepare(configured("auto", **{"cluster.num_workers": 4})).cfg.loss == run.cfg.loss
 
 
+@pytest.mark.usefixtures("everything_fits")
 def test_a_dry_run_of_a_started_run_shows_the_run_that_continues(configured):
     run = started(prepare(configured("auto", **{"cluster.num_workers": "1:4"})))
     fewer = configured("auto", **{"cluster.num_workers": 2})

@@ -3,7 +3,7 @@
 import pytest
 
 from stylegan_ray.config import ConfigError, RunConfig, load_config
-from stylegan_ray.train import auto
+from stylegan_ray.train import auto, memory
 from stylegan_ray.train.auto import choices, explain, with_choices
 from stylegan_ray.train.memory import peak
 
@@ -16,6 +16,12 @@ SMALL = {
 def chosen(resolution, workers=1, **given):
     cfg = load_config("auto", {"cluster.num_workers": workers, "cluster.memory_gb": 1000, **given})
     return with_choices(cfg, resolution).flat()
+
+
+@pytest.fixture
+def everything_fits(monkeypatch):
+    """Spares a test the analysis of memory, which takes about a second, where it would find that there is enough."""
+    monkeypatch.setattr(memory, "peak", lambda cfg, resolution, device: 0)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,7 @@ def test_gamma_follows_the_number_of_pixels_and_the_minibatch():
     assert chosen((256, 256), **given)["loss.r1_gamma"] == pytest.approx(0.0002 * 65536 / 16)
 
 
+@pytest.mark.usefixtures("everything_fits")
 @pytest.mark.parametrize("workers", [1, 3, "2:24", 64])
 @pytest.mark.parametrize("side", [16, 64])
 def test_every_worker_has_a_micro_batch(side, workers):
@@ -45,11 +52,23 @@ def test_every_worker_has_a_micro_batch(side, workers):
     assert found["loss.pl_decay"] == pytest.approx(1 - 0.99 ** (size / gpu))
 
 
-def test_the_largest_micro_batch_that_fits_is_chosen():
+def test_the_largest_micro_batch_that_fits_is_chosen(monkeypatch):
+    found = {}
+
+    def peak_once(cfg, resolution, device):
+        """The analysis, which takes about a second, once for each size of a micro-batch."""
+        part = cfg.schedule.minibatch_gpu
+        if part not in found:
+            found[part] = peak(cfg, resolution, device)
+        return found[part]
+
+    monkeypatch.setattr(memory, "peak", peak_once)
     cfg = load_config("config-f", SMALL | {"schedule.minibatch_gpu": "auto", "cluster.memory_gb": 100})
     assert cfg.train.auto == ("schedule.minibatch_gpu",)
     assert with_choices(cfg, (16, 16)).schedule.minibatch_gpu == 16, "as many as each of two workers has"
-    needed = {part: peak(cfg.with_overrides({"schedule.minibatch_gpu": part}), (16, 16), "cpu") for part in (16, 8, 4)}
+    needed = {
+        part: peak_once(cfg.with_overrides({"schedule.minibatch_gpu": part}), (16, 16), "cpu") for part in (16, 8, 4)
+    }
     assert needed[16] > needed[8] > needed[4]
     for part in (8, 4):
         limited = cfg.with_overrides({"cluster.memory_gb": (needed[part] + 1000) / 2**30})
@@ -65,7 +84,8 @@ def test_low_precision_is_chosen_where_the_processor_has_instructions(has, monke
 
 
 def test_what_fits_nowhere_is_said():
-    cfg = load_config("config-f", SMALL | {"schedule.minibatch_gpu": "auto", "cluster.memory_gb": 0.01})
+    keys = {"schedule.minibatch_size": 4, "schedule.minibatch_gpu": "auto", "cluster.memory_gb": 0.01}
+    cfg = load_config("config-f", SMALL | keys)
     (choice,) = choices(cfg, (16, 16))
     assert choice.value == 1 and "more than the 10 MiB" in choice.why
 
@@ -76,6 +96,7 @@ def test_more_workers_than_images_of_a_minibatch_are_refused():
         choices(load_config("config-f", SMALL | keys), (16, 16))
 
 
+@pytest.mark.usefixtures("everything_fits")
 def test_minibatches_that_are_given_decide_the_others():
     found = chosen((64, 64), **{"schedule.minibatch_gpu": 12})
     assert found["schedule.minibatch_gpu"] == 12 and found["schedule.minibatch_size"] == 72
@@ -84,6 +105,7 @@ def test_minibatches_that_are_given_decide_the_others():
     assert found["schedule.minibatch_gpu"] == 4, "10 and 5 are no multiples of mbstd_group_size"
 
 
+@pytest.mark.usefixtures("everything_fits")
 def test_a_key_that_is_given_is_not_chosen():
     cfg = load_config("auto", {"loss.r1_gamma": 10})
     assert "loss.r1_gamma" not in cfg.train.auto
