@@ -74,7 +74,7 @@ def test_networks_before_the_first_iteration_have_the_lod_of_the_schedule(tmp_pa
 
 def test_networks_and_checkpoints_in_a_fade_carry_its_lod(tmp_path):
     cfg = growing_config("config-b", **SMALL_GRID)
-    _, state = train(cfg, tmp_path, pauses=3)
+    _, state = train(cfg, tmp_path, pauses=2)
     assert 0 < state.prev_lod < 1
     assert read_networks(tmp_path / "checkpoints" / f"ckpt-{state.cur_nimg:012d}").lod == state.prev_lod
     assert read_networks(tmp_path / f"network-snapshot-000000.{state.cur_nimg:03d}.safetensors").lod == state.prev_lod

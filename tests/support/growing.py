@@ -14,11 +14,11 @@ PRESETS = ("config-a", "config-b", "config-c", "config-d")
 
 
 def growing_config(preset: str, **overrides: Any) -> RunConfig:
-    """48 images at lod 1 in minibatches of 12, a fade over 64 in minibatches of 8, and as many at lod 0."""
+    """24 images at lod 1 in minibatches of 12, a fade over 32 in minibatches of 8, and 16 at lod 0."""
     keys = {
         "schedule.minibatch_size_dict": {4: 12}, "schedule.minibatch_gpu_dict": {4: 4},
-        "schedule.lod_initial_resolution": 4, "schedule.lod_training_kimg": 0.04,
-        "schedule.lod_transition_kimg": 0.056, "train.total_kimg": 0.144,
+        "schedule.lod_initial_resolution": 4, "schedule.lod_training_kimg": 0.02,
+        "schedule.lod_transition_kimg": 0.03, "train.total_kimg": 0.072,
     }  # fmt: skip
     return toy_config(preset, **keys | overrides)
 

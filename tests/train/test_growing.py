@@ -23,7 +23,7 @@ def groups(cfg, state):
 
 
 def test_the_toy_goes_through_a_transition():
-    assert lods(growing_config("config-a")) == pytest.approx([1, 1, 48 / 56, 32 / 56, 16 / 56, 0, 0, 0])
+    assert lods(growing_config("config-a")) == pytest.approx([1, 26 / 30, 10 / 30, 0])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -56,7 +56,9 @@ def test_only_layers_in_use_are_computed_and_trained(preset):
 
 @pytest.mark.parametrize("reset", [True, False])
 def test_adam_is_reset_where_a_resolution_begins_to_fade_in_or_has_faded_in(reset):
-    cfg = growing_config("config-b", **{"train.reset_opt_for_new_lod": reset})
+    longer = {"schedule.lod_training_kimg": 0.04, "schedule.lod_transition_kimg": 0.056, "train.total_kimg": 0.144}
+    cfg = growing_config("config-b", **longer, **{"train.reset_opt_for_new_lod": reset})
+    assert lods(cfg) == pytest.approx([1, 1, 48 / 56, 32 / 56, 16 / 56, 0, 0, 0])
     state = toy_state(cfg)
     steps = [(lod, state.optimizers["D"].num_steps) for lod in groups(cfg, state)]
     per_group = cfg.schedule.minibatch_repeats
@@ -86,15 +88,15 @@ def test_two_workers_train_the_same_run_through_a_transition(preset, tmp_path):
 
 @pytest.mark.parametrize(
     ("preset", "nimg"),
-    [("config-d", 48), *(pytest.param(preset, 80, marks=pytest.mark.slow) for preset in PRESETS)],
+    [("config-d", 24), *(pytest.param(preset, 40, marks=pytest.mark.slow) for preset in PRESETS)],
     ids=lambda value: str(value),
 )
 def test_a_run_resumed_across_a_transition_equals_the_undisturbed_one(preset, nimg, tmp_path):
-    """Stopped before the fade, which begins at 48, or in it."""
+    """Stopped before the groups of the fade, the first of which begins at 24, or between them."""
     cfg = growing_config(preset, **{"schedule.tick_kimg": 0.001})
     straight, first, resumed = toy_state(cfg), toy_state(cfg), toy_state(cfg)
     rows = run(cfg, straight)
-    before = run(cfg, first, pauses=2 if nimg == 48 else 4)
+    before = run(cfg, first, pauses=1 if nimg == 24 else 2)
     assert first.cur_nimg == nimg
     write_checkpoint(Snapshot.of(first, cfg), Storage.at(tmp_path))
     newest_checkpoint(Storage.at(tmp_path)).restore(resumed)
