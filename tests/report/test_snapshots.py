@@ -95,7 +95,8 @@ def test_non_square_images_through_the_whole_loop(resolution, tmp_path):
 
 
 def test_every_network_snapshot_has_histograms_of_the_weights(tmp_path):
-    keys = {"train.save_weight_histograms": True, "train.network_snapshot_ticks": 2, "train.total_kimg": 0.128}
+    keys = {"train.save_weight_histograms": True, "train.network_snapshot_ticks": 2, "train.total_kimg": 0.08}
+    keys |= {"schedule.tick_kimg": 0.016}
     train(toy_config(**SMALL_GRID | keys), tmp_path)
     steps = [
         event.step for event in events(Storage.at(tmp_path)) for value in event.summary.value
@@ -141,7 +142,7 @@ def test_a_run_continues_when_a_full_disk_has_room_again(tmp_path):
     here, cfg = Storage.at(tmp_path), toy_config()
     state = toy_state(cfg, (8, 8))
     state.iteration, state.cur_nimg, state.tick = 1, 16, len(before.splitlines())
-    writer = BackgroundWriter(FullAtFirst(here.filesystem, here.root), 1, messages.append)
+    writer = BackgroundWriter(FullAtFirst(here.filesystem, here.root), 1, messages.append, pauses_sec=[0.01])
     Snapshots(cfg, Pictures((8, 8)), state, writer).begin()
     assert (tmp_path / "stats.jsonl").read_bytes() == before
     assert attempts == ["stats.jsonl"] * 3, "files that stay as they are need no room"

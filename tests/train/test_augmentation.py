@@ -22,7 +22,7 @@ def ps_of(rows):
 
 @pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_workers_trains_the_same_run_while_p_moves(tmp_path, world_size):
-    cfg = toy_config(**ADA | {"train.dtype": "float64"})
+    cfg = toy_config(**ADA | {"train.dtype": "float64", "train.total_kimg": 0.096})
     one, other = undisturbed(cfg), trained_by(world_size, tmp_path, cfg)
     assert len(set(ps_of(one["rows"]))) > 2
     assert ps_of(one["rows"]) == ps_of(other["rows"])
@@ -34,10 +34,10 @@ DIFFAUG = {"augment.mode": "diffaug"}
 
 @pytest.mark.parametrize("keys", [ADA, pytest.param(DIFFAUG, marks=pytest.mark.slow)], ids=["ada", "diffaug"])
 def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(keys):
-    cfg = toy_config(**keys | {"train.total_kimg": 0.144})
+    cfg = toy_config(**keys | {"train.total_kimg": 0.096})
     straight, first, resumed = toy_state(cfg), toy_state(cfg), toy_state(cfg)
     rows = run(cfg, straight)
-    rows_before = run(cfg, first, pauses=3)
+    rows_before = run(cfg, first, pauses=2)
     Snapshot.of(first, cfg).restore(resumed)
     assert rows_before + run(cfg, resumed) == rows
     for name, value in straight.tensors().items():
@@ -46,7 +46,8 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(keys):
 
 
 def test_p_0_trains_the_run_without_augmentation_bit_for_bit():
-    plain, fixed = toy_config(), toy_config(**{"augment.mode": "fixed", "augment.p": 0.0})
+    half = {"train.total_kimg": 0.096}
+    plain, fixed = toy_config(**half), toy_config(**half, **{"augment.mode": "fixed", "augment.p": 0.0})
     one, other = undisturbed(plain), undisturbed(fixed)
     assert one["rows"] == other["rows"]
     for name, value in one["tensors"].items():

@@ -69,7 +69,7 @@ def test_each_program_of_a_loss_is_tried_before_it_is_used(monkeypatch, caplog):
         return program
 
     monkeypatch.setattr(torch, "compile", only_without)
-    keys = {"train.total_kimg": 0.064, "augment.mode": "ada", "augment.ada_kimg": 0.001, "augment.target": -1}
+    keys = {"train.total_kimg": 0.048, "augment.mode": "ada", "augment.ada_kimg": 0.001, "augment.target": -1}
     expected, state = (toy_state(toy_config(**keys, **{"train.compile": value})) for value in (False, True))
     rows = run(toy_config(**keys), expected)
     assert rows[-1]["Progress/augment_p"] > 0

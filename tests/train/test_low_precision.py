@@ -40,13 +40,13 @@ def test_gradients_are_near_and_the_penalty_of_D_is_exact():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_a_run_is_finite_and_resumes_bit_for_bit(dtype, tmp_path):
-    cfg = toy_config(**LOW, **{"model.lowp_dtype": dtype, "train.total_kimg": 0.08})
+    cfg = toy_config(**LOW, **{"model.lowp_dtype": dtype, "train.total_kimg": 0.048})
     source, straight, resumed = ToySet(SIZE), toy_state(cfg, SIZE), toy_state(cfg, SIZE)
     rows = run(cfg, straight, source=source)
     assert sum(row["nonfinite"] for row in rows) == 0
     assert all(value.isfinite().all() for value in straight.tensors().values())
     first = toy_state(cfg, SIZE)
-    run(cfg, first, pauses=2, source=source)
+    run(cfg, first, pauses=1, source=source)
     write_checkpoint(Snapshot.of(first, cfg), Storage.at(tmp_path))
     newest_checkpoint(Storage.at(tmp_path)).restore(resumed)
     run(cfg, resumed, source=source)

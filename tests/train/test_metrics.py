@@ -25,7 +25,11 @@ from stylegan_ray.train.loop import training_loop
 from stylegan_ray.train.metrics import GroupMetrics, check_metrics, is_due, metric_specs, plan_of, tick_to_catch_up
 
 NAMES = ("fid130_tiny", "kid100_tiny", "is100_tiny", "ppl0.1k_wend_tiny")
-KEYS = {"metrics.names": NAMES[:1], "metrics.ticks": 2, "train.grid_size": (2, 1), "train.total_kimg": 0.144}
+KEYS = {
+    "metrics.names": NAMES[:1], "metrics.ticks": 2, "train.grid_size": (2, 1), "schedule.tick_kimg": 0.016,
+    "train.total_kimg": 0.08,
+}  # fmt: skip
+"""Five ticks of two iterations."""
 
 
 def group_of(cfg, dataset=None):
@@ -94,7 +98,7 @@ def test_every_due_tick_has_its_row_and_the_start_has_one(undisturbed):
     folder, state = undisturbed
     rows = rows_in(folder)
     assert [row["Progress/tick"] for row in rows] == [0, 2, 4]
-    assert [row["kimg"] for row in rows] == [0, 0.08, 0.144] and state.cur_nimg == 144
+    assert [row["kimg"] for row in rows] == [0, 0.048, 0.08] and state.cur_nimg == 80
     assert all(row["value"] > 0 and row["num_gen"] == 130 and row["num_real"] == 12 for row in rows)
     recorded = {"metric": "fid130_tiny", "detector": "tiny-openmoji", "data": "toy", "placement": "inline", "seed": 0}
     assert all(row.items() >= recorded.items() and len(row["detector_sha256"]) == 64 for row in rows)

@@ -27,14 +27,15 @@ class Poisoned(ToySet):
 
 
 def test_rollback_continues_from_the_checkpoint_with_other_random_numbers(tmp_path):
-    cfg, checkpoints = toy_config(**{"train.on_nonfinite": "rollback"}), Storage.at(tmp_path)
+    keys = {"train.on_nonfinite": "rollback", "train.total_kimg": 0.096}
+    cfg, checkpoints = toy_config(**keys), Storage.at(tmp_path)
     state, untouched = toy_state(cfg), toy_state(cfg)
-    source = Poisoned(state, position=96, salts=(0, 1))
+    source = Poisoned(state, position=64, salts=(0, 1))
     rollback = Rollback(state, cfg, checkpoints)
     run(cfg, state, pauses=2, source=source)
     write_checkpoint(Snapshot.of(state, cfg), checkpoints)
     at = state.cur_nimg
-    assert at < 96
+    assert at < 64
     for salt in (1, 2):
         with pytest.raises(Diverged, match="not finite"):
             run(cfg, state, source=source)
@@ -55,7 +56,8 @@ def test_skipping_ends_when_its_budget_is_spent():
 
 
 def test_skipping_within_its_budget_trains_to_the_end():
-    cfg = toy_config(**{"train.on_nonfinite": "skip", "train.nonfinite_budget": 2, "loss.D": "wgan_gp"})
+    keys = {"train.on_nonfinite": "skip", "train.nonfinite_budget": 2, "train.total_kimg": 0.064}
+    cfg = toy_config(**keys, **{"loss.D": "wgan_gp"})
     state = toy_state(cfg)
     rows = run(cfg, state, source=Poisoned(state, position=0))
     assert sum(row["nonfinite"] for row in rows) == state.num_nonfinite == 2
