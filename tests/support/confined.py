@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 MEMORY = 1 << 30
 """Bytes that one call may take."""
@@ -46,7 +46,10 @@ class Outcome(NamedTuple):
     """Bytes of memory above those at its start, at most."""
 
 
-def outcomes(function: str, arguments: Mapping[str, str]) -> dict[str, Outcome]:
+Case = TypeVar("Case", bound=Hashable)
+
+
+def outcomes(function: str, arguments: Mapping[Case, str]) -> dict[Case, Outcome]:
     """What the function (module.name) does with each argument, by the name of the case.
 
     A call that ends the process, by a signal or a timeout, and those after it, fail the test with its name.
@@ -64,7 +67,7 @@ def outcomes(function: str, arguments: Mapping[str, str]) -> dict[str, Outcome]:
 
 
 def require_refused(
-    found: Mapping[str, Outcome], kind: str, most_bytes: int = 200 << 20, named: Sequence[str] = ()
+    found: Mapping[Hashable, Outcome], kind: str, most_bytes: int = 200 << 20, named: Sequence[str] = ()
 ) -> None:
     """Asserts that each call raised an error of this kind with a printable message, and took little memory for it."""
     for case, outcome in found.items():
