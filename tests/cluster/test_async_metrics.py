@@ -33,7 +33,11 @@ from stylegan_ray.train.loop import training_loop  # noqa: E402
 for module in (sys.modules[__name__], measured, toy):
     ray.cloudpickle.register_pickle_by_value(module)
 
-KEYS = {"metrics.names": ("fid100_tiny",), "metrics.ticks": 1, "train.grid_size": (2, 1), "train.total_kimg": 0.112}
+KEYS = {
+    "metrics.names": ("fid100_tiny",), "metrics.ticks": 1, "train.grid_size": (2, 1), "schedule.tick_kimg": 0.016,
+    "train.total_kimg": 0.064,
+}  # fmt: skip
+"""Four ticks of two iterations."""
 
 
 class Deadly(Pictures):
@@ -126,7 +130,7 @@ def patient(ray_local, tmp_path_factory):
 
 def test_every_row_is_that_of_the_network_of_its_tick(patient):
     rows = patient.rows()
-    assert [(row["Progress/tick"], row["kimg"]) for row in rows] == [(0, 0), (1, 0.048), (2, 0.08), (3, 0.112)]
+    assert [(row["Progress/tick"], row["kimg"]) for row in rows] == [(0, 0), (1, 0.032), (2, 0.048), (3, 0.064)]
     assert all(row["placement"] == "async" and row["value"] > 0 for row in rows)
     final = read_networks(patient.folder / "network-final.safetensors").G_ema
     threads = torch.get_num_threads()
@@ -169,7 +173,7 @@ def test_a_killed_task_runs_again(patient, tmp_path):
 def test_a_task_that_cannot_succeed_does_not_touch_the_training(patient, tmp_path, trouble, reason):
     run = Training(tmp_path, Deadly(tmp_path, **trouble), **{"metrics.ticks": 9}).train()
     assert all(row["value"] is None and reason in row["unavailable"] for row in run.rows())
-    assert run.state.cur_nimg == 112 and any(text.startswith("fault: metrics at") for text in run.sender.messages)
+    assert run.state.cur_nimg == 64 and any(text.startswith("fault: metrics at") for text in run.sender.messages)
     assert not (tmp_path / "best-fid100_tiny.safetensors").exists() and not pending_requests(run.run)
 
 
@@ -192,7 +196,7 @@ def test_a_request_of_a_tick_that_comes_again_is_deleted(patient, tmp_path):
     run = Training(tmp_path, waits=True, **{"metrics.ticks": 2})
     run.run.write(f"{PENDING_METRICS}/000002.json", json.dumps([{"Progress/tick": 2, "kimg": 7.0}, {}]).encode())
     run.train()
-    assert [row["kimg"] for row in run.rows()] == [0, 0.08, 0.112] and not pending_requests(run.run)
+    assert [row["kimg"] for row in run.rows()] == [0, 0.048, 0.064] and not pending_requests(run.run)
 
 
 @pytest.mark.parametrize(
