@@ -65,7 +65,7 @@ def here(network):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("num_tasks", [1, 3])
+@pytest.mark.parametrize("num_tasks", [pytest.param(1, marks=pytest.mark.cluster), 3])
 def test_any_number_of_tasks_gives_the_same_bits(network, here, num_tasks):
     assert numbers(rows(network, Pictures(), num_tasks)) == numbers(here)
 
