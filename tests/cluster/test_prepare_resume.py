@@ -234,20 +234,20 @@ def kill_when_finished(words, folder, num_bytes, sec=900):
 
 
 def check_kill(source, tmp_path, workers):
-    """120 images of 512 px, 21 at a time in 16.5 MB."""
+    """84 images of 512 px, 21 at a time in 16.5 MB."""
     assert cli.run(cli.prepare_data, command(source, tmp_path / "whole.zip", 0)[2:]) == 0
     kill_when_finished(command(source, tmp_path / "d.zip", workers), tmp_path, 17_000_000)
     assert not (tmp_path / "d.zip").exists() and len(kept(tmp_path)) == 1
     done = subprocess.run(command(source, tmp_path / "d.zip", workers), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    found = re.search(r"Going on with (\d+) of 120 images", done.stdout)
-    assert found and 21 <= int(found[1]) <= 105
+    found = re.search(r"Going on with (\d+) of 84 images", done.stdout)
+    assert found and 21 <= int(found[1]) <= 63
     assert content(tmp_path / "d.zip") == content(tmp_path / "whole.zip") and not leftovers(tmp_path)
 
 
 @pytest.fixture
 def many(tmp_path):
-    return write_folder(tmp_path / "many", numbered(120, size=(64, 64)))
+    return write_folder(tmp_path / "many", numbered(84, size=(64, 64)))
 
 
 def test_a_killed_command_goes_on(many, tmp_path):

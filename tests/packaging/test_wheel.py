@@ -67,8 +67,8 @@ def test_neither_benchmarks_nor_tests_are_installed(site):
 
 def test_train_plans_a_run_in_another_folder(run, tmp_path):
     write_folder(tmp_path / "images", numbered(3))
-    keys = ["--data.resolution", "16", "--model.fmap_base", "64", "--model.fmap_max", "8"]
-    done = run("train", "config-e-Gorig-Dskip", "images", *keys, "--dry-run")
+    words = "--data.resolution 16 --model.fmap_base 64 --model.fmap_max 8 --model.mapping_layers 2"
+    done = run("train", "config-e-Gorig-Dskip", "images", *words.split(), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "preset: config-e-Gorig-Dskip" in done.stdout and "16x16" in done.stdout
 
