@@ -37,16 +37,27 @@ def halves(emoji):
 
 
 @pytest.fixture(scope="module")
-def distance(detector, halves):
-    """The Fréchet distance of images to one half of the emoji."""
-    reference = detector(halves[0])[0]
-    return lambda images: frechet_distance(reference, detector(images)[0])
+def features(detector, halves):
+    """The features of both halves; those of a part of their images are a part of them."""
+    return detector(halves[0])[0], detector(halves[1])[0]
 
 
 @pytest.fixture(scope="module")
-def baseline(distance, halves):
+def distance_of(features):
+    """The Fréchet distance of features to one half of the emoji."""
+    return lambda other: frechet_distance(features[0], other)
+
+
+@pytest.fixture(scope="module")
+def distance(detector, distance_of):
+    """The Fréchet distance of images to one half of the emoji."""
+    return lambda images: distance_of(detector(images)[0])
+
+
+@pytest.fixture(scope="module")
+def baseline(distance_of, features):
     """The distance of the other half, which only differs by chance."""
-    return distance(halves[1])
+    return distance_of(features[1])
 
 
 def degraded(images, kind, strength):
@@ -60,24 +71,22 @@ def test_degraded_images_are_far_from_real_ones(distance, baseline, halves, kind
     assert weak > times[0] * baseline and strong > times[1] * baseline and strong > 2 * weak
 
 
-def test_a_collapsed_set_is_far_from_the_real_one(distance, baseline, halves):
-    few, fewer = (distance(halves[1][torch.arange(600) % num]) for num in (100, 10))
+def test_a_collapsed_set_is_far_from_the_real_one(distance_of, baseline, features):
+    few, fewer = (distance_of(features[1][torch.arange(600) % num]) for num in (100, 10))
     assert few > 2 * baseline and fewer > 5 * few
 
 
 @pytest.mark.parametrize("group", ["people-body", "flags", "smileys-emotion"])
-def test_a_set_without_a_class_is_further_than_chance(distance, baseline, halves, group):
-    _, images, groups = halves
-    left = images[torch.from_numpy(groups != GROUPS.index(group))]
+def test_a_set_without_a_class_is_further_than_chance(distance_of, baseline, features, halves, group):
+    _, _, groups = halves
+    left = features[1][torch.from_numpy(groups != GROUPS.index(group))]
     # The smaller set alone must not explain it: as many images of all classes are at the chance distance.
-    assert distance(left) > 1.25 * max(baseline, distance(images[: len(left)]))
+    assert distance_of(left) > 1.25 * max(baseline, distance_of(features[1][: len(left)]))
 
 
-def test_other_metrics_agree(detector, halves):
-    real, other, blurred, few = (
-        detector(images)[0]
-        for images in (halves[0], halves[1], degraded(halves[1], "blur", 0.4), halves[1][torch.arange(600) % 20])
-    )
+def test_other_metrics_agree(detector, features, halves):
+    real, other = features
+    blurred, few = detector(degraded(halves[1], "blur", 0.4))[0], other[torch.arange(600) % 20]
     assert kernel_distance(real, other) < 0.1 * kernel_distance(real, blurred)
     chance, blurry, collapsed = (precision_recall(real, fake) for fake in (other, blurred, few))
     assert min(chance) > 0.6 and blurry[0] < 0.6 * chance[0] and collapsed[1] < 0.1 * chance[1]
