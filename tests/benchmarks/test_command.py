@@ -40,7 +40,7 @@ def test_mistakes_are_explained(words, hint, capsys):
 def test_writes_a_result_that_says_where_it_was_taken(tmp_path, capsys):
     path = tmp_path / "new" / "step.json"
     words = ["step", "--json", str(path), "--repeats", "1", "--no-memory", "--device", "cpu", "--data.resolution", "8"]
-    words += ["--threads", "1", *small_model()]
+    words += ["--variants", "plain", "fast", "--threads", "1", *small_model()]
     assert cli.run(cli.benchmark, words) == 0
     result = json.loads(path.read_text())
     assert list(result) == ["name", "machine", "versions", "commit", "command", "figures", "bars"]

@@ -12,7 +12,7 @@ SMALL = {"data.resolution": 8, "data.cond": True}
 
 
 def test_figures_tell_the_speed_of_a_whole_cycle():
-    cfg = toy_config(**SMALL)
+    cfg = toy_config(**SMALL, **{"schedule.minibatch_size": 4})
     figures, bars = step.measure(step.Options(repeats=3, threads=1, device="cpu", memory=False), cfg)
     phases = figures["phases"]
     assert {part: phase["interval"] for part, phase in phases.items()} == {"G": 1, "G_reg": 2, "D": 1, "D_reg": 3}
@@ -21,9 +21,9 @@ def test_figures_tell_the_speed_of_a_whole_cycle():
             assert len(phase[f"sec_{name}"]) == 3 and min(phase[f"sec_{name}"]) > 0
             assert phase[f"flops_{name}"] > 0
     sec = sum(sorted(phase["sec_fast"])[1] / phase["interval"] for phase in phases.values())
-    assert figures["img_s_fast"] == pytest.approx(8 / sec)
-    assert figures["sec_per_kimg_fast"] == pytest.approx(1000 * sec / 8)
-    assert figures["images_per_step"] == 8 and figures["threads"] == 1 and figures["label_size"] == 10
+    assert figures["img_s_fast"] == pytest.approx(4 / sec)
+    assert figures["sec_per_kimg_fast"] == pytest.approx(1000 * sec / 4)
+    assert figures["images_per_step"] == 4 and figures["threads"] == 1 and figures["label_size"] == 10
     assert [(bar["name"], bar["bar"]) for bar in bars] == [
         ("fast / plain, at least", 1.3), ("bf16 / plain, at least", 1.8)
     ]  # fmt: skip
@@ -69,7 +69,10 @@ def test_memory_of_a_phase_and_its_bar():
 
 
 def test_early_phases_of_a_growing_network_are_timed_by_resolution():
-    cfg = load_config("config-d", {"data.resolution": 16, "model.fmap_base": 64, "model.fmap_max": 8})
+    keys = {"data.resolution": 16, "model.fmap_base": 64, "model.fmap_max": 8, "model.mapping_layers": 2}
+    keys |= {"schedule.minibatch_size": 4, "schedule.minibatch_gpu": 4}
+    keys |= {"schedule.minibatch_size_dict": {}, "schedule.minibatch_gpu_dict": {}}
+    cfg = load_config("config-d", keys)
     speeds = images_per_sec_by_resolution(cfg, torch.device("cpu"), 1)
     assert speeds.keys() == {"8", "16"} and min(speeds.values()) > 0
     assert images_per_sec_by_resolution(toy_config(**SMALL), torch.device("cpu"), 1) == {}

@@ -7,7 +7,7 @@ from stylegan_ray.cluster.run import complete_config
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.train.dry_run import describe
 
-SMALL = {"model.fmap_max": 8, "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8}
+SMALL = {"model.fmap_max": 8, "model.z_dim": 8, "model.w_dim": 8, "model.mapping_fmaps": 8, "model.mapping_layers": 2}
 
 
 @pytest.fixture(scope="module")
