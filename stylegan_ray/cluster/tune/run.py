@@ -41,6 +41,7 @@ from stylegan_ray.metrics.compute import weights_of
 from stylegan_ray.metrics.names import parse_metrics
 from stylegan_ray.run_folder import STOP, SWEEP
 from stylegan_ray.storage import Storage, join_address
+from stylegan_ray.train.checks import check_new
 from stylegan_ray.train.started import default_name
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, reading
 from stylegan_ray.untrusted_text import parse_yaml
@@ -119,7 +120,10 @@ def open_sweep(plan: Plan) -> Sweep:
     assert cfg.run.storage is not None
     sweep = Sweep(plan, cfg, dataset, join_address(cfg.run.storage, name))
     check_writable(sweep.address)
-    check_sweep_continues(sweep)
+    if sweep.storage.exists(SWEEP):
+        check_sweep_continues(sweep)
+    else:
+        check_new(cfg, starts_from_others=False)
     check_objective(sweep)
     return sweep
 
@@ -150,9 +154,7 @@ def digest(plan: Plan, cfg: RunConfig) -> str:
 
 
 def check_sweep_continues(sweep: Sweep) -> None:
-    """Raises ConfigError when the folder holds a sweep that this one does not continue."""
-    if not sweep.storage.exists(SWEEP):
-        return
+    """Raises ConfigError when the folder's sweep is not continued by this one."""
     where = sweep.storage.path(SWEEP)
     now = clean(json.loads(json.dumps(description(sweep.plan, sweep.cfg), default=list)))
     with reading(where, ConfigError):

@@ -63,6 +63,12 @@ def test_an_objective_that_no_trial_could_report_is_refused(tmp_path, monkeypatc
         open_sweep(sweep_options(["--objective", "fid50k", "--run.storage", str(tmp_path), "--run.name", "sweep"]))
 
 
+def test_what_no_trial_could_train_is_refused_before_anything_starts(tmp_path):
+    words = ["--run.storage", str(tmp_path), "--run.name", "sweep", "--objective", "Loss/D/loss"]
+    with pytest.raises(ConfigError, match=r"train\.freeze_D=2.*--resume-from"):
+        open_sweep(sweep_options([*words, "--train.freeze_D", "2"]))
+
+
 @pytest.mark.parametrize(("address", "way"), [
     ("/runs/my sweep", "stylegan-ray train '/runs/my sweep/best.yaml'"),
     ("s3://bucket/sweep", "download s3://bucket/sweep/best.yaml, then: stylegan-ray train best.yaml"),
