@@ -124,6 +124,14 @@ class DataConfig(Section):
     resize: Literal["none", "lanczos", "box"] = "none"
     """Images whose size differs from data.resolution: refuse, or resample with this filter."""
 
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _is_not_one_word(cls, resolution: Any) -> Any:
+        """Height and width are two numbers, not 32x64."""
+        if isinstance(resolution, str) and len(sides := resolution.lower().split("x")) == 2:
+            raise ValueError(f"height and width are two numbers: --data.resolution {' '.join(sides)}")
+        return resolution
+
 
 class ModelConfig(Section):
     family: Literal["stylegan2", "revised", "stylegan1"] = "stylegan2"
@@ -699,7 +707,7 @@ def _presets():
 def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     """What a preset file contains, and the preset's name."""
     path = Path(preset)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix.lower() in (".yaml", ".yml"):
         if not os.path.exists(path):
             raise ConfigError(
                 f"preset file {printable(preset, 500)} does not exist; built-in presets: {', '.join(preset_names())}"
@@ -794,8 +802,9 @@ def _explain(error: ValidationError) -> Iterable[str]:
     for problem in problems[:MOST_PROBLEMS]:
         key = ".".join(str(part) for part in problem["loc"][:2])
         if problem["type"] == "extra_forbidden":
-            words = known_keys() if "." in key else list(RunConfig.model_fields)
-            yield f"unknown key {printable(key, 80)!r}{nearest(key, words)}"
+            yield f"unknown key {printable(key, 80)!r}{_meant(key)}"
+        elif problem["type"] == "invalid_key":
+            yield f"unknown key {printable(key, 80)!r}; a number is written with a point: 0.5, not 0,5"
         elif key:
             rule = problem["msg"].removeprefix("Value error, ")
             rule = f"{rule[0].lower()}{rule[1:]}"
@@ -806,6 +815,14 @@ def _explain(error: ValidationError) -> Iterable[str]:
         yield f"{given}: {', or '.join(several)}{_default_hint(given.partition('=')[0])}"
     if len(problems) > MOST_PROBLEMS:
         yield f"and {len(problems) - MOST_PROBLEMS} more"
+
+
+def _meant(key: str) -> str:
+    """A hint that names the key which an unknown one stands for: the same name in a section, or the closest one."""
+    if "." in key:
+        return nearest(key, known_keys())
+    same = [known for known in known_keys() if known.partition(".")[2].lower() == key.lower()]
+    return f"; did you mean {same[0]!r}?" if same else nearest(key, RunConfig.model_fields)
 
 
 def _shown(value: Any) -> str:

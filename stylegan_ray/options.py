@@ -137,7 +137,7 @@ def _overrides(given: Any) -> dict[str, Any]:
 
 def _check_preset(preset: str, prog: str) -> None:
     """Raises ConfigError where the data was given in place of the preset."""
-    is_yaml = preset.endswith((".yaml", ".yml"))
+    is_yaml = preset.lower().endswith((".yaml", ".yml"))
     if preset not in preset_names() and not is_yaml and (os.path.exists(preset) or "://" in preset):
         raise ConfigError(
             f"{preset!r} is not a preset; the preset comes before the data: {prog} {DEFAULT_PRESET} {preset}"

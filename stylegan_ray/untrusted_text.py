@@ -23,10 +23,17 @@ DIGITS = 32
 """Most characters of an integer in YAML and JSON; 2**63 has 19."""
 
 
+WIDE_STARTS = (
+    (re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]", re.DOTALL), "UTF-32"),
+    (re.compile(rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", re.DOTALL), "UTF-16"),
+)
+"""How text in wider encodings begins, with and without a byte order mark."""
+
+
 def decode_utf8(content: bytes, name: object) -> str:
     """Text in UTF-8, with or without a byte order mark; raises BadFileError with the line of the first wrong byte."""
-    for mark, encoding in ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
-        if content.startswith(mark):
+    for start, encoding in WIDE_STARTS:
+        if start.match(content):
             raise BadFileError(f"{printable(name)}: the file is {encoding}; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")

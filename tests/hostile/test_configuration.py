@@ -6,6 +6,7 @@ from stylegan_ray.config import ConfigError, RunConfig, known_keys, load_config
 from stylegan_ray.options import train_options
 
 SHORT = 400
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 
 
 def require_refused(key, value):
@@ -87,7 +88,7 @@ def test_other_names_are_fine(name):
     [
         (b"loss:\n\tr1_gamma: 1", "line 2, column 1.*tabs"),
         ("run: {name: für}".encode("latin-1"), "line 1.*UTF-8"),
-        ("loss: {r1_gamma: 1}".encode("utf-16"), "UTF-16"),
+        *(("loss: {r1_gamma: 1}".encode(name), f"is {name[:6].upper()}; save it as UTF-8") for name in WIDE),
         (b"\x00\x01\x02", "line 1"),
         (b"loss: !!python/object/apply:os.system [true]", "tags"),
         (b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
