@@ -114,9 +114,11 @@ def message_of(raised: BaseException) -> str:
 def printable(text: object, most: int = 200) -> str:
     """Foreign text for messages: at most `most` of its characters, control characters and the like escaped.
 
-    Newlines, ESC, directions of writing and lone surrogates become \\n, \\x1b, \\u202e and \\udc80. Objects that are no
-    text are shown as a short repr.
+    Newlines, ESC, directions of writing and lone surrogates become \\n, \\x1b, \\u202e and \\udc80. Errors are shown by
+    their message, other objects that are no text as a short repr.
     """
+    if isinstance(text, BaseException):
+        text = _said(text)
     if isinstance(text, bytes):
         text = text[: 4 * most + 4].decode("utf-8", "backslashreplace")
     elif isinstance(text, os.PathLike):
@@ -126,6 +128,17 @@ def printable(text: object, most: int = 200) -> str:
     text = str(text)
     kept = text if len(text) <= most else text[: max(most - 3, 0)] + "..."
     return kept if kept.isprintable() else "".join(map(_escaped, kept))
+
+
+def _said(error: BaseException) -> str:
+    """The message of an error; that of a missing key, which is the key alone, with its type.
+
+    Errors that hold objects of a file are shown as a short repr: text of such objects may take forever.
+    """
+    if not all(isinstance(part, str | bytes | int | float) for part in error.args):
+        return short_repr(error)
+    message = message_of(error)
+    return f"{type(error).__name__}: {message}".rstrip(": ") if isinstance(error, LookupError) or not message else message
 
 
 def short_repr(value: object) -> str:

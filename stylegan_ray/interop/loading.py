@@ -44,6 +44,8 @@ MOST_NAMES = 10_000
 """Names of modules, tensors and variables of a pickled network, at most; StyleGAN2 at 1024 pixels has some hundreds."""
 DEEPEST_MODULE = 16
 MOST_COMPONENTS = 8
+LONGEST_NAME = 200
+"""Characters of the name of one module, component, tensor or variable: a full name repeats those of the modules above."""
 
 
 def load(checkpoint: str, needed: Sequence[str] = ("G_ema",)) -> Networks:
@@ -221,13 +223,18 @@ def _variables(record: Record, count: _Count, depth: int = 4) -> dict[str, Any]:
     count.add(record.state["variables"])
     variables = {_word(name): _array(name, value, count) for name, value in record.state["variables"]}
     for key, component in components.items():
-        variables |= {f"G_{key}/{name}": value for name, value in _variables(component, count, depth - 1).items()}
+        prefix = f"G_{_word(key)}/"
+        variables |= {f"{prefix}{name}": value for name, value in _variables(component, count, depth - 1).items()}
     return variables
 
 
 def _word(name: Any) -> str:
-    if not isinstance(name, str):
-        raise BadFileError(f"the networks in the pickle have a variable named {printable(name, 40)}")
+    """A name that a program gives; raises BadFileError for others."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        raise BadFileError(
+            f"the networks in the pickle have a part named {printable(name, 40)}; names are text of at most "
+            f"{LONGEST_NAME} characters"
+        )
     return name
 
 
@@ -278,8 +285,9 @@ def _walk(module: Any, prefix: str, count: _Count, depth: int) -> Any:
                 continue
             if not isinstance(tensor, Tensor):
                 raise BadFileError(f"{printable(prefix + str(name), 60)} is no tensor")
-            take_tensor(count.copies, f"{prefix}{name}", tensor.nbytes)
-            yield f"{prefix}{name}", tensor
+            full_name = f"{prefix}{_word(name)}"
+            take_tensor(count.copies, full_name, tensor.nbytes)
+            yield full_name, tensor
     for name, part in state["_modules"].items():
         if part is not None:
-            yield from _walk(part, f"{prefix}{name}.", count, depth + 1)
+            yield from _walk(part, f"{prefix}{_word(name)}.", count, depth + 1)

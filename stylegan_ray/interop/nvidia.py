@@ -21,6 +21,8 @@ from stylegan_ray.untrusted import BadFileError, printable
 MOST_NAMED = 8
 """Tensors and arguments that a message names at most."""
 MOST_ARGUMENTS = 200
+LONGEST_ARGUMENT = 200
+"""Characters of the name of a keyword argument."""
 """Keyword arguments of a network, nested ones included."""
 
 KEYS = {
@@ -183,6 +185,8 @@ def _arguments(kwargs: Any, prefix: str = "", depth: int = 4) -> Iterator[tuple[
     if not isinstance(kwargs, Mapping) or depth == 0:
         raise BadFileError("the keyword arguments of its networks are no mapping, or nested too deeply")
     for key, value in kwargs.items():
+        if not isinstance(key, str) or len(key) > LONGEST_ARGUMENT:
+            raise BadFileError(f"the keyword arguments of its networks have one named {printable(key, 40)}")
         yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
             yield from _arguments(value, f"{prefix}{key}.", depth - 1)

@@ -307,6 +307,10 @@ MULTIPLIED = {
     "arguments held often": (ada(module(_init_args=(), _init_kwargs=long_arguments())), "arguments .* too many"),
     "components held often": (
         pickled((components_held_often(),) * 3), "more than 10,000 modules, tensors or variables"),
+    "long names of modules": (ada(module({"k" * 1000: module()})), "part named kkk.*at most 200 characters"),
+    "long names of components": (
+        pickled((network([], components={"c" * 1000: network([])}),) * 3), "part named ccc.*at most 200 characters"),
+    "long names of arguments": (ada(module(_init_args=(), _init_kwargs={"k" * 1000: {"a": 1}})), "one named kkk"),
     "kernels": (archive(pickled({"g": {f"convs.0.{i}kernel": view((2, 2), (2, 1)) for i in range(1_001)}})),
         "1,001 tensors"),
     **{case: (content, r"much more memory .*\(tensor .*of 4") for case, content in tensors_held_often().items()},
