@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from stylegan_ray.credentials import clean, host_of, without_credentials
 from stylegan_ray.untrusted import CONFIG_BYTES, UserError, printable, read_file, reading
@@ -39,6 +39,10 @@ Side = Annotated[int, Field(ge=4, le=1 << 14)]
 """Pixels of a side of an image."""
 Filter = Annotated[tuple[float, ...], Field(min_length=1, max_length=32)]
 """Taps of a FIR filter."""
+Weight = Annotated[float, Field(ge=0, le=1e30)]
+"""A factor of a loss; finite in float32."""
+PositiveWeight = Annotated[float, Field(ge=1e-30, le=1e30)]
+"""One that is not 0 in float32."""
 LARGEST_GRID = 1 << 15
 """Images of a grid, at most; train.grid_size 8k shows 1,024."""
 MOST_PROBLEMS = 20
@@ -59,6 +63,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where a number or text is meant, true and false are not taken for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and "bool" not in str(kind) and not hasattr(kind, "model_fields"):
+            raise ValueError("true and false are values of switches only")
+        return value
 
 
 class RunSection(Section):
@@ -150,7 +163,7 @@ class ModelConfig(Section):
     """Width of the hidden mapping layers."""
     mapping_embed: Width | None = None
     """Width of the label embedding (label_mode separate); null: w_dim."""
-    mapping_lrmul: Annotated[float, Field(gt=0)] = 0.01
+    mapping_lrmul: PositiveWeight = 0.01
     """Learning rate multiplier of the mapping network."""
     mapping_nonlinearity: Literal["lrelu", "relu"] = "lrelu"
     """Activation of the mapping network."""
@@ -186,7 +199,7 @@ class ModelConfig(Section):
     """Decay of w_avg, the moving average of w."""
     use_noise: bool = True
     """Add noise inputs to the synthesis layers."""
-    conv_clamp: Annotated[float, Field(gt=0)] | None = None
+    conv_clamp: PositiveWeight | None = None
     """Clamp the output of convolutions to this magnitude; null: off."""
     num_lowp_res: Annotated[int, Field(ge=0, le=32)] = 0
     """Number of the highest resolutions that run in lowp_dtype."""
@@ -213,19 +226,19 @@ class LossConfig(Section):
     """Loss and regularizer of G."""
     D: Literal["logistic_r1", "logistic_r2", "logistic", "wgan", "wgan_gp", "rpgan"] = "logistic_r1"
     """Loss and regularizer of D."""
-    r1_gamma: Annotated[float, Field(ge=0)] = 10.0
+    r1_gamma: Weight = 10.0
     """Weight of the R1 or R2 gradient penalty."""
-    pl_weight: Annotated[float, Field(ge=0)] = 2.0
+    pl_weight: Weight = 2.0
     """Weight of the path length penalty."""
     pl_decay: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Decay of pl_mean, the moving average of path lengths."""
     pl_minibatch_shrink: Positive = 2
     """The batch of the path length penalty is schedule.minibatch_gpu divided by this."""
-    wgan_epsilon: Annotated[float, Field(ge=0)] = 0.001
+    wgan_epsilon: Weight = 0.001
     """Weight of the drift term (loss.D wgan and wgan_gp)."""
-    wgan_lambda: Annotated[float, Field(ge=0)] = 10.0
+    wgan_lambda: Weight = 10.0
     """Weight of the gradient penalty (loss.D wgan_gp)."""
-    wgan_target: Annotated[float, Field(gt=0)] = 1.0
+    wgan_target: PositiveWeight = 1.0
     """Target of the gradient norm (loss.D wgan_gp)."""
 
 
@@ -234,32 +247,32 @@ class OptimConfig(Section):
     """Adam's beta1, before the correction for lazy regularization."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Adam's beta2, before the correction for lazy regularization."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: PositiveWeight = 1e-8
     """Adam's epsilon, added to the square root of the second moment before its bias correction."""
 
 
 class ScheduleConfig(Section):
     minibatch_size: Minibatch = 32
     """Images per iteration over all workers."""
-    minibatch_size_dict: dict[int, Minibatch] = {}
+    minibatch_size_dict: dict[Side, Minibatch] = {}
     """minibatch_size by current resolution."""
     minibatch_gpu: Minibatch = 4
     """Images per micro-batch, which is one forward pass on one worker."""
-    minibatch_gpu_dict: dict[int, Minibatch] = {}
+    minibatch_gpu_dict: dict[Side, Minibatch] = {}
     """minibatch_gpu by current resolution."""
-    G_lrate: Annotated[float, Field(gt=0)] = 0.002
+    G_lrate: PositiveWeight = 0.002
     """Learning rate of G."""
-    G_lrate_dict: dict[int, Annotated[float, Field(gt=0)]] = {}
+    G_lrate_dict: dict[Side, PositiveWeight] = {}
     """G_lrate by current resolution."""
-    D_lrate: Annotated[float, Field(gt=0)] = 0.002
+    D_lrate: PositiveWeight = 0.002
     """Learning rate of D."""
-    D_lrate_dict: dict[int, Annotated[float, Field(gt=0)]] = {}
+    D_lrate_dict: dict[Side, PositiveWeight] = {}
     """D_lrate by current resolution."""
     lrate_rampup_kimg: Kimg = 0.0
     """Warmup of both learning rates, linear from 0, in kimg."""
     tick_kimg: PositiveKimg = 4.0
     """Length of a tick in kimg."""
-    tick_kimg_dict: dict[int, PositiveKimg] = {
+    tick_kimg_dict: dict[Side, PositiveKimg] = {
         8: 28, 16: 24, 32: 20, 64: 16, 128: 12, 256: 8, 512: 6, 1024: 4,
     }  # fmt: skip
     """tick_kimg by current resolution."""
@@ -661,7 +674,21 @@ def load_config(
     if "preset" not in _section(tree, "run"):  # only saved configurations have it
         _refuse_deleted(tree, deleted)
     tree = _merge({"run": {"preset": name}}, _merge(tree, VARIANTS.get(preset, {})))
-    return validated(_overridden(tree, overrides or {}, deleted), deleted)
+    try:
+        return validated(_overridden(tree, overrides or {}, deleted), deleted)
+    except ConfigError as error:
+        raise _with_file(error, preset, tree, deleted) from None
+
+
+def _with_file(
+    error: ConfigError, preset: str, tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey]
+) -> ConfigError:
+    """The error of a configuration, with the name of its preset file where that file alone has the same fault."""
+    try:
+        validated(tree, deleted)
+    except ConfigError as own:
+        return ConfigError(f"preset file {printable(preset, 500)}: {own}") if str(own) == str(error) else error
+    return error
 
 
 def _refuse_twice(tree: Mapping[str, Any], dotted: Iterable[str]) -> None:

@@ -138,7 +138,9 @@ def _said(error: BaseException) -> str:
     if not all(isinstance(part, str | bytes | int | float) for part in error.args):
         return short_repr(error)
     message = message_of(error)
-    return f"{type(error).__name__}: {message}".rstrip(": ") if isinstance(error, LookupError) or not message else message
+    return (
+        f"{type(error).__name__}: {message}".rstrip(": ") if isinstance(error, LookupError) or not message else message
+    )
 
 
 def short_repr(value: object) -> str:

@@ -104,8 +104,11 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
             raise ValueError(f"its arrays have more than {left} bytes, far more than it takes")
         arrays = {}
         for entry in entries:
-            arrays[entry.filename.removesuffix(".npy")] = array = _array(archive, entry, left)
-            left -= array.nbytes
+            name = entry.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"it holds {printable(name)} twice; leave one out")
+            arrays[name] = _array(archive, entry, left)
+            left -= arrays[name].nbytes
         return arrays
 
 

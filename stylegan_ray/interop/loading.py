@@ -45,7 +45,7 @@ MOST_NAMES = 10_000
 DEEPEST_MODULE = 16
 MOST_COMPONENTS = 8
 LONGEST_NAME = 200
-"""Characters of the name of one module, component, tensor or variable: a full name repeats those of the modules above."""
+"""Characters of the name of one module, component, tensor or variable; a full name repeats those above it."""
 
 
 def load(checkpoint: str, needed: Sequence[str] = ("G_ema",)) -> Networks:

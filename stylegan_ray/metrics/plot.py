@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,10 @@ from stylegan_ray.metrics.names import best_index, is_higher_better
 from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name, unlike_keys, values_of_one_kind
 from stylegan_ray.storage import Storage
 
+log = logging.getLogger(__name__)
+
+MOST_METRICS = 24
+"""Metrics that are drawn: each takes most of a second."""
 COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
 DASHES = ("-", "--", ":", "-.")
 """Styles of lines: the next one where all colors are taken."""
@@ -53,6 +58,8 @@ class Axis:
 
 def write_plots(runs: Runs, folder: Storage, name: str = "metrics") -> list[str]:
     """Writes NAME.png and NAME.html with every metric over kimg and over time; returns their paths."""
+    if (num := len(_all_metrics(runs))) > MOST_METRICS:
+        log.warning("%s.png shows %d of %d metrics", name, MOST_METRICS, num)
     with matplotlib.rc_context(STYLE):
         figure = draw(runs)
         png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
@@ -211,6 +218,11 @@ def _curves(metric: str, runs: Runs, axis: Axis) -> dict[str, dict[float, Row]]:
 
 
 def _metrics(runs: Runs) -> list[str]:
+    """The metrics that are drawn, the first ones that rows have."""
+    return _all_metrics(runs)[:MOST_METRICS]
+
+
+def _all_metrics(runs: Runs) -> list[str]:
     return list(dict.fromkeys(full_name(row) for rows in runs.values() for row in rows if row.get("value") is not None))
 
 

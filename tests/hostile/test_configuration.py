@@ -114,6 +114,11 @@ def test_other_names_are_fine(name):
         (b"'\\e[2J': 1", "unknown key"),
         (b"loss: {'\\e[2J': 1}", "unknown key"),
         (b"train: {total_kimg: .inf}", "total_kimg"),
+        (b"model: {z_dim: true}", r"preset file .*model\.z_dim=True: true and false are values of switches"),
+        *((b"schedule: {minibatch_size_dict: {" + key + b": 8}}", r"schedule\.minibatch_size_dict")
+            for key in (b"true", b"-8", b"9" * 31, b"1.5")),
+        *((b"schedule: {G_lrate: " + value + b"}", r"schedule\.G_lrate=") for value in (b"1.0e+300", b"1.0e-320")),
+        (b"loss: {r1_gamma: 1.0e+308}", r"loss\.r1_gamma=1e\+308"),
         (b"x" * (1 << 20), "more than the limit"),
         (b"model: {family: '" + b"x" * 100_000 + b"'}", "family"),
     ],

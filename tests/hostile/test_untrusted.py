@@ -51,6 +51,14 @@ def test_whatever_a_parser_raises_leaves_as_one_printable_error_with_the_name(ra
     assert str(caught.value).startswith("folder/file.bin: ") and str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(("raised", "shown"), [
+    (ValueError("a name of some length: " + "x" * 60), "a name of some length: " + "x" * 60),
+    (KeyError(34), "KeyError: 34"), (EOFError(), "EOFError"), (ValueError([["x"] * 100] * 100), "ValueError("),
+])  # fmt: skip
+def test_errors_are_shown_by_their_message(raised, shown):
+    assert printable(raised).startswith(shown) and len(printable(raised)) < 300
+
+
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_interrupts_are_never_caught(raised):
     with pytest.raises(raised), reading("file"):

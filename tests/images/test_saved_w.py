@@ -1,5 +1,7 @@
 """Files of w: out and in again, and what is refused."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,16 @@ def test_arrays_far_larger_than_their_file_are_refused(G, tmp_path):
     with pytest.raises(ConfigError, match="no array `w`") as caught:
         load_w([str(tmp_path / "names.npz")], G)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("other", ["w", "w.npy"])
+def test_arrays_of_one_name_are_refused(G, tmp_path, other):
+    np.savez(tmp_path / "w.npz", w=np.zeros((1, 4, 4), np.float32))
+    with zipfile.ZipFile(tmp_path / "w.npz", "a") as archive:
+        archive.writestr(other, archive.read("w.npy"))
+    with pytest.raises(ConfigError, match="holds w twice"):
+        load_w([str(tmp_path / "w.npz")], G)
 
 
 def test_nothing_in_a_file_is_executed(G, tmp_path):

@@ -90,6 +90,13 @@ def test_constant_and_single_values_can_be_drawn(values, tmp_path):
     assert np.asarray(Image.open(png).convert("L")).min() < 128
 
 
+def test_the_first_24_metrics_are_drawn(tmp_path, caplog):
+    rows = [{"metric": f"m{i}", "kimg": kimg, "value": 1.0} for i in range(300) for kimg in (1, 2)]
+    assert len(draw({"run": rows}).axes) == 24
+    write_plots({"run": rows[:50]}, Storage.at(tmp_path))
+    assert "metrics.png shows 24 of 25 metrics" in caplog.text
+
+
 def test_nothing_to_plot_is_an_error():
     with pytest.raises(ValueError, match=r"nothing to plot.*one"):
         draw({"one": [{"metric": "fid50k", "value": None, "kimg": 1, "unavailable": "fetch it"}]})
