@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from stylegan_ray.untrusted import BadFileError, printable
 
@@ -14,9 +16,16 @@ HEIF_ENDINGS = (".heic", ".heif", ".hif")
 OTHER_IMAGE_ENDINGS = (
     ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
     ".arw", ".orf", ".rw2", ".raw", ".pcx", ".eps", ".svg", ".qoi", ".dds", ".pnm", ".jpe", ".dib", ".apng",
+    ".mpo", ".pjpeg", ".pjp", ".jif", ".jfi", ".jpg2", ".jpeg2000", ".jpf", ".jpx", ".jpm", ".j2c", ".jpc", ".jxr",
+    ".wdp", ".hdp", ".avifs", ".heics", ".pngx", ".svgz", ".xbm", ".xpm", ".pam", ".pfm", ".sgi", ".ras", ".wbmp",
+    ".raf", ".pef", ".srw", ".x3f", ".rwl", ".3fr", ".iiq", ".kdc", ".nrw", ".crw", ".sr2", ".erf", ".mrw", ".xcf",
+    ".bpg", ".flif", ".fits", ".dcm", ".icns", ".cur", ".mng", ".jng",
 )  # fmt: skip
 Endings = tuple[str, ...]
-SHARD_ENDINGS = (".parquet", ".tar", ".zip", ".h5", ".hdf5", ".mdb")
+TABLE_ENDING = ".parquet"
+"""Of archives that may hold no images but what is known of them."""
+SHARD_ENDINGS = (TABLE_ENDING, ".tar", ".zip", ".h5", ".hdf5", ".mdb")
+ARROW_ENDING = ".arrow"
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 TFRECORD_ENDING, TFRECORD_LABELS_ENDING = ".tfrecords", ".labels"
 OTHER_TFRECORD = re.compile(r"\.tfrec(?:ord)?s?(?![a-z])")
@@ -27,10 +36,12 @@ SYSTEM_FOLDERS = frozenset(
     {
         "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__",
         "$recycle.bin", "system volume information", "@recently-snapshot", "network trash folder", "temporary items",
-        "node_modules",
+        "node_modules", "site-packages", "venv", "wandb", "mlruns", "lightning_logs", "cvs", "thumbnails", "_thumbs",
+        "@__thumb", "@sharebin", "@sharesnap", "@appstore", "~snapshot", "recycler", "lost.dir",
+        *(f"found.{number:03d}" for number in range(10)),
     }
 )  # fmt: skip
-"""Folders that file systems, storage servers and editors add."""
+"""Folders that file systems, storage servers, editors and trackers add."""
 HIDDEN_PART = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|\Z))")
 """Where a hidden part of a path begins, in small letters."""
 MORE_BEHIND = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})[^a-z0-9]")
@@ -40,6 +51,8 @@ TEXT_ENDINGS = (
     ".tags", ".xmp", ".md5", ".sha1", ".sha256", ".npy", ".npz", ".pt", ".aae", ".pp3",
 )  # fmt: skip
 """Of files that describe an image, such as a.png.txt."""
+ENDING = re.compile(r"\.[^.]*[^.0-9]")
+"""An ending that says what a file is, unlike those of `x.` and `x.1`."""
 PLAIN_NAMES = frozenset({"license", "licence", "readme", "copying", "notice", "authors", "makefile", "_success"})
 
 HIDDEN = "in hidden or system folders"
@@ -49,18 +62,30 @@ SPECIAL = "devices, pipes or sockets"
 TOO_DEEP = "folders whose path is too long"
 NO_ENDING = "files without an ending (add .png or what they are)"
 ODD_ENDING = "files with more behind the ending of an image (rename them so that they end in it)"
+BY_CONTENT = "images whose ending is not that of an image (rename them to .jpg, .png or what they are)"
 HEIF = "HEIC images (read them with --data.extra_formats heif)"
 NOT_READ = "images of formats that are not read (convert them to PNG or JPEG)"
 SHARDS = "archives beside the images (name the file itself to use one)"
 COMPRESSED = "compressed archives, which are not read (unpack them)"
+ARROW = "Arrow files, which are not read (write them as Parquet, with `to_parquet` of Hugging Face's Dataset)"
 TFRECORDS = "TFRecords that are empty or in a sub-folder (give the path of the folder that holds them)"
 OTHER_TFRECORDS = "TFRecords of another ending (name them .tfrecords if they hold pixels, as those of StyleGAN)"
 TFRECORD_LABELS = f"label files of TFRecords ({TFRECORD_LABELS_ENDING}), which images in files do not use"
 ANYWHERE = ((HEIF_ENDINGS, HEIF), (OTHER_IMAGE_ENDINGS, NOT_READ), (TFRECORD_ENDING, TFRECORDS))
 BESIDE_IMAGES = (
-    (SHARD_ENDINGS, SHARDS), (COMPRESSED_ENDINGS, COMPRESSED), (TFRECORD_LABELS_ENDING, TFRECORD_LABELS),
+    (SHARD_ENDINGS, SHARDS), (COMPRESSED_ENDINGS, COMPRESSED), (ARROW_ENDING, ARROW),
+    (TFRECORD_LABELS_ENDING, TFRECORD_LABELS),
 )  # fmt: skip
 """Endings and why such files are left out: of any data set, and of one of image files."""
+MAY_HOLD_IMAGES = frozenset({SHARDS, COMPRESSED, ARROW, TFRECORDS, OTHER_TFRECORDS})
+"""Why archives are left out that may be the data set."""
+BEGINNINGS = re.compile(
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftyp(?:avi|hei|hev|mif1)|\xff\x0a|\0\0\0\x0cJXL ",
+    re.DOTALL,
+)
+"""How files of images begin: PNG, JPEG, GIF, WebP, TIFF, AVIF and HEIC, JPEG XL."""
+LONGEST_BEGINNING, MOST_ENDINGS = 16, 8
+"""Bytes that are read to see whether a file is an image, and of so many endings that say nothing at most."""
 IMAGES = "images beside the files that hold the data set"
 NO_FILES = "links, folders and the like in the archive that are named as images"
 SPARSE = "sparse files (write the archive again without --sparse)"
@@ -97,6 +122,21 @@ class LeftOut:
             if name not in used and (reason := reason_of(name, are_images)):
                 self.add(reason, name)
 
+    def add_images_by_content(self, names: Iterable[str], head: Callable[[str, int], bytes]) -> None:
+        """Adds files that are images by their first bytes and neither by name nor left out for another reason.
+
+        `head` reads the first bytes of a file. One file of each ending is looked at, for a few endings.
+        """
+        by_ending: dict[str, list[str]] = {}
+        for name in names:
+            if not is_explained(name):
+                by_ending.setdefault(os.path.splitext(name.lower())[1], []).append(name)
+        for same in list(by_ending.values())[:MOST_ENDINGS]:
+            with suppress(OSError, BadFileError):  # it may not be read, or is there no more
+                if BEGINNINGS.match(head(same[0], LONGEST_BEGINNING)):
+                    for name in same:
+                        self.add(BY_CONTENT, name)
+
     def lines(self) -> list[str]:
         """One line for each reason."""
         return [
@@ -117,6 +157,13 @@ def reason_of(name: str, are_images: bool) -> str | None:
     return _reason_beside_images(last) if are_images else None
 
 
+def is_explained(name: str) -> bool:
+    """Whether the name of a file says that it is an image, a text or the like, or left out for some reason."""
+    last = name.rpartition("/")[2].lower()
+    is_known = last.endswith((*IMAGE_ENDINGS, *TEXT_ENDINGS)) or "." not in last
+    return is_known or is_hidden(name) or reason_of(name, are_images=True) is not None
+
+
 def _by_ending(last: str, reasons: Sequence[tuple[str | Endings, str]]) -> str | None:
     return next((reason for endings, reason in reasons if last.endswith(endings)), None)
 
@@ -131,7 +178,7 @@ def _reason_beside_images(last: str) -> str | None:
         return OTHER_TFRECORDS
     if MORE_BEHIND.search(last) and not last.endswith(TEXT_ENDINGS):
         return ODD_ENDING
-    return NO_ENDING if "." not in last and last not in PLAIN_NAMES else None
+    return NO_ENDING if not ENDING.search(last) and last not in PLAIN_NAMES else None
 
 
 def check_name(name: str, where: str) -> None:

@@ -202,6 +202,7 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
     if is_folder:
+        left_out.add_images_by_content([info.name for info in listing], files.head)
         for info in infos:
             if info.size > max_bytes and is_image(info.name, endings):
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)

@@ -72,12 +72,28 @@ def test_classes_in_words(tmp_path):
 def test_folders_that_are_no_classes(tmp_path, caplog):
     files = {f"{kind}/{i}.png": noise_picture(i) for kind in ("cat", "dog") for i in (0, 1)}
     extra = dict.fromkeys(
-        [".ipynb_checkpoints/0.png", "@eaDir/x.png", "cat/__MACOSX/0.png", ".git/0.png", "dog/.thumbs/0.png"],
+        [
+            ".ipynb_checkpoints/0.png",
+            "@eaDir/x.png",
+            "cat/__MACOSX/0.png",
+            ".git/0.png",
+            "dog/.thumbs/0.png",
+            "@__thumb/0.png",
+            "@sharebin/0.png",
+            "RECYCLER/0.png",
+            "FOUND.003/0.png",
+            "~snapshot/0.png",
+            "CVS/0.png",
+            "cat/thumbnails/0.png",
+            "_thumbs/0.png",
+            "venv/x/0.png",
+            "wandb/0.png",
+        ],
         noise_picture(9),
     )
     data = opened(write_folder(tmp_path / "d", files | extra), cond=True)
     assert data.class_names == ("cat", "dog") and data.num_images == 4
-    assert "5 in hidden or system folders" in caplog.text and "'@eaDir'" in caplog.text
+    assert "15 in hidden or system folders" in caplog.text
     assert opened(write_zip(tmp_path / "d.zip", files | extra), cond=True).num_images == 4
 
 
@@ -252,6 +268,14 @@ def test_images_with_more_behind_their_ending_are_named(tmp_path, caplog, name):
     )
     with pytest.raises(DataError, match=r"holds no images.*but 1 files with more behind"):
         opened(write_folder(tmp_path / "e", {name: noise_picture(1)}))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.mpo", "a.pjpeg", "a.pjp", "a.1", "a.raf", "a.jxr", "a.jpg2", "a.pngx", "a.", "a.i"]
+)
+def test_images_of_other_endings_are_named(tmp_path, caplog, name):
+    root = write_folder(tmp_path / "d", {**numbered(1), name: noise_picture(1), "b.dat": b"x", "c.csv": b"x"})
+    assert opened(root).num_images == 1 and f"{name!r}" in caplog.text and "b.dat" not in caplog.text
 
 
 def test_images_beside_labels_or_nothing_of_tfrecords_are_read(tmp_path, caplog):
