@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -23,26 +23,34 @@ from stylegan_ray.data.decode import Decoder, extra_decoders
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file, label_file_among
+from stylegan_ray.data.formats.folder import FEW_IMAGES, Folder, is_image, is_label_file, label_file_among
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import Labels, choose_label_size
 from stylegan_ray.data.left_out import (
     COMPRESSED_ENDINGS,
     IMAGE_ENDINGS,
+    MAY_HOLD_IMAGES,
     OTHER_TFRECORD,
+    TABLE_ENDING,
     TFRECORD_LABELS_ENDING,
+    LeftOut,
     image_endings,
     joined_lines,
     list_names,
     quoted,
+    reason_of,
 )
+from stylegan_ray.data.name_words import is_cover
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import ALL, choose_split, split_of_file, splits_of_images
 from stylegan_ray.storage import split_address
 from stylegan_ray.untrusted import printable, reading
 
 log = logger_of(__name__)
+
+MOST_COVERS = 2
+"""So few images beside archives are covers of a data set, whatever their names are."""
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:
@@ -202,6 +210,7 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
     if is_folder:
+        refuse_covers(infos, listing, path)
         left_out.add_images_by_content([info.name for info in listing], files.head)
         for info in infos:
             if info.size > max_bytes and is_image(info.name, endings):
@@ -247,6 +256,22 @@ def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) ->
     used, note = choose_split(splits, wanted, "images" if is_folder else "files")
     unused = {info.name for info, keep in zip(items, used.tolist(), strict=True) if not keep}
     return [info for info in infos if info.name not in unused], note
+
+
+def refuse_covers(infos: Sequence[FileInfo], listing: Sequence[FileInfo], path: str) -> None:
+    """Raises DataError where the only images are one or two, or covers and the like, beside archives."""
+    images, archives = [info.name for info in infos if not is_label_file(info.name)], LeftOut()
+    if not images or len(images) > FEW_IMAGES or (len(images) > MOST_COVERS and not all(map(is_cover, images))):
+        return
+    for info in listing:
+        reason = reason_of(info.name, are_images=True) if info.size else None
+        if reason in MAY_HOLD_IMAGES and not info.name.lower().endswith(TABLE_ENDING):
+            archives.add(reason, info.name)
+    if archives.counts:
+        raise DataError(
+            f"data.path={path} holds no images but {list_names(images)}, beside what may be the data set: "
+            f"{joined_lines(archives.lines())}; to train on these images, move them to a folder of their own"
+        )
 
 
 def prepare_command(path: str) -> str:

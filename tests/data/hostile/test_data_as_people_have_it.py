@@ -278,6 +278,26 @@ def test_images_of_other_endings_are_named(tmp_path, caplog, name):
     assert opened(root).num_images == 1 and f"{name!r}" in caplog.text and "b.dat" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("image", "archive", "way_out"),
+    [
+        ("cover.jpg", "data/train.tar", "name the file itself to use one"),
+        ("cover.jpg", "images.zip", "name the file itself to use one"),
+        ("thumbnail.png", "data/train/data-00000-of-00001.arrow", "to_parquet"),
+        ("x.png", "data/images.tar.gz", "unpack them"),
+        ("x.png", "records/set-r04.tfrecords", "give the path of the folder that holds them"),
+    ],
+)
+def test_covers_beside_archives_are_no_data_set(tmp_path, image, archive, way_out):
+    root = write_folder(tmp_path / "d", {image: noise_picture(0), archive: b"x" * 100, "README.md": b"x"})
+    with pytest.raises(DataError, match=rf"no images but '{image}', beside .*{way_out}.*'{archive}'; to train on"):
+        opened(root)
+    write_folder(root, {f"docs/sample_{i}.png": noise_picture(i) for i in range(3)})
+    if "cover" in image:
+        with pytest.raises(DataError, match="and 1 more, beside what may be the data set"):
+            opened(root)
+
+
 def test_images_beside_labels_or_nothing_of_tfrecords_are_read(tmp_path, caplog):
     root = write_folder(tmp_path / "d", {**numbered(2), "classes.labels": b"cat\n", "x.tfrecords": b""})
     assert opened(root).num_images == 2
