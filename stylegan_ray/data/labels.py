@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ import numpy as np
 
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names, quoted
+from stylegan_ray.data.name_words import is_mask, is_of_images
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.splits import are_splits, splits_of_images
+from stylegan_ray.data.splits import are_splits, places_of_images, splits_of_images
 from stylegan_ray.untrusted import BadFileError, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
@@ -27,6 +29,8 @@ CLASS_BOUND = 1 << 31
 """Class numbers are below this."""
 MAX_COLUMNS = 1 << 16
 """Widest label vectors."""
+NUMBERED = re.compile(r"[0-9]{3,}(?:[-_][0-9]{3,})?")
+"""Names of folders that hold a thousand images each, or so, where all are of one length: 00000, 00000-00999."""
 MANY_CLASSES, EMPTY_SHARE = 1000, 10
 """Classes have gaps where there are more than so many, and so many times more than have images."""
 
@@ -39,7 +43,7 @@ class Labels:
     problem: str = "the data set has no labels"
     class_names: tuple[str, ...] | None = None
     sparse: np.ndarray | None = None
-    """Class numbers [n] of which almost all have no image: labels only after `renumbered`."""
+    """Class numbers [n] that are hardly meant as labels, such as those with gaps: labels only after `renumbered`."""
     is_late: bool = False
     """Whether version 0.1 did not find these labels: they enter the fingerprint only where they are used."""
 
@@ -259,31 +263,54 @@ def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"t
     """The top folder of each image as its class; classes are numbered in the order of the folders' names.
 
     A folder that holds all others, and folders of splits (train, test), are no classes: those below them are.
-    Names may be absolute.
+    Classes that are hardly meant as such are `sparse`. Names may be absolute.
     """
     stored = list(names)
-    paths = [name.replace("\\", "/").lstrip("/") for name in stored]
-    parts, depth = [path.split("/") for path in paths], 0
+    folders = _class_folders(stored)
+    class_names, numbers = list[str](), dict[str, int]()
+    for folder in sorted(set(folders)):
+        if unicodedata.normalize("NFC", folder) not in numbers:  # names of macOS are decomposed
+            class_names.append(folder)
+        numbers[folder] = numbers.setdefault(unicodedata.normalize("NFC", folder), len(class_names) - 1)
+    if "" in numbers or len(class_names) < 2:
+        return Labels(problem=f"{otherwise}, and the images are not stored in one sub-folder per class")
+    values = np.array([numbers[folder] for folder in folders], dtype=np.int32)
+    tops = [name.partition("/")[0] for name in stored]
+    labels = Labels(values, class_names=tuple(class_names), is_late=tops != folders)
+    if doubt := _doubt_of_classes(class_names):
+        problem = f"{otherwise}, and the sub-folders are {doubt}; with --data.renumber_classes they are classes"
+        return replace(labels, values=None, sparse=values, problem=problem)
+    return labels
+
+
+def _class_folders(names: Sequence[str]) -> list[str]:
+    """The folder of each image that may be its class; empty where there is none."""
+    parts, depth = [place.folders for place in places_of_images(names)], 0
     while _is_common_depth(parts, depth):
         depth += 1
-    folders = [_folder(part, depth) for part in parts]
-    class_names = sorted(set(folders))
-    if "" in class_names or len(class_names) < 2:
-        return Labels(problem=f"{otherwise}, and the images are not stored in one sub-folder per class")
-    numbers = {name: number for number, name in enumerate(class_names)}
-    values = np.array([numbers[folder] for folder in folders], dtype=np.int32)
-    return Labels(values, class_names=tuple(class_names), is_late=paths != stored or depth > 0)
+    return [_folder(part, depth) for part in parts]
 
 
-def _is_common_depth(parts: list[list[str]], depth: int) -> bool:
+def _is_common_depth(parts: Sequence[tuple[str, ...]], depth: int) -> bool:
     """Whether the folders at a depth tell nothing of classes: one that holds all images, or splits."""
     folders = {_folder(part, depth) for part in parts}
     return "" not in folders and (len(folders) == 1 or are_splits(folders))
 
 
-def _folder(part: list[str], depth: int) -> str:
+def _folder(part: tuple[str, ...], depth: int) -> str:
     """The folder of an image at a depth; empty where there is none."""
-    return part[depth] if len(part) > depth + 1 else ""
+    return part[depth] if len(part) > depth else ""
+
+
+def _doubt_of_classes(folders: Sequence[str]) -> str:
+    """Why folders are hardly classes, as the end of "they are ..."; empty where they may be."""
+    has_zeros = any(folder.startswith("0") for folder in folders)
+    if has_zeros and all(map(NUMBERED.fullmatch, folders)) and len(set(map(len, folders))) == 1:
+        return f"numbered ({list_names(list(folders), most=2)}), as those that hold a thousand images each"
+    masks = [folder for folder in folders if is_mask(folder)]
+    if masks and any(map(is_of_images, folders)):
+        return f"of images and of masks or labels ({list_names(masks)})"
+    return ""
 
 
 def choose_label_size(labels: Labels, cond: bool, max_label_size: int | None, path: str) -> int:

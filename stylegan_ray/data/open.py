@@ -41,9 +41,16 @@ from stylegan_ray.data.left_out import (
     quoted,
     reason_of,
 )
-from stylegan_ray.data.name_words import is_cover
+from stylegan_ray.data.name_words import is_cover, is_mask
 from stylegan_ray.data.scan import Reading
-from stylegan_ray.data.splits import ALL, choose_split, split_of_file, splits_of_images
+from stylegan_ray.data.splits import (
+    choose_split,
+    folders_read_together,
+    is_all,
+    split_name,
+    splits_of_files,
+    splits_of_images,
+)
 from stylegan_ray.storage import split_address
 from stylegan_ray.untrusted import printable, reading
 
@@ -113,7 +120,7 @@ def apply_config(cfg: DataConfig, files: Files, index: Index, seed: int = 0) -> 
 def note_on_labels(cfg: DataConfig, labels: Labels) -> str:
     """What to say about labels that are there and not used."""
     if labels.sparse is not None and not cfg.cond:
-        return "labels are ignored; --data.cond with --data.renumber_classes trains on them"
+        return f"labels are ignored ({labels.problem}); --data.cond with --data.renumber_classes trains on them"
     if labels.values is None:
         return ""
     if not cfg.cond:
@@ -179,7 +186,20 @@ def index_files(
         index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
         log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
+    if note := note_on_masks(list(index.names)):
+        log.warning("data.path=%s: %s", printable(path), note)
     return files, replace(index, stamp=stamp)
+
+
+def note_on_masks(names: Sequence[str]) -> str:
+    """What to say where some of the images are named as masks or labels of others."""
+    masks = [name for name in names if is_mask(name) and is_image(name)]
+    if not masks or len(masks) == len(names):
+        return ""
+    return (
+        f"{len(masks)} images are named as masks or labels and used as the others are: {list_names(masks)} (where "
+        "they are none to learn from, move them to another place)"
+    )
 
 
 class Selection(NamedTuple):
@@ -216,20 +236,19 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
             if info.size > max_bytes and is_image(info.name, endings):
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
-    has_splits = is_folder or any(split_of_file(info.name) for info in infos)
-    split = None if has_splits else _split_inside(format, cfg.split, path)
-    infos, note = _of_one_split(infos, is_folder, cfg.split)
-    if is_folder and note and not any(is_label_file(info.name) for info in infos):  # each split may have its own
+    infos, split, notes = _of_one_split(format, infos, cfg, path)
+    if is_folder and notes and not any(is_label_file(info.name) for info in infos):  # each split may have its own
         labels = label_file_among([info.name for info in listing], [info.name for info in infos])
         infos = sorted([*infos, *(info for info in listing if info.name == labels)])
-    return Selection(files, format, infos, [*left_out.lines(), *([note] if note else [])], split)
+    return Selection(files, format, infos, [*left_out.lines(), *notes], split)
 
 
 def _split_inside(format: Format, wanted: str | None, path: str) -> str | None:
     """The split to look for inside of files; raises DataError where their format has none."""
-    if wanted not in (None, ALL) and not format.has_inner_splits:
+    if not is_all(wanted) and not format.has_inner_splits:
+        way_out = "leave it out" if format.is_trainable else "leave it out, or give the path of its file"
         raise DataError(
-            f"data.split={quoted(wanted)} is not among the splits of data.path={path}: it has none; leave it out"
+            f"data.split={quoted(wanted or '')} is not among the splits of data.path={path}: it has none; {way_out}"
         )
     return wanted
 
@@ -246,16 +265,32 @@ def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:
         )
 
 
-def _of_one_split(infos: list[FileInfo], is_folder: bool, wanted: str | None) -> tuple[list[FileInfo], str]:
-    """The files of the split that is used, and what to say about the others."""
-    items = [info for info in infos if not is_folder or not is_label_file(info.name)]
+def _of_one_split(
+    format: Format, infos: list[FileInfo], cfg: DataConfig, path: str
+) -> tuple[list[FileInfo], str | None, list[str]]:
+    """The files of the split that is used, the split to look for inside of them, and what to say about the others."""
+    wanted = cfg.split
+    images = [info for info in infos if is_image(info.name, image_endings(cfg.extra_formats))]
+    items = images or infos
     names = [info.name for info in items]
-    splits = splits_of_images(names) if is_folder else list(map(split_of_file, names))
-    if not any(splits) and (wanted is None or not is_folder):
-        return infos, ""  # an archive may hold folders of splits
-    used, note = choose_split(splits, wanted, "images" if is_folder else "files")
-    unused = {info.name for info, keep in zip(items, used.tolist(), strict=True) if not keep}
-    return [info for info in infos if info.name not in unused], note
+    splits = splits_of_images(names) if images else splits_of_files(names)
+    if not images and not format.is_trainable:  # a single file, with those that belong to it
+        is_meant = wanted is not None and split_name(wanted).split in filter(None, splits)
+        return infos, None if is_meant else _split_inside(format, wanted, path), []
+    if not images and not any(splits):
+        return infos, _split_inside(format, wanted, path), notes_on_folders(names)
+    used, note = choose_split(splits, wanted, "images" if images else "files")
+    unused = {name for name, keep in zip(names, used.tolist(), strict=True) if not keep}
+    chosen = [info for info in infos if info.name not in unused]
+    together = [] if images else notes_on_folders([info.name for info in chosen])
+    return chosen, None, [*([note] if note else []), *together]
+
+
+def notes_on_folders(archives: Sequence[str]) -> list[str]:
+    """What to say where archives of several folders are read as one data set."""
+    folders = [folder or "." for folder in folders_read_together(archives)]
+    words = f"the folders {list_names(folders)} are read together (give the path of one to read it alone)"
+    return [words] if folders else []
 
 
 def refuse_covers(infos: Sequence[FileInfo], listing: Sequence[FileInfo], path: str) -> None:

@@ -2,79 +2,167 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import TFRECORD_LABELS_ENDING, quoted
+from stylegan_ray.data.name_words import words_of
 from stylegan_ray.untrusted import printable
 
+TRAIN, ALL, OTHER = "train", "all", "other"
+"""OTHER is where images and files are that are in none of the splits beside them."""
 SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
-    "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation",
-}  # fmt: skip
-"""Names of splits, and what they mean."""
-ALL = "all"
-OTHER = "other"
-"""Where images are that are in none of the folders beside those of the splits."""
-WORD = re.compile(r"[A-Za-z]+?(?=[^A-Za-z]|(?<=[a-z])[A-Z](?![A-Za-z])|$)")
-"""Letters, without a last capital of their own, as in trainA."""
+    TRAIN: "train training trn trainval",
+    "test": "test testing tst",
+    "validation": "validation validate valid val dev eval evaluation",
+    "holdout": "holdout heldout",
+    "unlabeled": "unlabeled unlabelled unsupervised",
+    "extra": "extra extras",
+    "prediction": "prediction predictions predict pred",
+}
+"""Words in names of splits, and what they mean."""
+SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words.split()}
+PLAIN_WORDS = frozenset("set sets data dataset image images img imgs split folder part shard of v version".split())
+"""Words that tell no split from another: train_images is beside test as train is."""
+GLUED = re.compile(r"(?:dataset|set|data|images?|imgs?)\Z")
 
 
-def split_named(word: str) -> str | None:
-    """The split of this name."""
-    return SPLITS.get(word.lower())
+class SplitName(NamedTuple):
+    """What the name of a folder or file says of its split."""
+
+    split: str | None
+    added: tuple[str, ...]
+    """Its other words, without those that tell no split from another."""
 
 
-def split_of_file(name: str) -> str | None:
-    """The split of an archive: that of a folder, or of the first or last word of its name (train-00001.parquet)."""
-    *folders, last = name.split("/")
-    found = (*map(split_of_folder, folders), *map(split_named, _ends(last.partition(".")[0])))
-    return next((split for split in found if split), None)
+@lru_cache(maxsize=1 << 12)
+def split_name(name: str) -> SplitName:
+    """The first pair of words, or word, that names a split, and the others (train2017, 01_train, hold-out, testset)."""
+    words = words_of(name)
+    for size in (2, 1):
+        for start in range(len(words) - size + 1):
+            word = "".join(words[start : start + size])
+            if split := SPLIT_OF_WORD.get(word) or SPLIT_OF_WORD.get(GLUED.sub("", word)):
+                return SplitName(split, _added([*words[:start], *words[start + size :]]))
+    return SplitName(None, _added(words))
 
 
-def split_of_folder(name: str) -> str | None:
-    """The split of a folder: of its name, or its first or last word (train2017, seg_train, trainA, split=train)."""
-    return next((split for part in [name, *_ends(name)] if (split := split_named(part))), None)
+def _added(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word not in PLAIN_WORDS)
 
 
 def are_splits(folders: Collection[str]) -> bool:
-    """Whether folders side by side are splits: all are named so, or train and another one among others.
+    """Whether folders side by side are splits: train and another one, where the same words are added, among others.
 
-    Where words are added, two splits have the same (train2017 and val2017; not "bullet train" and "test tube").
+    train2017 and val2017 are, "bullet train" and "test tube" are not. Without train, all are to be named as splits;
+    and parts of one split are splits: train_1 and train_2, but not trainA and trainB.
     """
-    named = {split for folder in folders if (split := split_named(folder))}
-    if "train" in named and len(named) > 1:
+    names = {split_name(folder) for folder in folders}
+    train = {name.added for name in names if name.split == TRAIN}
+    others = {name.added for name in names if name.split not in (None, TRAIN)}
+    if train & others:
         return True
-    added = Counter(word for word, _ in {(_added(folder), split_of_folder(folder)) for folder in folders})
-    return all(map(split_of_folder, folders)) and max(added.values()) > 1
+    return all(name.split for name in names) and len(train | others) < len(folders)
 
 
-def _added(folder: str) -> str:
-    """What the name of a folder has besides the word that names the split."""
-    word = next((word for word in _ends(folder) if split_named(word)), folder)
-    return folder.replace(word, "", 1).lower()
+class Place(NamedTuple):
+    """Where an image is."""
+
+    split: str | None
+    folders: tuple[str, ...]
+    """Its folders from the top, without the one that is the split."""
+
+
+def places_of_images(names: Sequence[str]) -> list[Place]:
+    """The split and the folders of each image, where folders anywhere are splits that hold most of the images.
+
+    Folders beside train and test are splits of their own name.
+    """
+    folders = [name.replace("\\", "/").lstrip("/").rpartition("/")[0] for name in names]
+    counts, parents = Counter(folders), _parents_of_splits(set(folders))
+    places = {folder: _place(folder, parents) for folder in counts}
+    num_found = sum(counts[folder] for folder, place in places.items() if place.split)
+    if 2 * num_found <= len(names):
+        return [Place(None, _parts(folder)) for folder in folders]
+    return [places[folder] if places[folder].split else Place(OTHER, ()) for folder in folders]
+
+
+def _parents_of_splits(folders: Iterable[str]) -> set[str]:
+    """The folders whose sub-folders are splits; the topmost is ''."""
+    children: dict[str, set[str]] = {}
+    for folder in folders:
+        while folder:
+            parent, _, last = folder.rpartition("/")
+            names = children.setdefault(parent, set())
+            folder = "" if last in names else parent
+            names.add(last)
+    return {parent for parent, names in children.items() if are_splits(names)}
+
+
+def _place(folder: str, parents: Collection[str]) -> Place:
+    """The place of a folder, by the topmost of its folders that are splits."""
+    parts = _parts(folder)
+    for depth in range(len(parts) + 1 if parents else 0):
+        if "/".join(parts[:depth]) in parents:
+            name = "".join(parts[depth : depth + 1])
+            return Place(split_name(name).split or name or OTHER, (*parts[:depth], *parts[depth + 1 :]))
+    return Place(None, parts)
+
+
+def _parts(folder: str) -> tuple[str, ...]:
+    return tuple(folder.split("/")) if folder else ()
 
 
 def splits_of_images(names: Sequence[str]) -> list[str | None]:
-    """The split of each image where the topmost folders that differ are splits; folders beside them are splits, too."""
-    parts = [name.replace("\\", "/").split("/") for name in names]
-    depth = 0
-    while parts and all(len(part) > depth + 1 and part[depth] == parts[0][depth] for part in parts):
-        depth += 1
-    folders = [part[depth] if len(part) > depth + 1 else "" for part in parts]
-    if not folders or not are_splits(set(folders)):
-        return [None] * len(names)
-    return [split_of_folder(folder) or folder or OTHER for folder in folders]
+    """The split of each image; None where no folders are splits."""
+    return [place.split for place in places_of_images(names)]
 
 
-def _ends(name: str) -> list[str]:
-    """The first and the last word of a name."""
-    words = WORD.findall(name)
-    return [*words[:1], *words[-1:]]
+def splits_of_files(names: Sequence[str]) -> list[str | None]:
+    """The split of each archive, by the words of its folders and its name; None where there is none.
+
+    Folders that hold all of them count last. Archives beside those of train are splits of their own name.
+    """
+    parts = [os.path.splitext(name)[0].split("/") for name in names]
+    num_shared = next((i for i, same in enumerate(zip(*parts, strict=False)) if len(set(same)) > 1), 0)
+    splits = [_first_split(part[num_shared:]) for part in parts]
+    if not any(splits):
+        return [_first_split(part) for part in parts]
+    if TRAIN not in splits:
+        return list(splits)
+    return [
+        split or (None if name.endswith(TFRECORD_LABELS_ENDING) else _own_name(part[num_shared:]))
+        for name, part, split in zip(names, parts, splits, strict=True)
+    ]
+
+
+def _first_split(parts: Sequence[str]) -> str | None:
+    return next((name.split for name in map(split_name, parts) if name.split), None)
+
+
+def _own_name(parts: Sequence[str]) -> str:
+    """The words of the first part that has any."""
+    return next((" ".join(name.added) for name in map(split_name, parts) if name.added), OTHER)
+
+
+def folders_read_together(names: Sequence[str]) -> list[str]:
+    """A folder for each group of archives whose folders differ by more than splits and numbers; empty for one group."""
+    found: dict[tuple[str, ...], str] = {}
+    for folder in sorted({os.path.dirname(name) for name in names}):
+        found.setdefault(tuple(word for part in folder.split("/") for word in split_name(part).added), folder)
+    return list(found.values()) if len(found) > 1 else []
+
+
+def is_all(wanted: str | None) -> bool:
+    """Whether data.split names no split but all of them."""
+    return wanted is None or wanted.lower() == ALL
 
 
 def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) -> tuple[np.ndarray, str]:
@@ -83,12 +171,13 @@ def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) ->
     Items without a split are used where no split is asked for. Raises DataError where there is none to use.
     """
     counts = Counter(split for split in splits if split)
-    usual = "train" if len(counts) > 1 and "train" in counts else ALL
-    chosen = usual if wanted is None else wanted
-    if chosen == ALL:
-        return np.ones(len(splits), dtype=bool), ""
-    chosen = split_named(chosen) or chosen
     found = ", ".join(f"{printable(split)} ({count} {what})" for split, count in sorted(counts.items()))
+    usual = TRAIN if len(counts) > 1 and TRAIN in counts else ALL
+    chosen = usual if wanted is None else _spelled(wanted, counts)
+    if chosen == ALL:
+        is_told = wanted is None and len(counts) > 1
+        note = f"the splits {found} are used together (choose one with --data.split)" if is_told else ""
+        return np.ones(len(splits), dtype=bool), note
     if chosen not in counts:
         raise DataError(
             f"data.split={quoted(wanted or '')} is not among the splits of the data: {found or 'it has none'}; "
@@ -98,3 +187,9 @@ def choose_split(splits: Sequence[str | None], wanted: str | None, what: str) ->
     if wanted is not None or used.all():
         return used, ""
     return used, f"of the splits {found} only {chosen} is used (choose with --data.split, which may be `all`)"
+
+
+def _spelled(wanted: str, splits: Iterable[str]) -> str:
+    """The split that a user means, as the data spells it."""
+    by_letters = {split.lower(): split for split in (*splits, ALL)}
+    return by_letters.get(wanted.lower()) or split_name(wanted).split or wanted

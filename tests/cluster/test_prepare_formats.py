@@ -111,7 +111,7 @@ def write_idx(path, array):
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_mnist(tmp_path, caplog, ending):
+def test_mnist(tmp_path, caplog, capsys, ending):
     (tmp_path / "raw").mkdir()
     for part in ("train", "t10k"):
         write_idx(tmp_path / f"raw/{part}-images-idx3-ubyte{ending}", noise(4, 28, 28))
@@ -123,6 +123,9 @@ def test_mnist(tmp_path, caplog, ending):
     (tmp_path / f"raw/t10k-labels-idx1-ubyte{ending}").unlink()
     assert run(tmp_path / f"raw/t10k-images-idx3-ubyte{ending}", tmp_path / "e.zip") == 0
     assert "has no labels" in caplog.text and label_tree(tmp_path / "e.zip")[0] is None
+    assert run(tmp_path / "raw", tmp_path / "f.zip", "--split", "Train") == 0
+    assert run(tmp_path / "raw", tmp_path / "g.zip", "--split", "test") == 2
+    assert "it has none; leave it out, or give the path of its file" in capsys.readouterr().err
 
 
 def cifar10():

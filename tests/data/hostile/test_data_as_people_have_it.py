@@ -118,13 +118,149 @@ def test_splits_are_no_classes(tmp_path, caplog, write):
         (["seg_train", "seg_test"], 2, "test (2"),
         (["trainA", "trainB", "testA", "testB"], 4, "test (4"),
         (["train", "test", "extra"], 2, "extra (2"),
+        (["seg_train", "seg_test", "seg_pred"], 2, "prediction (2"),
+        (["training_set", "test_set", "single_prediction"], 2, "prediction (2"),
+        (["train2017", "val2017", "unlabeled2017"], 2, "unlabeled (2"),
+        (["DIV2K_train_HR", "DIV2K_valid_HR"], 2, "validation (2"),
+        (["dataset_train", "dataset_val", "dataset_sketches"], 2, "dataset_sketches (2"),
+        (["x_train", "x_test", "x_hold-out"], 2, "holdout (2"),
+        (["training", "evaluation"], 2, "validation (2"),
+        (["01_train", "02_test"], 2, "test (2"),
+        (["Train_Images", "Test Images", "cover"], 2, "test (2"),
+        (["trainset", "testset"], 2, "test (2"),
+        (["trn", "tst"], 2, "test (2"),
+        (["TrainData", "Unlabelled"], 2, "unlabeled (2"),
+        (["train_1", "train_2", "val"], 4, "validation (2"),
+        (["data/train", "data/test", "assets"], 2, "test (2"),
+        (["a/b/train/x", "a/b/test/x", "a/c"], 2, "other (2"),
+        (["data/train/train", "data/test/test", "data/pred/pred"], 2, "prediction (2"),
     ],
 )
 def test_splits_by_other_names(tmp_path, caplog, write, folders, num, named):
     path = write(tmp_path / "d.zip", {f"{name}/{i}.png": noise_picture(i) for name in folders for i in range(2)})
     assert opened(path).num_images == num and named in caplog.text and "only train is used" in caplog.text
     with pytest.raises(DataError, match="sub-folder per class"):
-        opened(path, cond=True, split="all")
+        opened(path, cond=True, split="ALL")
+
+
+@pytest.mark.parametrize("folders", [("train_1", "train_2"), ("train.x1", "train.x2")])
+def test_parts_of_one_split_are_no_classes(tmp_path, folders):
+    root = write_folder(tmp_path / "d", {f"{name}/0.png": noise_picture(i) for i, name in enumerate(folders)})
+    with pytest.raises(DataError, match="sub-folder per class"):
+        opened(root, cond=True)
+
+
+def test_splits_inside_of_classes(tmp_path, caplog):
+    names = [f"{kind}/{split}/{i}.png" for kind in ("cat", "dog") for split in ("train", "test") for i in range(2)]
+    root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
+    assert classes(opened(root, cond=True)) == [0, 0, 1, 1] and "test (4 images), train (4" in caplog.text
+    assert classes(opened(root, cond=True, split="all")) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("files", "num", "note"),
+    [
+        (["cats-train-00000-of-00001", "cats-test-00000-of-00001"], 2, "test (1 files), train (1"),
+        (["cats.train", "cats.test", "cats.holdout"], 2, "holdout (1 files), test (1 files), train (1"),
+        (["x_train_shard_0000", "x_train_shard_0001", "x_test_shard_0000"], 4, "test (1 files), train (2"),
+        (["cats-v1.0-train-000", "cats-v1.0-val-000"], 2, "train (1 files), validation (1"),
+        (["catsTrain0", "catsTest0"], 2, "test (1 files), train (1"),
+        (["data/train-00000-of-00001", "data/extra-00000-of-00001"], 2, "extra (1 files), train (1"),
+        (["data/train-0", "data/sketches-0"], 2, "sketches (1 files), train (1"),
+        (["train/0", "test/0", "out/0"], 2, "out (1 files), test (1 files), train (1"),
+        (["training data/train-0", "training data/val-0"], 2, "train (1 files), validation (1"),
+        (["test-0", "validation-0"], 4, "the splits test (1 files), validation (1 files) are used together"),
+        (["small/train-0", "large/train-0"], 4, "the folders 'large', 'small' are read together"),
+        (["2019/01/0", "2020/01/0"], 4, ""),
+        (["part1/train-0", "part2/train-0"], 4, ""),
+    ],
+)
+def test_splits_of_archives_by_their_names(tmp_path, caplog, files, num, note):
+    for seed, name in enumerate(files):
+        write_parquet(tmp_path / "d" / f"{name}.parquet", image=structs(10 * seed))
+    assert opened(tmp_path / "d", shuffle="blocks").num_images == num
+    assert note in caplog.text if note else not caplog.text
+
+
+@pytest.mark.parametrize(("split", "num"), [("Sketches", 2), ("TRAIN", 2), ("All", 6), ("testing", 2)])
+def test_splits_are_asked_for_in_any_letters(tmp_path, split, num):
+    for seed, name in enumerate(("train", "test", "sketches")):
+        write_parquet(tmp_path / "d" / f"{name}.parquet", image=structs(10 * seed))
+    assert opened(tmp_path / "d", shuffle="blocks", split=split).num_images == num
+
+
+@pytest.mark.parametrize("names", [("{:05d}", "00/{}"), ("{:03d}", "img{}"), ("{0:05d}-{0:05d}", "{}")])
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_numbered_folders_are_no_classes(tmp_path, write, names):
+    files = {f"{names[0].format(i // 2)}/{names[1].format(i)}.png": noise_picture(i) for i in range(4)}
+    path = write(tmp_path / "d.zip", files)
+    assert (
+        "numbered ('0" in opened(path).describe_labels() and "--data.renumber_classes" in opened(path).describe_labels()
+    )
+    with pytest.raises(DataError, match=r"are numbered \(.*--data\.renumber_classes they are classes"):
+        opened(path, cond=True)
+    assert classes(opened(path, cond=True, renumber_classes=True)) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("folders", [("0", "1"), ("10", "11"), ("2019", "2020"), ("001.a", "002.b"), ("001", "0002")])
+def test_other_folders_with_numbers_are_classes(tmp_path, folders):
+    root = write_folder(tmp_path / "d", {f"{name}/0.png": noise_picture(i) for i, name in enumerate(folders)})
+    assert opened(root, cond=True).class_names == tuple(sorted(folders))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["images/0.png", "masks/0.png"],
+        ["JPEGImages/0.png", "SegmentationClass/0.png"],
+        ["leftImg8bit/train/0.png", "gtFine/train/0.png", "leftImg8bit/val/1.png", "gtFine/val/1.png"],
+        ["0.png", "0_mask.png"],
+        ["img/0.png", "gt/0.png"],
+        ["0.png", "0-groundtruth.png"],
+    ],
+)
+def test_masks_among_images_are_named(tmp_path, caplog, names):
+    root = write_folder(tmp_path / "d", {name: noise_picture(i) for i, name in enumerate(names)})
+    assert opened(root).num_images == 2
+    assert f"1 images are named as masks or labels and used as the others are: {names[1]!r}" in caplog.text
+    with pytest.raises(DataError, match=r"of masks or labels|sub-folder per class"):
+        opened(root, cond=True)
+
+
+@pytest.mark.parametrize(
+    "folders", [("mask", "no_mask"), ("cats", "masked"), ("labels A", "labels B"), ("Audi", "Ford GT")]
+)
+def test_classes_are_no_masks(tmp_path, caplog, folders):
+    root = write_folder(tmp_path / "d", {f"{name}/0.png": noise_picture(i) for i, name in enumerate(folders)})
+    assert classes(opened(root, cond=True)) == [0, 1] and not caplog.text
+
+
+def test_composed_and_decomposed_folders_are_one_class(tmp_path):
+    names = [unicodedata.normalize(form, "é/") + f"{i}.png" for i, form in enumerate(("NFC", "NFD"))]
+    path = write_zip(tmp_path / "d.zip", {name: noise_picture(i) for i, name in enumerate([*names, "f/2.png"])})
+    data = opened(path, cond=True)
+    assert len(data.class_names) == 2
+    assert {data.name(i): label for i, label in enumerate(classes(data))} == {names[0]: 0, names[1]: 0, "f/2.png": 1}
+
+
+@pytest.mark.parametrize(
+    ("image", "archive", "way_out"),
+    [
+        ("cover.jpg", "data/train.tar", "name the file itself to use one"),
+        ("cover.jpg", "images.zip", "name the file itself to use one"),
+        ("thumbnail.png", "data/train/data-00000-of-00001.arrow", "to_parquet"),
+        ("x.png", "data/images.tar.gz", "unpack them"),
+        ("x.png", "records/set-r04.tfrecords", "give the path of the folder that holds them"),
+    ],
+)
+def test_covers_beside_archives_are_no_data_set(tmp_path, image, archive, way_out):
+    root = write_folder(tmp_path / "d", {image: noise_picture(0), archive: b"x" * 100, "README.md": b"x"})
+    with pytest.raises(DataError, match=rf"no images but '{image}', beside .*{way_out}.*'{archive}'; to train on"):
+        opened(root)
+    write_folder(root, {f"docs/sample_{i}.png": noise_picture(i) for i in range(3)})
+    if "cover" in image:
+        with pytest.raises(DataError, match="and 1 more, beside what may be the data set"):
+            opened(root)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +283,16 @@ def test_images_beside_splits(tmp_path, caplog, write):
 
 
 @pytest.mark.parametrize(
-    "folders", [["cat", "dog"], ["trained", "tested"], ["train", "plane", "car"], ["bullet train", "test tube"]]
+    "folders",
+    [
+        ["cat", "dog"],
+        ["trained", "tested"],
+        ["train", "plane", "car"],
+        ["bullet train", "test tube"],
+        ["training shoes", "boots"],
+        ["training shoes", "test tubes", "dress shoes"],
+        ["trainA", "trainB"],
+    ],
 )
 def test_classes_are_no_splits(tmp_path, folders):
     files = {f"{name}/{i}.png": noise_picture(i) for name in folders for i in range(2)}
@@ -276,26 +421,6 @@ def test_images_with_more_behind_their_ending_are_named(tmp_path, caplog, name):
 def test_images_of_other_endings_are_named(tmp_path, caplog, name):
     root = write_folder(tmp_path / "d", {**numbered(1), name: noise_picture(1), "b.dat": b"x", "c.csv": b"x"})
     assert opened(root).num_images == 1 and f"{name!r}" in caplog.text and "b.dat" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("image", "archive", "way_out"),
-    [
-        ("cover.jpg", "data/train.tar", "name the file itself to use one"),
-        ("cover.jpg", "images.zip", "name the file itself to use one"),
-        ("thumbnail.png", "data/train/data-00000-of-00001.arrow", "to_parquet"),
-        ("x.png", "data/images.tar.gz", "unpack them"),
-        ("x.png", "records/set-r04.tfrecords", "give the path of the folder that holds them"),
-    ],
-)
-def test_covers_beside_archives_are_no_data_set(tmp_path, image, archive, way_out):
-    root = write_folder(tmp_path / "d", {image: noise_picture(0), archive: b"x" * 100, "README.md": b"x"})
-    with pytest.raises(DataError, match=rf"no images but '{image}', beside .*{way_out}.*'{archive}'; to train on"):
-        opened(root)
-    write_folder(root, {f"docs/sample_{i}.png": noise_picture(i) for i in range(3)})
-    if "cover" in image:
-        with pytest.raises(DataError, match="and 1 more, beside what may be the data set"):
-            opened(root)
 
 
 def test_images_beside_labels_or_nothing_of_tfrecords_are_read(tmp_path, caplog):
