@@ -17,8 +17,8 @@ COVERS = frozenset(
     "cover covers thumbnail thumb preview previews logo icon banner teaser sample samples example examples figure "
     "figures fig overview screenshot screenshots assets docs".split()
 )
-MAY_BE_MASK = re.compile("mask|label|annot|seg|trimap|matte|gt|truth", re.IGNORECASE)
-"""In the names of all masks and of few others; it is faster than to find words."""
+IN_MASKS = ("mask", "label", "annot", "seg", "trimap", "matte", "truth", "gt/", "gt_", "gt.", "gtfine", "gtcoarse")
+"""In the names of all masks and of few other files; it is faster than to find words."""
 
 
 def words_of(name: str) -> list[str]:
@@ -26,10 +26,14 @@ def words_of(name: str) -> list[str]:
     return [word.lower() for word in WORD.findall(name)]
 
 
+def may_name_masks(names: str) -> bool:
+    """Whether the name of a file, or any of several that are joined, may be that of masks."""
+    small = names.lower()
+    return any(part in small for part in IN_MASKS)
+
+
 def is_mask(name: str) -> bool:
     """Whether the name of a file or folder says that it is, or holds, masks or labels of images."""
-    if not MAY_BE_MASK.search(name):
-        return False
     return not MASKS.isdisjoint(words_of(name)) or GROUND_TRUTH.search(name) is not None
 
 

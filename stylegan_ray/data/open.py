@@ -41,7 +41,8 @@ from stylegan_ray.data.left_out import (
     quoted,
     reason_of,
 )
-from stylegan_ray.data.name_words import is_cover, is_mask
+from stylegan_ray.data.name_words import is_cover, is_mask, may_name_masks
+from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import (
     choose_split,
@@ -186,14 +187,16 @@ def index_files(
         index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
         log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
-    if note := note_on_masks(list(index.names)):
+    if note := note_on_masks(index.names):
         log.warning("data.path=%s: %s", printable(path), note)
     return files, replace(index, stamp=stamp)
 
 
-def note_on_masks(names: Sequence[str]) -> str:
+def note_on_masks(names: PackedNames) -> str:
     """What to say where some of the images are named as masks or labels of others."""
-    masks = [name for name in names if is_mask(name) and is_image(name)]
+    if not may_name_masks(names.characters.tobytes().decode("latin-1")):
+        return ""
+    masks = [name for name in names if may_name_masks(name) and is_mask(name) and is_image(name)]
     if not masks or len(masks) == len(names):
         return ""
     return (

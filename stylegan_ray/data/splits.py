@@ -25,13 +25,17 @@ SPLITS = {
     "holdout": "holdout heldout",
     "unlabeled": "unlabeled unlabelled unsupervised",
     "extra": "extra extras",
-    "prediction": "prediction predictions predict pred",
+    "prediction": "prediction predictions predict pred inference",
+    "challenge": "challenge",
 }
 """Words in names of splits, and what they mean."""
 SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words.split()}
 PLAIN_WORDS = frozenset("set sets data dataset image images img imgs split folder part shard of v version".split())
 """Words that tell no split from another: train_images is beside test as train is."""
-GLUED = re.compile(r"(?:dataset|set|data|images?|imgs?)\Z")
+DEEPEST = 16
+"""Folders below each other among which splits are looked for."""
+GLUED = re.compile(r"\Ax(?=train|test|val)|(?:dataset|set|data|images?|imgs?)\Z")
+"""What names have before and behind such a word, without a sign between."""
 
 
 class SplitName(NamedTuple):
@@ -86,38 +90,37 @@ def places_of_images(names: Sequence[str]) -> list[Place]:
     Folders beside train and test are splits of their own name.
     """
     folders = [name.replace("\\", "/").lstrip("/").rpartition("/")[0] for name in names]
-    counts, parents = Counter(folders), _parents_of_splits(set(folders))
-    places = {folder: _place(folder, parents) for folder in counts}
+    counts = Counter(folders)
+    paths = {folder: tuple(folder.split("/")) if folder else () for folder in counts}
+    parents = _parents_of_splits(paths.values())
+    places = {folder: _place(path, parents) for folder, path in paths.items()}
     num_found = sum(counts[folder] for folder, place in places.items() if place.split)
-    if 2 * num_found <= len(names):
-        return [Place(None, _parts(folder)) for folder in folders]
-    return [places[folder] if places[folder].split else Place(OTHER, ()) for folder in folders]
+    missing = OTHER if 2 * num_found > len(names) else None
+    for folder, place in places.items():
+        if not place.split or not missing:
+            places[folder] = Place(missing, () if missing else paths[folder])
+    return [places[folder] for folder in folders]
 
 
-def _parents_of_splits(folders: Iterable[str]) -> set[str]:
-    """The folders whose sub-folders are splits; the topmost is ''."""
-    children: dict[str, set[str]] = {}
-    for folder in folders:
-        while folder:
-            parent, _, last = folder.rpartition("/")
-            names = children.setdefault(parent, set())
-            folder = "" if last in names else parent
-            names.add(last)
+def _parents_of_splits(paths: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """The folders whose sub-folders are splits; the topmost is ()."""
+    children: dict[tuple[str, ...], set[str]] = {}
+    for path in paths:
+        for depth in reversed(range(min(len(path), DEEPEST))):
+            names = children.setdefault(path[:depth], set())
+            if path[depth] in names:
+                break
+            names.add(path[depth])
     return {parent for parent, names in children.items() if are_splits(names)}
 
 
-def _place(folder: str, parents: Collection[str]) -> Place:
+def _place(path: tuple[str, ...], parents: Collection[tuple[str, ...]]) -> Place:
     """The place of a folder, by the topmost of its folders that are splits."""
-    parts = _parts(folder)
-    for depth in range(len(parts) + 1 if parents else 0):
-        if "/".join(parts[:depth]) in parents:
-            name = "".join(parts[depth : depth + 1])
-            return Place(split_name(name).split or name or OTHER, (*parts[:depth], *parts[depth + 1 :]))
-    return Place(None, parts)
-
-
-def _parts(folder: str) -> tuple[str, ...]:
-    return tuple(folder.split("/")) if folder else ()
+    for depth in range(min(len(path), DEEPEST) + 1 if parents else 0):
+        if path[:depth] in parents:
+            name = path[depth] if depth < len(path) else ""
+            return Place(split_name(name).split or name or OTHER, path[:depth] + path[depth + 1 :])
+    return Place(None, path)
 
 
 def splits_of_images(names: Sequence[str]) -> list[str | None]:

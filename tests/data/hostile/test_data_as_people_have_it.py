@@ -130,6 +130,7 @@ def test_splits_are_no_classes(tmp_path, caplog, write):
         (["trainset", "testset"], 2, "test (2"),
         (["trn", "tst"], 2, "test (2"),
         (["TrainData", "Unlabelled"], 2, "unlabeled (2"),
+        (["Xtrain", "Xtest", "inference"], 2, "prediction (2"),
         (["train_1", "train_2", "val"], 4, "validation (2"),
         (["data/train", "data/test", "assets"], 2, "test (2"),
         (["a/b/train/x", "a/b/test/x", "a/c"], 2, "other (2"),
