@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.name_words import is_mask, is_of_images
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.splits import are_splits, places_of_images, splits_of_images
-from stylegan_ray.untrusted import BadFileError, short_repr
+from stylegan_ray.untrusted import BadFileError, printable, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
 LABEL_FILE = "dataset.json"
@@ -25,8 +26,12 @@ MAX_LABEL_BYTES = 1 << 29
 BRACKETS, BRACKETS_PER_IMAGE = 10_000, 16
 COMMAS, COMMAS_PER_IMAGE = 10_000, 1024
 """Lists, objects and their entries in dataset.json, which take far more memory than text."""
-CLASS_BOUND = 1 << 31
-"""Class numbers are below this."""
+CLASS_BOUND, ID_BOUND = 1 << 31, 1 << 64
+"""Classes that are trained on have numbers below the first; ids to be renumbered are below the second."""
+NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
+"""Names of classes that are ordered by value."""
+LEADING = re.compile(r"^(?:\.?/)+")
+FORM = '{"labels": [[name, class or vector], ...]}'
 MAX_COLUMNS = 1 << 16
 """Widest label vectors."""
 NUMBERED = re.compile(r"[0-9]{3,}(?:[-_][0-9]{3,})?")
@@ -64,16 +69,20 @@ class Labels:
     ) -> Labels:
         """Labels from class numbers, texts or vectors, one per image: the one check of all formats.
 
-        `where` says in messages where the labels stand, `name` which image a label belongs to.
+        Whole numbers stored as floats are class numbers. So are vectors of one whole number where one is above 1 and
+        none is negative; of other vectors each number is an attribute. `where` says in messages where the labels are
+        stored, `name` which image a label belongs to.
         """
         try:
             if isinstance(labels, np.ndarray):
-                return _of_numbers(_checked_array(labels, name), where, class_names)
-            if labels and all(isinstance(label, str) for label in labels):
+                found = _of_numbers(_checked_array(labels, name), where, class_names)
+            elif labels and all(isinstance(label, str) for label in labels):
                 return _of_texts(labels)
-            return _of_numbers(_as_array(labels, name), where, class_names)
+            else:
+                found = _of_numbers(_as_array(labels, name), where, class_names)
         except ValueError as error:
             return cls(problem=f"{where} must hold class numbers, or vectors of one length: {error}")
+        return replace(found, is_late=True) if _are_floats(labels) else found
 
     def renumbered(self) -> Labels:
         """Classes 0, 1, 2, ... in the order of their numbers; each is named as before, or by its former number."""
@@ -86,49 +95,79 @@ class Labels:
         return Labels(values.astype(np.int32), class_names=names)
 
 
+def _are_floats(labels: Sequence[Any] | np.ndarray) -> bool:
+    """Whether there are single floats, which version 0.1 refused."""
+    if isinstance(labels, np.ndarray):
+        return labels.ndim == 1 and labels.dtype.kind == "f"
+    return any(isinstance(label, float) for label in labels)
+
+
 def _of_numbers(values: np.ndarray, where: str, class_names: tuple[str, ...] | None) -> Labels:
-    """Labels from checked values; class numbers with large gaps become `sparse`."""
-    if values.ndim == 1 and len(values):
-        size, used = int(values.max()) + 1, len(np.unique(values))
-        if size > MANY_CLASSES and size > EMPTY_SHARE * used:
-            return Labels(
-                problem=f"the class numbers of {where} go up to {size - 1}, but {used} of these {size} classes have "
-                f"images; number them 0 to {used - 1} with --data.renumber_classes",
-                sparse=values,
-                class_names=class_names,
-            )
+    """Labels from checked values; class numbers that are large or have large gaps become `sparse`."""
+    if values.ndim == 2 or not len(values):
+        return Labels(values if values.ndim == 2 else values.astype(np.int32), class_names=class_names)
+    size, used = int(values.max()) + 1, len(np.unique(values))
+    if size <= CLASS_BOUND:
+        values = values.astype(np.int32)
+    if size > CLASS_BOUND or (size > MANY_CLASSES and size > EMPTY_SHARE * used):
+        return Labels(
+            problem=f"the class numbers of {where} go up to {size - 1}, but {used} of these {size} classes have "
+            f"images; number them 0 to {used - 1} with --data.renumber_classes",
+            sparse=values,
+            class_names=class_names,
+            is_late=size > CLASS_BOUND,
+        )
     return Labels(values, class_names=class_names)
 
 
 def _of_texts(labels: Sequence[str]) -> Labels:
-    """Each text as a class, in the order of the texts."""
+    """Each text as a class, in the order of the texts, or of their values where all are numbers."""
     class_names = sorted(set(labels))
+    if all(map(NUMBER.fullmatch, class_names)):
+        class_names.sort(key=Decimal)
     numbers = {text: number for number, text in enumerate(class_names)}
     values = np.array([numbers[text] for text in labels], dtype=np.int32)
     return Labels(values, class_names=tuple(class_names), is_late=True)
 
 
 def _as_array(labels: Sequence[Any], name: Callable[[int], str]) -> np.ndarray:
-    """Class numbers as int32 [n], vectors as float32 [n,L]; raises ValueError."""
-    if all(_is_int(label) for label in labels):
-        for i, label in enumerate(labels):
-            if not 0 <= label < CLASS_BOUND:
-                raise ValueError(_wrong_class(label, name(i)))
-        return np.array(labels, dtype=np.int32)
+    """Class numbers as integers [n], vectors as float32 [n,L]; raises ValueError."""
+    if all(map(_is_number, labels)):
+        return _class_array(labels, name)
     kinds = list(map(_kind, labels))
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         shown = short_repr(labels[other])
         raise ValueError(f"the label of {name(other)} is {shown}, that of {name(0)} {short_repr(labels[0])}")
     if not isinstance(kinds[0], int) or not kinds[0]:
-        raise ValueError(f"the label of {name(0)} is {short_repr(labels[0])}, neither a class number nor a vector")
+        raise ValueError(
+            f"the label of {name(0)} is {short_repr(labels[0])}, neither a class number nor a vector; write a whole "
+            "number from 0, or numbers in a list"
+        )
     for i, label in enumerate(labels):
-        if not all(_is_int(number) or isinstance(number, float) for number in label):
+        if not all(map(_is_number, label)):
             raise ValueError(f"the label of {name(i)} is {short_repr(label)}, not a vector of numbers")
+    firsts = [label[0] for label in labels] if kinds[0] == 1 else []
+    if firsts and all(isinstance(number, int) for number in firsts) and _exceed_attributes(min(firsts), max(firsts)):
+        return _class_array(firsts, name)
     try:
         return _checked_array(np.array(labels, dtype=np.float64), name)
     except OverflowError:
         raise ValueError("a vector has a number that is too large") from None
+
+
+def _class_array(labels: Sequence[int | float], name: Callable[[int], str]) -> np.ndarray:
+    """Class numbers as integers [n]; raises ValueError where one is not whole, negative or too large."""
+    numbers = [int(label) if isinstance(label, float) and label.is_integer() else label for label in labels]
+    for i, number in enumerate(numbers):
+        if isinstance(number, float) or not 0 <= number < ID_BOUND:
+            raise ValueError(_wrong_class(number, name(i)))
+    return np.array(numbers, dtype=np.uint64 if max(numbers, default=0) >= ID_BOUND >> 1 else np.int64)
+
+
+def _exceed_attributes(least: int, most: int) -> bool:
+    """Whether whole numbers in vectors of length one are class numbers: attributes are 0 and 1, or -1 and 1."""
+    return least >= 0 and most > 1
 
 
 def _kind(label: Any) -> int | str:
@@ -137,14 +176,20 @@ def _kind(label: Any) -> int | str:
 
 
 def _checked_array(values: np.ndarray, name: Callable[[int], str]) -> np.ndarray:
-    """Class numbers [n] as int32, vectors [n,L] as float32; raises ValueError for others, before any cast."""
-    if values.dtype.kind not in "iuf" or values.ndim not in (1, 2) or (values.ndim == 1 and values.dtype.kind == "f"):
-        raise ValueError(f"they are an array of {values.dtype} of shape {values.shape}")
+    """Class numbers [n] as integers, vectors [n,L] as float32; raises ValueError for others, before any cast."""
+    if values.dtype.kind not in "iuf" or values.ndim not in (1, 2):
+        raise ValueError(
+            f"they are an array of {values.dtype} of shape {values.shape}; write whole numbers [n] or vectors [n,L]"
+        )
+    if values.dtype.kind in "iu" and values.ndim == 2 and values.shape[1] == 1 and len(values):
+        values = values[:, 0] if _exceed_attributes(int(values.min()), int(values.max())) else values
     if values.ndim == 1:
-        wrong = np.flatnonzero((values < 0) | (values >= CLASS_BOUND))
+        values = values.astype(np.float64) if values.dtype.kind == "f" else values
+        wrong = np.flatnonzero(~((values >= 0) & (values < ID_BOUND) & (np.floor(values) == values)))
         if len(wrong):
-            raise ValueError(_wrong_class(int(values[wrong[0]]), name(int(wrong[0]))))
-        return values.astype(np.int32)
+            raise ValueError(_wrong_class(values[wrong[0]].item(), name(int(wrong[0]))))
+        is_large = values.max(initial=0) >= ID_BOUND >> 1
+        return values.astype(np.uint64 if is_large else np.int64)
     if not 1 <= values.shape[1] <= MAX_COLUMNS:
         raise ValueError(f"vectors have {values.shape[1]} numbers, and may have 1 to {MAX_COLUMNS}")
     with np.errstate(over="ignore"):
@@ -155,14 +200,19 @@ def _checked_array(values: np.ndarray, name: Callable[[int], str]) -> np.ndarray
     return numbers
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _wrong_class(number: int, name: str) -> str:
+def _wrong_class(number: int | float, name: str) -> str:
+    shown = short_repr(number)
+    if number != number or number % 1:
+        return (
+            f"class {shown} of {name} is not a whole number; write whole numbers from 0, or vectors such as [{shown}]"
+        )
     if number < 0:
-        return f"class {short_repr(number)} is negative, that of {name}; number the classes from 0"
-    return f"class {short_repr(number)} of {name} is not below {CLASS_BOUND}; number the classes from 0"
+        return f"class {shown} is negative, that of {name}; number the classes from 0"
+    return f"class {shown} of {name} is not below {ID_BOUND}; number the classes from 0"
 
 
 def label_vectors(values: np.ndarray, size: int) -> np.ndarray:
@@ -172,26 +222,50 @@ def label_vectors(values: np.ndarray, size: int) -> np.ndarray:
     return (values[:, None] == np.arange(size)).astype(np.float32)
 
 
-def labels_from_json(content: bytes, names: PackedNames, folder: str = "") -> Labels:
+class LabelFile(NamedTuple):
+    """A dataset.json and the images whose labels it holds."""
+
+    content: bytes
+    names: Sequence[str] | PackedNames
+    folder: str = ""
+    """Where the file is stored, with a slash at its end where that is not the root."""
+
+
+def labels_from_json(*files: LabelFile) -> Labels:
     """Labels as StyleGAN2-ADA stores them: {"labels": [[name, class or vector], ...] or null}.
 
-    Names are relative to `folder`, which ends with a slash where it is not the root.
+    Names are relative to the folder of the file, or to the root; see `_aligned` for what else they may be.
     """
+    labels, class_names, is_late = list[Any](), dict[tuple[str, ...], None](), False
+    stored = [name for file in files for name in file.names]
     try:
-        tree = read_tree(content, len(names))
+        for file in files:
+            tree = read_tree(file.content, len(file.names))
+            some, late = _match(_given(tree, file.names), file)
+            labels += some
+            is_late = is_late or late
+            class_names |= dict.fromkeys(filter(None, [texts(tree.get("class_names"))]))
     except BadFileError as error:
         return Labels(problem=str(error))
-    entries = tree.get("labels") if isinstance(tree, Mapping) else None
-    if not entries:
-        has_classes = labels_from_folders(names).values is not None
-        hint = " (delete it to use the sub-folders as classes)" if has_classes else ""
-        return Labels(problem=f"{LABEL_FILE} holds no labels{hint}")
-    try:
-        given = _given(entries)
-        found = _match(given, names, folder)
-        return replace(found, class_names=texts(tree.get("class_names"))) if found.class_names is None else found
     except ValueError as error:
-        return Labels(problem=f'{LABEL_FILE} must hold {{"labels": [[name, class or vector], ...]}}: {error}')
+        return Labels(problem=f"{LABEL_FILE} must hold {FORM}: {error}")
+    if len(class_names) > 1:
+        return Labels(problem=f"the files {LABEL_FILE} name their classes differently; write the same names in all")
+    found = Labels.of(labels, LABEL_FILE, name=lambda i: quoted(stored[i]))
+    names = found.class_names or next(iter(class_names), None)
+    return replace(found, class_names=names, is_late=found.is_late or is_late)
+
+
+def attribution_from_json(content: bytes | None, num_images: int) -> str | None:
+    """The text `attribution` of a dataset.json for so many images, if there is one."""
+    if not content or b'"attribution"' not in content:
+        return None
+    try:
+        tree = read_tree(content, num_images)
+    except BadFileError:
+        return None
+    text = tree.get("attribution") if isinstance(tree, dict) else None
+    return printable(text, most=1000) if isinstance(text, str) else None
 
 
 def label_limit(num_images: int) -> int:
@@ -216,9 +290,15 @@ def texts(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if is_list else None
 
 
-def _given(entries: Any) -> dict[str, Any]:
-    """The label of each name, with '/' in names; raises ValueError."""
-    given: dict[str, Any] = {}
+def _given(tree: Any, images: Sequence[str] | PackedNames) -> dict[str, Any]:
+    """The label of each name, with '/' in names; raises BadFileError where there are none, else ValueError."""
+    if not isinstance(tree, Mapping) or (tree and "labels" not in tree):
+        raise ValueError(f"it is {short_repr(tree)}")
+    entries, given = tree.get("labels"), {}
+    if not entries:
+        has_classes = labels_from_folders(images).values is not None
+        hint = " (delete it to use the sub-folders as classes)" if has_classes else ""
+        raise BadFileError(f"{LABEL_FILE} holds no labels{hint}")
     if not isinstance(entries, list):
         raise ValueError(f"labels are {short_repr(entries)}")
     for entry in entries:
@@ -233,23 +313,67 @@ def _given(entries: Any) -> dict[str, Any]:
     return given
 
 
-def _match(given: dict[str, Any], names: PackedNames, folder: str) -> Labels:
-    """The labels in the order of the images; every name must be in both."""
-    wanted = [name.replace("\\", "/").removeprefix(folder) for name in names]
-    stored = list(names)
-    missing = [name for name in wanted if name not in given]
-    if missing:  # names of macOS are decomposed, those of most programs are composed
-        by_form = {unicodedata.normalize("NFC", name): label for name, label in given.items()}
-        wanted_forms = [unicodedata.normalize("NFC", name) for name in wanted]
-        if len(by_form) == len(given) and len(set(wanted_forms)) == len(wanted):
-            given, wanted = by_form, wanted_forms
-        missing = [name for name in wanted if name not in given]
-    if missing:
-        return Labels(problem=f"{LABEL_FILE} has no label for {list_names(missing)}")
+def _match(given: dict[str, Any], file: LabelFile) -> tuple[list[Any], bool]:
+    """The labels in the order of the images, and whether version 0.1 did not find them.
+
+    Every name must be in both; raises BadFileError where one is not.
+    """
+    stored = [name.replace("\\", "/") for name in file.names]
+    wanted = [name.removeprefix(file.folder) for name in stored]
+    is_late = wanted != list(file.names)
+    if missing := [name for name, key in zip(stored, wanted, strict=True) if key not in given]:
+        aligned = _aligned(given, stored)
+        if aligned is None:
+            raise BadFileError(
+                f"{LABEL_FILE} has no label for {list_names(missing)}; its names are such as "
+                f"{quoted(next(iter(given)))}, and must be those of the images"
+            )
+        (given, wanted), is_late = aligned, True
     if len(given) > len(set(wanted)) and (unknown := _unknown(given, set(wanted))):
-        return Labels(problem=f"{LABEL_FILE} names {list_names(unknown)}, which the data set does not hold")
-    found = Labels.of([given[name] for name in wanted], LABEL_FILE, name=lambda i: quoted(stored[i]))
-    return replace(found, is_late=True) if wanted != stored else found
+        raise BadFileError(f"{LABEL_FILE} names {list_names(unknown)}, which the data set does not hold")
+    return [given[key] for key in wanted], is_late
+
+
+def _aligned(given: Mapping[str, Any], images: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """Labels by keys, and the key of each image, where their names agree in form only; None where they do not.
+
+    They may differ in Unicode's form, case, "./", leading folders that all on one side share, or all folders. No two
+    names of a side may then be one.
+    """
+    for form in (_composed, lambda name: _composed(name).casefold()):
+        for labeled, wanted in _without_folders(list(map(form, given)), list(map(form, images))):
+            by_key = dict(zip(labeled, given.values(), strict=True))
+            if len(by_key) == len(given) and len(set(wanted)) == len(wanted) and by_key.keys() >= set(wanted):
+                return by_key, wanted
+    return None
+
+
+def _composed(name: str) -> str:
+    """A name without leading slash or "./", and composed: names of macOS are not, those of most programs are."""
+    return unicodedata.normalize("NFC", LEADING.sub("", name))
+
+
+def _without_folders(labeled: list[str], images: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Names with labels and names of images: as they are, without folders that all of one side share, without all."""
+    known = set(labeled)
+    yield labeled, images
+    for folder in _shared_folders(labeled):
+        if folder + images[0] in known:
+            yield [name[len(folder) :] for name in labeled], images
+    for folder in _shared_folders(images):
+        if images[0][len(folder) :] in known:
+            yield labeled, [name[len(folder) :] for name in images]
+    yield [name.rpartition("/")[2] for name in labeled], [name.rpartition("/")[2] for name in images]
+
+
+def _shared_folders(names: Sequence[str]) -> Iterator[str]:
+    """The leading folders of all names, from one to as many as they share, each with a slash at its end."""
+    folder = ""
+    for part in names[0].split("/")[:-1]:
+        folder += f"{part}/"
+        if not all(name.startswith(folder) for name in names):
+            return
+        yield folder
 
 
 def _unknown(given: Mapping[str, Any], wanted: set[str]) -> list[str]:

@@ -91,6 +91,65 @@ def test_wrong_label_files(tmp_path, labels, words):
     assert opened(root).num_images == 2  # labels are not read without data.cond
 
 
+@pytest.mark.parametrize("pack", [write_folder, write_zip])
+@pytest.mark.parametrize(
+    ("images", "label_file", "names"),
+    [
+        (["0.png", "1.png"], "Dataset.JSON", ["0.png", "1.png"]),
+        (["a/0.png", "b/1.png"], "dataset.JSON", ["a/0.png", "b/1.png"]),
+        (["set/0.png", "set/1.png"], "set/dataset.json", ["set/0.png", "set/1.png"]),
+        (["0.png", "1.png"], "dataset.json", ["./0.png", "./1.png"]),
+        (["0.png", "1.png"], "dataset.json", ["/data/set/0.png", "/data/set/1.png"]),
+        (["0.png", "1.png"], "dataset.json", ["0.PNG", "1.Png"]),
+        (["images/0.png", "images/1.png"], "dataset.json", ["0.png", "1.png"]),
+        (["a/0.png", "b/1.png"], "dataset.json", ["0.png", "1.png"]),
+    ],
+)
+def test_names_that_agree_in_form_only(tmp_path, pack, images, label_file, names):
+    files = {name: noise_picture(i) for i, name in enumerate(images)}
+    pairs = zip(names, [1, 0], strict=True)
+    data = opened(pack(tmp_path / "d.zip", {**files, label_file: label_json(list(pairs))}), cond=True)
+    assert data.labels(np.arange(2)).argmax(1).tolist() == [1, 0]
+
+
+def test_names_that_are_ambiguous_are_shown(tmp_path):
+    files = {"a/0.png": noise_picture(0), "b/0.png": noise_picture(1)}
+    root = write_folder(tmp_path / "d", {**files, "dataset.json": label_json([["0.png", 1], ["1.png", 0]])})
+    with pytest.raises(DataError, match=r"no label for 'a/0\.png', 'b/0\.png'; its names are such as '0\.png'"):
+        opened(root, cond=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names"),
+    [
+        (["2", "10", "1"], [1, 2, 0], ("1", "2", "10")),
+        (["10.0", "2.0", "2.5"], [2, 0, 1], ("2.0", "2.5", "10.0")),
+        (["2", "10", "x"], [1, 0, 2], ("10", "2", "x")),
+        ([1.0, 0.0, 2], [1, 0, 2], None),
+        ([[2], [0], [1]], [2, 0, 1], None),
+    ],
+)
+def test_classes_in_texts_floats_and_lists(tmp_path, labels, classes, names):
+    pairs = [[f"00{i}.png", label] for i, label in enumerate(labels)]
+    data = opened(write_folder(tmp_path / "d", {**numbered(3), "dataset.json": label_json(pairs)}), cond=True)
+    assert data.labels(np.arange(3)).argmax(1).tolist() == classes and data.class_names == names
+    assert data.label_size == 3
+
+
+@pytest.mark.parametrize("labels", [[[1], [0], [1]], [[-1], [1], [2]], [[2.0], [0.0], [1.0]]])
+def test_vectors_of_one_attribute_stay_vectors(tmp_path, labels):
+    pairs = [[f"00{i}.png", label] for i, label in enumerate(labels)]
+    data = opened(write_folder(tmp_path / "d", {**numbered(3), "dataset.json": label_json(pairs)}), cond=True)
+    assert data.labels(np.arange(3)).tolist() == labels
+
+
+@pytest.mark.parametrize("content", [b'[["000.png", 0]]', b'{"000.png": 0}'])
+def test_label_files_of_another_form_show_theirs(tmp_path, content):
+    root = write_folder(tmp_path / "d", {**numbered(1), "dataset.json": content})
+    with pytest.raises(DataError, match=r'dataset\.json must hold {"labels": .*: it is .*000\.png'):
+        opened(root, cond=True)
+
+
 def test_cond_without_any_labels(tmp_path):
     with pytest.raises(DataError, match="sub-folder per class"):
         opened(write_folder(tmp_path / "d", numbered(2)), cond=True)

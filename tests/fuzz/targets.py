@@ -25,7 +25,7 @@ from stylegan_ray.data.errors import BadImage, DataError
 from stylegan_ray.data.finished import Finished
 from stylegan_ray.data.formats.celeba import parse_attributes
 from stylegan_ray.data.headers import plain_header
-from stylegan_ray.data.labels import Labels, labels_from_json
+from stylegan_ray.data.labels import LabelFile, Labels, labels_from_json
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.images.saved_w import load_w
@@ -163,7 +163,7 @@ def finished(content: bytes) -> object:
 
 
 def labels(content: bytes) -> Labels:
-    return labels_from_json(content, PackedNames.pack(["0.png", "1.png"]))
+    return labels_from_json(LabelFile(content, PackedNames.pack(["0.png", "1.png"])))
 
 
 def saved_w(content: bytes) -> object:

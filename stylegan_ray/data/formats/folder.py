@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import LABEL_FILE, Labels, labels_from_folders, labels_from_json
+from stylegan_ray.data.labels import LABEL_FILE, LabelFile, Labels, labels_from_folders, labels_from_json
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, is_hidden
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
@@ -61,14 +61,17 @@ def is_image(name: str, endings: Endings = IMAGE_ENDINGS) -> bool:
 
 
 def is_label_file(name: str) -> bool:
-    """Whether a file is named as one of labels."""
-    return name.endswith(LABEL_FILE)
+    """Whether a file is named as one of labels, in any case."""
+    return name.lower().endswith(LABEL_FILE)
 
 
 def label_file_among(names: Sequence[str], images: Sequence[str]) -> str | None:
-    """The dataset.json at the root, or in the folder that holds all the images; None where there is none."""
-    found = [name for name in names if name.replace("\\", "/").rpartition("/")[2] == LABEL_FILE]
-    for name in sorted(found, key=len):
+    """The dataset.json at the root, or in the folder that holds all the images; None where there is none.
+
+    Of those whose names differ in case only, the one in small letters is taken.
+    """
+    found = [name for name in names if name.replace("\\", "/").rpartition("/")[2].lower() == LABEL_FILE]
+    for name in sorted(found, key=lambda name: (len(name), not name.endswith(LABEL_FILE))):
         folder = name[: -len(LABEL_FILE)]
         if all(image.startswith(folder) for image in images):
             return name
@@ -81,4 +84,5 @@ def read_labels(content: bytes | None, names: PackedNames, label_file: str = LAB
         return Labels()
     if content is None:
         return labels_from_folders(names)
-    return labels_from_json(content, names, label_file.replace("\\", "/").removesuffix(LABEL_FILE))
+    labels = labels_from_json(LabelFile(content, names, label_file.replace("\\", "/")[: -len(LABEL_FILE)]))
+    return labels if label_file.endswith(LABEL_FILE) else replace(labels, is_late=True)

@@ -25,12 +25,12 @@ from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.folder import is_image, label_file_among, read_labels
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import COMMAS_PER_IMAGE, LABEL_FILE, label_limit, read_tree
+from stylegan_ray.data.labels import COMMAS_PER_IMAGE, LABEL_FILE, attribution_from_json, label_limit
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import LARGE_BYTES, BadFileError, check_size, format_bytes, inflate, large_turn, printable
+from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, inflate, large_turn, printable
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
@@ -94,7 +94,7 @@ class Zip(EncodedFormat):
         labels = read_labels(directory.labels, names, directory.label_file)
         return Index(
             self.name, names, places, labels, **vars(scanned), shards=(zip_name,),
-            attribution=_attribution(directory.labels, len(names)), left_out=tuple(directory.left_out),
+            attribution=attribution_from_json(directory.labels, len(names)), left_out=tuple(directory.left_out),
         )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> ZipSource:
@@ -210,17 +210,6 @@ def _read_labels(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_images: i
             f"{num_images} images; store labels in Parquet files, or write it again"
         )
     return content
-
-
-def _attribution(content: bytes | None, num_images: int) -> str | None:
-    if not content or b'"attribution"' not in content:
-        return None
-    try:
-        tree = read_tree(content, num_images)
-    except BadFileError:
-        return None
-    text = tree.get("attribution") if isinstance(tree, dict) else None
-    return printable(text, most=1000) if isinstance(text, str) else None
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,8 @@ def test_label_files_that_are_none(tmp_path, content):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ([2**31, 0], "class 2147483648 of '000.png'"),
+        ([2**31, 0], "2147483649 classes .*--data.renumber_classes"),
+        ([0.5, 0], "class 0.5 of '000.png' is not a whole number; write whole numbers"),
         ([2**100, 0], "class 1267.* of '000.png'"),
         ([2_000_000_000, 0], "2000000001 classes .*--data.renumber_classes"),
         ([20200101, 20200131], "2 of these 20200132 classes .*--data.renumber_classes"),
@@ -258,7 +259,20 @@ def test_classes_with_gaps_are_renumbered(tmp_path):
     assert data.labels(np.arange(2)).tolist() == [[0, 1], [1, 0]] and data.class_names == ("20200101", "20200131")
 
 
-@pytest.mark.parametrize("values", [[-1, 0], [2**32 + 1, 0], [2.0, np.nan]])
+@pytest.mark.parametrize("ids", [(2**31, 7), (2**40, 1), (2**64 - 1, 2**63)])
+def test_large_ids_are_renumbered(tmp_path, ids):
+    rows = [{"image": {"bytes": encoded(noise_picture(i)), "path": ""}} for i in range(2)]
+    table = pa.Table.from_pylist(rows).append_column("label", pa.array(ids, pa.uint64()))
+    pq.write_table(table, tmp_path / "d.parquet")
+    pairs = [[f"{i:03d}.png", number] for i, number in enumerate(ids)]
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(pairs)})
+    for path in (root, tmp_path / "d.parquet"):
+        data = opened(path, cond=True, renumber_classes=True, shuffle="blocks")
+        assert data.labels(np.arange(2)).tolist() == [[0, 1], [1, 0]]
+        assert data.class_names == (str(ids[1]), str(ids[0]))
+
+
+@pytest.mark.parametrize("values", [[-1, 0], [2.5, 0], [2.0, np.nan]])
 def test_label_arrays_are_checked_before_any_cast(tmp_path, values):
     images = [np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8) for i in range(2)]
     records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image) for image in images])
