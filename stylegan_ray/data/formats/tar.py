@@ -1,4 +1,4 @@
-"""Tar files of images: WebDataset shards, with the label of `name.png` in `name.cls`."""
+"""Tar files of images: WebDataset shards, with the label of `name.png` in `name.cls`, or all labels in dataset.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import BinaryIO
 
@@ -14,10 +14,18 @@ import numpy as np
 
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image
+from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image, label_file_among
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.labels import Labels, labels_from_folders
+from stylegan_ray.data.labels import (
+    LABEL_FILE,
+    LabelFile,
+    Labels,
+    attribution_from_json,
+    label_limit,
+    labels_from_folders,
+    labels_from_json,
+)
 from stylegan_ray.data.left_out import (
     IMAGE_ENDINGS,
     NO_FILES,
@@ -82,13 +90,20 @@ class Tar(EncodedFormat):
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
         notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
+        if members.classes and members.label_files:
+            notes.append(f"labels are read from .cls files, not from {quoted(members.label_files[0][1])}")
+        label_files = _label_files(members, files, shards)
         names = PackedNames.pack(
             name if len(shards) == 1 else f"{shards[shard]}/{name}"
             for name, shard in zip(members.names, members.shard, strict=True)
         )
         places = {part: np.array(getattr(members, part), dtype=np.int64) for part in ("shard", "offset", "size")}
         scanned = scan(TarSource(files, shards, places).read, names, progress, reading)
-        return Index(self.name, names, places, _labels(members), **vars(scanned), shards=shards, left_out=tuple(notes))
+        attribution = attribution_from_json(label_files[0].content, len(label_files[0].names)) if label_files else None
+        return Index(
+            self.name, names, places, _labels(members, label_files), **vars(scanned), shards=shards,
+            attribution=attribution, left_out=tuple(notes),
+        )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> TarSource:
         return TarSource(files, index.shards, index.places)
@@ -122,6 +137,8 @@ class _Members:
     size: list[int] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
     """Text of each .cls file, by shard and name without the ending."""
+    label_files: list[tuple[int, str, int, int]] = field(default_factory=list)
+    """Shard, name, offset and size of each file named dataset.json."""
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def keep(self, used: Sequence[bool]) -> None:
@@ -171,7 +188,8 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                     raise tarfile.ReadError("a member has a size that cannot be")
                 latest, name = member.offset, member.name.removeprefix("./")
                 check_name(name, path)
-                is_label = name.lower().endswith(LABEL_ENDING) and not is_hidden(name)
+                is_label_file = name.lower().rpartition("/")[2] == LABEL_FILE
+                is_label = (is_label_file or name.lower().endswith(LABEL_ENDING)) and not is_hidden(name)
                 if not is_image(name, endings) and not is_label:
                     members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)
                 elif member.issparse() or not member.isreg():
@@ -183,6 +201,8 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                     members.shard.append(shard)
                     members.offset.append(member.offset_data)
                     members.size.append(member.size)
+                elif is_label_file:
+                    members.label_files.append((shard, name, member.offset_data, member.size))
                 else:
                     members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member, name)
                 seen.add(_with_small_ending(name))
@@ -234,24 +254,33 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{'.'.join(parts[:end])}"
 
 
-def _sample(members: _Members, i: int) -> str:
-    """The key of the sample of an image: its name without the ending where that has a label of its own."""
-    own = f"{members.shard[i]}/{_stem(members.names[i])}"
-    return own if own in members.classes else f"{members.shard[i]}/{_key(members.names[i])}"
+def _samples(members: _Members) -> list[str]:
+    """The key of the sample of each image, by shard.
+
+    Dots belong to the names of images that have labels of their own, and where a key has very many images.
+    """
+    keys = [f"{shard}/{_key(name)}" for shard, name in zip(members.shard, members.names, strict=True)]
+    own = [f"{shard}/{_stem(name)}" for shard, name in zip(members.shard, members.names, strict=True)]
+    counts = Counter(keys)
+    labeled = Counter(key for key, stem in zip(keys, own, strict=True) if stem in members.classes)
+    return [
+        stem if labeled[key] == counts[key] or (labeled[key] and counts[key] > MOST_PARTS) else key
+        for key, stem in zip(keys, own, strict=True)
+    ]
 
 
 def _choose_images(members: _Members, files: Files, reading: Reading) -> list[str]:
     """Keeps one split, and one image of each sample; what is left out as lines. Raises DataError."""
     used, note = choose_split(splits_of_images(members.names), reading.split, "images") if members.names else ([], "")
     members.keep(list(used))
-    samples = [_sample(members, i) for i in range(len(members.names))]
+    samples = _samples(members)
     counts = Counter(samples)
     parts = [
         _part(sample, shard, name) for sample, shard, name in zip(samples, members.shard, members.names, strict=True)
     ]
     several = Counter(part for part, sample in zip(parts, samples, strict=True) if counts[sample] > 1)
     notes = [note] if note else []
-    if reading.image_column is None and (not several or len(several) > MOST_PARTS):
+    if reading.image_column is None and not _are_kinds(several, [key for key in counts if counts[key] > 1], members):
         return notes
     chosen = reading.image_column or min(several, key=lambda part: (not _is_main(part), -several[part], part))
     keep = [part == chosen or (reading.image_column is None and counts[sample] == 1)
@@ -269,6 +298,17 @@ def _choose_images(members: _Members, files: Files, reading: Reading) -> list[st
     return notes
 
 
+def _are_kinds(several: Counter[str], samples: list[str], members: _Members) -> bool:
+    """Whether endings are kinds of images, such as image and mask: few that occur again, or that share a label.
+
+    Others are names with dots, such as `Dr. Who 1.png`, of images that are no samples.
+    """
+    if not several or len(several) > MOST_PARTS:
+        return False
+    labels = _classes_by_key(members)
+    return max(several.values()) > 1 or any(sample in labels for sample in samples)
+
+
 def _part(sample: str, shard: int, name: str) -> str:
     """What follows the key of the sample in a name, such as png or mask.png."""
     return name[len(sample) - len(f"{shard}/") :].lstrip(".").lower()
@@ -279,18 +319,58 @@ def _is_main(part: str) -> bool:
     return "." not in part or part.partition(".")[0] in ("image", "img", "input", "jpg", "jpeg", "png")
 
 
-def _labels(members: _Members) -> Labels:
-    if not members.names:
-        return Labels()
-    if not members.classes:
-        return labels_from_folders(members.names, "the tar files hold no .cls files")
+def _classes_by_key(members: _Members) -> dict[str, set[str]]:
+    """The texts of the .cls files of each sample, by shard and key."""
     by_key: dict[str, set[str]] = {}
     for stem, text in members.classes.items():
         shard, _, name = stem.partition("/")
         by_key.setdefault(f"{shard}/{_key(f'{name}{LABEL_ENDING}')}", set()).add(text)
-    texts, missing = [], []
-    for i, name in enumerate(members.names):
-        sample = _sample(members, i)
+    return by_key
+
+
+def _label_files(members: _Members, files: Files, shards: Sequence[str]) -> list[LabelFile]:
+    """The dataset.json of each shard, or the only one for all; none where labels are in .cls files."""
+    if members.classes:
+        return []
+    images: dict[int, list[str]] = {}
+    for shard, name in zip(members.shard, members.names, strict=True):
+        images.setdefault(shard, []).append(name)
+    by_shard: dict[int, dict[str, tuple[int, int]]] = {}
+    for shard, name, offset, size in members.label_files:
+        by_shard.setdefault(shard, {})[name] = offset, size
+    if len(by_shard) == 1:  # for the images of all shards
+        images = dict.fromkeys(by_shard, members.names)
+    found = []
+    for shard in sorted(by_shard.keys() & images.keys()):
+        if name := label_file_among(list(by_shard[shard]), images[shard]):
+            content = _read_label_file(files, shards[shard], name, *by_shard[shard][name], len(images[shard]))
+            found.append(LabelFile(content, images[shard], name[: -len(LABEL_FILE)]))
+    return found
+
+
+def _read_label_file(files: Files, shard: str, name: str, offset: int, size: int, num_images: int) -> bytes:
+    """The content of a dataset.json, which is of bounded size; raises DataError."""
+    limit = label_limit(num_images)
+    if size > limit:
+        raise DataError(
+            f"data.path={files.root}/{shard}: {quoted(name)} takes more than {format_bytes(limit)}, the limit for the "
+            f"labels of {num_images} images; store labels in Parquet files, or write it again"
+        )
+    return files.read_at(shard, offset, size)
+
+
+def _labels(members: _Members, label_files: Sequence[LabelFile]) -> Labels:
+    if not members.names:
+        return Labels()
+    if label_files:
+        labels = labels_from_json(*label_files)
+        if sum(len(file.names) for file in label_files) < len(members.names):
+            return Labels(problem=f"some of the tar files hold no {LABEL_FILE}; write one into each, or one for all")
+        return replace(labels, is_late=True)
+    if not members.classes:
+        return labels_from_folders(members.names, f"the tar files hold no .cls files and no {LABEL_FILE}")
+    by_key, texts, missing = _classes_by_key(members), [], []
+    for sample, name in zip(_samples(members), members.names, strict=True):
         found = {members.classes[sample]} if sample in members.classes else by_key.get(sample, set())
         if len(found) > 1:
             given = list_names(sorted(found))

@@ -1,14 +1,16 @@
 """Tar data sets."""
 
 import io
+import json
 import pickle
 import tarfile
 
 import numpy as np
 import pytest
-from support.data_sets import chw, encoded, noise_picture, numbered, opened, write_folder, write_zip
+from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data.formats import tar
 
 
 def write_tar(path, files, mode="w"):
@@ -63,6 +65,47 @@ def test_tar_labels_missing(tmp_path):
     path = write_tar(tmp_path / "e.tar", numbered(2))
     with pytest.raises(DataError, match=r"hold no \.cls files"):
         opened(path, cond=True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"), [("", "Dataset.json"), ("set/", "set/dataset.json"), ("set/", "dataset.json")]
+)
+def test_labels_in_a_label_file(tmp_path, caplog, folder, named):
+    names = [f"0000{i % 2}/{i}.png" for i in range(4)]
+    relative = "" if named.startswith("set/") else folder
+    content = json.dumps(
+        {
+            "labels": [[relative + name, i // 2] for i, name in enumerate(names)],
+            "class_names": ["a", "b"],
+            "attribution": "by A",
+        }
+    ).encode()
+    files = {folder + name: noise_picture(i) for i, name in enumerate(names)}
+    data = opened(write_tar(tmp_path / "d.tar", {**files, named: content}), cond=True)
+    assert data.labels(np.arange(4)).argmax(1).tolist() == [0, 0, 1, 1]
+    assert data.class_names == ("a", "b") and data.attribution == "by A"
+    opened(write_tar(tmp_path / "e.tar", {**files, named: content, "0.cls": b"1"}))
+    assert f"labels are read from .cls files, not from {named!r}" in caplog.text
+
+
+def test_label_files_of_shards(tmp_path):
+    first, second = ({f"{kind}/{i}.png": noise_picture(i) for i in range(2)} for kind in "ab")
+    labels = [label_json([[name, i] for i, name in enumerate(files)]) for files in (first, second)]
+    both = label_json([[name, i] for i, name in enumerate([*first, *second])])
+    for number, (one, two) in enumerate([(labels[0], labels[1]), (both, None), (None, both)]):
+        for name, files, content in (("0.tar", first, one), ("1.tar", second, two)):
+            label_file = {"dataset.json": content} if content else {}
+            write_tar(tmp_path / str(number) / name, {**files, **label_file})
+        data = opened(tmp_path / str(number), cond=True)
+        assert data.labels(np.arange(4)).argmax(1).tolist() == ([0, 1, 2, 3] if number else [0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"has no label for 'b/0\.png'"):
+        opened(write_tar(tmp_path / "e" / "0.tar", {**first, **second, "dataset.json": labels[0]}), cond=True)
+
+
+def test_label_files_are_of_bounded_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar, "label_limit", lambda num: num)
+    with pytest.raises(DataError, match=r"d\.tar: 'dataset\.json' takes more than 1 B, the limit"):
+        opened(write_tar(tmp_path / "d.tar", {"0.png": noise_picture(0), "dataset.json": b"{}"}))
 
 
 def test_damaged_tars(tmp_path):

@@ -63,6 +63,40 @@ def test_image_and_mask_in_a_sample(tmp_path, caplog):
         opened(path, image_column="depth.png")
 
 
+@pytest.mark.parametrize("label", ["image.cls", "cls", "mask.cls", None])
+def test_masks_are_no_images_of_their_own(tmp_path, caplog, label):
+    members = []
+    for i in range(2):
+        members += [(f"{i}.image.png", noise_picture(i)), (f"{i}.mask.png", noise_picture(i, mode="L"))]
+        members += [(f"{i}.{label}", b"%d" % (1 - i))] if label else []
+    data = opened(write_tar(tmp_path / "d.tar", members), cond=label is not None)
+    assert data.num_images == 2 and data.num_channels == 3
+    assert label is None or classes(data) == [1, 0]
+    assert "'image.png' is used, not 'mask.png'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Dr. Who 1.png", "Dr. Who 2.png"],
+        ["img.00a1.png", "img.00b2.png", "img.00c3.png"],
+        ["Dr. Who 1.png", "Mr. Bean 1.png", "Mr. Bean 2.png", "README.txt"],
+    ],
+)
+def test_names_with_dots_are_images_of_their_own(tmp_path, caplog, names):
+    path = write_tar(tmp_path / "d.tar", [(name, noise_picture(i)) for i, name in enumerate(names)])
+    assert opened(path).num_images == sum(name.endswith("png") for name in names)
+    assert "samples hold" not in caplog.text
+
+
+def test_a_dotted_name_without_a_label_is_named(tmp_path):
+    names = [f"img.a{i}" for i in range(10)]
+    members = [(f"{name}.png", noise_picture(i)) for i, name in enumerate(names)]
+    members += [(f"{name}.cls", b"0") for name in names[1:]]
+    with pytest.raises(DataError, match=r"no \.cls file for 'img\.a0\.png'"):
+        opened(write_tar(tmp_path / "d.tar", members), cond=True)
+
+
 def test_classes_in_words(tmp_path):
     members = [("a.png", noise_picture(0)), ("a.cls", b"n02\n"), ("b.png", noise_picture(1)), ("b.cls", b"n01")]
     data = opened(write_tar(tmp_path / "D.TAR", members), cond=True)
