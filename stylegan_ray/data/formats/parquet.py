@@ -22,6 +22,14 @@ from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
 from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image
+from stylegan_ray.data.formats.parquet_columns import (
+    image_columns,
+    is_likely,
+    leaf_of,
+    looks_like_image,
+    no_column,
+    note_on_column,
+)
 from stylegan_ray.data.formats.parquet_pages import Chunk, Footer, pages_of, read_footer
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
@@ -34,12 +42,12 @@ from stylegan_ray.untrusted import reading as guarded
 from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_COLUMN = ".parquet", "label"
-IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo", "pixel_values", "bytes", "content")
-"""Names of columns of images, the likeliest first."""
 LABEL_ROWS, MAX_LABEL_BYTES, MAX_LABEL_VALUES = 1 << 12, 1 << 26, 1 << 25
 """Labels that are read together, their bytes at most, and numbers in the labels of a row group at most."""
 NO_DICTIONARY = "Not yet implemented"
 """In what Arrow says of delta encodings, usual in version 2 of the format, where it is to make a dictionary of them."""
+FIRST_ROWS, FIRST_PIECE = 8, 1 << 16
+"""Rows by which it is seen whether a column holds images, and bytes that are read for them at once."""
 LONGEST_NAME = 200
 """Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
@@ -90,52 +98,67 @@ class Parquet(EncodedFormat):
         return [info for info in listing if info.name.lower().endswith(ENDING)]
 
     def claims(self, files: Files, infos: Sequence[FileInfo], listing: Sequence[FileInfo]) -> bool:
-        """Whether the first file has images: many image folders and tar shards have tables of metadata beside them.
+        """Whether a file has images: many image folders and tar shards have tables of metadata beside them.
 
-        One that cannot be read is taken for the data where there are few images, such as a thumbnail, beside it.
+        Where that cannot be seen, as in a damaged file, it has where few images, such as a thumbnail, are beside it.
         """
         if all(info.name.lower().endswith(ENDING) for info in listing):
             return True
-        try:
-            with files.open(infos[0].name) as file:
-                return bool(_image_columns(pq.ParquetFile(file).schema_arrow))
-        except Exception:  # build_index says what is wrong
-            return sum(is_image(info.name) for info in listing) <= FEW_IMAGES
+        has_bytes = False
+        for info in infos:
+            try:
+                with files.open(info.name) as file:
+                    schema = pq.ParquetFile(file).schema_arrow
+                    if _columns_with_images(file, schema, info):
+                        return True
+                    has_bytes = has_bytes or bool(image_columns(schema))
+            except Exception:  # build_index says what is wrong
+                has_bytes = True
+        return has_bytes and sum(is_image(info.name) for info in listing) <= FEW_IMAGES
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
         reading = reading or Reading()
-        shards, num_rows, labels = tuple(info.name for info in infos), [], []
+        column, note = (reading.image_column, "") if reading.image_column else _choose_column(files, infos)
+        shards, without, num_rows, labels = list[str](), list[str](), [], []
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
-        column, class_names, note = reading.image_column, dict[tuple[str, ...], str](), ""
-        for number, info in enumerate(infos):
+        class_names = dict[tuple[str, ...], str]()
+        for info in infos:
             with files.open(info.name) as file:
-                parquet = _open_parquet(files, info.name, file)
-                _refuse_twice(parquet.schema_arrow, info.name)
-                column, other = _image_column(parquet.schema_arrow, info.name, column)
-                note = note or other
-                if found := _class_names(parquet.schema_arrow):
+                schema = _open_parquet(files, info.name, file).schema_arrow
+                if column not in image_columns(schema):
+                    if _columns_with_images(file, schema, info) or len(infos) == 1:
+                        raise no_column(schema, info.name, column)
+                    without.append(info.name)
+                    continue
+                _refuse_twice(schema, info.name)
+                if found := _class_names(schema):
                     class_names.setdefault(found, info.name)
                 with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
                     footer = read_footer(file, info.size)
                     _refuse_many_rows(footer, info)
-                    leaf = _leaf(parquet.schema_arrow, column)
-                    _add_groups(rows, footer, number, info, leaf)
+                    leaf = leaf_of(schema, column)
+                    _add_groups(rows, footer, len(shards), info, leaf)
                     _check_pages(file, footer, leaf, info)
+                shards.append(info.name)
                 num_rows.append(footer.num_rows)
-                if LABEL_COLUMN in parquet.schema_arrow.names:
-                    labels += _read_labels(file, parquet.schema_arrow, footer)
+                if LABEL_COLUMN in schema.names:
+                    labels += _read_labels(file, schema, footer)
+        if not shards:
+            raise DataError(f"data.path: no column {quoted(column)} of encoded images is in {list_names(without)}; "
+                            "give the name of another with --data.image_column")  # fmt: skip
         first = np.cumsum([0, *rows["size"]])[:-1]
         places = {"first": first, "shard": np.array(rows["shard"]), "group": np.array(rows["group"])}
-        places["column"] = np.array(column or "")
+        places["column"] = np.array(column)
         names = PackedNames.pack(
             f"{shard}#{row}" for shard, num in zip(shards, num_rows, strict=True) for row in range(num)
         )
-        scanned = scan(ParquetSource(files, shards, column or "", places).read, names, progress, reading)
+        scanned = scan(ParquetSource(files, shards, column, places).read, names, progress, reading)
+        left_out = f"{len(without)} Parquet files without images: {list_names(without)}" if without else ""
         return Index(
-            self.name, names, places, _labels(labels, names, class_names), **vars(scanned), shards=shards,
-            left_out=(note,) if note else (),
+            self.name, names, places, _labels(labels, names, class_names), **vars(scanned), shards=tuple(shards),
+            left_out=tuple(filter(None, [note, left_out])),
         )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> ParquetSource:
@@ -204,6 +227,54 @@ class ParquetSource:
         self._pid, self._lock, self._groups = os.getpid(), threading.Lock(), OrderedDict()
 
 
+def _choose_column(files: Files, infos: Sequence[FileInfo]) -> tuple[str, str]:
+    """The column of images, and what to say about others: of the first file with images, else of one with bytes.
+
+    Raises DataError where no file has a column of bytes.
+    """
+    schemas, chosen = list[pa.Schema](), None
+    for info in infos:
+        with files.open(info.name) as file:
+            schema = _open_parquet(files, info.name, file).schema_arrow
+            _refuse_twice(schema, info.name)
+            images, columns = _columns_with_images(file, schema, info), image_columns(schema)
+            if images:
+                return images[0], note_on_column(schema, images[0], images)
+            if columns and chosen is None:
+                chosen = columns[0], note_on_column(schema, columns[0], [])
+            schemas = schemas or [schema]
+    if chosen is None:
+        raise no_column(schemas[0], infos[0].name, None)
+    return chosen
+
+
+def _columns_with_images(file: Any, schema: pa.Schema, info: FileInfo) -> list[str]:
+    """The columns whose first values are images, the likeliest first; the only column is taken by name or type."""
+    columns = image_columns(schema)
+    if len(columns) < 2 and all(is_likely(schema, column) for column in columns):
+        return columns
+    return [
+        column for column in columns if any(map(looks_like_image, _first_values(file, leaf_of(schema, column), info)))
+    ]
+
+
+def _first_values(file: Any, leaf: str, info: FileInfo) -> list[bytes]:
+    """Bytes in the first rows of a column; none where they cannot be read."""
+    try:
+        footer = read_footer(file, info.size)
+        number, group = next((number, group) for number, group in enumerate(footer.groups) if group.num_rows)
+        for chunk in group.chunks:
+            if chunk.path == leaf and chunk.can_be_larger(_most_bytes(info.size)):
+                _check_chunk(file, chunk, number, info)
+        parquet = pq.ParquetFile(file, buffer_size=FIRST_PIECE)
+        batches = parquet.iter_batches(batch_size=1, row_groups=[number], columns=[leaf])
+        columns = [batch.column(0) for batch, _ in zip(batches, range(FIRST_ROWS), strict=False)]
+        values = [column.field("bytes") if pa.types.is_struct(column.type) else column for column in columns]
+        return [value for column in values for value in column.to_pylist() if value]
+    except Exception:  # reading the images says what is wrong
+        return []
+
+
 def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
@@ -216,7 +287,7 @@ def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
 
 def _read_column(file: Any, column: str, group: int, name: str) -> pa.Table:
     """The images of a row group without their paths; equal ones take memory once, as they do in the file."""
-    leaf = _leaf(pq.ParquetFile(file).schema_arrow, column)
+    leaf = leaf_of(pq.ParquetFile(file).schema_arrow, column)
     try:
         return pq.ParquetFile(file, read_dictionary=[leaf]).read_row_group(group, columns=[leaf])
     except OSError as error:
@@ -239,34 +310,6 @@ def _read_rows(file: Any, leaf: str, group: int, info: FileInfo) -> pa.Table:
     return pa.Table.from_batches(batches)
 
 
-def _leaf(schema: pa.Schema, column: str) -> str:
-    """The name of the bytes in a column of images."""
-    return f"{column}.bytes" if _is_struct(schema, column) else column
-
-
-def _image_columns(schema: pa.Schema) -> list[str]:
-    """Columns that can hold encoded images, the likeliest first: names such as image, then structs with bytes."""
-    found = []
-    for place, field in enumerate(schema):
-        dtype, is_struct = field.type, pa.types.is_struct(field.type)
-        if is_struct:
-            place_of_bytes = dtype.get_field_index("bytes")
-            if place_of_bytes < 0:
-                continue
-            dtype = dtype.field(place_of_bytes).type
-        if _is_bytes(dtype):
-            name = field.name.lower()
-            rank = IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES)
-            found.append((rank, not is_struct, place, field.name))
-    return [name for *_, name in sorted(found)]
-
-
-def _is_bytes(dtype: pa.DataType) -> bool:
-    """Whether values are bytes of any length, in any of Arrow's layouts."""
-    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
-    return pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype)
-
-
 def _is_text(dtype: pa.DataType) -> bool:
     """Whether values are texts, in any of Arrow's layouts."""
     dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
@@ -275,37 +318,11 @@ def _is_text(dtype: pa.DataType) -> bool:
 
 def _refuse_twice(schema: pa.Schema, name: str) -> None:
     """Raises DataError where two columns of images, or of labels, have one name."""
-    for column in (*_image_columns(schema), LABEL_COLUMN):
+    for column in (*image_columns(schema), LABEL_COLUMN):
         if schema.names.count(column) > 1:
             raise DataError(
                 f"data.path: {name} has {schema.names.count(column)} columns {quoted(column)}; write it again with one"
             )
-
-
-def _image_column(schema: pa.Schema, name: str, wanted: str | None) -> tuple[str, str]:
-    """The column of images, and what to say where there are several; raises DataError where there is none."""
-    columns = _image_columns(schema)
-    if wanted in columns:
-        return wanted, ""
-    if not columns or wanted is not None:
-        given = f"no column {quoted(wanted)} of" if wanted is not None else "no column of"
-        raise DataError(
-            f"data.path: {name} has {given} encoded images, only {_plain_list(columns or schema.names)}; store them as "
-            f"a column of bytes, or of struct{{bytes, path}}{', or choose with --data.image_column' if columns else ''}"
-        )
-    likely = [other for other in columns[1:] if _is_struct(schema, other) or other.lower() in IMAGE_NAMES]
-    if not likely:
-        return columns[0], ""
-    others = ", ".join(map(quoted, likely[:8]))
-    return columns[0], f"images are read from {quoted(columns[0])}, not {others} (choose with --data.image_column)"
-
-
-def _plain_list(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(printable(name) for name in names[:most]) + (" and others" if len(names) > most else "")
-
-
-def _is_struct(schema: pa.Schema, column: str) -> bool:
-    return pa.types.is_struct(schema.field(column).type)
 
 
 def _refuse_many_rows(footer: Footer, info: FileInfo) -> None:

@@ -384,6 +384,64 @@ def test_a_cloned_repository_of_a_data_set(tmp_path, caplog):
     assert opened(root, shuffle="blocks", split="test").num_images == 2
 
 
+EMBEDDING = pa.array([b"\x00\x01\x80\x3f" * 8] * 2, pa.binary())
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ("embedding", "image_bytes"),
+        ("npy_embedding", "webp"),
+        ("bytes", "thumbnail_webp"),
+        ("image_embedding", "data"),
+        ("content", "x"),
+    ],
+)
+def test_columns_of_bytes_that_are_no_images(tmp_path, caplog, other, name):
+    pictures = pa.array([encoded(noise_picture(i)) for i in range(2)])
+    for columns in ({other: EMBEDDING, name: pictures}, {name: pictures, other: EMBEDDING}):
+        data = opened(write_parquet(tmp_path / "d.parquet", **columns), shuffle="blocks")
+        np.testing.assert_array_equal(data.read(1), chw(noise_picture(1)))
+        (tmp_path / "d.parquet").unlink()
+
+
+def test_columns_are_named_where_none_holds_images(tmp_path, caplog):
+    path = write_parquet(tmp_path / "d.parquet", embedding=EMBEDDING, md5=EMBEDDING, image_data=EMBEDDING)
+    with pytest.raises(DataError, match="2 of 2 images cannot be used"):
+        opened(path)
+    assert "none of the first values of the column 'image_data' is an image" in caplog.text
+    assert "other columns of bytes are 'embedding', 'md5' (choose with --data.image_column)" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["captions.parquet", "zz.parquet", "data/metadata.parquet"])
+@pytest.mark.parametrize("columns", [{"caption": ["a", "b"]}, {"embedding": EMBEDDING}])
+def test_tables_without_images_beside_shards(tmp_path, caplog, name, columns):
+    root = write_folder(tmp_path / "d", {"README.md": b"x", "thumbnail.png": noise_picture(9)})
+    write_parquet(root / name, **columns)
+    for number in range(2):
+        write_parquet(root / "data" / f"train-0000{number}-of-00002.parquet", image=structs(2 * number), label=[0, 1])
+    data = opened(root, shuffle="blocks", cond=True)
+    assert data.num_images == 4 and classes(data) == [0, 1, 0, 1]
+    np.testing.assert_array_equal(data.read(3), chw(noise_picture(3)))
+    assert f"1 Parquet files without images: '{name}'" in caplog.text
+    assert opened(root, shuffle="blocks", image_column="image").num_images == 4
+    with pytest.raises(DataError, match="no column 'x' of encoded images"):
+        opened(root, image_column="x")
+
+
+def test_shards_whose_images_are_in_different_columns(tmp_path):
+    write_parquet(tmp_path / "d" / "0.parquet", image=structs(0))
+    write_parquet(tmp_path / "d" / "1.parquet", photo=structs(2))
+    with pytest.raises(DataError, match=r"1\.parquet has no column 'image' of encoded images, only photo"):
+        opened(tmp_path / "d")
+
+
+def test_a_table_of_digests_beside_images(tmp_path):
+    root = write_folder(tmp_path / "d", numbered(12))
+    write_parquet(root / "metadata.parquet", md5=EMBEDDING)
+    assert opened(root).num_images == 12
+
+
 def test_metadata_beside_images_and_shards(tmp_path):
     root = write_folder(tmp_path / "d", numbered(2))
     write_parquet(root / "metadata.parquet", caption=["a", "b"])
