@@ -24,7 +24,7 @@ OTHER_IMAGE_ENDINGS = (
 Endings = tuple[str, ...]
 TABLE_ENDING = ".parquet"
 """Of archives that may hold no images but what is known of them."""
-SHARD_ENDINGS = (TABLE_ENDING, ".tar", ".zip", ".h5", ".hdf5", ".mdb")
+SHARD_ENDINGS = (TABLE_ENDING, ".tar", ".zip", ".h5", ".hdf5", ".mat", ".mdb")
 ARROW_ENDING = ".arrow"
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 TFRECORD_ENDING, TFRECORD_LABELS_ENDING = ".tfrecords", ".labels"
@@ -71,12 +71,14 @@ ARROW = "Arrow files, which are not read (write them as Parquet, with `to_parque
 TFRECORDS = "TFRecords that are empty or in a sub-folder (give the path of the folder that holds them)"
 OTHER_TFRECORDS = "TFRecords of another ending (name them .tfrecords if they hold pixels, as those of StyleGAN)"
 TFRECORD_LABELS = f"label files of TFRecords ({TFRECORD_LABELS_ENDING}), which images in files do not use"
+ONE_FILE = "data sets beside the one that is read (give the path of the file itself to read it)"
 ANYWHERE = ((HEIF_ENDINGS, HEIF), (OTHER_IMAGE_ENDINGS, NOT_READ), (TFRECORD_ENDING, TFRECORDS))
 BESIDE_IMAGES = (
     (SHARD_ENDINGS, SHARDS), (COMPRESSED_ENDINGS, COMPRESSED), (ARROW_ENDING, ARROW),
     (TFRECORD_LABELS_ENDING, TFRECORD_LABELS),
 )  # fmt: skip
-"""Endings and why such files are left out: of any data set, and of one of image files."""
+BESIDE_SHARDS = (((".h5", ".hdf5", ".mat"), ONE_FILE),)
+"""Endings and why such files are left out: of any data set, of one of image files, and of others."""
 MAY_HOLD_IMAGES = frozenset({SHARDS, COMPRESSED, ARROW, TFRECORDS, OTHER_TFRECORDS})
 """Why archives are left out that may be the data set."""
 BEGINNINGS = re.compile(
@@ -154,7 +156,7 @@ def reason_of(name: str, are_images: bool) -> str | None:
         return None if are_images else IMAGES
     if reason := _by_ending(last, ANYWHERE):
         return reason
-    return _reason_beside_images(last) if are_images else None
+    return _reason_beside_images(last) if are_images else _by_ending(last, BESIDE_SHARDS)
 
 
 def is_explained(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as pickles of Python 2: batches of `data` uint8 [N,3072] and `labels` or `fine_labels`.
+"""CIFAR-10 and CIFAR-100 as pickles of Python 2 or 3: batches of `data` uint8 [N,3072] and `labels` or `fine_labels`.
 
 Only names that an array of numpy needs are allowed in the pickles, each replaced by a class of this module.
 """
@@ -42,6 +42,8 @@ TEXTS = {
     "SHORT_BINBYTES", "BINBYTES8", "GLOBAL", "STACK_GLOBAL",
 }  # fmt: skip
 """Opcodes of values that a batch may use again."""
+UNICODE = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+WAY_OUT = "download CIFAR again, or pickle `data` as an array uint8 [N,3072] and `labels` as a list of numbers"
 
 
 def open_reader(paths: list[str]) -> CIFARReader:
@@ -112,7 +114,7 @@ class CIFARReader:
     def __init__(self, batches: list[tuple[str, dict]], meta: dict) -> None:
         key = next((key for key in LABELS if batches and key in batches[0][1]), None)
         if key is None:
-            raise ReadError("it has no batch with `data` and `labels` or `fine_labels`; download CIFAR again")
+            raise ReadError(f"it has no batch with `data` and `labels` or `fine_labels`; {WAY_OUT}")
         self.images = np.concatenate([_images(name, tree) for name, tree in batches])  # [N,3,32,32]
         labels = [label for _, tree in batches for label in _listed(tree.get(key))]
         class_names = [_text(name) for name in _listed(meta.get(LABELS[key]))]
@@ -159,8 +161,8 @@ class Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
-        if not isinstance(dtype, Dtype) or not isinstance(content, bytes) or is_fortran is True:
-            raise ReadError("it holds an array that is not stored as CIFAR stores it")
+        if not isinstance(dtype, Dtype) or not isinstance(content, bytes | bytearray) or is_fortran is True:
+            raise ReadError(f"it holds an array that is not stored as CIFAR stores it; {WAY_OUT}")
         self.value = np.frombuffer(content, np.uint8).reshape(shape)
 
 
@@ -168,11 +170,37 @@ def _reconstruct(*_: Any) -> Array:
     return Array()
 
 
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """An array as pickles of protocol 5 store it."""
+    array = Array()
+    array.__setstate__((1, shape, dtype, order != "C", content))
+    return array
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Bytes, which Python 3 stores as a text in pickles of protocol 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ReadError(f"it encodes a text as {reprlib.repr(encoding)}, which CIFAR does not need; {WAY_OUT}")
+    return text.encode("latin1")
+
+
+def _no_bytes(*values: Any) -> bytes:
+    """Empty bytes, as the same pickles store them."""
+    if values:
+        raise ReadError(f"it makes bytes of other values, which CIFAR does not need; {WAY_OUT}")
+    return b""
+
+
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
 }
 
 
@@ -180,13 +208,13 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             wanted = f"{module}.{name}"[:100]
-            raise ReadError(f"it asks for {wanted!r}, which CIFAR does not need; nothing of it was executed")
+            raise ReadError(f"it asks for {wanted!r}, which CIFAR does not need; nothing of it was executed; {WAY_OUT}")
         return ALLOWED[module, name]
 
 
 def check_opcodes(content: bytes) -> None:
     """Raises ReadError for a pickle that would take much memory or deep recursion to load; it is not loaded here."""
-    num_nested, before = 0, ""
+    num_nested, before, is_bytes, pushed = 0, "", False, ["", "", ""]
     is_text: dict[Any, bool] = {}  # by entry of the memo
     for opcode, value, _ in pickletools.genops(content):
         name = opcode.name
@@ -195,14 +223,24 @@ def check_opcodes(content: bytes) -> None:
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise ReadError(f"it holds an integer of {value.bit_length()} bits; CIFAR's have {MAX_BITS} at most")
         if name in PUTS:
-            is_text[len(is_text) if name == "MEMOIZE" else value] = before in TEXTS
+            is_text[len(is_text) if name == "MEMOIZE" else value] = before in TEXTS or is_bytes
         # Values that hold others several times, which hold others several times, never end to be hashed or shown.
         if name == "DUP" or (name in GETS and not is_text.get(value)):
             raise ReadError("it uses a value again that is no text, which CIFAR's pickles do not; download CIFAR again")
-        num_nested += name in NESTING
+        if name not in PUTS:
+            is_bytes = _makes_bytes(name, pushed)
+            num_nested += name in NESTING and not is_bytes
+            is_bytes, pushed = is_bytes and name == "REDUCE", [*pushed[-2:], name]
         before = name
     if num_nested > MAX_NESTING:
         raise ReadError(f"it nests {num_nested} values, and CIFAR's pickles about ten")
+
+
+def _makes_bytes(name: str, pushed: Sequence[str]) -> bool:
+    """Whether an opcode belongs to bytes as Python 3 stores them: a text of their own and `latin1`, then a call."""
+    if name == "REDUCE":
+        return pushed[-1] == "TUPLE2" and pushed[-3] in UNICODE and pushed[-2] in UNICODE | GETS
+    return name == "TUPLE2" and pushed[-2] in UNICODE and pushed[-1] in UNICODE | GETS
 
 
 def load_batch(content: bytes, path: str) -> dict:
@@ -216,4 +254,4 @@ def load_batch(content: bytes, path: str) -> dict:
         raise ReadError(f"{path} is no whole pickle of CIFAR: {error}; download it again") from error
     if not isinstance(tree, dict):
         raise ReadError(f"{path} holds no dictionary, so it is no batch of CIFAR")
-    return tree
+    return {key.encode() if isinstance(key, str) else key: value for key, value in tree.items()}

@@ -14,7 +14,8 @@ import numpy as np
 MAX_FILE_BYTES = 1 << 28
 """Encoded image files above this size are refused, as are frames between the processes."""
 
-MAX_CLASSES = 1 << 16
+CLASS_BOUND = 1 << 63
+"""Class numbers are below this; those with gaps can be renumbered."""
 SMALLEST_SIDE = 4
 """Of an image in pixels."""
 
@@ -75,14 +76,22 @@ def import_optional(module: str) -> Any:
 
 
 def class_numbers(values: Any, num: int, what: str) -> np.ndarray:
-    """Labels int32 [n] from whole numbers; raises ReadError for anything else."""
+    """Labels int64 [n] from whole numbers, also stored as floats; raises ReadError for anything else."""
     labels = np.asarray(values)
-    if labels.size != num or labels.dtype.kind not in "iu":
-        raise ReadError(f"{what} must be {num} whole numbers, and it is {labels.dtype} of shape {labels.shape}")
+    if labels.size != num:
+        raise ReadError(
+            f"{what} holds {labels.size} labels for {num} images; give files that belong together, a label for each"
+        )
+    if labels.dtype.kind not in "iuf" or not (np.floor(labels) == labels).all():
+        raise ReadError(
+            f"{what} is {labels.dtype} of shape {labels.shape}; write whole numbers, the class of each image"
+        )
     labels = labels.reshape(-1)
-    if num and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
-        raise ReadError(f"{what} holds classes from {labels.min()} to {labels.max()}; 0 to {MAX_CLASSES - 1} are read")
-    return labels.astype(np.int32)
+    if num and not 0 <= labels.min() <= labels.max() < CLASS_BOUND:
+        raise ReadError(
+            f"{what} holds classes from {labels.min()} to {labels.max()}; number them from 0, below {CLASS_BOUND}"
+        )
+    return labels.astype(np.int64)
 
 
 def pack_contents(contents: Contents) -> bytes:

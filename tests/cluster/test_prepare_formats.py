@@ -151,6 +151,61 @@ def test_cifar10_as_folder_and_as_archive(tmp_path):
         assert names == [f"class {i}" for i in range(10)]
 
 
+@pytest.mark.parametrize(("protocol", "kind"), [(2, bytes), (3, str), (4, str), (5, str), (5, bytes)])
+def test_cifar_pickled_by_python_3(tmp_path, protocol, kind):
+    text = lambda word: word.encode() if kind is bytes else word  # noqa: E731
+    batch = {"data": noise(2, 3072), "labels": [1, 0], "filenames": list(map(text, [*map(str, range(200)), "", "b"]))}
+    names = {"label_names": ["cat", "dog"]}
+    files = {"data_batch_1": batch, "batches.meta": names}
+    pickled = {
+        name: pickle.dumps({text(key): value for key, value in tree.items()}, protocol) for name, tree in files.items()
+    }
+    assert run(write_folder(tmp_path / "c", pickled), tmp_path / "d.zip") == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), noise(2, 3072).reshape(2, 3, 32, 32))
+    assert label_tree(tmp_path / "d.zip") == ([1, 0], ["cat", "dog"])
+
+
+def test_the_folder_of_torchvision(tmp_path, capsys):
+    write_folder(tmp_path / "data/cifar-10-batches-py", cifar10())
+    (tmp_path / "data/MNIST/raw").mkdir(parents=True)
+    write_idx(tmp_path / "data/MNIST/raw/train-images-idx3-ubyte", noise(4, 28, 28))
+    assert run(tmp_path / "data", tmp_path / "d.zip") == 2
+    error = capsys.readouterr().err
+    assert "an idx file ('MNIST/raw/train-images-idx3-ubyte') and CIFAR's folder of pickles ('cifar-10" in error
+    assert "give the path of the one to read" in error
+
+
+def test_data_sets_of_one_file_beside_another_are_named(tmp_path, caplog):
+    write_folder(tmp_path / "data", {"train_32x32.mat": b"x", "features.h5": b"x"})
+    write_idx(tmp_path / "data/train-images-idx3-ubyte", noise(4, 28, 28))
+    assert run(tmp_path / "data", tmp_path / "d.zip") == 0
+    assert "2 data sets beside the one that is read" in caplog.text
+
+
+def test_emnist(tmp_path):
+    for part, labels in (("train", [5, 0, 4, 1]), ("test", [1, 1, 1, 1])):
+        write_idx(tmp_path / f"emnist-letters-{part}-images-idx3-ubyte", noise(4, 28, 28))
+        write_idx(tmp_path / f"emnist-letters-{part}-labels-idx1-ubyte", np.array(labels, dtype=np.uint8))
+    assert run(tmp_path, tmp_path / "d.zip") == 0
+    assert label_tree(tmp_path / "d.zip")[0] == [5, 0, 4, 1]
+
+
+def test_labels_for_other_images_have_a_way_out(tmp_path, capsys):
+    write_idx(tmp_path / "train-images-idx3-ubyte", noise(3, 28, 28))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([5, 0], dtype=np.uint8))
+    assert run(tmp_path, tmp_path / "d.zip") == 2
+    assert "holds 2 labels for 3 images; give files that belong together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [[0.0, 2.0, 1.0], [[0.0], [2.0], [1.0]], [2**40, 2**41, 7]])
+def test_labels_of_hdf5_in_floats_and_large(tmp_path, values):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["imgs"], file["labels"] = noise(3, 3, 16, 16), np.array(values)
+    is_large = np.max(values) > 2
+    assert run(tmp_path / "d.h5", tmp_path / "d.zip", *(["--renumber-classes"] if is_large else [])) == 0
+    assert label_tree(tmp_path / "d.zip")[0] == ([1, 2, 0] if is_large else [0, 2, 1])
+
+
 def test_cifar100_has_fine_labels(tmp_path):
     data = {b"data": noise(2, 3072), b"fine_labels": [1, 2], b"coarse_labels": [0, 0]}
     names = {b"fine_label_names": [b"apple", b"baby", b"bear"], b"coarse_label_names": [b"all"]}
@@ -169,7 +224,7 @@ def test_cifar100_has_fine_labels(tmp_path):
         (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "data_batch_1"),
         (b"\x80\x02}.", "`labels`"),
         (python2_pickle({b"labels": [0], b"data": noise(1, 100)}), "[N,3072]"),
-        (python2_pickle({b"labels": [0, 1], b"data": noise(1, 3072)}), "1 whole numbers"),
+        (python2_pickle({b"labels": [0, 1], b"data": noise(1, 3072)}), "2 labels for 1 images"),
         (cifar10()["data_batch_1"][:5000], "no whole pickle"),
     ],
 )
@@ -190,11 +245,12 @@ def test_svhn(tmp_path):
     assert label_tree(tmp_path / "d.zip") == ([1, 9, 0, 2], list("0123456789"))
 
 
-@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("table", [False, True, "quoted"])
 def test_celeba(tmp_path, caplog, capsys, table):
     rows = [("001.png", 1, -1, 1), ("000.png", -1, -1, 1), ("002.png", -1, 1, -1)]
     lines = [",".join(map(str, row)) if table else "{}  {} {} {}".format(*row) for row in rows]
     head = ["image_id,Bald,Smiling,Young"] if table else ["3", "Bald Smiling Young "]
+    head = ['"image_id","Bald","Smiling","Young"'] if table == "quoted" else head
     name = "list_attr_celeba.csv" if table else "Anno/list_attr_celeba.txt"
     images = {f"img_align_celeba/{image}": picture for image, picture in numbered(4).items()}
     source = write_folder(tmp_path / "celeba", {**images, name: "\r\n".join([*head, *lines]).encode()})
@@ -205,6 +261,9 @@ def test_celeba(tmp_path, caplog, capsys, table):
     (source / name).write_bytes(b"\n".join([*(line.encode() for line in head), b"000.png -1 2 1"]))
     assert run(source, tmp_path / "e.zip") == 2
     assert f"{name}, line {2 if table else 3}" in capsys.readouterr().err
+    (source / name).write_bytes(b"\n".join([*(line.encode() for line in head), b"000.png -1 1"]))
+    assert run(source, tmp_path / "e.zip") == 2
+    assert "has 2 values, and must have 3 of -1 or 1, one for each attribute ('Bald'" in capsys.readouterr().err
 
 
 def test_lsun_cars_become_384x512_in_a_black_square(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.celeba import CelebA
 from stylegan_ray.data.formats.folder import Folder
@@ -13,7 +14,7 @@ from stylegan_ray.data.formats.protocol import Format, WritableFormat
 from stylegan_ray.data.formats.tar import Tar
 from stylegan_ray.data.formats.tfrecord import TFRecord
 from stylegan_ray.data.formats.zip import Zip
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, quoted
 
 FORMATS: tuple[Format, ...] = (
     TFRecord(),
@@ -44,16 +45,27 @@ def by_listing(
 ) -> tuple[Format, list[FileInfo]]:
     """The format of a folder with these files, and the files that form the data set.
 
-    It is a folder of images when no format recognizes any. `endings` are those of image files.
+    It is a folder of images when no format recognizes any. `endings` are those of image files. Raises DataError where
+    it holds data sets of several other programs.
     """
-    order = (*FOREIGN_FORMATS, *FORMATS) if prepares else (*FORMATS, *FOREIGN_FORMATS)
+    if prepares and (foreign := _foreign(listing, endings)):
+        return foreign
     candidates: list[tuple[Format, list[FileInfo]]] = []
-    for format in order:
+    for format in FORMATS:
         if infos := format.select(listing, endings):
             if format.claims(files, infos, listing):
                 return format, infos
             candidates.append((format, infos))
-    return candidates[0] if candidates else (by_name(Folder.name), [])
+    return _foreign(listing, endings) or (candidates[0] if candidates else (by_name(Folder.name), []))
+
+
+def _foreign(listing: Sequence[FileInfo], endings: Endings) -> tuple[Format, list[FileInfo]] | None:
+    """The data set of another program in a folder; raises DataError for several, as in the folder of torchvision."""
+    found = [(format, infos) for format in FOREIGN_FORMATS if (infos := format.select(listing, endings))]
+    if len(found) > 1:
+        named = " and ".join(f"{format.description} ({quoted(infos[0].name)})" for format, infos in found)
+        raise DataError(f"data.path holds {named}; give the path of the one to read")
+    return found[0] if found else None
 
 
 def writable_formats() -> dict[str, WritableFormat]:

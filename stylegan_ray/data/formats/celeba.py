@@ -23,6 +23,8 @@ from stylegan_ray.data.scan import Reading, scan
 ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-HQ-attribute-anno.txt")
 MAX_BYTES = 1 << 28
 MAX_ATTRIBUTES = 1 << 10
+BLANKS = bytes.maketrans(b",;\"'", b"    ")
+"""What separates or encloses words in tables."""
 
 log = logger_of(__name__)
 
@@ -70,23 +72,31 @@ class CelebA(Folder):
 def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Names of the attributes, and 0 or 1 for each by the stem of the image's name; raises DataError.
 
-    The text file has the number of images, the names, then a line per image; the one of Kaggle is a table with commas.
+    The text file has the number of images, the names, then a line per image; the one of Kaggle is a table with commas,
+    whose words may be in quotes.
     """
     text = content.removeprefix(codecs.BOM_UTF8).splitlines()
-    lines = [(number, words) for number, line in enumerate(text, 1) if (words := line.replace(b",", b" ").split())]
-    is_table = bool(lines) and lines[0][1][0] == b"image_id"
+    lines = [(number, words) for number, line in enumerate(text, 1) if (words := line.translate(BLANKS).split())]
+    is_table = bool(lines) and len(lines[0][1]) > 1
     head, body = (lines[0][1][1:], lines[1:]) if is_table else ((lines[1][1] if lines[1:] else []), lines[2:])
     if not 0 < len(head) <= MAX_ATTRIBUTES or not body:
         raise DataError(f"{where} does not begin with the names of the attributes; download it again")
     rows = {}
     for number, (image, *values) in body:
         if len(values) != len(head) or not set(values) <= {b"-1", b"1"}:
-            raise DataError(f"{where}, line {number}: {len(head)} values of -1 or 1 must follow the name of an image")
+            raise DataError(
+                f"{where}, line {number}: the name of an image has {len(values)} values, and must have {len(head)} of "
+                f"-1 or 1, one for each attribute ({list_names(_texts(head))}); download it again, or mend the line"
+            )
         stem = _stem(image.decode("utf-8", "surrogateescape"))
         if stem in rows:
             raise DataError(f"{where}, line {number}: {stem!r} is there twice; remove one of the lines")
         rows[stem] = np.array([value == b"1" for value in values], dtype=np.uint8)
-    return tuple(name.decode("utf-8", "replace") for name in head), rows
+    return tuple(_texts(head)), rows
+
+
+def _texts(words: Sequence[bytes]) -> list[str]:
+    return [word.decode("utf-8", "replace") for word in words]
 
 
 def _base(path: str) -> str:

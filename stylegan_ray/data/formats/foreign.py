@@ -20,6 +20,7 @@ from stylegan_ray.data.left_out import IMAGE_ENDINGS, LOCK_OF_LMDB, Endings, lis
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.data.splits import split_named
 from stylegan_ray.readers.cifar_reader import is_part
 from stylegan_ray.untrusted import printable
 
@@ -131,11 +132,16 @@ class IDX(ForeignFormat):
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         found = [info for info in listing if self.is_data_set(info.name)]
-        training = [info for info in found if _base(info.name).startswith("train-")] or found
+        training = [info for info in found if self._is_training(info.name)] or found
         plain = {info.name for info in training if not info.name.endswith(".gz")}
         return the_one(
             [info for info in training if info.name.removesuffix(".gz") not in plain - {info.name}], self.description
         )
+
+    def _is_training(self, name: str) -> bool:
+        """Whether train is a word of the name, as in train-images-idx3-ubyte and emnist-letters-train-images..."""
+        match = self.IMAGES.fullmatch(_base(name))
+        return match is not None and "train" in map(split_named, re.split(r"[\W_]+", match[1]))
 
     def parts(self, files: Files, infos: Sequence[FileInfo]) -> list[str]:
         image_file = infos[0].name

@@ -47,6 +47,20 @@ def test_cifar_pickles_may_use_texts_again():
     assert cifar_reader.load_batch(python2_pickle({b"labels": [1]}), "data_batch_1") == {b"labels": [1]}
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"c_codecs\nencode\nX\1\0\0\0aX\3\0\0\0hex\x86R",
+        b"c_codecs\nencode\nK\1X\6\0\0\0latin1\x86R",
+        b"c__builtin__\nbytes\nK\xff\x85R",
+        b"(X\1\0\0\0aq\0" + b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R" * 60 + b"l",
+    ],
+)
+def test_cifar_pickles_make_no_other_bytes(pickled):
+    with pytest.raises(ReadError, match=r"which CIFAR does not need; download CIFAR again|it nests 121 values"):
+        cifar_reader.load_batch(b"\x80\x02" + pickled + b".", "data_batch_1")
+
+
 def test_cifar_class_names_are_shown_in_bounded_time():
     assert cifar_reader._text([b"a"] * 100) == "[b'a', b'a', b'a', b'a', b'a', b'a', ...]"
 
