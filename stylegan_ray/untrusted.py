@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import reprlib
 import stat
 import threading
@@ -26,6 +27,11 @@ LARGE_BYTES = 1 << 26
 """Threads of a process hold larger files and images one at a time (see `large_turn`)."""
 COPY_AGAIN = "it may be damaged or incomplete: copy or download it again"
 """The way out where a parser fails on a file."""
+
+
+LFS_POINTER = b"version https://git-lfs"
+LFS_BYTES = 1 << 10
+"""A pointer is smaller."""
 
 
 class UserError(ValueError):
@@ -137,10 +143,16 @@ def _said(error: BaseException) -> str:
     """
     if not all(isinstance(part, str | bytes | int | float) for part in error.args):
         return short_repr(error)
-    message = message_of(error)
-    return (
-        f"{type(error).__name__}: {message}".rstrip(": ") if isinstance(error, LookupError) or not message else message
-    )
+    message, name = message_of(error), type(error).__name__
+    return f"{name}: {message}".rstrip(": ") if isinstance(error, LookupError) or not message else message
+
+
+def describe_pointer(content: bytes) -> str | None:
+    """What git-lfs leaves in place of a file that was not downloaded; None for other bytes."""
+    if not content.startswith(LFS_POINTER):
+        return None
+    size = re.search(rb"^size (\d{1,20})", content[:LFS_BYTES], re.MULTILINE)
+    return f"a git-lfs pointer{f' to a file of {int(size[1]):,} bytes' if size else ''}"
 
 
 def short_repr(value: object) -> str:

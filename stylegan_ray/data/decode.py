@@ -25,7 +25,7 @@ from stylegan_ray.data.decode_cost import (
 )
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.tiff import tile_pixels
-from stylegan_ray.untrusted import LARGE_BYTES, large_turn, printable
+from stylegan_ray.untrusted import LARGE_BYTES, describe_pointer, large_turn, printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 """The decoders of Pillow that are used, whatever a file is named. Others start programs (EPS) or are hardly tested."""
@@ -278,6 +278,8 @@ def explain_error(error: Exception, content: bytes = b"") -> str:
     """The reason why an image cannot be decoded, in one printable line."""
     if (missing := missing_decoder(content)) is not None:
         return str(missing)
+    if pointer := describe_pointer(content):
+        return f"is {pointer}, not an image; run `git lfs pull`, or download the file itself"
     if isinstance(error, UnidentifiedImageError) and content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
         return "is a HEIC image, which is read with data.extra_formats=heif (and the package pillow-heif)"
     if isinstance(error, UnidentifiedImageError):

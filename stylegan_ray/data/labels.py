@@ -16,7 +16,7 @@ from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.name_words import is_mask, is_of_images
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.splits import are_splits, places_of_images, splits_of_images
-from stylegan_ray.untrusted import BadFileError, printable, short_repr
+from stylegan_ray.untrusted import BadFileError, describe_pointer, printable, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
 LABEL_FILE = "dataset.json"
@@ -240,6 +240,8 @@ def labels_from_json(*files: LabelFile) -> Labels:
     stored = [name for file in files for name in file.names]
     try:
         for file in files:
+            if pointer := describe_pointer(file.content):
+                raise BadFileError(f"{LABEL_FILE} is {pointer}; run `git lfs pull`, or download the file itself")
             tree = read_tree(file.content, len(file.names))
             some, late = _match(_given(tree, file.names), file)
             labels += some

@@ -26,7 +26,7 @@ from stylegan_ray.data.files import FileInfo, Files, files_at
 from stylegan_ray.data.formats.folder import FEW_IMAGES, Folder, is_image, is_label_file, label_file_among
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
-from stylegan_ray.data.labels import Labels, choose_label_size
+from stylegan_ray.data.labels import LABEL_FILE, Labels, choose_label_size
 from stylegan_ray.data.left_out import (
     COMPRESSED_ENDINGS,
     IMAGE_ENDINGS,
@@ -53,7 +53,7 @@ from stylegan_ray.data.splits import (
     splits_of_images,
 )
 from stylegan_ray.storage import split_address
-from stylegan_ray.untrusted import printable, reading
+from stylegan_ray.untrusted import LFS_BYTES, describe_pointer, printable, reading
 
 log = logger_of(__name__)
 
@@ -181,6 +181,7 @@ def index_files(
                 f"data.path={path} is {format.description}, which training does not read; make a "
                 f"zip of it first: {prepare_command(path)}"
             )
+        refuse_pointers(files, infos)
         stamp = stamp_of(infos, keys | decoders)
         wanted = replace(Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats), split=split)
         build = partial(format.build_index, files, infos, progress, wanted)
@@ -266,6 +267,17 @@ def refuse_unfinished(files: Files, path: str, name: str | None = None) -> None:
             f"data.path={path}: the command that wrote it was ended before it was whole, or is still running; wait for "
             f"it, or run it again"
         )
+
+
+def refuse_pointers(files: Files, infos: list[FileInfo]) -> None:
+    """Raises DataError for an archive or the like that git-lfs did not download; images and labels are told later."""
+    others = (*image_endings(("heif",)), LABEL_FILE, TFRECORD_LABELS_ENDING)
+    for info in infos:
+        is_small = info.size < LFS_BYTES and not info.name.lower().endswith(others)
+        if is_small and (pointer := describe_pointer(files.head(info.name, LFS_BYTES))):
+            raise DataError(
+                f"data.path={files.root}/{info.name} is {pointer}; run `git lfs pull`, or download the file itself"
+            )
 
 
 def _of_one_split(

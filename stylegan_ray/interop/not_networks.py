@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from stylegan_ray.untrusted import describe_pointer
+
 EXPECTED = (
     "expected a network file: .safetensors of stylegan_ray, .pkl of NVIDIA's StyleGAN, StyleGAN2 or StyleGAN2-ADA "
     "programs, or .pt of rosinality's stylegan2-pytorch"
@@ -19,10 +21,8 @@ def describe_other_file(content: bytes) -> str:
     """What was expected, what a file that no reader knows begins with, and what to do."""
     if not content:
         return f"{EXPECTED}; found an empty file. Download or copy it again"
-    if content.startswith(b"version https://git-lfs"):
-        size = re.search(rb"^size (\d+)", content[:1024], re.MULTILINE)
-        of = f" to a file of {int(size[1][:20]):,} bytes" if size else ""
-        return f"{EXPECTED}; found a git-lfs pointer{of}. Run `git lfs pull`, or download the file itself"
+    if pointer := describe_pointer(content):
+        return f"{EXPECTED}; found {pointer}. Run `git lfs pull`, or download the file itself"
     if HTML.match(content[:1024].removeprefix(b"\xef\xbb\xbf")):
         title = re.search(rb"<title[^>]*>([^<]{1,80})", content[:4096], re.IGNORECASE)
         named = f" titled {title[1].decode('utf-8', 'replace').strip()!a}" if title else ""

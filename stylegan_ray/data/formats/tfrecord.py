@@ -46,14 +46,14 @@ from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.pyramid import downscale
 from stylegan_ray.data.scan import Reading
-from stylegan_ray.untrusted import check_size, printable
+from stylegan_ray.untrusted import check_size, describe_pointer, printable
 
 ENDING, LABEL_ENDING = TFRECORD_ENDING, TFRECORD_LABELS_ENDING
-SHARD_NAME = re.compile(r"(.*?)[0-9]+-of-([0-9]+)\.tfrecords")
+SHARD_NAME = re.compile(r"(.*?)[0-9]+-of-([0-9]+)\.tfrecords", re.IGNORECASE)
 """A part of a data set, as TensorFlow Datasets names it: the name, its number, and how many parts there are."""
-LEVEL = re.compile(r"[-_.]?r?[0-9]+(?:x[0-9]+)?\Z")
+LEVEL = re.compile(r"[-_.]?r?[0-9]+(?:x[0-9]+)?\Z", re.IGNORECASE)
 """The end of the name of one level, without the ending: -r05 of cats-r05, as ProGAN and StyleGAN write it, or _32."""
-LABELS_OF = re.compile(r"(.*)-rxx\.labels")
+LABELS_OF = re.compile(r"(.*)-rxx\.labels", re.IGNORECASE)
 """The label file of ProGAN and StyleGAN, which names its data set."""
 PIECE_BYTES = 1 << 24
 """Bytes of a file that are read and checked together."""
@@ -96,15 +96,15 @@ class TFRecord(Format):
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         """The files of records and of labels at the top of the folder; none where no file holds a record."""
-        found = [info for info in listing if info.name.endswith((ENDING, LABEL_ENDING)) and "/" not in info.name]
-        used = [info for info in found if info.size or info.name.endswith(LABEL_ENDING)]
-        return used if any(info.name.endswith(ENDING) for info in used) else []
+        found = [info for info in listing if _ends_with(info, ENDING, LABEL_ENDING) and "/" not in info.name]
+        used = [info for info in found if info.size or _ends_with(info, LABEL_ENDING)]
+        return used if any(_ends_with(info, ENDING) for info in used) else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
         """Checks lengths, CRCs and shapes of all records, however few images are to be decoded."""
-        records = [info for info in infos if info.name.endswith(ENDING)]
+        records = [info for info in infos if _ends_with(info, ENDING)]
         total, done = sum(info.size for info in records), 0
         found = []
         for info in records:
@@ -217,6 +217,11 @@ class TFRecordInspector:
         return StoredImage("TFRecord", image.mode, image)
 
 
+def _ends_with(info: FileInfo, *endings: str) -> bool:
+    """Whether the name of a file has one of these endings, in any case."""
+    return info.name.lower().endswith(endings)
+
+
 def _read_records(files: Files, info: FileInfo, check: bool, index: FileIndex) -> Iterator[int]:
     """Fills the index of one file piece by piece; yields the offset reached."""
     at = 0
@@ -295,7 +300,7 @@ def _levels(found: list[FileIndex], root: str) -> list[Level]:
 def _set_name(name: str) -> str:
     """The data set that a file is named after: cats of cats-r05.tfrecords and cats-00000-of-00002.tfrecords."""
     shard = SHARD_NAME.fullmatch(name)
-    stem = shard[1].rstrip("-_.") if shard else name.removesuffix(ENDING)
+    stem = shard[1].rstrip("-_.") if shard else name[: -len(ENDING)]
     return LEVEL.sub("", stem)
 
 
@@ -359,7 +364,7 @@ def _bad(level: Level) -> dict[int, str]:
 
 def _labels(files: Files, infos: Sequence[FileInfo], levels: list[Level]) -> Labels:
     """The label file, a .npy array of one row per record; surplus rows are ignored, as by the original."""
-    names = [info.name for info in infos if info.name.endswith(LABEL_ENDING)]
+    names = [info.name for info in infos if _ends_with(info, LABEL_ENDING)]
     if not names:
         return Labels(problem="there is no .labels file beside the .tfrecords files")
     if len(names) > 1:
@@ -367,8 +372,11 @@ def _labels(files: Files, infos: Sequence[FileInfo], levels: list[Level]) -> Lab
     num = sum(len(index.start) for index in levels[0]) if levels else 0
     if num and (problem := _problem_of_name(names[0], levels[0][0].name)):
         return Labels(problem=problem)
+    content = files.read(names[0])
+    if pointer := describe_pointer(content):
+        return Labels(problem=f"{quoted(names[0])} is {pointer}; run `git lfs pull`, or download the file itself")
     try:
-        values, _ = parse_npy(files.read(names[0]))
+        values, _ = parse_npy(content)
         if not 1 <= values.ndim <= 2:
             raise ValueError(f"it is an array of {values.ndim} dimensions, which must hold one row per image")
     except (ValueError, EOFError) as error:

@@ -74,6 +74,25 @@ def test_labels(tmp_path):
         opened(root, cond=True)
 
 
+def test_endings_in_capital_letters(tmp_path):
+    images = random_images(3)
+    root = write_set(tmp_path / "d", images, [[0, 1], [1, 0], [0, 1]])
+    for file in list(root.iterdir()):
+        file.rename(root / file.name.upper())
+    data = opened(root, cond=True)
+    np.testing.assert_array_equal([data.read(i) for i in range(3)], images)
+    assert data.labels(np.arange(3)).argmax(1).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("values", [[[2], [0], [1]], [2.0, 0.0, 1.0]])
+def test_class_numbers_in_columns_and_floats(tmp_path, values):
+    root = write_set(tmp_path / "d", random_images(3))
+    np.save(root / "labels.npy", np.array(values))
+    (root / "labels.npy").rename(root / "set-rxx.labels")
+    data = opened(root, cond=True)
+    assert data.label_size == 3 and data.labels(np.arange(3)).argmax(1).tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize("cut", [1, 5, 100, 800])
 def test_truncated_files_are_named_with_the_offset(tmp_path, cut):
     root = write_set(tmp_path / "d", random_images(5))

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 from support.data_sets import chw, encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 
+from stylegan_ray.config import DataConfig
 from stylegan_ray.data import DataError
 from stylegan_ray.data.files import LocalFiles
+from stylegan_ray.data.open import open_index
 
 
 def write_tar(path, members):
@@ -548,6 +550,27 @@ def test_folders_without_images_say_what_to_do_with_what_they_hold(tmp_path, nam
 def test_files_that_are_no_data_set_have_a_way_out(tmp_path, name, words):
     with pytest.raises(DataError, match=f"{name} is a file, but neither .*; {words}"):
         opened(write_folder(tmp_path / "d", {name: b"x"}) / name)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 51234\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["data/train-0.parquet", "0.tar", "x.zip", "x-r04.tfrecords", "x.png", "dataset.json", "x.h5"]
+)
+def test_pointers_of_git_lfs_have_a_way_out(tmp_path, name):
+    files = numbered(1) if name in ("x.png", "dataset.json") else {"README.md": b"x"}
+    root = write_folder(tmp_path / "d", {**files, name: POINTER})
+    path = root / name if name in ("x.zip", "x.h5") else root
+    words = r"a git-lfs pointer to a file of 51,234 bytes.*; run `git lfs pull`"
+    if name == "dataset.json":
+        assert opened(path).num_images == 1
+    if name == "x.h5":
+        with pytest.raises(DataError, match=words):
+            open_index(DataConfig(path=str(path)), prepares=True)
+    else:
+        with pytest.raises(DataError, match=words):
+            opened(path, cond=name == "dataset.json")
 
 
 def test_archives_without_images_are_named(tmp_path):
