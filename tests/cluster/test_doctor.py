@@ -5,10 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
 from support.s3 import s3_server
-from support.spoiled import EXPECTED, SIDE, spoiled
+from support.spoiled import EXPECTED, SIDE, clean_emoji, spoiled
 
 from stylegan_ray import cli
 from stylegan_ray.data.decode import open_image
@@ -108,6 +108,30 @@ def test_a_common_background_is_no_padding_and_a_frame_is(tmp_path, cache):
     assert run(write_folder(tmp_path / "s", files), "--check", "--json", tmp_path / "f.json") == 0
     doubts = json.loads((tmp_path / "f.json").read_text())["doubts"]
     assert [doubt["name"] for doubt in doubts["padded"]] == ["odd.png"]
+
+
+def test_small_things_and_gradients_are_no_padding(tmp_path, cache):
+    dot, sky = Image.new("RGB", (64, 64), "navy"), np.tile(np.arange(64, dtype=np.uint8)[:, None] // 2 + 90, (1, 64))
+    dot.paste("white", (30, 20, 33, 23))
+    files = numbered(8) | {"dot.png": encoded(dot), "sky.png": encoded(Image.fromarray(sky).convert("RGB"))}
+    files["one.png"] = encoded(Image.fromarray(np.pad(np.uint8([[255]]), 32)).convert("RGB"))
+    assert run(write_folder(tmp_path / "s", files), "--check", "--json", tmp_path / "f.json") == 0
+    assert not json.loads((tmp_path / "f.json").read_text())["doubts"]["padded"]
+
+
+@pytest.mark.parametrize("words", [[], ["--keep", "blurred"]])
+def test_of_near_duplicates_one_with_detail_is_kept(tmp_path, cache, words):
+    sharp = clean_emoji(7)
+    files = {f"s{number}.png": image for number, image in enumerate(sharp)} | {
+        "a4.png": sharp[0].resize((256, 256), Image.Resampling.BICUBIC),
+        "a3.png": sharp[1].resize((192, 192), Image.Resampling.LANCZOS),
+        "a2.png": sharp[2].resize((128, 128), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(1.5)),
+        "small.png": sharp[3].resize((32, 32), Image.Resampling.LANCZOS),
+    }
+    assert run(write_folder(tmp_path / "s", files), tmp_path / "d.zip", "--fix", *words) == 0
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())["changes"]
+    gone = {change["name"] for change in changes if change["number"] is None}
+    assert gone == {"a4.png", "a3.png", "a2.png", "small.png"}
 
 
 def test_names_cannot_forge_lines(tmp_path, cache, capsys):

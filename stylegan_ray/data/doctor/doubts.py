@@ -12,14 +12,18 @@ import numpy as np
 from PIL import Image
 
 from stylegan_ray.data.doctor.findings import FLAT, Findings
+from stylegan_ray.data.doctor.traits import STEP, STRAIGHT
 from stylegan_ray.data.index import IS_COLOR, IS_TRANSPARENT
 
 COMMON = 0.9
 """What so large a share of the images has in common is the rule; the others are doubtful."""
 LEAST_SHARPNESS = 0.34
 """Less sharp images are blurred: no edge in them is steeper than a step blurred by a Gaussian of 1.4 pixels."""
-LEAST_BAR, LEAST_STRAIGHTNESS = 0.02, 0.75
-"""Bars on opposite sides are padding when each has this share of the side, and this much of a straight edge."""
+SAME_DETAIL = 0.8
+"""Of near-duplicates the first is kept that has at least this share of the detail of any of them."""
+LEAST_BAR, LEAST_INSIDE = 0.02, 0.15
+"""Bars with straight inner edges on opposite sides are padding when each has this share of the side, and the image
+inside this share of the height and of the width."""
 STYLE = 0.5
 """A border color that more images than this share have on all four sides is their background, not padding."""
 COLOR_STEP = 16
@@ -58,13 +62,24 @@ def _duplicate(findings: Findings) -> Reasons:
 
 
 def _near_duplicate(findings: Findings) -> Reasons:
-    """All of a group but the largest image; of equally large ones the first is kept."""
-    pixels = findings.traits["height"].astype(np.int64) * findings.traits["width"]
+    """All of a group but one that is not blurred, if there is one, and has the most detail."""
+    detail, blurred = detail_of(findings.traits), _is_blurred(findings)
     reasons = {}
     for group in findings.near_duplicates:
-        kept = max(group, key=lambda entry: (pixels[entry], -entry))
+        some = [entry for entry in group if not blurred[entry]] or group
+        kept = next(entry for entry in some if detail[entry] >= SAME_DETAIL * detail[some].max())
         reasons |= {entry: f"like {_named(findings, kept, entry)}" for entry in group if entry != kept}
     return reasons
+
+
+def detail_of(traits: np.ndarray) -> np.ndarray:
+    """How much detail images have, float [n]: about the same for an image and an enlarged copy of it.
+
+    The sharpness of an edge blurred by a Gaussian of s pixels (see `sharpness_of`) is 1 / STEP and a term that falls
+    with the square of s, as the number of pixels rises where an image is enlarged.
+    """
+    pixels = traits["height"].astype(np.float64) * traits["width"]
+    return pixels * np.maximum(traits["sharpness"] - 1 / STEP, 0)
 
 
 def _named(findings: Findings, kept: int, other: int) -> str:
@@ -84,19 +99,25 @@ def _single_colored(findings: Findings) -> Reasons:
 
 def _blurred(findings: Findings) -> Reasons:
     sharpness = findings.traits["sharpness"]
-    blurred = (sharpness < LEAST_SHARPNESS) & (findings.traits["flatness"] < FLAT)
-    return {entry: f"sharpness {sharpness[entry]:.2f}" for entry in _those(findings, blurred)}
+    return {entry: f"sharpness {sharpness[entry]:.2f}" for entry in _those(findings, _is_blurred(findings))}
+
+
+def _is_blurred(findings: Findings) -> np.ndarray:
+    return (findings.traits["sharpness"] < LEAST_SHARPNESS) & (findings.traits["flatness"] < FLAT)
 
 
 def _padded(findings: Findings) -> Reasons:
     """Images with bars at the top and bottom or at the left and right, unless their color is the usual background."""
     traits, background = findings.traits, common_background(findings)
-    least = np.maximum(np.stack([traits["height"], traits["width"]], axis=1) * LEAST_BAR, 2)
-    is_bar = (traits["bars"] >= least[:, [0, 0, 1, 1]]) & (traits["straightness"] >= LEAST_STRAIGHTNESS)  # [n,4]
+    sides = np.stack([traits["height"], traits["width"]], axis=1)  # [n,2]
+    least = np.maximum(sides * LEAST_BAR, 2)
+    is_bar = (traits["bars"] >= least[:, [0, 0, 1, 1]]) & (traits["straightness"] >= STRAIGHT)  # [n,4]
     if background is not None:
         colors = _rounded(traits["bar_colors"])  # [n,2]
         is_bar &= (colors != background)[:, [0, 1, 0, 1]]
+    inside = sides - traits["bars"].reshape(-1, 2, 2).sum(axis=2, dtype=np.int64)  # [n,2]
     padded = (is_bar[:, 0] & is_bar[:, 1]) | (is_bar[:, 2] & is_bar[:, 3])
+    padded &= (inside >= LEAST_INSIDE * sides).all(axis=1) & (traits["flatness"] < FLAT)
     return {
         entry: "bars of {} px (top), {} (bottom), {} (left), {} (right)".format(*traits["bars"][entry])
         for entry in _those(findings, padded)
@@ -188,7 +209,13 @@ def common(counts: Mapping[Any, int]) -> Any:
 KINDS = (
     Kind("unreadable", "Unreadable", "left out", _unreadable, leaves_out=True),
     Kind("duplicate", "Duplicates", "left out; the first by name is kept", _duplicate, leaves_out=True),
-    Kind("near-duplicate", "Near-duplicates", "left out; the largest is kept", _near_duplicate, leaves_out=True),
+    Kind(
+        "near-duplicate",
+        "Near-duplicates",
+        "left out; the one with the most detail is kept",
+        _near_duplicate,
+        leaves_out=True,
+    ),
     Kind("single-coloured", "Single-colored", "left out", _single_colored, leaves_out=True),
     Kind("blurred", "Blurred", "left out", _blurred, leaves_out=True),
     Kind("padded", "Padded", "bars are cut off", _padded),

@@ -16,6 +16,8 @@ MOST_NEIGHBORS = 64
 """Hashes that agree in the same bands are compared with so many that follow them, at most."""
 MOST_DIFFERENCE, MOST_LOCAL, MOST_CHROMA = 0.005, 0.5, 12
 """Bounds on how different two images that look the same may be (see `looks_same`)."""
+GRAY = 128
+"""Chrominance of gray."""
 CHUNK = 1 << 16
 
 Groups = list[list[int]]
@@ -79,18 +81,27 @@ def looks_same(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Luminances [16,16] of mean 0 and variance 1, so that brightness and contrast do not count, differ by a squared
     distance of at most MOST_DIFFERENCE (1 less the correlation) and nowhere by more than MOST_LOCAL; chrominances
-    [8,8] nowhere by more than MOST_CHROMA levels.
+    [8,8] nowhere by more than MOST_CHROMA levels, as they are or with the same contrast as the luminances.
     """
-    a, b = (_normalized(traits["luma"]) for traits in (first, second))
-    chroma = np.abs(first["chroma"].astype(np.int16) - second["chroma"]).max(axis=1)
+    (a, contrast_a), (b, contrast_b) = (_normalized(traits["luma"]) for traits in (first, second))
+    color_a, color_b = (traits["chroma"].astype(np.float32) - GRAY for traits in (first, second))
+    highest = np.maximum(contrast_a, contrast_b)
+    chroma = np.minimum(_largest(color_a - color_b), _largest((color_a / contrast_a - color_b / contrast_b) * highest))
     difference = np.square(a - b).sum(axis=1) / (2 * THUMB * THUMB)
-    return (difference <= MOST_DIFFERENCE) & (np.abs(a - b).max(axis=1) <= MOST_LOCAL) & (chroma <= MOST_CHROMA)
+    return (difference <= MOST_DIFFERENCE) & (_largest(a - b) <= MOST_LOCAL) & (chroma <= MOST_CHROMA)
 
 
-def _normalized(luma: np.ndarray) -> np.ndarray:
+def _normalized(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Luminances [n,256] with mean 0 and variance 1, and their standard deviations [n,1], at least 1."""
     values = luma.astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
-    return values / np.maximum(values.std(axis=1, keepdims=True), 1)
+    deviation = np.maximum(values.std(axis=1, keepdims=True), 1)
+    return values / deviation, deviation
+
+
+def _largest(differences: np.ndarray) -> np.ndarray:
+    """The largest absolute value of each row."""
+    return np.abs(differences).max(axis=1)
 
 
 class Links:

@@ -30,6 +30,13 @@ SAME_COLOR = 4
 """Levels of 255 by which pixels of a single-colored image may differ from its median."""
 SAME_BAR = 10
 """Levels by which pixels of a bar may differ from its corner; JPEG leaves such differences."""
+STRAIGHT, STRAIGHT_IN_BLOCK = 0.75, 0.9
+"""Straightness from which the inner edge of a bar is straight; the second number is for one that is spread."""
+BLOCK, BEFORE_EDGE, MOST_BEFORE = 17, 3, 0.1
+"""An edge of a bar is spread over so many lines by JPEG, whose blocks have 16 where colors have half the resolution, and
+one more by interpolation; in lines at least 3 before it, at most a tenth of the pixels differs half as much as behind it."""
+CORNER = 8
+"""Pixels of the lines at a corner that have the color of a bar there."""
 MOST_SHARPNESS_SIDE = 512
 """Sharpness is measured on the central part of larger images."""
 STEP = 4
@@ -49,7 +56,10 @@ class Bars(NamedTuple):
     colors: np.ndarray
     """uint8 [2,3]: the color of those at the top and left, and of those at the bottom and right."""
     straightness: tuple[float, float, float, float]
-    """Share of the first line behind each bar that has another color; 1 for a bar with a straight inner edge."""
+    """Share of the first line behind each bar that has another color; 1 for a bar with a straight inner edge.
+
+    0 where the color changes gradually.
+    """
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The part inside the bars, as (left, top, right, bottom)."""
@@ -77,19 +87,61 @@ def flatness_of(image: Image.Image) -> float:
 def bars_of(image: Image.Image) -> Bars:
     """Bars at the border of an RGB image; an image of one color has none."""
     width, height = image.size
-    colors = [image.getpixel(corner) for corner in ((0, 0), (width - 1, height - 1))]
-    near, far = (_differs(image, color) for color in colors)
-    near_box, far_box = near.getbbox(), far.getbbox()
-    if near_box is None or far_box is None:
-        return Bars((0, 0, 0, 0), np.array(colors, dtype=np.uint8), (0.0, 0.0, 0.0, 0.0))
-    left, top, right, bottom = *near_box[:2], *far_box[2:]
-    lines = (
-        near.crop((left, top, right, top + 1)), far.crop((left, bottom - 1, right, bottom)),
-        near.crop((left, top, left + 1, bottom)), far.crop((right - 1, top, right, bottom)),
-    )  # fmt: skip
-    straightness = tuple(float(np.asarray(line).astype(bool).mean()) for line in lines)
-    thickness = (top, height - bottom, left, width - right)
-    return Bars(thickness, np.array(colors, dtype=np.uint8), straightness)  # type: ignore[arg-type]
+    colors = np.stack([_corner_color(image, (0, 0)), _corner_color(image, (width - 1, height - 1))])
+    near, far = (_differs(image, tuple(color.tolist())).getbbox() for color in colors)
+    bars = Bars((0, 0, 0, 0), colors, (0.0, 0.0, 0.0, 0.0))
+    if near is None or far is None or near[0] >= far[2] or near[1] >= far[3]:
+        return bars
+    clean = (near[1], height - far[3], near[0], width - far[2])
+    bars = bars._replace(thickness=clean)
+    for _ in range(2):  # the second time without the other bars at the ends of the lines, as the first has found them
+        edges = [_inner_edge(*_levels(image, bars, side, clean), clean[side]) for side in range(4)]
+        bars = bars._replace(thickness=tuple(bar for bar, _ in edges), straightness=tuple(share for _, share in edges))
+    return bars
+
+
+def _corner_color(image: Image.Image, corner: tuple[int, int]) -> np.ndarray:
+    """The median color uint8 [3] of the ends of both lines at a corner: one of them is in a bar, and JPEG varies it."""
+    (x, y), (width, height) = corner, image.size
+    left, top = max(x - CORNER + 1, 0), max(y - CORNER + 1, 0)
+    lines = (left, y, min(left + CORNER, width), y + 1), (x, top, x + 1, min(top + CORNER, height))
+    pixels = np.concatenate([np.asarray(image.crop(line)).reshape(-1, 3) for line in lines])
+    return np.median(pixels, axis=0).astype(np.uint8)
+
+
+def _levels(image: Image.Image, bars: Bars, side: int, clean: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Levels by which lines [lines,length] near a side differ from the color of its bar, and the number of the first.
+
+    They begin within the clean lines of a bar, and end where its inner edge must be, or in the middle of the image.
+    """
+    inside = image.size[side < 2] - clean[side] - clean[side ^ 1]
+    first, last = max(clean[side] - BEFORE_EDGE, 0), clean[side] + min(BLOCK, (inside - 1) // 2)
+    left, top, right, bottom = bars.box(image.height, image.width)
+    box = (
+        (left, first, right, last + 1), (left, image.height - 1 - last, right, image.height - first),
+        (first, top, last + 1, bottom), (image.width - 1 - last, top, image.width - first, bottom),
+    )[side]  # fmt: skip
+    pixels = np.asarray(image.crop(box)).astype(np.int16)  # [H,W,3]
+    lines = pixels.swapaxes(0, side // 2)[:: -1 if side % 2 else 1]
+    return np.abs(lines - bars.colors[side % 2]).max(axis=2), first
+
+
+def _inner_edge(levels: np.ndarray, first: int, clean: int) -> tuple[int, float]:
+    """Thickness and straightness of a bar that has so many clean lines, from the levels of lines near its inner edge.
+
+    Lossy formats spread an edge over a block. It is where the median reaches half of its largest value; in lines
+    well before it hardly a pixel does, as they do in a gradient.
+    """
+    strength, shares = np.median(levels, axis=1), (levels > SAME_BAR).mean(axis=1)
+    end = clean - first
+    edge = end + int(np.argmax(strength[end:] >= strength[end:].max() / 2))
+    bar = max(edge - BEFORE_EDGE + 1, 0)
+    varied = (levels[:bar] > strength[edge] / 2).mean(axis=1)
+    if varied.max(initial=0) > MOST_BEFORE or strength[:bar].max(initial=0) > SAME_BAR:
+        return clean, 0.0
+    if bar and shares[edge] >= STRAIGHT_IN_BLOCK:
+        end = edge
+    return first + end, float(shares[end])
 
 
 def _differs(image: Image.Image, color: object) -> Image.Image:

@@ -38,11 +38,13 @@ def test_every_pair_within_five_bits_is_found():
 
 
 def test_copies_look_the_same_and_others_do_not():
-    original = soft_picture(1)
+    original = soft_picture(1).point(lambda value: 20 + value * 7 // 10)
     copies = [
         original.resize((40, 40), Image.Resampling.LANCZOS),
         original.resize((150, 150), Image.Resampling.BICUBIC),
-        ImageEnhance.Brightness(original).enhance(0.9),
+        *(ImageEnhance.Brightness(original).enhance(factor) for factor in (0.7, 0.8, 0.9, 1.2, 1.25)),
+        *(ImageEnhance.Contrast(original).enhance(factor) for factor in (0.6, 0.7, 0.8, 1.2)),
+        original.point(lambda value: min(value + 20, 255)),
         original.filter(ImageFilter.GaussianBlur(1)),
         open_image(encoded(original, "JPEG", quality=70)),
     ]

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from support.data_sets import noise_picture
+from support.data_sets import encoded, noise_picture
 
-from stylegan_ray.data.decode import in_eight_bits
-from stylegan_ray.data.doctor.traits import bars_of, flatness_of, look_of, on_white, sharpness_of
+from stylegan_ray.data.decode import in_eight_bits, open_image
+from stylegan_ray.data.doctor.traits import STRAIGHT, bars_of, flatness_of, look_of, on_white, sharpness_of
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0])
@@ -41,6 +41,42 @@ def test_bars_and_their_inner_edges():
     disc.paste("red", (10, 10), Image.radial_gradient("L").resize((20, 20)).point(lambda v: 255 * (v < 120)))
     assert min(bars_of(disc).thickness) >= 9 and max(bars_of(disc).straightness) < 0.75
     assert bars_of(Image.new("RGB", (8, 8), "red")).thickness == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("quality", [75, 90, 95])
+@pytest.mark.parametrize(("side", "bar"), [(128, 12), (128, 16), (128, 21), (256, 37), (512, 70)])
+@pytest.mark.parametrize("color", ["black", "white"])
+def test_bars_of_jpeg_end_at_the_image_inside(quality, side, bar, color):
+    image = Image.new("RGB", (side, side), color)
+    inside = noise_picture(quality, (8, 8)).resize((side, side), Image.Resampling.BICUBIC)
+    image.paste(inside.point(lambda value: 60 + value // 2).crop((0, 0, side, side - 2 * bar)), (0, bar))
+    for turned, places in ((image, slice(0, 2)), (image.transpose(Image.Transpose.TRANSPOSE), slice(2, 4))):
+        bars = bars_of(open_image(encoded(turned, "JPEG", quality=quality)))
+        assert bars.thickness[places] == (bar, bar) and min(bars.straightness[places]) > 0.9
+
+
+def gradient(slope, noise=0):
+    """A sky: lines that become brighter downwards."""
+    lines = 60 + slope * np.arange(64)[:, None, None] + np.random.default_rng(0).normal(0, noise, (64, 64, 3))
+    return Image.fromarray(lines.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("slope", "noise"), [(0.2, 0), (0.5, 0), (1, 0), (3, 0), (8, 0), (0.2, 2), (0.5, 5), (2, 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradients_have_no_bars(slope, noise, turned):
+    image = gradient(slope, noise)
+    for stored in (image, open_image(encoded(image, "JPEG"))):
+        bars = bars_of(stored.transpose(Image.Transpose.TRANSPOSE) if turned else stored)
+        assert sum(share >= STRAIGHT for share in bars.straightness[2:] if turned) < 2
+        assert sum(share >= STRAIGHT for share in bars.straightness[:2] if not turned) < 2
+
+
+def test_bars_do_not_overlap():
+    lines = np.full((64, 64), 104, dtype=np.uint8)
+    lines[0], lines[5], lines[60], lines[-1] = 100, 95, 115, 108  # each close to one of the corners' colors
+    image = Image.fromarray(lines).convert("RGB")
+    left, top, right, bottom = bars_of(image).box(64, 64)
+    assert left < right and top < bottom
 
 
 def test_flatness_is_the_share_of_one_color():
