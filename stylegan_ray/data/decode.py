@@ -49,8 +49,10 @@ DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 """Modes of gray images with more than 8 bits."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that the values of a deep image may have."""
-UNIT = 1
-"""Depth of floats from 0 to 1."""
+UNIT, FAINT_UNIT = 1, 0
+"""Depths of floats from 0 to 1, and of those that need FAINT_BITS less."""
+FAINT_BITS = 4
+"""Images that need so many bits less than the range has are nearly black."""
 IS_FLOAT, IS_REDUCED = 0x80, 0x40
 """Added to the depth of floats, and of 16-bit channels of which Pillow keeps the high byte only."""
 
@@ -336,7 +338,8 @@ def is_gray(image: Image.Image) -> bool:
 def depth_of(image: Image.Image, content: bytes) -> int:
     """How many bits the values of a decoded image need where it is stored with more than 8, else 0.
 
-    One of DEPTHS or UNIT, with IS_FLOAT or IS_REDUCED. Raises ValueError for values that are no intensities.
+    One of DEPTHS or UNIT or FAINT_UNIT, with IS_FLOAT or IS_REDUCED; 0 also for a gray image that is black. Raises
+    ValueError for values that are no intensities.
     """
     if image.mode not in DEEP_MODES:
         return IS_REDUCED | _bits_for((_brightest(image) << 8) + 255) if has_deep_channels(image, content) else 0
@@ -348,11 +351,11 @@ def depth_of(image: Image.Image, content: bytes) -> int:
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     if low < 0 or high > 0xFFFF:
         raise ValueError(f"holds values from {low:g} to {high:g}, and only 0 to 65535 are read; convert it to 16 bits")
-    if image.mode != "F":
-        return _bits_for(high)
+    if high == 0 or image.mode != "F":
+        return _bits_for(high) if high else 0
     if 1 < high < 2:
         raise ValueError(f"holds floats up to {high:g}, neither from 0 to 1 nor whole levels; clip them to 1")
-    return IS_FLOAT | (UNIT if high <= 1 else _bits_for(high))
+    return IS_FLOAT | (_bits_for(high) if high > 1 else UNIT if high >= 2**-FAINT_BITS else FAINT_UNIT)
 
 
 def has_deep_channels(image: Image.Image, content: bytes) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from stylegan_ray.config import DataConfig
 from stylegan_ray.credentials import logger_of
-from stylegan_ray.data.decode import IS_FLOAT, IS_REDUCED, UNIT, Decoder, crop_box
+from stylegan_ray.data.decode import FAINT_BITS, FAINT_UNIT, IS_FLOAT, IS_REDUCED, UNIT, Decoder, crop_box
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Index
 from stylegan_ray.data.left_out import list_names, quoted
@@ -29,8 +31,8 @@ def choose_decoder(cfg: DataConfig, index: Index, path: str) -> Decoder:
     check_resolution(resolution, path)
     channels = _choose_channels(cfg, index, good, path)
     _check_alpha(cfg, index, good, path)
+    check_bits(cfg, index, path)
     bits, float_bits = choose_bits(cfg, index)
-    _check_bits(cfg, index, good, path, bits, float_bits)
     return Decoder(
         resolution, channels, crop=cfg.crop, resize=cfg.resize, alpha=cfg.alpha, bits=bits, float_bits=float_bits,
         max_bytes=cfg.max_image_mb << 20, extra_formats=cfg.extra_formats,
@@ -112,39 +114,84 @@ def _check_alpha(cfg: DataConfig, index: Index, good: np.ndarray, path: str) -> 
 
 def choose_bits(cfg: DataConfig, index: Index) -> tuple[int, int]:
     """Bits of gray images with more than 8, and of the range of floats: as the largest value of all needs them."""
-    whole, floats, _ = _depths(index, index.flags & IS_BAD == 0)
-    return cfg.bits or int(whole.max(initial=0)) or 16, int(floats.max(initial=0)) or 16
+    depths = _depths(index)
+    whole, floats = depths.whole.max(initial=0), depths.floats.max(initial=-1)
+    return cfg.bits or int(whole) or 16, 16 if floats < 0 else int(floats) or UNIT
 
 
-def _depths(index: Index, good: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depths of the gray images with more than 8 bits, of those of floats, and of those with 16-bit colors."""
-    depth = np.zeros(0, dtype=np.uint8) if index.depth is None else index.depth[good]
-    floats, reduced = depth[depth & IS_FLOAT != 0] & 0x3F, depth[depth & IS_REDUCED != 0] & 0x3F
-    return depth[(depth > 0) & (depth < IS_REDUCED)], floats, reduced
+class Depths(NamedTuple):
+    """Bits that the values of images need, int [n]; -1 where an image is of another kind, or cannot be used."""
+
+    whole: np.ndarray
+    """Of gray images with more than 8 bits."""
+    floats: np.ndarray
+    """UNIT or FAINT_UNIT for those from 0 to 1."""
+    reduced: np.ndarray
+    """Of images with 16-bit colors, of which Pillow keeps the high byte only."""
 
 
-def _check_bits(cfg: DataConfig, index: Index, good: np.ndarray, path: str, bits: int, float_bits: int) -> None:
-    """Logs the choice of bits where it is one.
+def _depths(index: Index) -> Depths:
+    depth = np.zeros(len(index.names), dtype=np.uint8) if index.depth is None else index.depth
+    bits, is_good = (depth & 0x3F).astype(np.int64), index.flags & IS_BAD == 0
+    kinds = (depth > 0) & (depth < IS_REDUCED), depth & IS_FLOAT != 0, depth & IS_REDUCED != 0
+    return Depths(*(np.where(is_good & kind, bits, -1) for kind in kinds))
 
-    Raises DataError where it would make images dark: Pillow keeps the high byte of 16-bit colors only.
+
+def check_bits(cfg: DataConfig, index: Index, path: str) -> None:
+    """Logs how deep images are reduced to 8 bits, and which of them that makes nearly black.
+
+    Raises DataError where floats have several ranges, and where all 16-bit colors become nearly black.
     """
-    whole, floats, reduced = _depths(index, good)
-    if len(reduced) and (cfg.bits or reduced.max()) < 16:
-        assert index.depth is not None
-        example = good[np.flatnonzero(index.depth[good] & IS_REDUCED)[0]]
+    bits, float_bits = choose_bits(cfg, index)
+    whole, floats, reduced = _depths(index)
+    num = [int((depths >= 0).sum()) for depths in (whole, floats, reduced)]
+    if num[2] and (cfg.bits or reduced.max()) < 16:
         raise DataError(
-            f"data.path={path}: the values of {len(reduced)} images with 16 bits per channel, e.g. "
-            f"{quoted(index.names[int(example)])}, need only {cfg.bits or int(reduced.max())} bits, and would be "
+            f"data.path={path}: the values of {num[2]} images with 16 bits per channel, e.g. "
+            f"{_example(index, reduced >= 0)}, need only {cfg.bits or int(reduced.max())} bits, and would be "
             "nearly black; convert them to 8 bits per channel, or use them as they are with --data.bits 16"
         )
-    if len(whole) and bits < 16 and cfg.bits is None:
+    is_unit = (floats == UNIT) | (floats == FAINT_UNIT)
+    if is_unit.any() and float_bits != UNIT:
+        raise DataError(
+            f"data.path={path}: the floats of {_example(index, is_unit)} are from 0 to 1, and those of "
+            f"{_example(index, floats > UNIT)} up to {(1 << float_bits) - 1}; give all of them one range, or convert "
+            "them to 8 or 16 bits"
+        )
+    if num[0] and bits < 16 and cfg.bits is None:
         log.warning(
             "data.path=%s: the largest value of %d images with 16 or 32 bits needs %d: values are divided by %d; "
-            "--data.bits 16 divides them by 256", path, len(whole), bits, 1 << (bits - 8),
+            "--data.bits 16 divides them by 256", path, num[0], bits, 1 << (bits - 8),
         )  # fmt: skip
-    if len(floats):
+    if num[1]:
         top = "1" if float_bits == UNIT else str((1 << float_bits) - 1)
-        log.warning("data.path=%s: the floats of %d images are taken as 0 to %s", path, len(floats), top)
+        log.warning("data.path=%s: the floats of %d images are taken as 0 to %s", path, num[1], top)
+    _warn_of_dark(cfg, index, path, bits, float_bits)
+
+
+def _warn_of_dark(cfg: DataConfig, index: Index, path: str, bits: int, float_bits: int) -> None:
+    """Logs which images become nearly black: they use little of the range that is chosen for all of their kind."""
+    whole, floats, reduced = _depths(index)
+    highest = FAINT_UNIT if float_bits == UNIT else float_bits - FAINT_BITS
+    dim = (whole >= 0) & (whole <= bits - FAINT_BITS)
+    found = [((floats >= 0) & (floats <= highest), "scale them to the range of the others, or of 0 to 1")]
+    if cfg.bits is None:
+        enough = int(whole[dim].max(initial=0))
+        found += [
+            (dim, f"choose the range with --data.bits {enough}, in which larger values become white"),
+            ((reduced >= 0) & (reduced <= 16 - FAINT_BITS), "convert them to 8 bits per channel"),
+        ]
+    for are_dark, way_out in found:
+        if num := int(are_dark.sum()):
+            log.warning(
+                "data.path=%s: %d images with more than 8 bits, e.g. %s, have no value above a sixteenth of the range, "
+                "and become nearly black; %s", path, num, _example(index, are_dark), way_out,
+            )  # fmt: skip
+
+
+def _example(index: Index, are_meant: np.ndarray) -> str:
+    """The names of the first few of some images."""
+    return list_names([index.names[int(entry)] for entry in np.flatnonzero(are_meant)[:3]])
 
 
 def _reasons(index: Index, most: int = 3) -> str:

@@ -192,6 +192,15 @@ def test_stated_bits_are_those_of_the_examination(tmp_path, cache, capsys):
     assert "--data.bits 16" in capsys.readouterr().out
 
 
+def test_check_of_nothing_and_of_what_cannot_be_trained_on(tmp_path, cache, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", "--check") == 1
+    assert f"SOURCE {tmp_path / 'empty'} holds no images" in capsys.readouterr().out
+    mixed = {f"{top}.tif": deep_pictures("f4", top, 1)["0.tif"] for top in (1, 255)}
+    assert run(write_folder(tmp_path / "s", mixed), "--check") == 2
+    assert "give all of them one range" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -266,11 +266,12 @@ def test_celeba(tmp_path, caplog, capsys, table):
     assert "has 2 values, and must have 3 of -1 or 1, one for each attribute ('Bald'" in capsys.readouterr().err
 
 
-def test_lsun_cars_become_384x512_in_a_black_square(tmp_path):
+def test_lsun_cars_become_384x512_in_a_black_square(tmp_path, capsys):
     images = {f"{i}.png": noise_picture(i, (384, 512)) for i in range(2)}
     assert (
         run(write_folder(tmp_path / "car", images), tmp_path / "d.zip", "--resolution", "384x512", "--letterbox") == 0
     )
+    assert "enlarged" not in capsys.readouterr().out
     found = pixels(tmp_path / "d.zip")
     assert found.shape == (2, 3, 512, 512) and not found[:, :, :64].any() and not found[:, :, 448:].any()
     np.testing.assert_array_equal(found[0, :, 64:448], chw(images["0.png"]))

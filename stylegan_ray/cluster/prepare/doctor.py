@@ -23,7 +23,7 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.credentials import clean, without_credentials
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data import open as open_data
-from stylegan_ray.data.decode_policy import choose_bits
+from stylegan_ray.data.decode_policy import check_bits, choose_bits
 from stylegan_ray.data.doctor.doubts import KINDS, find_doubts
 from stylegan_ray.data.doctor.examiner import Examiner
 from stylegan_ray.data.doctor.findings import Findings
@@ -34,7 +34,7 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import Files
 from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import Index
-from stylegan_ray.data.options import PrepareOptions
+from stylegan_ray.data.options import PrepareOptions, to_option_names
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.storage import Storage, absolute, extend_address, split_address
 from stylegan_ray.table import format_table
@@ -89,11 +89,12 @@ def check(options: PrepareOptions) -> int:
         except DataError as error:
             if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
                 raise
-            print(f"Unreadable   {without_credentials(str(error))}")
+            print(f"{'Unreadable':{HEADING_WIDTH}s}  {to_option_names(without_credentials(str(error)))}")
             return 1
         findings, _ = examine_and_report(files, index, options, path, progress)
     if findings.bad and not len(findings.good):
         return 1
+    check_bits(cfg.data, findings.updated_index, path)
     keys = recommend_keys(findings.updated_index)
     if options.bits:
         keys["bits"] = options.bits

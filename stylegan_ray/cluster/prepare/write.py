@@ -113,7 +113,7 @@ def has_labels(cfg: DataConfig, index: Index) -> bool:
 
 def print_warnings(index: Index, dataset: Dataset, is_shuffled: bool) -> None:
     """Prints what the user may not expect."""
-    height, width = dataset.resolution
+    height, width = dataset.images.decoder.resolution  # without what --letterbox adds
     is_smaller = ((index.height < height) | (index.width < width)) & (index.flags & IS_BAD == 0)
     if num_smaller := int(is_smaller.sum()):
         print(f"{num_smaller} images are smaller than {height}x{width} and are enlarged")

@@ -104,8 +104,9 @@ def num_frames(header: Image.Image) -> int:
 
 
 def orientation_of(header: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 for anything else, which decoding passes over as well."""
-    found = header.getexif().get(ORIENTATION) if "exif" in header.info else 1
+    """Orientation in EXIF or in a TIFF's tag, 1 to 8; 1 for anything else, which decoding passes over as well."""
+    has_tags = "exif" in header.info or header.format == "TIFF"
+    found = header.getexif().get(ORIENTATION) if has_tags else 1
     return int(found) if found in ORIENTATIONS else 1  # type: ignore[arg-type]
 
 

@@ -33,8 +33,9 @@ SAME_BAR = 10
 STRAIGHT, STRAIGHT_IN_BLOCK = 0.75, 0.9
 """Straightness from which the inner edge of a bar is straight; the second number is for one that is spread."""
 BLOCK, BEFORE_EDGE, MOST_BEFORE = 17, 3, 0.1
-"""An edge of a bar is spread over so many lines by JPEG, whose blocks have 16 where colors have half the resolution, and
-one more by interpolation; in lines at least 3 before it, at most a tenth of the pixels differs half as much as behind it."""
+"""Lines over which JPEG spreads an edge of a bar: its blocks have 16 where colors have half the resolution, and one
+more is interpolated. In lines 3 and more before the edge, at most a tenth of the pixels differs half as much as behind
+it."""
 CORNER = 8
 """Pixels of the lines at a corner that have the color of a bar there."""
 MOST_SHARPNESS_SIDE = 512

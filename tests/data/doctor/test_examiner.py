@@ -45,6 +45,13 @@ def test_orientations_that_are_none(kind, value, found):
     assert "problem" not in facts and traits["orientation"] == found
 
 
+@pytest.mark.parametrize("turned", [1, 3, 6])
+def test_orientation_of_tiff(turned):
+    facts, traits = examined(encoded(noise_picture(0, (16, 24)), "TIFF", tiffinfo={274: turned}))
+    assert "problem" not in facts and traits["orientation"] == turned
+    assert (traits["height"] > traits["width"]) == (turned == 6)
+
+
 def tiff_of_pages(number, following=0):
     """A TIFF of pages that share their pixels; the last one says that another follows at this offset."""
     tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 256)]

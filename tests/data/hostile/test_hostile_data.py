@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.data_sets import encoded, label_json, noise_picture, numbered, opened, write_folder, write_zip
+from support.spoiled import png_of_16_bits
 
 from stylegan_ray.data import DataError, scan
 from stylegan_ray.data.decode import open_image
@@ -566,6 +567,36 @@ def test_stated_bits_win(tmp_path):
     root = write_folder(tmp_path / "d", {"a.png": encoded(gray(np.full((16, 16), 4000), np.uint16))})
     assert opened(root).read(0).max() == 250 and opened(root, bits=16).read(0).max() == 15
     assert opened(root).fingerprint != opened(root, bits=16).fingerprint
+
+
+def deep_file(kind, top):
+    """A file of values up to a number: of 16-bit gray or color, or of floats."""
+    values = np.linspace(0, top, 256).reshape(16, 16)
+    if kind == "color":
+        return png_of_16_bits(np.repeat(values[..., None], 3, axis=2).astype(np.uint16))
+    return encoded(gray(values, kind), "PNG" if kind is np.uint16 else "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tops", "dark", "way_out"),
+    [(np.uint16, [4095, 65535, 4095], "'0.tif', '2.tif'", "--data.bits 12"),
+     (np.int32, [15, 4095], "'0.tif'", "--data.bits 8"),
+     ("color", [4095, 65535], "'0.tif'", "8 bits per channel"), (np.float32, [0.01], "'0.tif'", "scale"),
+     (np.float32, [200, 60000], "'0.tif'", "scale"), (np.float32, [0.04, 1], "'0.tif'", "scale"),
+     (np.uint16, [16383, 65535], "", ""), (np.uint16, [0, 65535], "", ""), (np.uint16, [100, 100], "", ""),
+     (np.float32, [0, 255], "", ""), (np.float32, [0.1, 1], "", "")],
+)  # fmt: skip
+def test_images_that_become_nearly_black_are_named(tmp_path, caplog, kind, tops, dark, way_out):
+    opened(write_folder(tmp_path / "d", {f"{i}.tif": deep_file(kind, top) for i, top in enumerate(tops)}))
+    (said,) = [text for text in caplog.messages if "nearly black" in text] or [""]
+    assert f"e.g. {dark}, have no value above" in said and way_out in said if dark else not said
+
+
+@pytest.mark.parametrize("tops", [(1, 255), (0.01, 200), (255, 1, 65535)])
+def test_floats_of_several_ranges_are_refused(tmp_path, tops):
+    files = {f"{i}.tif": deep_file(np.float32, top) for i, top in enumerate(tops)}
+    with pytest.raises(DataError, match=r"the floats of '[01].tif' are from 0 to 1, and those of .* one range"):
+        opened(write_folder(tmp_path / "d", files))
 
 
 @pytest.mark.parametrize("value", [-1, 70_000, np.nan, np.inf])
