@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,8 +11,17 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.gallery import outdir_lease
 from stylegan_ray.images.generate import class_labels
-from stylegan_ray.images.many import Part, PartWriter, Recipe, begin_folder, checksum_of, end_folder, missing_parts
-from stylegan_ray.images.options import GenerateOptions, check_ranges
+from stylegan_ray.images.many import (
+    Part,
+    PartWriter,
+    Recipe,
+    begin_folder,
+    checksum_of,
+    end_folder,
+    finished_parts,
+    parts_of,
+)
+from stylegan_ray.images.options import LARGEST, GenerateOptions, check_ranges
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.options import check_least
@@ -20,7 +29,7 @@ from stylegan_ray.report.console import ProgressLine, format_time
 from stylegan_ray.run_folder import as_path, refuse_relative
 from stylegan_ray.storage import Storage, absolute, one_line
 
-Run = Callable[[PartWriter, Sequence[Part]], Iterator[int]]
+Run = Callable[[PartWriter, Iterable[Part]], Iterator[int]]
 """Writes parts; yields the number of images of each as it is done."""
 
 
@@ -34,15 +43,15 @@ def generate_many(options: GenerateOptions) -> int:
         began = time.monotonic()
         try:
             storage = Storage.at(outdir)
-            parts = missing_parts(recipe, num, begin_folder(storage, outdir, recipe))
+            done = finished_parts(recipe, num, begin_folder(storage, outdir, recipe))
+            made = num - sum(done.values())
             writer = PartWriter(networks.G_ema, networks.config.train.drange_net, networks.lod, recipe, outdir)
-            write_parts(run(writer, parts), parts, num)
+            write_parts(run(writer, parts_of(recipe, num, done)), made, num)
             end_folder(storage, recipe)
         except OSError as error:
             raise ConfigError(
                 f"--outdir {outdir} cannot be written: {one_line(error)}; run it again to go on"
             ) from error
-    made = sum(part.num for part in parts)
     rate = f" ({made / (time.monotonic() - began):.1f} images/s)" if made else ""
     print(f"{num} images in {without_credentials(outdir)}: {made} made{rate}, {num - made} were there")
     return 0
@@ -53,6 +62,11 @@ def check_options(options: GenerateOptions) -> int:
     num = options.n or 0
     check_ranges(options)
     check_least(options, n=1, shard=1)
+    if num > (most := (LARGEST + 1) // options.batch * options.batch):
+        raise ConfigError(
+            f"--n {num} must be at most {most}: seeds are at most {LARGEST}, and a batch is computed whole (--batch "
+            f"{options.batch})"
+        )
     if options.shard % options.batch and options.format == "tar":
         near = max(options.shard // options.batch, 1) * options.batch
         raise ConfigError(f"--shard {options.shard} must be a multiple of --batch {options.batch}; try {near}")
@@ -90,16 +104,15 @@ def runner(options: GenerateOptions) -> Iterator[tuple[Run, str]]:
 
     with joined_for_tasks(options.address, options.num_tasks, options.device) as (num_tasks, device):
 
-        def run(writer: PartWriter, parts: Sequence[Part]) -> Iterator[int]:
+        def run(writer: PartWriter, parts: Iterable[Part]) -> Iterator[int]:
             for _, num in TaskPool(writer, num_tasks, device).as_they_come(parts):
                 yield num
 
         yield run, device
 
 
-def write_parts(results: Iterator[int], parts: Sequence[Part], num: int) -> None:
-    """Waits for all parts, with a line of progress."""
-    left = sum(part.num for part in parts)
+def write_parts(results: Iterator[int], left: int, num: int) -> None:
+    """Waits for the parts with the images that are left of all, with a line of progress."""
     done, began = num - left, time.monotonic()
     with ProgressLine() as progress:
         for made in results:

@@ -7,7 +7,8 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from stylegan_ray.untrusted_text import JSON_BYTES, parse_json
 
 MANIFEST = "generate.json"
 """What the images of a folder were made with, so that a command that continues makes the same ones."""
+PNG_NAME = re.compile(r"seed([0-9]{6}|[1-9][0-9]{6,9})\.png")
 TAR_NAME = re.compile(r"images-([0-9]{6,18})(?:-([0-9]{1,18}))?\.tar")
 Format = Literal["png", "tar"]
 
@@ -64,10 +66,15 @@ def checksum_of(G: Any) -> str:
     return digest.hexdigest()
 
 
-def parts_of(recipe: Recipe, num: int) -> list[Part]:
-    """The parts of the images with seeds 0 to num-1: a batch of PNG files, or a tar file, each."""
-    size = recipe.shard if recipe.format == "tar" else recipe.batch
-    return [Part(first, min(size, num - first)) for first in range(0, num, size)]
+def part_size(recipe: Recipe) -> int:
+    """Images of a part: a batch of PNG files, or a tar file."""
+    return recipe.shard if recipe.format == "tar" else recipe.batch
+
+
+def parts_of(recipe: Recipe, num: int, done: Collection[int] = ()) -> Iterator[Part]:
+    """The parts of the images with seeds 0 to num-1, without those of these numbers."""
+    size = part_size(recipe)
+    return (Part(first, min(size, num - first)) for first in range(0, num, size) if first // size not in done)
 
 
 def names_of(recipe: Recipe, part: Part) -> list[str]:
@@ -82,16 +89,22 @@ def image_name(seed: int) -> str:
     return f"seed{seed:06d}.png"
 
 
-def missing_parts(recipe: Recipe, num: int, names: Sequence[str]) -> list[Part]:
-    """The parts of which a file is not among the names; a longer tar file than is wanted holds its part, too."""
+def finished_parts(recipe: Recipe, num: int, names: Iterable[str]) -> dict[int, int]:
+    """Numbers and images of the parts of which all files are among the names.
+
+    A longer tar file than is wanted holds its part, too.
+    """
+    size = part_size(recipe)
     if recipe.format == "tar":
-        longest = longest_files(recipe, names)
-        return [part for part in parts_of(recipe, num) if longest.get(part.first // recipe.shard, 0) < part.num]
-    known = set(names)
-    return [part for part in parts_of(recipe, num) if not known.issuperset(names_of(recipe, part))]
+        found: Mapping[int, int] = longest_files(recipe, names)
+    else:
+        seeds = (int(match[1]) for match in map(PNG_NAME.fullmatch, set(names)) if match)
+        found = Counter(seed // size for seed in seeds if seed < num)
+    wanted = {number: min(size, num - number * size) for number in found if number * size < num}
+    return {number: images for number, images in wanted.items() if found[number] >= images}
 
 
-def longest_files(recipe: Recipe, names: Sequence[str]) -> dict[int, int]:
+def longest_files(recipe: Recipe, names: Iterable[str]) -> dict[int, int]:
     """The images of the longest tar file of each number among the names."""
     longest: dict[int, int] = {}
     for number, length in filter(None, (number_and_length(recipe, name) for name in names)):

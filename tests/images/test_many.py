@@ -3,6 +3,7 @@
 import json
 import tarfile
 from copy import deepcopy
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from stylegan_ray.config import load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.images.generate import Sampler
 from stylegan_ray.images.grid import pil_uint8
-from stylegan_ray.images.many import MANIFEST, Part, Recipe, missing_parts, names_of, parts_of
+from stylegan_ray.images.many import MANIFEST, Part, Recipe, finished_parts, names_of, parts_of
 from stylegan_ray.interop import Networks
 from stylegan_ray.networks import build_generator
 from stylegan_ray.storage import Storage
@@ -51,10 +52,12 @@ def contents(folder):
 
 
 def test_parts_are_fixed_by_the_seeds():
-    assert parts_of(RECIPE, 10) == [Part(0, 4), Part(4, 4), Part(8, 2)]
-    assert parts_of(RECIPE, 12)[:2] == parts_of(RECIPE, 10)[:2]
-    assert missing_parts(RECIPE, 10, ["seed000000.png"]) == parts_of(RECIPE, 10)
-    assert missing_parts(RECIPE, 10, names_of(RECIPE, Part(4, 4))) == [Part(0, 4), Part(8, 2)]
+    parts = [Part(0, 4), Part(4, 4), Part(8, 2)]
+    assert list(parts_of(RECIPE, 10)) == parts and list(parts_of(RECIPE, 12))[:2] == parts[:2]
+    assert list(islice(parts_of(RECIPE, 1 << 32), 3))[:2] == parts[:2], "one after another"
+    assert finished_parts(RECIPE, 10, ["seed000000.png", "seed00000001.png", "other.png", "seed1000000.png"]) == {}
+    done = finished_parts(RECIPE, 10, names_of(RECIPE, Part(4, 4)) + names_of(RECIPE, Part(8, 4)))
+    assert done == {1: 4, 2: 2} and list(parts_of(RECIPE, 10, done)) == parts[:1]
 
 
 def test_images_are_those_of_their_seeds(run, G, tmp_path):
@@ -190,6 +193,8 @@ def test_another_network_is_refused(run, G, tmp_path, monkeypatch):
     [
         ("--n 4 --outdir x --directions sefa", "--directions"),
         ("--n 0 --outdir x", "at least 1"),
+        ("--n 4294967297 --outdir x", "--n 4294967297 must be at most 4294967296"),
+        ("--n 4294967296 --batch 5 --outdir x", "at most 4294967295"),
         ("--n 4", "--outdir"),
         ("--n 4 --outdir x --grid g.png", "--grid"),
         ("--n 4 --outdir x --mix-seeds 1", "--mix-seeds"),
