@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.data.errors import DataError
+from stylegan_ray.data.options import to_option_names
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load, locate
 from stylegan_ray.jsonl import append_jsonl
@@ -136,7 +139,10 @@ def open_reals(
     others = {"path": options.data} if options.data else {}
     subset = None if options.data or cfg.metrics.all_images else cfg.data.subset
     data = cfg.data.model_copy(update={**shape, **others, "subset": subset})
-    dataset = open_dataset(data, cfg.run.seed, progress)
+    try:
+        dataset = open_dataset(data, cfg.run.seed, progress)
+    except DataError as error:
+        raise ConfigError(explain_data(str(error))) from error
     if G.label_size not in (0, dataset.label_size):
         raise ConfigError(
             f"{dataset.path} has labels of size {dataset.label_size} and the network expects {G.label_size}; give the "
@@ -147,6 +153,18 @@ def open_reals(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return dataset
+
+
+def explain_data(text: str) -> str:
+    """A message about the data in words of this command, which has no options for data but prepare_data has."""
+    text = re.sub(r"\bdata\.resolution=(\w+), but", r"the network makes images of \1, but", text)
+    text = text.replace("data.cond=True needs", "a conditional network needs").replace(
+        "train without labels (--data.no-cond), or ", ""
+    )
+    text = to_option_names(text, "DATA")
+    if " --" not in text:
+        return text
+    return f"{text} (options of prepare_data; give as DATA what it writes: python jobs/prepare_data.py DATA DEST ...)"
 
 
 def parts_of(

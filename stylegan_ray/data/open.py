@@ -190,6 +190,11 @@ def index_files(
         log.warning("data.path=%s: left out: %s", printable(path), joined_lines([*left_out, *index.left_out]))
     if note := note_on_masks(index.names):
         log.warning("data.path=%s: %s", printable(path), note)
+    if cfg.image_column is not None and not format.has_image_columns:
+        log.warning(
+            "data.path=%s: data.image_column=%s has no effect: it chooses among images of Parquet and tar files",
+            printable(path), printable(cfg.image_column),
+        )  # fmt: skip
     return files, replace(index, stamp=stamp)
 
 

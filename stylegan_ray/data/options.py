@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ DEFAULT_FORMAT = "tfrecords"
 
 OTHER_ENDINGS = (".tfrecords", ".png", ".json", ".lmdb")
 """Endings of files that are no data set of a format that is written as one file."""
+FILE_ENDING = re.compile(r"\.(?!v[0-9]+$)([a-z][a-z0-9]{0,6}|7z)", re.IGNORECASE)
+"""How the name of a file ends; set.v2 and set-1.5 are names of folders."""
 
 if TYPE_CHECKING:
     FormatName = DoubtName = str
@@ -37,7 +40,8 @@ class PrepareOptions:
 
     Training also reads SOURCE as it is; writing is only needed to have images of one size, or in one file.
     DEST appears as a whole. Its format follows from its name: images.zip is a StyleGAN2-ADA zip, images.parquet a
-    Parquet file, any other name a folder of TFRecord files of all resolutions, as StyleGAN reads them.
+    Parquet file, a name without an ending, or with / behind it, a folder of TFRecord files of all resolutions, as
+    StyleGAN reads them.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -120,9 +124,14 @@ class PrepareOptions:
         ending = os.path.splitext(dest)[1].lower()
         named, writable = formats.by_file_name(dest), formats.writable_formats()
         is_file = named is not None and named.writer is not None and named.writer.writes_file
-        if ending in OTHER_ENDINGS or (named is not None and not is_file):
+        is_open = not (self.format or self.dest.endswith("/") or os.path.exists(os.path.expanduser(self.dest)))
+        is_other = is_open and FILE_ENDING.fullmatch(ending)
+        if ending in OTHER_ENDINGS or (not is_file and (named is not None or is_other)):
             files = ", ".join(f"a {by_ending}" for by_ending in _file_endings())
-            raise ConfigError(f"DEST {self.dest}: cannot write {ending}; give {files}, or a folder for TFRecord files")
+            raise ConfigError(
+                f"DEST {self.dest}: cannot write {ending}; give {files}, or a folder for TFRecord files, as in set or "
+                "set.name/"
+            )
         name = self.format or (named.name if named else DEFAULT_FORMAT)
         format, fits_folder = formats.by_name(name), writable[name].writes_folder
         if (named is not format) if is_file else not fits_folder:
@@ -159,17 +168,28 @@ def _size(text: str | None) -> int | tuple[int, ...] | None:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Makes errors that name keys of the configuration name this command's options."""
+    """Makes errors and logged messages that name keys of the configuration name this command's options."""
+    make_record = logging.getLogRecordFactory()
+
+    def translated(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if record.name.startswith("stylegan_ray"):
+            record.msg, record.args = to_option_names(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(translated)
     try:
         yield
     except ConfigError as error:
         raise ConfigError(to_option_names(str(error))) from error
+    finally:
+        logging.setLogRecordFactory(make_record)
 
 
-def to_option_names(text: str) -> str:
-    """A message with this command's options in the place of keys of the configuration."""
+def to_option_names(text: str, source: str = "SOURCE") -> str:
+    """A message with this command's options in the place of keys of the configuration, and a word for its data."""
     text = re.sub(
-        r"\bdata\.path(=|: )?", lambda match: "SOURCE " if match[1] == "=" else f"SOURCE{match[1] or ''}", text
+        r"\bdata\.path(=|: )?", lambda match: f"{source} " if match[1] == "=" else f"{source}{match[1] or ''}", text
     )
     text = text.replace("cluster.num_workers", "--workers")
     text = re.sub(r"(?<!/)(?:--)?\b(?:data|cluster)\.(\w+)", lambda match: f"--{match[1].replace('_', '-')}", text)

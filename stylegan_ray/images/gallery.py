@@ -18,7 +18,7 @@ from stylegan_ray.images.directions import Edit, find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
 from stylegan_ray.images.options import GenerateOptions, check_ranges, numbers, strengths
-from stylegan_ray.images.outputs import check_file, check_folder, check_grid, writing
+from stylegan_ray.images.outputs import check_file, check_folder, check_grid, check_png, writing
 from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
@@ -151,6 +151,8 @@ def _check(options: GenerateOptions) -> None:
     for option, path in (("--grid", _grid_path(options)), ("--save-w", options.save_w), ("--video", options.video)):
         if path:
             check_file(path, option)
+    if options.grid:
+        check_png(options.grid, "--grid")
     if options.outdir:
         check_folder(options.outdir, "--outdir")
     if options.video:

@@ -31,6 +31,16 @@ def check_file(path: str | os.PathLike[str], option: str) -> None:
         _check_place(Path(path).absolute().parent)
 
 
+def check_png(path: str, option: str) -> None:
+    """Raises ConfigError for a name that ends as other files do; one without an ending is that of a PNG file, too."""
+    ending = os.path.splitext(path)[1]
+    if ending.lower() not in ("", ".png"):
+        raise ConfigError(
+            f"{option} {printable(path)} is written as PNG, and its name ends in {printable(ending)}; give a name that "
+            "ends in .png"
+        )
+
+
 def check_folder(path: str | os.PathLike[str], option: str) -> None:
     """Raises ConfigError where files cannot be written into a folder, which may not exist yet; creates nothing."""
     _check_local(path, option, "give a folder on a disk; --n NUM writes to object storage")

@@ -208,6 +208,7 @@ def test_check_of_nothing_and_of_what_cannot_be_trained_on(tmp_path, cache, caps
         ("{s} {t}/d.zip --sheet {t}/f.png", "--sheet"),
         ("{s} --check --json {t}/absent/f.json", "cannot be written"),
         ("{s} --check --sheet {t}", "cannot be written"),
+        ("{s} --check --sheet {t}/f.jpg", "--sheet {t}/f.jpg is written as PNG"),
         ("{s} --check --fix {t}/d", "give one of them"),
         ("{s} --check --keep blurred", "--keep blurred"),
         ("{s} {t}/out.zip --fix --resolution 16 --letterbox", "--letterbox does not go with --fix"),

@@ -136,6 +136,21 @@ def test_weights_whose_images_are_not_finite_end_a_command(images, tmp_path, cap
     assert not (tmp_path / "grid.png").exists() and not (tmp_path / "evaluations.jsonl").exists()
 
 
+def test_data_that_does_not_fit_is_explained_without_options_of_others(images, tmp_path, capsys):
+    file, words = network(tmp_path, images, cond=True), ["--metrics", "fid16_tiny", "--num-tasks", "0"]
+    large = write_folder(tmp_path / "large", {f"{name}/0.png": noise_picture(0, (24, 16)) for name in "abc"})
+    unlabeled = write_folder(tmp_path / "unlabeled", {"0.png": noise_picture(0, (8, 8))})
+    for data, says in (
+        (large, "the network makes images of 8x8, but DATA {} holds images of 24x16"),
+        (unlabeled, "a conditional network needs labels, but DATA {}"),
+        (tmp_path / "absent", "DATA {}"),
+    ):
+        assert cli.run(cli.evaluate, [file, str(data), *words]) == 2
+        error = capsys.readouterr().err
+        assert says.format(data) in error and "--data." not in error and "data.path" not in error
+        assert ("prepare_data.py DATA DEST" in error) == (" --" in error) == (data == large)
+
+
 @pytest.mark.parametrize("words", [["--repeat", "0"], ["--seed", "-1"], ["--trunc", "nan"], ["--num-tasks", "-1"]])
 def test_numbers_out_of_bounds_are_refused(images, tmp_path, capsys, words):
     assert cli.run(cli.evaluate, [network(tmp_path, images, cond=False), "--metrics", "fid16_tiny", *words]) == 2

@@ -290,6 +290,10 @@ def test_check_of_nothing_readable(tmp_path, capsys):
         ("{s} {t}/full", "DEST {t}/full holds files that are not part of a data set, 'notes.txt'"),
         ("{s} {t}/full --overwrite", "'notes.txt'"),
         ("{s} {t}/full/notes.txt", "is a file"),
+        ("{s} {t}/d.tar.gz", "DEST {t}/d.tar.gz: cannot write .gz; give a .parquet, a .zip, or a folder"),
+        ("{s} {t}/d.7z", "cannot write .7z"),
+        ("{s} {t}/d.HDF5", "cannot write .hdf5"),
+        ("{s} s3://bucket/d.npz", "cannot write .npz"),
         ("{s} {t}/full/notes.txt/d", "cannot be written"),
         ("{s} {t}/folder.zip", "is a folder"),
     ],
@@ -301,6 +305,16 @@ def test_mistakes(source, tmp_path, capsys, words, says):
     error = capsys.readouterr().err
     assert says.format(t=tmp_path) in error and "data." not in error and "Traceback" not in error
     assert not (tmp_path / "d").exists() and not list(tmp_path.rglob("*.part"))
+
+
+def test_folders_with_dots_in_their_names(source, tmp_path):
+    for dest in ("d.v2", "d-1.5", "d.set/"):
+        assert run(source, f"{tmp_path}/{dest}") == 0 and list((tmp_path / dest).glob("*.tfrecords"))
+
+
+def test_an_option_without_effect_is_named(source, tmp_path, caplog):
+    assert run(source, tmp_path / "d.zip", "--image-column", "mask") == 0
+    assert f"SOURCE {source}: --image-column=mask has no effect" in caplog.text
 
 
 def test_too_few_bytes_free(source, tmp_path, monkeypatch, capsys):

@@ -154,6 +154,8 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--video walk.avi", ".webp"),
         ("--video walk.webp --seeds 0-2 --tiles 2 1", "at least 4"),
         ("--class 3", "no classes"),
+        ("--grid a.jpg", "--grid a.jpg is written as PNG"),
+        ("--grid notes.txt", "--grid notes.txt is written as PNG"),
         ("--fps 0", "from 1 to 1000"),
         ("--tiles 0 4", "at least 1"),
         ("--device gpu", "cpu, cuda"),

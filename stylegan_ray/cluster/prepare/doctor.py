@@ -35,6 +35,7 @@ from stylegan_ray.data.files import Files
 from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import Index
 from stylegan_ray.data.options import PrepareOptions, to_option_names
+from stylegan_ray.images.outputs import check_png
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.storage import Storage, absolute, extend_address, split_address
 from stylegan_ray.table import format_table
@@ -59,6 +60,8 @@ def refuse_options(options: PrepareOptions) -> None:
             continue
         if not (options.check or options.fix):
             raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
+        if name == "--sheet":
+            check_png(file, name)
         if "://" in file:
             Storage.at(split_address(file)[0])  # a malformed address is refused
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))

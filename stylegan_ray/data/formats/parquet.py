@@ -92,6 +92,7 @@ class Parquet(EncodedFormat):
     name = "parquet"
     single_file_ending = ENDING
     prefers_blocks = True
+    has_image_columns = True
     writer = ParquetWriting()
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:

@@ -49,6 +49,8 @@ class Format(ABC):
     """Whether reading one image reads its neighbors as well, so that data.shuffle=blocks is faster."""
     writer: ClassVar[WritableFormat | None] = None
     """How data sets of this format are written; None when they are only read."""
+    has_image_columns: ClassVar[bool] = False
+    """Whether rows or samples may hold several images, among which data.image_column chooses."""
     has_inner_splits: ClassVar[bool] = False
     """Whether folders inside of a file may be splits."""
     is_trainable: ClassVar[bool] = True

@@ -71,6 +71,7 @@ class Tar(EncodedFormat):
 
     name = "tar"
     single_file_ending = ENDING
+    has_image_columns = True
     has_inner_splits = True
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
