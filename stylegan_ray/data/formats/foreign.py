@@ -20,7 +20,7 @@ from stylegan_ray.data.left_out import IMAGE_ENDINGS, LOCK_OF_LMDB, Endings, lis
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.data.splits import split_named
+from stylegan_ray.data.splits import TRAIN, split_name
 from stylegan_ray.readers.cifar_reader import is_part
 from stylegan_ray.untrusted import printable
 
@@ -141,7 +141,7 @@ class IDX(ForeignFormat):
     def _is_training(self, name: str) -> bool:
         """Whether train is a word of the name, as in train-images-idx3-ubyte and emnist-letters-train-images..."""
         match = self.IMAGES.fullmatch(_base(name))
-        return match is not None and "train" in map(split_named, re.split(r"[\W_]+", match[1]))
+        return match is not None and split_name(match[1]).split == TRAIN
 
     def parts(self, files: Files, infos: Sequence[FileInfo]) -> list[str]:
         image_file = infos[0].name
