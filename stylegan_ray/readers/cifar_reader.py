@@ -12,12 +12,14 @@ import pickle
 import pickletools
 import reprlib
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from stylegan_ray.readers.protocol import Contents, ReadError, class_numbers, encode_pnm
+from stylegan_ray.readers.tar_headers import BoundedHeader
+from stylegan_ray.untrusted import PIECE
 
 SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
@@ -27,6 +29,8 @@ BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 MAX_BATCH_BYTES = 1 << 29
 MAX_ARCHIVE_BYTES = 1 << 30
 """Of the decompressed archive, also of members that are passed over; CIFAR's have 190 MB."""
+MAX_MEMBERS = 1000
+"""Files and folders in the archive."""
 NESTING = {
     "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST", "REDUCE", "BUILD",
 }  # fmt: skip
@@ -62,36 +66,34 @@ def _content(path: str) -> bytes:
         return file.read()
 
 
-def _members(path: str) -> Iterator[tuple[str, bytes]]:
+def _members(path: str) -> list[tuple[str, bytes]]:
     """The training batches and the meta file of the archive, sorted by name."""
     found = []
-    with Decompressed(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            if member.isreg() and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
+    with tarfile.open(fileobj=_decompressed(path), mode="r:", tarinfo=BoundedHeader) as archive:
+        for number, member in enumerate(archive):
+            if number == MAX_MEMBERS:
+                raise ReadError(f"it holds more than {MAX_MEMBERS} files, and CIFAR's about ten; download CIFAR again")
+            if member.isreg() and not member.issparse() and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
                 content = archive.extractfile(member)
                 assert content is not None
                 found.append((member.name, content.read()))
     if not found:
         raise ReadError("it holds neither data_batch_1 nor train; download cifar-10-python.tar.gz again")
-    yield from sorted(found)
+    return sorted(found)
 
 
-class Decompressed(gzip.GzipFile):
-    """The content of a .gz file, of which MAX_ARCHIVE_BYTES may be read or passed over."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = MAX_ARCHIVE_BYTES + 1 - self.tell()
-        content = super().read(left if size is None or size < 0 else min(size, left))
-        self._check(self.tell())
-        return content
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._check(offset)
-        return super().seek(offset, whence)
-
-    def _check(self, end: int) -> None:
-        if end > MAX_ARCHIVE_BYTES:
-            raise ReadError(f"it has more than {MAX_ARCHIVE_BYTES} bytes without its compression; download CIFAR again")
+def _decompressed(path: str) -> io.BytesIO:
+    """The content of a .gz file; raises ReadError where it has more than MAX_ARCHIVE_BYTES."""
+    content = io.BytesIO()
+    with gzip.open(path) as file:
+        while piece := file.read(PIECE):
+            if content.tell() + len(piece) > MAX_ARCHIVE_BYTES:
+                raise ReadError(
+                    f"it has more than {MAX_ARCHIVE_BYTES} bytes without its compression; download CIFAR again"
+                )
+            content.write(piece)
+    content.seek(0)
+    return content
 
 
 def is_part(name: str) -> bool:

@@ -40,30 +40,21 @@ from stylegan_ray.data.left_out import (
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
+from stylegan_ray.readers.tar_headers import BoundedHeader
 from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, large_turn, printable
 from stylegan_ray.untrusted_text import decode_utf8
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
-TYPE = 156
-"""Where the type of a member is in its header."""
 SHARD_NAME = re.compile(r"\d+\D*$")
 CLASS_NUMBER = re.compile(r"[+-]?[0-9]+")
 """Not all that int() takes: 1_1 and numbers in other scripts are names."""
 MOST_PARTS = 8
 """Kinds of images in a sample; where there are more, dots belong to the names."""
 MAX_CLASS_BYTES = 1 << 12
-MAX_HEADER_BYTES = 1 << 16
-"""Largest header that extends another one, such as a long name; tarfile reads it as a whole."""
 MAX_GLOBAL_KEYS = 100
 """Keys that hold for all members: tarfile copies them for each."""
-EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-LONG_NUMBER = re.compile(rb"[0-9]{256}")
-"""In an extended header, on which tarfile would work for a time that grows with the square of its length."""
 AFTER_THE_END = 1 << 20
 """Bytes behind the last member that must be zero; archives are padded to 10 kB, some writers use more."""
-EXTENSIONS = (
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-)  # fmt: skip
 
 
 class Tar(EncodedFormat):
@@ -149,37 +140,11 @@ class _Members:
             part[:] = compress(part, used)
 
 
-class _Header(tarfile.TarInfo):
-    """The header of a member, whose extension is of bounded size."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
-        file = archive.fileobj
-        assert file is not None
-        at = file.tell()
-        block = file.read(tarfile.BLOCKSIZE)
-        if block[TYPE : TYPE + 1] in EXTENDED:
-            size = cls.frombuf(block, tarfile.ENCODING, "surrogateescape").size
-            if LONG_NUMBER.search(file.read(max(size, 0))):
-                raise tarfile.ReadError("an extended header holds a number of more than 255 digits")
-        file.seek(at)
-        return super().fromtarfile(archive)  # type: ignore[return-value]
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in EXTENSIONS and header.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(
-                f"a header takes {format_bytes(header.size)}, more than the limit of {format_bytes(MAX_HEADER_BYTES)}"
-            )
-        return header
-
-
 def _read_headers(members: _Members, files: Files, shard: int, file_name: str, endings: Endings) -> None:
     """Adds the members of one tar file; raises DataError."""
     path = f"data.path={files.root}/{file_name}"
     try:
-        with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
+        with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedHeader) as archive:
             seen, latest = set(), -1
             for member in archive:
                 member.pax_headers = {}  # tarfile keeps all members

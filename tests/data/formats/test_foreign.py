@@ -75,7 +75,49 @@ def test_members_of_the_cifar_archive_that_are_passed_over(tmp_path, monkeypatch
             member.size, member.type = size, kind if name == "large" else tarfile.REGTYPE
             archive.addfile(member, io.BytesIO(bytes(size)))
     with pytest.raises(ReadError, match="more than 1048576 bytes without its compression"):
-        list(cifar_reader._members(str(path)))
+        cifar_reader._members(str(path))
+
+
+def pax_header(content):
+    """An extended header of a tar file."""
+    header = tarfile.TarInfo("P")
+    header.type, header.size = tarfile.XHDTYPE, len(content)
+    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def sparse_header(keys):
+    header = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    header.pax_headers = {f"GNU.sparse.{key}": value for key, value in keys.items()}
+    header.size = 512
+    return header.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (pax_header(b"9" * 60_000), "a number of more than 255 digits"),
+        (pax_header(b"9" * 70_000), "a header takes 70 kB, more than the limit"),
+        (pax_header(b"2 " * 30_000 + b"=\n"), "an extended header is damaged at its byte 0"),
+        (pax_header(b"6 a=b\n" * 100 + b"0 a=b\n"), "an extended header is damaged at its byte 600"),
+        (tarfile.TarInfo("a").tobuf() * 1001, "more than 1000 files, and CIFAR's about ten"),
+        (sparse_header({"major": "1", "minor": "0"}) + b"5\n" + b"9" * 510, "neither data_batch_1 nor train"),
+        (sparse_header({"map": "x,y"}) + bytes(512), "neither data_batch_1 nor train"),
+    ],
+)
+def test_archives_of_cifar_that_would_take_very_long(tmp_path, content, words):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(content + tarfile.TarInfo("a").tobuf() + bytes(1024)))
+    with pytest.raises((ReadError, tarfile.ReadError), match=words):
+        cifar_reader._members(str(path))
+
+
+def test_archives_of_cifar_may_have_extended_headers(tmp_path):
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size, member.mtime, member.pax_headers = 3, 0.5, {"comment": "a=b\nc"}
+        archive.addfile(member, io.BytesIO(b"abc"))
+    found = cifar_reader._members(str(tmp_path / "cifar-10-python.tar.gz"))
+    assert found == [("cifar-10-batches-py/data_batch_1", b"abc")]
 
 
 def test_label_files_of_idx_that_are_pipes_or_lie_elsewhere(tmp_path, caplog):
