@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -82,6 +83,8 @@ class Labels:
                 found = _of_numbers(_as_array(labels, name), where, class_names)
         except ValueError as error:
             return cls(problem=f"{where} must hold class numbers, or vectors of one length: {error}")
+        if problem := _problem_of_names(found, class_names or ()):
+            return cls(problem=f"the class names of {where} {problem}")
         return replace(found, is_late=True) if _are_floats(labels) else found
 
     def renumbered(self) -> Labels:
@@ -93,6 +96,16 @@ class Labels:
         old: tuple[str, ...] = self.class_names or ()
         names = tuple(old[number] if number < len(old) else str(number) for number in map(int, numbers))
         return Labels(values.astype(np.int32), class_names=names)
+
+
+def _problem_of_names(labels: Labels, class_names: Sequence[str]) -> str:
+    """Why these are no names of the classes of labels, as the end of a sentence; empty where they are."""
+    if twice := next((name for name, count in Counter(class_names).items() if count > 1), None):
+        return f"hold {quoted(twice)} twice; give each class a name of its own"
+    is_numbered = labels.values is not None and labels.values.ndim == 1
+    if class_names and is_numbered and labels.size > len(class_names):
+        return f"are {len(class_names)}, and there is a class {labels.size - 1}; give a name for each class from 0"
+    return ""
 
 
 def _are_floats(labels: Sequence[Any] | np.ndarray) -> bool:
@@ -253,9 +266,8 @@ def labels_from_json(*files: LabelFile) -> Labels:
         return Labels(problem=f"{LABEL_FILE} must hold {FORM}: {error}")
     if len(class_names) > 1:
         return Labels(problem=f"the files {LABEL_FILE} name their classes differently; write the same names in all")
-    found = Labels.of(labels, LABEL_FILE, name=lambda i: quoted(stored[i]))
-    names = found.class_names or next(iter(class_names), None)
-    return replace(found, class_names=names, is_late=found.is_late or is_late)
+    found = Labels.of(labels, LABEL_FILE, next(iter(class_names), None), name=lambda i: quoted(stored[i]))
+    return replace(found, is_late=found.is_late or is_late)
 
 
 def attribution_from_json(content: bytes | None, num_images: int) -> str | None:

@@ -44,6 +44,9 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that file systems, storage servers, editors and trackers add."""
 HIDDEN_PART = re.compile(rf"(?:^|/)(?:\.|(?:{'|'.join(map(re.escape, sorted(SYSTEM_FOLDERS)))})(?:/|\Z))")
 """Where a hidden part of a path begins, in small letters."""
+DOT_FOLDER = re.compile(r"(?:^|[/\\])\.\.?[/\\]")
+LEADING_DOTS = re.compile(r"(?:\.[/\\])*")
+"""What `tar -c .` writes before each name."""
 MORE_BEHIND = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})[^a-z0-9]")
 """The ending of an image with more behind it, as downloads and backups have: a.jpg?width=100, a.jpg_large, a.png~."""
 TEXT_ENDINGS = (
@@ -56,6 +59,7 @@ ENDING = re.compile(r"\.[^.]*[^.0-9]")
 PLAIN_NAMES = frozenset({"license", "licence", "readme", "copying", "notice", "authors", "makefile", "_success"})
 
 HIDDEN = "in hidden or system folders"
+DOT_FOLDERS = "in folders named . or .. (write the archive again with plain paths)"
 LINKS = "links out of the folder (follow them with --data.follow_links)"
 DEAD_LINKS = "links that lead nowhere or in a circle"
 SPECIAL = "devices, pipes or sockets"
@@ -150,6 +154,8 @@ class LeftOut:
 def reason_of(name: str, are_images: bool) -> str | None:
     """Why a name is left out where it could be meant as images; None for labels, texts and the like."""
     if is_hidden(name):
+        if DOT_FOLDER.search(name) and name.lower().endswith(IMAGE_ENDINGS):
+            return DOT_FOLDERS
         return HIDDEN if name.lower().endswith(IMAGE_ENDINGS) else None
     last = name.rpartition("/")[2].lower()
     if last.endswith(IMAGE_ENDINGS):
@@ -191,6 +197,11 @@ def check_name(name: str, where: str) -> None:
             f"{printable(where, most=500)}: the name {quoted(name)} is of {len(name)} characters and {num_folders} "
             f"folders, and may be of {LONGEST_PATH} and {MOST_FOLDERS}; write the archive again with shorter names"
         )
+
+
+def without_dot(name: str) -> str:
+    """The name of a file in an archive without a leading "./"."""
+    return name[LEADING_DOTS.match(name).end() :]  # type: ignore[union-attr] - it matches nothing, too
 
 
 def is_hidden(name: str) -> bool:

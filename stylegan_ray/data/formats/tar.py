@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import BinaryIO
@@ -36,13 +36,23 @@ from stylegan_ray.data.left_out import (
     is_hidden,
     list_names,
     quoted,
+    without_dot,
 )
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
 from stylegan_ray.readers.tar_headers import BoundedHeader
-from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, large_turn, printable
-from stylegan_ray.untrusted_text import decode_utf8
+from stylegan_ray.untrusted import (
+    LARGE_BYTES,
+    PIECE,
+    UserError,
+    check_size,
+    format_bytes,
+    large_turn,
+    message_of,
+    printable,
+    short_repr,
+)
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
 SHARD_NAME = re.compile(r"\d+\D*$")
@@ -53,8 +63,10 @@ MOST_PARTS = 8
 MAX_CLASS_BYTES = 1 << 12
 MAX_GLOBAL_KEYS = 100
 """Keys that hold for all members: tarfile copies them for each."""
-AFTER_THE_END = 1 << 20
-"""Bytes behind the last member that must be zero; archives are padded to 10 kB, some writers use more."""
+NO_CLASSES = ("", "nan")
+"""What programs write where there is no class."""
+AFTER_THE_END = 1 << 26
+"""Zeros that may follow the last member; archives are padded to 10 kB, some writers use more."""
 
 
 class Tar(EncodedFormat):
@@ -78,7 +90,7 @@ class Tar(EncodedFormat):
     ) -> Index:
         members, shards, reading = _Members(), tuple(info.name for info in infos), reading or Reading()
         for number, info in enumerate(infos):
-            _read_headers(members, files, number, info.name, reading.endings)
+            _read_headers(members, files, number, info, reading.endings)
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
         notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
@@ -93,7 +105,7 @@ class Tar(EncodedFormat):
         scanned = scan(TarSource(files, shards, places).read, names, progress, reading)
         attribution = attribution_from_json(label_files[0].content, len(label_files[0].names)) if label_files else None
         return Index(
-            self.name, names, places, _labels(members, label_files), **vars(scanned), shards=shards,
+            self.name, names, places, _labels(members, label_files, shards), **vars(scanned), shards=shards,
             attribution=attribution, left_out=tuple(notes),
         )  # fmt: skip
 
@@ -140,20 +152,13 @@ class _Members:
             part[:] = compress(part, used)
 
 
-def _read_headers(members: _Members, files: Files, shard: int, file_name: str, endings: Endings) -> None:
+def _read_headers(members: _Members, files: Files, shard: int, info: FileInfo, endings: Endings) -> None:
     """Adds the members of one tar file; raises DataError."""
-    path = f"data.path={files.root}/{file_name}"
+    path = f"data.path={files.root}/{info.name}"
     try:
-        with files.open(file_name) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedHeader) as archive:
-            seen, latest = set(), -1
-            for member in archive:
-                member.pax_headers = {}  # tarfile keeps all members
-                if len(archive.pax_headers) > MAX_GLOBAL_KEYS:
-                    raise tarfile.ReadError(f"its global header has more than {MAX_GLOBAL_KEYS} keys")
-                if member.offset <= latest:  # a negative size would lead back, and so without end
-                    raise tarfile.ReadError("a member has a size that cannot be")
-                latest, name = member.offset, member.name.removeprefix("./")
-                check_name(name, path)
+        with files.open(info.name) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedHeader) as archive:
+            seen = set()
+            for name, member in _checked_members(archive, info.size, path):
                 is_label_file = name.lower().rpartition("/")[2] == LABEL_FILE
                 is_label = (is_label_file or name.lower().endswith(LABEL_ENDING)) and not is_hidden(name)
                 if not is_image(name, endings) and not is_label:
@@ -170,35 +175,63 @@ def _read_headers(members: _Members, files: Files, shard: int, file_name: str, e
                 elif is_label_file:
                     members.label_files.append((shard, name, member.offset_data, member.size))
                 else:
-                    members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member, name)
+                    members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member)
                 seen.add(_with_small_ending(name))
             _check_end(file, archive.offset)
-    except (tarfile.TarError, EOFError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged files
+        kind = "" if isinstance(error, tarfile.TarError) else f"{type(error).__name__}: "
         raise DataError(
-            f"{path} cannot be read as an uncompressed tar file: {printable(str(error))}; "
+            f"{path} cannot be read as an uncompressed tar file: {kind}{printable(message_of(error))}; "
             "copy it again, or write it again without compression"
         ) from error
 
 
+def _checked_members(archive: tarfile.TarFile, file_size: int, path: str) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The members and their names; raises ReadError for one that is not whole, before tarfile looks behind it."""
+    for member in archive:
+        member.pax_headers = {}  # tarfile keeps all members
+        if len(archive.pax_headers) > MAX_GLOBAL_KEYS:
+            raise tarfile.ReadError(f"its global header has more than {MAX_GLOBAL_KEYS} keys")
+        name = without_dot(member.name)
+        check_name(name, path)
+        if not member.offset < archive.offset <= file_size:  # a negative size would lead back, and so without end
+            raise tarfile.ReadError(f"{quoted(name)} has a size of {short_repr(member.size)} B, which cannot be")
+        yield name, member
+
+
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Raises ReadError where something follows the last member that tarfile has found; it ends at a damaged header."""
+    """Raises ReadError unless zeros follow the last member that tarfile has found; it ends at a damaged header."""
     file.seek(offset)
-    if file.read(AFTER_THE_END).strip(b"\0"):
-        raise tarfile.ReadError(
-            f"what begins at byte {offset} is neither a member nor the end: the file is damaged or cut, or several tar "
-            "files are joined"
-        )
+    found = 0
+    while piece := file.read(PIECE):
+        found += len(piece)
+        if piece.strip(b"\0"):
+            raise tarfile.ReadError(
+                f"what begins at byte {offset} is neither a member nor the end: the file is damaged or cut, or several "
+                "tar files are joined"
+            )
+        if found > AFTER_THE_END:
+            raise tarfile.ReadError(f"more than {format_bytes(AFTER_THE_END)} of zeros follow its last member")
+    if found < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it ends at byte {offset + found} without the blocks of zeros that end a tar file")
 
 
-def _read_class(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> str:
-    if member.size > MAX_CLASS_BYTES:
-        raise DataError(
-            f"the label {quoted(name)} takes {format_bytes(member.size)}, and may take {MAX_CLASS_BYTES} B: a class "
-            "number or the name of a class"
-        )
+def _read_class(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """The text of a .cls file; of a long one the beginning, which is too long for a class."""
     content = archive.extractfile(member)
     assert content is not None
-    return decode_utf8(content.read(), name).strip()
+    return content.read(MAX_CLASS_BYTES + 1).decode("utf-8-sig", "surrogateescape").strip()
+
+
+def _problem_of_class(text: str) -> str:
+    """Why the text of a .cls file names no class, as the end of a sentence; empty where it does."""
+    if len(text) > MAX_CLASS_BYTES:
+        return f"is of more than {MAX_CLASS_BYTES} B"
+    if text.lower() in NO_CLASSES or not text.isprintable():
+        return f"holds {short_repr(text)}" if text else "is empty"
+    return ""
 
 
 def _with_small_ending(name: str) -> str:
@@ -325,7 +358,7 @@ def _read_label_file(files: Files, shard: str, name: str, offset: int, size: int
     return files.read_at(shard, offset, size)
 
 
-def _labels(members: _Members, label_files: Sequence[LabelFile]) -> Labels:
+def _labels(members: _Members, label_files: Sequence[LabelFile], shards: Sequence[str]) -> Labels:
     if not members.names:
         return Labels()
     if label_files:
@@ -336,11 +369,16 @@ def _labels(members: _Members, label_files: Sequence[LabelFile]) -> Labels:
     if not members.classes:
         return labels_from_folders(members.names, f"the tar files hold no .cls files and no {LABEL_FILE}")
     by_key, texts, missing = _classes_by_key(members), [], []
-    for sample, name in zip(_samples(members), members.names, strict=True):
+    for sample, name, shard in zip(_samples(members), members.names, members.shard, strict=True):
         found = {members.classes[sample]} if sample in members.classes else by_key.get(sample, set())
         if len(found) > 1:
             given = list_names(sorted(found))
             return Labels(problem=f"the sample of {quoted(name)} has several .cls files with different labels: {given}")
+        if problem := next(filter(None, map(_problem_of_class, found)), ""):
+            return Labels(
+                problem=f"the .cls file of {quoted(name)} in {quoted(shards[shard])} {problem}; write the number or "
+                "the name of its class"
+            )
         missing += [] if found else [name]
         texts += found
     if missing:

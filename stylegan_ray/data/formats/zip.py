@@ -26,7 +26,7 @@ from stylegan_ray.data.formats.folder import is_image, label_file_among, read_la
 from stylegan_ray.data.formats.protocol import EncodedFormat, WritableFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import COMMAS_PER_IMAGE, LABEL_FILE, attribution_from_json, label_limit
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted, without_dot
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
@@ -81,7 +81,7 @@ class Zip(EncodedFormat):
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
     ) -> Index:
         zip_name, reading = infos[0].name, reading or Reading()
-        directory = _read_directory(files, zip_name, reading)
+        directory = _read_directory(files, infos[0], reading)
         entries, names = directory.images, PackedNames.pack(entry.filename for entry in directory.images)
         places = {
             "offset": np.array([entry.header_offset for entry in entries], dtype=np.int64),
@@ -89,7 +89,8 @@ class Zip(EncodedFormat):
             "method": np.array([entry.compress_type for entry in entries], dtype=np.uint8),
             "crc": np.array([entry.CRC for entry in entries], dtype=np.uint32),
         }
-        scanned = scan(ZipSource(files, zip_name, names, places).read, names, progress, reading)
+        stored = [_stored_name(entry) for entry in entries]
+        scanned = scan(ZipSource(files, zip_name, names, places, stored).read, names, progress, reading)
         scanned.crc[:] = places["crc"]
         labels = read_labels(directory.labels, names, directory.label_file)
         return Index(
@@ -112,15 +113,16 @@ class Directory(NamedTuple):
     left_out: list[str]
 
 
-def _read_directory(files: Files, zip_name: str, reading: Reading) -> Directory:
+def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory:
     """The entries of images, and the content of dataset.json; raises DataError."""
-    path = f"data.path={files.root}/{zip_name}"
+    path = f"data.path={files.root}/{info.name}"
     try:
-        with files.open(zip_name) as file, zipfile.ZipFile(file) as archive:
+        with files.open(info.name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             for entry in entries:
-                entry.filename = _name_of(entry)
+                entry.filename = without_dot(_name_of(entry))
                 check_name(entry.filename, path)
+            _refuse_outside(entries, info.size, path)
             _refuse_overlaps(entries, path)
             images, left_out = _images_among(entries, reading)
             names = [entry.filename for entry in images]
@@ -146,6 +148,11 @@ def _name_of(entry: zipfile.ZipInfo) -> str:
         return entry.filename
 
 
+def _stored_name(entry: zipfile.ZipInfo) -> bytes:
+    """The name of an entry in the zip's directory; zipfile leaves a name that it cannot read in another encoding."""
+    return entry.orig_filename.encode("utf-8" if entry.flag_bits & IS_UTF8 else "cp437")
+
+
 def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str]]:
     """The entries of images by name, and what else could be meant as images."""
     left_out, images = LeftOut(), []
@@ -162,6 +169,17 @@ def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[lis
     used, note = choose_split(splits_of_images([entry.filename for entry in images]), reading.split, "images")
     images = [entry for entry, keep in zip(images, used.tolist(), strict=True) if keep]
     return images, [*left_out.lines(), *([note] if note else [])]
+
+
+def _refuse_outside(entries: list[zipfile.ZipInfo], file_size: int, path: str) -> None:
+    """Raises DataError for an entry that is not within the file, as where the zip's directory is damaged or cut."""
+    for entry in entries:
+        begin = entry.header_offset
+        if begin < 0 or begin + LOCAL_HEADER + entry.compress_size > file_size:
+            raise DataError(
+                f"{path}: {quoted(entry.filename)} is said to be at byte {begin} and to take {entry.compress_size} "
+                f"bytes, and the file ends at byte {file_size}; copy it again from its origin"
+            )
 
 
 def _refuse_overlaps(entries: list[zipfile.ZipInfo], path: str) -> None:
@@ -183,10 +201,10 @@ def _refuse_twice(entries: list[zipfile.ZipInfo], path: str) -> None:
         name = entry.filename.replace("\\", "/")
         if name in found:
             raise DataError(
-                f"{path} holds one file twice, as {quoted(found[name])} and as {quoted(entry.filename)}; write it "
-                "again with each file once"
+                f"{path} holds one file twice, as {quoted(found[name])} and as {quoted(entry.orig_filename)}; write "
+                "it again with each file once"
             )
-        found[name] = entry.filename
+        found[name] = entry.orig_filename
 
 
 def _refuse_packed(entries: list[zipfile.ZipInfo], path: str) -> None:
@@ -220,6 +238,8 @@ class ZipSource:
     zip_name: str
     names: PackedNames
     places: dict[str, np.ndarray]
+    stored_names: Sequence[bytes] | None = None
+    """To be compared with the names that the entries themselves have, when the data set is opened."""
 
     def read(self, entry: int, at_least: int | None = None) -> bytes:
         """The bytes of an image file: all, or what the first `at_least` compressed bytes decompress to."""
@@ -246,7 +266,10 @@ class ZipSource:
         chunk = self.files.read_at(self.zip_name, offset, LOCAL_HEADER + name_size + USUAL_EXTRA + size)
         if chunk[:4] != b"PK\x03\x04" or len(chunk) < LOCAL_HEADER:
             raise ValueError("is not at the offset that the zip's directory names")
-        start = LOCAL_HEADER + sum(struct.unpack_from("<HH", chunk, 26))
+        name_size, extra_size = struct.unpack_from("<HH", chunk, 26)
+        name, start = chunk[LOCAL_HEADER : LOCAL_HEADER + name_size], LOCAL_HEADER + name_size + extra_size
+        if self.stored_names is not None and name != self.stored_names[entry]:
+            raise ValueError(f"has the name {printable(name)} in its own header, not that of the zip's directory")
         if len(chunk) < start + size:
             return self.files.read_at(self.zip_name, offset + start, size)
         return chunk[start : start + size]

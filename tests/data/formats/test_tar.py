@@ -187,3 +187,82 @@ def test_extended_headers(tmp_path):
     (tmp_path / "e.tar").write_bytes(header.tobuf() + b"1" * header.size + (tmp_path / "d.tar").read_bytes())
     with pytest.raises(DataError, match="a number of more than 255 digits"):
         opened(tmp_path / "e.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content, end: content[:end], "ends at byte [0-9]+ without the blocks of zeros that end a tar file"),
+        (lambda content, end: content[: end + 100], "without the blocks of zeros"),
+        (lambda content, end: content + bytes(2 << 20) + content, "is neither a member nor the end"),
+        (lambda content, end: content + bytes(5 << 20), "more than 4.194 MB of zeros follow"),
+        (lambda content, end: content[: end + 512], None),
+        (lambda content, end: content + bytes(2 << 20), None),
+    ],
+    ids=["cut", "cut in the end", "joined", "zeros", "one block", "padded"],
+)
+def test_nothing_behind_the_last_member_is_lost_silently(tmp_path, monkeypatch, change, words):
+    monkeypatch.setattr(tar, "AFTER_THE_END", 1 << 22)
+    path = write_tar(tmp_path / "d.tar", numbered(2))
+    content = path.read_bytes()
+    path.write_bytes(change(content, len(content.rstrip(b"\0")) // 512 * 512 + 512))
+    if words is None:
+        assert opened(path).num_images == 2
+    else:
+        with pytest.raises(DataError, match=rf"d\.tar cannot be read.*{words}.*; copy it again"):
+            opened(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"size": "999999999999999"}, "'a.png' has a size of 999999999999999 B, which cannot be"),
+        ({"GNU.sparse.size": "z"}, "cannot be read as an uncompressed tar file: ValueError: invalid literal .*; copy"),
+        ({"GNU.sparse.map": "x,y"}, "holds no images, but 1 sparse files"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, "holds no images, but 1 sparse files"),
+    ],
+)
+def test_extended_headers_that_cannot_be(tmp_path, keys, words):
+    path, content = tmp_path / "d.tar", encoded(noise_picture(0))
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.size, info.pax_headers = len(content), keys
+        archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=rf"d\.tar .*{words}"):
+        opened(path)
+
+
+@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, b"\xff" * 12])
+def test_sizes_that_cannot_be(tmp_path, size):
+    path = write_tar(tmp_path / "d.tar", numbered(1))
+    header = bytearray(path.read_bytes())
+    header[124:136] = size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * ord(" "))
+    path.write_bytes(header)
+    with pytest.raises(DataError, match=r"d\.tar cannot be read as an uncompressed tar file: .*; copy it again"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"), (b" \n", "is empty"), (b"1\n2", r"holds '1\\n2'"), (bytes(4), r"holds '\\x00\\x00"),
+        (b"nan", "holds 'nan'"), (b"9" * 5000, "is of more than 4096 B"), (b"\xff", r"holds '\\udcff'"),
+        ("1".encode("utf-16"), "holds"),
+    ],
+)  # fmt: skip
+def test_labels_that_name_no_class(tmp_path, content, words):
+    path = write_tar(tmp_path / "d.tar", {"a.png": noise_picture(0), "a.cls": content})
+    assert opened(path).num_images == 1
+    with pytest.raises(DataError, match=rf"the \.cls file of 'a\.png' in 'd\.tar' {words}.*; write the number"):
+        opened(path, cond=True)
+
+
+def test_folders_named_by_dots(tmp_path, caplog):
+    names = ["./a.png", "././b/c.png", "x/./d.png", "../e.png"]
+    files = {name: noise_picture(i) for i, name in enumerate(names)}
+    for path in (write_tar(tmp_path / "d.tar", files), write_zip(tmp_path / "d.zip", files)):
+        caplog.clear()
+        data = opened(path)
+        assert [data.name(i) for i in range(data.num_images)] == ["a.png", "b/c.png"]
+        assert "2 in folders named . or .. (write the archive again with plain paths)" in caplog.text

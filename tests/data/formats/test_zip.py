@@ -106,3 +106,35 @@ def test_of_what_is_no_image_only_the_beginning_is_inflated(tmp_path, monkeypatc
     files = {"a.png": noise_picture(0), "b.png": bytes(1 << 20)}
     data = opened(write_zip(tmp_path / "d.zip", files, zipfile.ZIP_DEFLATED), on_bad_image="skip")
     assert len(sizes) == 1 and "is not an image of a format that is read" in data.bad[1]
+
+
+@pytest.mark.parametrize(("stored", "named"), [("./", ""), ("", "./"), ("./", "./")])
+def test_names_may_begin_with_a_dot(tmp_path, stored, named):
+    labels = label_json([[f"{named}{i}.png", i] for i in range(2)])
+    files = {f"{stored}{i}.png": noise_picture(i) for i in range(2)} | {f"{stored}dataset.json": labels}
+    data = opened(write_zip(tmp_path / "d.zip", files), cond=True)
+    assert data.name(1) == "1.png" and data.labels(np.arange(2)).argmax(1).tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"one file twice, as '(\./)?0\.png' and as '(\./)?0\.png'"):
+        opened(write_zip(tmp_path / "e.zip", files | {"./0.png": noise_picture(0), "0.png": noise_picture(0)}))
+
+
+@pytest.mark.parametrize(
+    ("signature", "place", "value"),
+    [(b"PK\5\6", 16, 0xFFFFFFF0), (b"PK\1\2", 42, 0x7FFFFFFF), (b"PK\1\2", 20, 0xFFFFFFFE)],
+    ids=["directory", "offset", "size"],
+)
+def test_entries_outside_of_the_file(tmp_path, signature, place, value):
+    path = write_zip(tmp_path / "d.zip", numbered(2))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.find(signature) + place, value)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"d\.zip: '000\.png' is said to be at byte .* and the file ends at byte"):
+        opened(path)
+
+
+def test_names_of_entries_that_differ_from_the_directory(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(2))
+    path.write_bytes(path.read_bytes().replace(b"000.png", b"zzz.png", 1))
+    with pytest.raises(DataError, match=r"'000\.png' has the name zzz\.png in its own header"):
+        opened(path)
+    assert opened(path, on_bad_image="skip").num_images == 2

@@ -246,6 +246,20 @@ def test_labels_that_are_none(tmp_path, labels, words):
     assert opened(root).num_images == 2
 
 
+@pytest.mark.parametrize(
+    ("class_names", "words"),
+    [(["a", "a"], "hold 'a' twice; give each class"), (["a"], "are 1, and there is a class 1"), (["a", "b", "c"], "")],
+)
+def test_names_of_classes_are_those_of_all_classes(tmp_path, class_names, words):
+    tree = {"labels": [["000.png", 0], ["001.png", 1]], "class_names": class_names}
+    root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": json.dumps(tree).encode()})
+    if words:
+        with pytest.raises(DataError, match=f"the class names of dataset.json {words}"):
+            opened(root, cond=True)
+    else:
+        assert opened(root, cond=True).class_names == ("a", "b", "c")
+
+
 def test_conflicting_labels(tmp_path):
     pairs = [["000.png", 0], ["001.png", 1], ["000.png", 1]]
     root = write_folder(tmp_path / "d", {**numbered(2), "dataset.json": label_json(pairs)})
