@@ -26,7 +26,7 @@ def parse_npy(content: bytes) -> tuple[np.ndarray, int]:
         shape, fortran_order, dtype = HEADERS[version](stream)
     except Exception as error:  # numpy parses the header as Python's literals, with the errors of that parser
         raise ValueError(f"its header cannot be read: {type(error).__name__}") from error
-    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+    if dtype.kind not in "biuf" or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
         raise ValueError(f"it is an array of {dtype} of shape {short_repr(shape)}, not of plain numbers")
     begin, num = stream.tell(), math.prod(shape)
     if num * dtype.itemsize > len(content) - begin:

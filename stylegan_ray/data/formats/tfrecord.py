@@ -380,7 +380,9 @@ def _labels(files: Files, infos: Sequence[FileInfo], levels: list[Level]) -> Lab
         if not 1 <= values.ndim <= 2:
             raise ValueError(f"it is an array of {values.ndim} dimensions, which must hold one row per image")
     except (ValueError, EOFError) as error:
-        return Labels(problem=f"{quoted(names[0])} is not a .npy array: {printable(str(error))}")
+        return Labels(
+            problem=f"{quoted(names[0])} is not a .npy array: {printable(str(error))}; write it with numpy.save"
+        )
     if len(values) < num:
         return Labels(problem=f"the .labels file has {len(values)} rows for {num} images")
     return Labels.of(values[:num], quoted(names[0]), name="row {}".format)

@@ -24,6 +24,8 @@ MASK_DELTA = 0xA282EAD8
 VARINT, BYTES = 0, 2
 MAX_SIDE, MAX_NUMBERS = 1 << 16, 16
 """Largest size of an image, and most numbers of a list that is to be a shape."""
+MAX_FIELDS = 1000
+"""Fields of an example that are looked at; those of StyleGAN have about ten."""
 ORDER_SEED = 123
 """The original exporter shuffles with this seed."""
 
@@ -91,17 +93,17 @@ def bad_payloads(piece: bytes, some_frames: Sequence[Frame]) -> set[int]:
 
 def parse_example(payload: memoryview) -> Example:
     """Shape and pixels of a payload; raises ValueError when it is not an example with both."""
-    shape, data = None, None
-    for features in _parts(payload, (0, len(payload)), 1):
-        for entry in _parts(payload, features, 1):
-            keys, values = _parts(payload, entry, 1), _parts(payload, entry, 2)
+    shape, data, message = None, None, _Message(payload)
+    for features in message.parts((0, len(payload)), 1):
+        for entry in message.parts(features, 1):
+            keys, values = message.parts(entry, 1), message.parts(entry, 2)
             if not keys or not values:
                 continue
             key, feature = payload[slice(*keys[0])], values[0]
             if key == b"shape":
-                shape = tuple(number for part in _parts(payload, feature, 3) for number in _int64s(payload, part))
+                shape = tuple(number for part in message.parts(feature, 3) for number in message.int64s(part))
             elif key == b"data":
-                found = [part for value in _parts(payload, feature, 1) for part in _parts(payload, value, 1)]
+                found = [part for value in message.parts(feature, 1) for part in message.parts(value, 1)]
                 data = found[0] if found else None
     if shape is None or data is None:
         raise ValueError("is not an example with `shape` and `data`")
@@ -166,42 +168,49 @@ def _raise_truncated(file_name: str, offset: int, needed: int, file_size: int) -
 # The part of the protobuf wire format that examples use.
 
 
-def _fields(payload: memoryview, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """The fields of a message: number, and the value or its span."""
-    at, end = span
-    while at < end:
-        tag, at = _read_varint(payload, at)
-        number, at = _read_varint(payload, at)
-        if tag & 7 == BYTES:
-            yield tag >> 3, (at, at + number)
-            at += number
-        elif tag & 7 == VARINT:
-            yield tag >> 3, number
-        else:
-            raise ValueError("is not an example: a field of unknown wire type")
-        if at > end:
-            raise ValueError("is not an example: a field extends beyond its end")
+class _Message:
+    """Reads messages of a payload, of which MAX_FIELDS fields may be looked at."""
 
+    def __init__(self, payload: memoryview) -> None:
+        self.payload, self.num_fields = payload, 0
 
-def _parts(payload: memoryview, span: Span, field: int) -> list[Span]:
-    """The spans of the values of a length-delimited field of a message."""
-    return [value for number, value in _fields(payload, span) if number == field and isinstance(value, tuple)]
-
-
-def _int64s(payload: memoryview, span: Span) -> list[int]:
-    """The numbers of an Int64List, packed or one by one."""
-    numbers: list[int] = []
-    for _, value in _fields(payload, span):
-        if isinstance(value, int):
-            numbers.append(value)
-            continue
-        at, end = value
+    def fields(self, span: Span) -> Iterator[tuple[int, int | Span]]:
+        """The fields of a message: number, and the value or its span."""
+        at, end = span
         while at < end:
-            number, at = _read_varint(payload, at)
-            numbers.append(number)
-            if len(numbers) > MAX_NUMBERS:
-                raise ValueError("is not an example: its `shape` is not three numbers")
-    return numbers
+            self.num_fields += 1
+            if self.num_fields > MAX_FIELDS:
+                raise ValueError(f"is not an example of an image: it has more than {MAX_FIELDS} fields")
+            tag, at = _read_varint(self.payload, at)
+            number, at = _read_varint(self.payload, at)
+            if tag & 7 == BYTES:
+                yield tag >> 3, (at, at + number)
+                at += number
+            elif tag & 7 == VARINT:
+                yield tag >> 3, number
+            else:
+                raise ValueError("is not an example: a field of unknown wire type")
+            if at > end:
+                raise ValueError("is not an example: a field extends beyond its end")
+
+    def parts(self, span: Span, field: int) -> list[Span]:
+        """The spans of the values of a length-delimited field of a message."""
+        return [value for number, value in self.fields(span) if number == field and isinstance(value, tuple)]
+
+    def int64s(self, span: Span) -> list[int]:
+        """The numbers of an Int64List, packed or one by one."""
+        numbers: list[int] = []
+        for _, value in self.fields(span):
+            if isinstance(value, int):
+                numbers.append(value)
+                continue
+            at, end = value
+            while at < end:
+                number, at = _read_varint(self.payload, at)
+                numbers.append(number)
+                if len(numbers) > MAX_NUMBERS:
+                    raise ValueError("is not an example: its `shape` is not three numbers")
+        return numbers
 
 
 def _read_varint(payload: memoryview, at: int) -> tuple[int, int]:

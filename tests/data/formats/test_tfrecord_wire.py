@@ -34,3 +34,13 @@ def test_examples_of_other_writers_are_understood():
 def test_other_payloads_are_refused(payload):
     with pytest.raises(ValueError):
         tfrecord_wire.parse_example(memoryview(payload))
+
+
+def test_examples_of_far_too_many_fields_are_refused():
+    field, wire = tfrecord_wire._field, tfrecord_wire
+    shape = field(1, b"shape") + field(2, field(3, field(1, b"\1\1\1")))
+    for payload in (b"\x12\0" * 100_000, field(1, field(1, shape) * 400), field(1, field(1, field(3, b"") * 2000))):
+        with pytest.raises(ValueError, match="is not an example of an image: it has more than 1000 fields"):
+            wire.parse_example(memoryview(payload))
+    image = wire.encode_example(np.zeros((3, 4, 4), np.uint8))
+    assert wire.parse_example(memoryview(image + b"\x12\0" * 900)).shape == (3, 4, 4)

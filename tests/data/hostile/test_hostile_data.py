@@ -304,13 +304,25 @@ def test_label_arrays_are_checked_before_any_cast(tmp_path, values):
         opened(tmp_path / "d.parquet", cond=True)
 
 
-def test_a_label_array_shorter_than_its_header(tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1 << 40, 2), "it holds 0 bytes"),
+        ((True, True), r"of shape \(True, True\), not of plain numbers"),
+        ((0, 10**30), "not of plain numbers"),
+        ((0, 1 << 62, 4), "array is too big"),
+    ],
+)
+def test_label_arrays_that_cannot_be(tmp_path, shape, words):
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 2)})
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
     image = np.zeros((3, 16, 16), dtype=np.uint8)
     records = tfrecord_wire.frame_records([tfrecord_wire.encode_example(image)])
     root = write_folder(tmp_path / "d", {"s-r04.tfrecords": records, "s-rxx.labels": header.getvalue()})
-    with pytest.raises(DataError, match=r"not a .npy array: it holds 0 bytes"):
+    assert opened(root).num_images == 1
+    with pytest.raises(
+        DataError, match=rf"'s-rxx\.labels' is not a \.npy array: .*{words}.*; write it with numpy.save"
+    ):
         opened(root, cond=True)
 
 
