@@ -421,7 +421,7 @@ def test_tables_without_images_beside_shards(tmp_path, caplog, name, columns):
     root = write_folder(tmp_path / "d", {"README.md": b"x", "thumbnail.png": noise_picture(9)})
     write_parquet(root / name, **columns)
     for number in range(2):
-        write_parquet(root / "data" / f"train-0000{number}-of-00002.parquet", image=structs(2 * number), label=[0, 1])
+        write_parquet(root / "data" / f"0000{number}-of-00002.parquet", image=structs(2 * number), label=[0, 1])
     data = opened(root, shuffle="blocks", cond=True)
     assert data.num_images == 4 and classes(data) == [0, 1, 0, 1]
     np.testing.assert_array_equal(data.read(3), chw(noise_picture(3)))
