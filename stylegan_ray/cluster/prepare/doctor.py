@@ -60,14 +60,14 @@ def refuse_options(options: PrepareOptions) -> None:
             continue
         if not (options.check or options.fix):
             raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
-        if name == "--sheet":
-            check_png(file, name)
         if "://" in file:
             Storage.at(split_address(file)[0])  # a malformed address is refused
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
         if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
             raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
         _refuse_place(name, file, options)
+        if name == "--sheet":
+            check_png(file, name)
 
 
 def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
