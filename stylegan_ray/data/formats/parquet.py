@@ -7,9 +7,9 @@ import json
 import math
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ NO_DICTIONARY = "Not yet implemented"
 """In what Arrow says of delta encodings, usual in version 2 of the format, where it is to make a dictionary of them."""
 FIRST_ROWS, FIRST_PIECE = 8, 1 << 16
 """Rows by which it is seen whether a column holds images, and bytes that are read for them at once."""
+MOST_COLUMNS = 256
+"""Columns of bytes, the likeliest, of which the first values are looked at."""
+MOST_PAGES, BYTES_PER_PAGE = 10_000, 256
+"""A file has so many pages, and one more for so many bytes; those of writers take kilobytes."""
 LONGEST_NAME = 200
 """Characters of a text that names a class."""
 CACHE_BYTES = 1 << 28
@@ -254,26 +258,28 @@ def _columns_with_images(file: Any, schema: pa.Schema, info: FileInfo) -> list[s
     columns = image_columns(schema)
     if len(columns) < 2 and all(is_likely(schema, column) for column in columns):
         return columns
-    return [
-        column for column in columns if any(map(looks_like_image, _first_values(file, leaf_of(schema, column), info)))
-    ]
+    leaves = {column: leaf_of(schema, column) for column in columns[:MOST_COLUMNS]}
+    values = _first_values(file, list(leaves.values()), info)
+    return [column for column, leaf in leaves.items() if any(map(looks_like_image, values.get(leaf, [])))]
 
 
-def _first_values(file: Any, leaf: str, info: FileInfo) -> list[bytes]:
-    """Bytes in the first rows of a column; none where they cannot be read."""
-    try:
+def _first_values(file: Any, leaves: Sequence[str], info: FileInfo) -> dict[str, list[bytes]]:
+    """Bytes in the first rows of columns; none where they cannot be read."""
+    found = {}
+    with suppress(Exception):  # reading the images says what is wrong
         footer = read_footer(file, info.size)
         number, group = next((number, group) for number, group in enumerate(footer.groups) if group.num_rows)
-        for chunk in group.chunks:
-            if chunk.path == leaf and chunk.can_be_larger(_most_bytes(info.size)):
-                _check_chunk(file, chunk, number, info)
         parquet = pq.ParquetFile(file, buffer_size=FIRST_PIECE)
-        batches = parquet.iter_batches(batch_size=1, row_groups=[number], columns=[leaf])
-        columns = [batch.column(0) for batch, _ in zip(batches, range(FIRST_ROWS), strict=False)]
-        values = [column.field("bytes") if pa.types.is_struct(column.type) else column for column in columns]
-        return [value for column in values for value in column.to_pylist() if value]
-    except Exception:  # reading the images says what is wrong
-        return []
+        for leaf in leaves:
+            with suppress(Exception):
+                for chunk in group.chunks:
+                    if chunk.path == leaf and chunk.can_be_larger(_most_bytes(info.size)):
+                        _check_chunk(file, chunk, number, info)
+                batches = parquet.iter_batches(batch_size=1, row_groups=[number], columns=[leaf])
+                columns = [batch.column(0) for batch, _ in zip(batches, range(FIRST_ROWS), strict=False)]
+                values = [column.field("bytes") if pa.types.is_struct(column.type) else column for column in columns]
+                found[leaf] = [value for column in values for value in column.to_pylist() if value]
+    return found
 
 
 def _open_parquet(files: Files, name: str, file: Any) -> pq.ParquetFile:
@@ -319,11 +325,10 @@ def _is_text(dtype: pa.DataType) -> bool:
 
 def _refuse_twice(schema: pa.Schema, name: str) -> None:
     """Raises DataError where two columns of images, or of labels, have one name."""
+    counts = Counter(schema.names)
     for column in (*image_columns(schema), LABEL_COLUMN):
-        if schema.names.count(column) > 1:
-            raise DataError(
-                f"data.path: {name} has {schema.names.count(column)} columns {quoted(column)}; write it again with one"
-            )
+        if counts[column] > 1:
+            raise DataError(f"data.path: {name} has {counts[column]} columns {quoted(column)}; write it again with one")
 
 
 def _refuse_many_rows(footer: Footer, info: FileInfo) -> None:
@@ -444,24 +449,36 @@ def _too_large(group: int, info: FileInfo, size: int) -> DataError:
 
 def _check_pages(file: Any, footer: Footer, leaf: str, info: FileInfo) -> None:
     """Raises DataError where images or labels of a row group take far more memory than the footer of the file says."""
+    left = _most_pages(info)
     for number, group in enumerate(footer.groups):
         for chunk in group.chunks:
             is_label = chunk.path == LABEL_COLUMN or chunk.path.startswith(f"{LABEL_COLUMN}.")
             if is_label or (chunk.path == leaf and chunk.can_be_larger(_most_bytes(info.size))):
-                _check_chunk(file, chunk, number, info)
+                left -= _check_chunk(file, chunk, number, info, left)
             if is_label and chunk.num_values > MAX_LABEL_VALUES:
                 raise _too_many_labels(number, info.name, chunk.num_values)
 
 
-def _check_chunk(file: Any, chunk: Chunk, group: int, info: FileInfo) -> None:
-    size = num_values = 0
-    most = _most_bytes(info.size)
-    for page in pages_of(file, chunk):
+def _most_pages(info: FileInfo) -> int:
+    return MOST_PAGES + info.size // BYTES_PER_PAGE
+
+
+def _check_chunk(file: Any, chunk: Chunk, group: int, info: FileInfo, most_pages: int | None = None) -> int:
+    """The number of pages of a chunk; raises DataError where they are too many or hold too much."""
+    size = num_values = num_pages = 0
+    most, most_pages = _most_bytes(info.size), _most_pages(info) if most_pages is None else most_pages
+    for num_pages, page in enumerate(pages_of(file, chunk), start=1):
         size, num_values = size + page.size, num_values + page.num_values
         if size > most:
             raise _too_large(group, info, size)
         if num_values > max(MAX_LABEL_VALUES, chunk.num_values):
             raise _too_many_labels(group, info.name, num_values)
+        if num_pages > most_pages:
+            raise DataError(
+                f"data.path: {info.name} has more than {_most_pages(info)} pages in {format_bytes(info.size)}; write "
+                "it again with larger pages"
+            )
+    return num_pages
 
 
 def _too_many_labels(group: int, name: str, count: int) -> DataError:

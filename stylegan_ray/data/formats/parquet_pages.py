@@ -8,9 +8,15 @@ The format is that of apache/parquet-format, parquet.thrift, in Thrift's compact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, BinaryIO, NamedTuple
 
+from stylegan_ray.untrusted import COPY_AGAIN, BadFileError
+
+MAGIC_BYTES = 4
+"""At the beginning and the end of a file."""
 MOST_FOOTER_BYTES = 1 << 24
 HEADER_BYTES = (1 << 12, 1 << 24)
 """Read for a page header: so much, and more where its statistics are long."""
@@ -55,6 +61,10 @@ class Chunk(NamedTuple):
     begin: int
     """The offset of its first page."""
 
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
     def can_be_larger(self, limit: int) -> bool:
         """Whether it may take more than `limit` bytes when it is decompressed."""
         return self.codec not in EXPANSION or self.size * EXPANSION[self.codec] > limit
@@ -77,11 +87,14 @@ class Footer(NamedTuple):
 
 
 def read_footer(file: BinaryIO, size: int) -> Footer:
-    """The footer of a file of `size` bytes; raises ValueError where it is damaged or too large, or a codec unknown."""
+    """The footer of a file of `size` bytes.
+
+    Raises BadFileError where it is damaged or too large, a codec unknown, or column chunks overlap or leave the file.
+    """
     file.seek(size - 8)
     length = int.from_bytes(file.read(4), "little")
     if length > min(MOST_FOOTER_BYTES, size - 8):
-        raise ValueError(
+        raise BadFileError(
             f"its footer takes {length} bytes, more than the {MOST_FOOTER_BYTES} that are read; write it again with "
             "larger row groups, or as several files"
         )
@@ -92,15 +105,33 @@ def read_footer(file: BinaryIO, size: int) -> Footer:
             Group(_whole(group[GROUP_ROWS]), _whole(group[GROUP_BYTES]), list(map(_chunk, group[COLUMNS])))
             for group in fields.get(ROW_GROUPS, [])
         ]
-        return Footer(_whole(fields[NUM_ROWS]), groups)
+        footer = Footer(_whole(fields[NUM_ROWS]), groups)
     except (IndexError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError("its footer is damaged") from error
+        raise BadFileError(f"its footer is damaged; {COPY_AGAIN}") from error
+    _check_places([chunk for group in groups for chunk in group.chunks if chunk.size], size)
+    return footer
+
+
+def _check_places(chunks: Sequence[Chunk], file_size: int) -> None:
+    """Raises BadFileError for chunks that are not within the file, or overlap."""
+    ordered = sorted(chunks, key=attrgetter("begin"))
+    outside = next((chunk for chunk in ordered if not MAGIC_BYTES <= chunk.begin <= chunk.end <= file_size), None)
+    if outside is not None:
+        raise BadFileError(
+            f"its footer says that a column chunk is at bytes {outside.begin} to {outside.end}, and the file ends at "
+            f"{file_size}; {COPY_AGAIN}"
+        )
+    if shared := next((chunk for chunk, after in pairwise(ordered) if chunk.end > after.begin), None):
+        raise BadFileError(
+            f"its column chunk at bytes {shared.begin} to {shared.end} overlaps another one, as no program writes it; "
+            "write the file again"
+        )
 
 
 def _chunk(fields: Mapping[int, Any]) -> Chunk:
     values = fields[CHUNK]
     if values[CODEC] not in CODECS:
-        raise ValueError(f"it is compressed by the unknown codec {values[CODEC]}; write it again with another")
+        raise BadFileError(f"it is compressed by the unknown codec {values[CODEC]}; write it again with another")
     begins = [_whole(values[offset]) for offset in (DATA_OFFSET, DICTIONARY_OFFSET) if values.get(offset)]
     path = b".".join(values[PATH]).decode("utf-8", "replace")
     return Chunk(path, values[CODEC], _whole(values[CHUNK_VALUES]), _whole(values[CHUNK_BYTES]), min(begins, default=0))
@@ -113,7 +144,7 @@ def _whole(value: Any) -> int:
 
 
 def pages_of(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
-    """The pages of a column chunk, of which only the headers are read; raises ValueError for damaged ones."""
+    """The pages of a column chunk, of which only the headers are read; raises BadFileError for damaged ones."""
     at, end = chunk.begin, chunk.begin + chunk.size
     while at < end:
         fields, size = _read_header(file, at)
@@ -122,7 +153,7 @@ def pages_of(file: BinaryIO, chunk: Chunk) -> Iterator[Page]:
             num_values = _whole(inner.get(NUM_VALUES, 0))
             sizes = _whole(fields[UNCOMPRESSED_SIZE]), _whole(fields[COMPRESSED_SIZE])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the page at byte {at} has a damaged header") from error
+            raise BadFileError(f"the page at byte {at} has a damaged header; {COPY_AGAIN}") from error
         yield Page(sizes[0], num_values)
         at += size + sizes[1]
 
@@ -136,7 +167,7 @@ def _read_header(file: BinaryIO, at: int) -> tuple[dict[int, Any], int]:
             return header.struct(PAGE_FIELDS), header.at
         except IndexError:
             continue
-    raise ValueError(f"the page at byte {at} has no whole header")
+    raise BadFileError(f"the page at byte {at} has no whole header; {COPY_AGAIN}")
 
 
 class _Compact:
@@ -170,7 +201,7 @@ class _Compact:
             return self._list(wanted)
         if kind == 12:
             return self.struct(wanted if isinstance(wanted, dict) else {})
-        raise ValueError("it holds a value of an unknown kind")
+        raise BadFileError(f"it holds a value of an unknown kind; {COPY_AGAIN}")
 
     def _list(self, wanted: Any) -> list[Any] | None:
         head = self._byte()
@@ -198,7 +229,7 @@ class _Compact:
             if byte < 128:
                 return number
             shift += 7
-        raise ValueError("it holds a number that is too long")
+        raise BadFileError(f"it holds a number that is too long; {COPY_AGAIN}")
 
     def _integer(self) -> int:
         number = self._unsigned()

@@ -12,6 +12,7 @@ import pytest
 from support.data_sets import chw, encoded, noise_picture, opened, write_folder
 
 from stylegan_ray.data import DataError
+from stylegan_ray.data.files import FileInfo
 from stylegan_ray.data.formats import parquet, parquet_pages
 from stylegan_ray.data.reals import RealsSource
 
@@ -239,3 +240,33 @@ def test_other_columns_may_be_large(tmp_path, monkeypatch):
     table = pa.table({"image": [encoded(noise_picture(i)) for i in range(2)], "notes": [mask] * 2})
     pq.write_table(table, tmp_path / "d.parquet", compression="none", use_dictionary=False)
     assert opened(tmp_path / "d.parquet").num_images == 2
+
+
+@pytest.mark.parametrize(("place", "words"), [(0, "overlaps another one"), (10**6, "and the file ends at")])
+def test_column_chunks_that_overlap_or_leave_the_file(tmp_path, place, words):
+    table = pa.table({"image": [encoded(noise_picture(i)) for i in range(40)]})
+    path = tmp_path / "d.parquet"
+    pq.write_table(table, path, row_group_size=20, use_dictionary=False, write_statistics=False, compression="none")
+    columns = [pq.ParquetFile(path).metadata.row_group(i).column(0) for i in range(2)]
+    with pytest.raises(DataError, match=rf"d\.parquet: its .*{words}"):
+        opened(claiming(path, columns[1].data_page_offset, place or columns[0].data_page_offset + 8192))
+
+
+def test_pages_are_few():
+    pages = b"\x15\0\x15\0\x15\0\0" * 20_000
+    info, chunk = FileInfo("d.parquet", len(pages), 0), parquet_pages.Chunk("label", 2, 1, len(pages), 0)
+    with pytest.raises(DataError, match=r"d\.parquet has more than 10546 pages in 140 kB; write it again with larger"):
+        parquet._check_chunk(io.BytesIO(pages), chunk, 0, info)
+    few = chunk._replace(size=7 * 5000)
+    group = parquet_pages.Group(1, 0, [few])
+    parquet._check_pages(io.BytesIO(pages), parquet_pages.Footer(2, [group] * 2), "image", info)
+    with pytest.raises(DataError, match="more than 10546 pages"):
+        parquet._check_pages(io.BytesIO(pages), parquet_pages.Footer(3, [group] * 3), "image", info)
+
+
+def test_many_columns_are_looked_at_once(tmp_path, monkeypatch):
+    footers, read = [], parquet_pages.read_footer
+    monkeypatch.setattr(parquet, "read_footer", lambda *args: footers.append(args) or read(*args))
+    columns = {f"c{i}": [b"x"] for i in range(300)} | {"photograph": [encoded(noise_picture(0))]}
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    assert opened(tmp_path / "d.parquet", shuffle="blocks").num_images == 1 and len(footers) == 2
