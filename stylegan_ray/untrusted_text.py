@@ -121,6 +121,7 @@ def parse_yaml(content: bytes | str, name: object, limit: int = CONFIG_BYTES, de
     """
     check_size(len(content), limit, name)
     text = decode_utf8(content, name) if isinstance(content, bytes) else content
+    loader = None
     try:
         loader = _PlainLoader(text)
         loader.most_depth = depth
@@ -138,8 +139,12 @@ def parse_yaml(content: bytes | str, name: object, limit: int = CONFIG_BYTES, de
             f"{printable(name)}, line {line}, column {column}: the character {printable(text[error.position :][:1])} "
             "does not belong in YAML; delete it"
         ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadFileError(f"{printable(name)}: not YAML that can be read: {printable(message_of(error))}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        line = text.count("\n", 0, loader.index if loader else 0) + 1
+        raise BadFileError(
+            f"{printable(name)}, line {line}: not YAML that can be read: {printable(message_of(error))}; "
+            "correct it there"
+        ) from None
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -190,7 +195,13 @@ class _PlainLoader(yaml.SafeLoader):
                 problem=f"an integer of {len(node.value)} characters; at most {DIGITS} are read",
                 problem_mark=node.start_mark,
             )
-        return super().construct_yaml_int(node)
+        try:
+            return super().construct_yaml_int(node)
+        except ValueError:
+            raise yaml.MarkedYAMLError(
+                problem=f"not YAML: {printable(node.value)} is no number; write digits, or the word in quotes",
+                problem_mark=node.start_mark,
+            ) from None
 
 
 def _plain_resolvers() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from stylegan_ray.readers.frames import BAD_FILE, BAD_IMAGE, GOOD, REPLY, REQUEST
 from stylegan_ray.readers.protocol import Reader, ReadError, pack_contents
+from stylegan_ray.untrusted import COPY_AGAIN
 
 KINDS = ("lmdb", "hdf5", "idx", "cifar", "mat")
 MEMORY_BYTES, FOR_EACH_BYTE = 1 << 29, 8
@@ -33,7 +34,8 @@ def main(kind: str, paths: Sequence[str]) -> None:
         reader = open_reader(kind, paths)
         content = pack_contents(reader.contents)
     except Exception as error:  # the libraries raise nearly anything on damaged files
-        reason = str(error) if isinstance(error, ReadError) else f"it cannot be read as {kind}: {explain(error)}"
+        is_ours = isinstance(error, ReadError)
+        reason = str(error) if is_ours else f"it cannot be read as {kind}: {explain(error)}; {COPY_AGAIN}"
         return reply(replies, BAD_FILE, reason.encode("utf-8", "replace"))
     reply(replies, GOOD, content)
     serve(reader, os.fdopen(0, "rb"), replies)

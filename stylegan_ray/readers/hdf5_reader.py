@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,13 @@ def _dataset(h5py: Any, file: Any, name: str) -> Any:
     if link is None:
         return None
     found = file[name] if isinstance(link, h5py.HardLink) else None
-    if found is None or not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+    if found is None:
+        raise ReadError(f"its `{name}` is a link to {_target(link)}, which is not followed; store the array itself")
+    if not isinstance(found, h5py.Dataset):
+        raise ReadError(f"its `{name}` is a {type(found).__name__.lower()}, not an array; store an array there")
+    if found.shape is None:
+        raise ReadError(f"its `{name}` is empty, without a shape; store an array there")
+    if found.is_virtual or found.external:
         raise ReadError(f"its `{name}` is stored in another file, which is not read; write one file that holds it")
     if not is_stored(found):
         raise ReadError(
@@ -40,6 +47,12 @@ def _dataset(h5py: Any, file: Any, name: str) -> Any:
             "the file again to its end"
         )
     return found
+
+
+def _target(link: Any) -> str:
+    """Where a soft or external link leads."""
+    file = getattr(link, "filename", None)
+    return f"{reprlib.repr(link.path)}{f' in the file {reprlib.repr(file)}' if file else ''}"
 
 
 def is_stored(dataset: Any) -> bool:

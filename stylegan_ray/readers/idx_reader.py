@@ -53,7 +53,10 @@ def read_idx(path: str, num_dimensions: int) -> np.ndarray:
         shape = struct.unpack(f">{num_dimensions}I", head[4:])
         size = math.prod(shape)
         if not 0 < size <= MAX_BYTES:
-            raise ReadError(f"{path} says that it holds an array of shape {shape}; at most {MAX_BYTES} bytes are read")
+            raise ReadError(
+                f"{path} says that it holds an array of shape {shape}, and 1 to {MAX_BYTES} bytes are read; "
+                "copy it again from its origin"
+            )
         is_whole = path.endswith(".gz") or os.path.getsize(path) == head_bytes + size
         content = file.read(size + 1) if is_whole else b""
     if len(content) != size:

@@ -24,8 +24,9 @@ def open_reader(paths: list[str]) -> MatReader:
         or images.ndim != 4
         or images.shape[2] not in (1, 3)
     ):
-        shape = getattr(images, "shape", None)
-        raise ReadError(f"its X has shape {shape}; as in SVHN's cropped digits it must be uint8 [H,W,C,N]")
+        is_array = isinstance(images, np.ndarray)
+        kind = f"{images.dtype} of shape {images.shape}" if is_array else "missing or no array"
+        raise ReadError(f"its X is {kind}; as in SVHN's cropped digits it must be uint8 [H,W,C,N], with C 1 or 3")
     height, width, _, num = images.shape
     check_images(num, height, width, paths)
     if labels is None:

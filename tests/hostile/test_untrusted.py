@@ -225,7 +225,10 @@ def test_json_that_is_read():
         (b"a: \x07", "line 1, column 4"),
         (b"%TAG ! tag:x,2000:\n---\na: !b 1", "tags"),
         (b"a: 1 # " + b"x" * (1 << 18), "more than the limit"),
-        (b"a: 0x_", "not YAML"),
+        (b"a: 0x_", r"line 1, column 4: not YAML: 0x_ is no number; write digits"),
+        (b"a: 1\nb: 0b_", r"line 2, column 4: not YAML: 0b_ is no number"),
+        (b'a: 1\nb: "\\Uffffffff"', "line 2: not YAML that can be read: .*; correct it there"),
+        (b'a: 1\nb: "\\U00110000"', "line 2: not YAML that can be read: .*; correct it there"),
     ],
 )  # fmt: skip
 def test_yaml_that_is_refused(content, problem):

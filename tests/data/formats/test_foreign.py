@@ -11,6 +11,7 @@ import h5py
 import lmdb
 import numpy as np
 import pytest
+import scipy.io
 from support.foreign import idx, python2_pickle
 
 from stylegan_ray.config import DataConfig
@@ -18,7 +19,7 @@ from stylegan_ray.data import DataError
 from stylegan_ray.data.files import FileInfo, files_at
 from stylegan_ray.data.formats.foreign import IDX
 from stylegan_ray.data.open import open_index
-from stylegan_ray.readers import child, cifar_reader, hdf5_reader, idx_reader, lmdb_reader
+from stylegan_ray.readers import child, cifar_reader, hdf5_reader, idx_reader, lmdb_reader, mat_reader
 from stylegan_ray.readers.protocol import ReadError
 
 SHARED = b")" + b"2\x86" * 20
@@ -207,3 +208,56 @@ def test_hdf5_files_that_hold_their_images(tmp_path, keys):
         file.create_dataset("imgs", data=np.zeros((10, 3, 8, 8), np.uint8), **keys)
         file["labels"] = np.zeros(10, np.uint8)
     assert len(hdf5_reader.open_reader([str(tmp_path / "d.h5")]).contents.names) == 10
+
+
+@pytest.mark.parametrize(
+    ("imgs", "words"),
+    [
+        ("group", "its `imgs` is a group, not an array; store an array there"),
+        (np.dtype("u1"), "its `imgs` is a datatype, not an array; store an array there"),
+        (h5py.SoftLink("/x"), "its `imgs` is a link to '/x', which is not followed; store the array itself"),
+        (h5py.ExternalLink("/etc/passwd", "/x"), "a link to '/x' in the file '/etc/passwd', which is not followed"),
+        (h5py.Empty("u1"), "its `imgs` is empty, without a shape; store an array there"),
+        (np.zeros((2, 8, 8, 3), np.int16), r"its `imgs` is int16 of shape \(2, 8, 8, 3\); it must be uint8"),
+    ],
+)
+def test_hdf5_files_say_what_is_stored_as_images(tmp_path, imgs, words):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["x"] = np.zeros((2, 8, 8, 3), np.uint8)
+        if isinstance(imgs, str):
+            file.create_group("imgs")
+        else:
+            file["imgs"] = imgs
+    with pytest.raises(ReadError, match=words):
+        hdf5_reader.open_reader([str(tmp_path / "d.h5")])
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((8, 8, 3, 2)), r"its X is float64 of shape \(8, 8, 3, 2\); as in SVHN's"),
+        (np.zeros((8, 8, 4, 2), np.uint8), r"its X is uint8 of shape \(8, 8, 4, 2\); .* with C 1 or 3"),
+        (None, "its X is missing or no array"),
+    ],
+)
+def test_mat_files_say_what_is_stored_as_images(tmp_path, images, words):
+    scipy.io.savemat(tmp_path / "d.mat", {"y": np.ones((2, 1))} | ({} if images is None else {"X": images}))
+    with pytest.raises(ReadError, match=words):
+        mat_reader.open_reader([str(tmp_path / "d.mat")])
+
+
+def test_idx_files_without_images(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((0, 28, 28), np.uint8)))
+    with pytest.raises(ReadError, match=r"shape \(0, 28, 28\), and 1 to 8589934592 bytes are read; copy it again"):
+        idx_reader.open_reader([str(tmp_path / "train-images-idx3-ubyte")])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("d.h5", "hdf5"), ("d.mat", "mat"), ("train-images-idx3-ubyte.gz", "idx")])
+def test_errors_of_libraries_have_a_way_out(tmp_path, monkeypatch, name, kind):
+    (tmp_path / name).write_bytes(b"hello" * 100)
+    replies = []
+    for part in ("signal.signal", "os.dup2", "limit_memory"):
+        monkeypatch.setattr(f"stylegan_ray.readers.child.{part}", lambda *_: None)
+    monkeypatch.setattr(child, "reply", lambda _, kind, content: replies.append(content.decode()))
+    child.main(kind, [str(tmp_path / name)])
+    assert replies[0].startswith(f"it cannot be read as {kind}: ") and "copy or download it again" in replies[0]
