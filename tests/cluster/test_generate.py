@@ -31,7 +31,7 @@ def contents(folder):
 def test_tasks_write_what_this_process_writes(tmp_path, kind):
     recipe, G = replace(RECIPE, format=kind), toy_state(toy_config()).G_ema
     here = PartWriter(G, (-1, 1), 0.0, recipe, str(tmp_path / "here"))
-    parts = parts_of(recipe, 22)
+    parts = list(parts_of(recipe, 22))
     for part in parts:
         here(part)
     done = TaskPool(replace(here, address=str(tmp_path / "tasks")), 2).as_they_come(parts)
