@@ -343,9 +343,11 @@ def depth_of(image: Image.Image, content: bytes) -> int:
     """
     if image.mode not in DEEP_MODES:
         return IS_REDUCED | _bits_for((_brightest(image) << 8) + 255) if has_deep_channels(image, content) else 0
-    low, high = 0.0, 0.0
+    low, high = np.inf, -np.inf
     for _, strip in strips(image):
         values = np.asarray(strip)
+        if image.mode == "I" and has_unsigned_values(image):
+            values = values.view(np.uint32)
         if not np.isfinite(values).all():
             raise ValueError("holds values that are not finite; convert it to 8 or 16 bits")
         low, high = min(low, float(values.min())), max(high, float(values.max()))
@@ -366,8 +368,13 @@ def has_deep_channels(image: Image.Image, content: bytes) -> bool:
     return max(bits if isinstance(bits, tuple) else (bits,), default=0) == 16
 
 
-BITS_PER_SAMPLE = 258
-"""Tag of a TIFF."""
+def has_unsigned_values(image: Image.Image) -> bool:
+    """Whether a TIFF holds numbers without a sign, also of 32 bits, which Pillow keeps as numbers with one."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(SAMPLE_FORMAT, 1) in (1, (1,))
+
+
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+"""Tags of a TIFF."""
 
 
 def _brightest(image: Image.Image) -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -628,6 +629,14 @@ def test_values_that_are_no_intensities(tmp_path, value):
     root = write_folder(tmp_path / "d", {"a.tif": encoded(gray(np.full((16, 16), value), np.float32), "TIFF")})
     with pytest.raises(DataError, match=r"'a.tif' holds values"):
         opened(root)
+
+
+@pytest.mark.parametrize(("code", "sample_format", "low", "high"), [("I", 1, 70_000, 3e9), ("i", 2, -9, -5)])
+def test_values_that_are_no_intensities_are_named(tmp_path, code, sample_format, low, high):
+    tags = [(256, 16), (257, 16), (258, 32), (259, 1), (262, 1), (277, 1), (339, sample_format)]
+    data = struct.pack(f"<256{code}", *[int(low)] * 100, *[int(high)] * 156)
+    with pytest.raises(DataError, match=f"'a.tif' holds values from {low:g} to {re.escape(f'{high:g}')}, "):
+        opened(write_folder(tmp_path / "d", {"a.tif": tiff(tags, data)}))
 
 
 def test_names_are_escaped_in_messages(tmp_path, caplog):
