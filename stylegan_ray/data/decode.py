@@ -37,7 +37,7 @@ MAX_IMAGE_BYTES = 1 << 29
 BYTES_PER_PIXEL = 4
 """Memory that Pillow takes for a pixel of any mode, at most; decoders and conversions hold copies beside it."""
 OF_FORMAT = {"WEBP": 16, "AVIF": 10, "HEIF": 10}
-OF_MODE = {"I;16": 6, "I": 9, "F": 9, "CMYK": 9, "RGBA": 9}
+OF_MODE = {"I;16": 6, "I": 9, "F": 9, "CMYK": 9, "LAB": 9, "RGBA": 9}
 OF_ALPHA, OF_PROGRESSIVE, OF_DEEP_KEY = 12, 10, 20
 """Bytes of a pixel at the peak, as measured: of some formats and modes, others with transparency, JPEG with the
 coefficients of the whole image, and 16-bit colors of which one is transparent."""
@@ -189,6 +189,8 @@ def _loaded(image: Image.Image, content: bytes) -> Image.Image:
         return load_scaled_pnm(image, content)
     image.load()
     _scale_color_key(image, raw_mode, content)
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # Pillow converts it to no other mode
     if image.mode in DEEP_MODES and is_inverted(image):
         if image.mode == "F":
             raise ValueError("is a TIFF of floats in which 0 is white; save it with 0 as black")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import confined
-from support.data_sets import encoded, opened, write_folder
+from support.data_sets import chw, encoded, opened, write_folder
 
 import stylegan_ray
 from stylegan_ray.data import DataError
@@ -118,3 +118,25 @@ def test_the_memory_of_decoding_is_what_the_limit_counts(tmp_path, monkeypatch):
         assert found[name].message == "" and found[name].taken < 1.1 * counted + len(content) + (64 << 20), name
         with pytest.raises(ValueError, match=f"is {LARGE}x{LARGE} pixels, more than data.max_image_mb=35 allows"):
             read_header(content, 35 << 20)
+
+
+LINES = b"".join(b"\0" + bytes([200] * 3 * SIDE) for _ in range(SIDE))
+
+
+def png(pixels, *chunks, color=2, interlace=0, end=()):
+    """A PNG of 16 x 16 pixels with 8 bits per channel; chunks stand before and behind its compressed pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, color, 0, 0, interlace))
+    pixels = chunk(b"IDAT", zlib.compress(pixels))
+    return b"".join((b"\x89PNG\r\n\x1a\n", header, *chunks, pixels, *end, chunk(b"IEND")))
+
+
+def decode(content, channels=3, **keys):
+    return Decoder((SIDE, SIDE), channels, **keys)("a", content)
+
+
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "YCbCr"])
+def test_color_spaces_of_tiff(mode):
+    pixels = Image.frombytes(mode, (SIDE, SIDE), bytes(range(256)) * len(Image.new(mode, (1, 1)).getbands()))
+    content, in_rgb = encoded(pixels, "TIFF"), pixels.convert("RGB")
+    np.testing.assert_array_equal(decode(content), chw(in_rgb))
+    np.testing.assert_array_equal(decode(content, 1), chw((in_rgb if mode == "LAB" else pixels).convert("L")))
