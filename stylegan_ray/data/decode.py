@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     check_repeated(content)
     check_comments(content)
     stream = CountedReads(content)
-    image = Image.open(stream, formats=available_formats(extra_formats))
+    try:
+        image = Image.open(stream, formats=available_formats(extra_formats))
+    except UnidentifiedImageError as error:
+        raise ValueError(_why_not_opened(content, extra_formats)) from error
     check_scans(content, image.width * image.height)
     if image.width * image.height * bytes_per_pixel(image) > max_bytes:
         raise ValueError(
@@ -284,18 +288,22 @@ def explain_error(error: Exception, content: bytes = b"") -> str:
         return str(missing)
     if pointer := describe_pointer(content):
         return f"is {pointer}, not an image; run `git lfs pull`, or download the file itself"
-    if isinstance(error, UnidentifiedImageError) and content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
-        return "is a HEIC image, which is read with data.extra_formats=heif (and the package pillow-heif)"
-    if isinstance(error, UnidentifiedImageError):
-        return NOT_READ
     text = printable(" ".join(str(error).split()))
     return text or type(error).__name__
 
 
+def _why_not_opened(content: bytes, extra_formats: Sequence[str]) -> str:
+    """The reason why Pillow opens a file in none of the formats that are read."""
+    name = format_of(content)
+    if name == "HEIC" and "heif" not in extra_formats:
+        return "is a HEIC image, which is read with data.extra_formats=heif (and the package pillow-heif)"
+    return f"is a damaged or unsupported {name}; save it again as PNG or JPEG" if name else NOT_READ
+
+
 def missing_decoder(content: bytes) -> MissingDecoder | None:
     """The fault of this Pillow where it was built without the decoder of an image that it should read."""
-    name = next((name for name, (start, kind, _) in SIGNATURES.items() if _begins_with(content, start, kind)), None)
-    if name is None or (name in available_formats() and features.check(SIGNATURES[name][2])):
+    name = format_of(content)
+    if name not in FEATURES or (name in available_formats() and features.check(FEATURES[name])):
         return None
     return MissingDecoder(
         f"is {name}, and the installed Pillow was built without {name}; install a wheel of it: pip install "
@@ -303,19 +311,25 @@ def missing_decoder(content: bytes) -> MissingDecoder | None:
     )
 
 
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
-"""What follows `ftyp` in files of HEIF with HEVC or unnamed content (ISO/IEC 23008-12, annexes B and C)."""
+FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG": "jpg", "PNG": "zlib"}
+"""The feature of Pillow that decodes a format."""
 SIGNATURES = {
-    "WEBP": (b"RIFF", b"WEBP", "webp"),
-    "AVIF": (b"", b"ftypavi", "avif"),
-    "JPEG": (b"\xff\xd8\xff", b"", "jpg"),
-    "PNG": (b"\x89PNG\r\n\x1a\n", b"", "zlib"),
+    "WEBP": rb"RIFF.{4}WEBP",
+    "AVIF": rb".{4}ftypavi",
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG",
+    "HEIC": rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "BMP": rb"BM.{4}\0{4}",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "GIF": rb"GIF8[79]a",
+    "PPM": rb"P[1-7fFy]\s",
 }
-"""How files begin, what follows within 16 bytes, and the feature of Pillow that decodes them."""
+"""How files of FILE_FORMATS begin, and HEIF with HEVC or unnamed content (ISO/IEC 23008-12, annexes B and C)."""
 
 
-def _begins_with(content: bytes, start: bytes, then: bytes) -> bool:
-    return bool(content) and content.startswith(start) and then in content[:16]
+def format_of(content: bytes) -> str | None:
+    """The format of an image file by its first bytes, whether the rest is damaged or not."""
+    return next((name for name, start in SIGNATURES.items() if re.match(start, content, re.DOTALL)), None)
 
 
 def has_alpha(image: Image.Image) -> bool:

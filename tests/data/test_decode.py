@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import confined
-from support.data_sets import chw, encoded, opened, write_folder
+from support.data_sets import chw, encoded, noise_picture, opened, write_folder
 
 import stylegan_ray
 from stylegan_ray.data import DataError
@@ -140,3 +140,31 @@ def test_color_spaces_of_tiff(mode):
     content, in_rgb = encoded(pixels, "TIFF"), pixels.convert("RGB")
     np.testing.assert_array_equal(decode(content), chw(in_rgb))
     np.testing.assert_array_equal(decode(content, 1), chw((in_rgb if mode == "LAB" else pixels).convert("L")))
+
+
+def tiff_of(bits, width, sample_format=1):
+    tags = [(256, width), (257, SIDE), (258, bits), (262, 1), (273, 8), (277, 1), (278, SIDE), (279, 8)]
+    tags += [(339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (png(LINES, chunk(b"tIME", bytes(7))[:-1] + b"\xff"), "PNG"),
+        (png(LINES, chunk(b"tEXt", b"a\0b")[:-1] + b"\xff"), "PNG"),
+        (png(LINES).replace(b"\r\n", b"\n"), "PNG"), (b"GIF89a" + bytes(7), "GIF"),
+        (tiff_of(8, 0), "TIFF"), (tiff_of(64, SIDE, 3), "TIFF"), (b"RIFF____WEBP", "WEBP"),
+        (b"BM____" + bytes(9), "BMP"), (b"P7\nx", "PPM"), (encoded(noise_picture(0), "AVIF")[:40], "AVIF"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_called_by_their_format(content, name):
+    with pytest.raises(BadImage, match=f"is a damaged or unsupported {name}; save it again as PNG or JPEG"):
+        decode(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"BMW.", b"Paris\n", b"RIFF____WAVE", b"hello", b"II", b"GIF"])
+def test_other_files_are_no_images(content):
+    with pytest.raises(BadImage, match="is not an image of a format that is read"):
+        decode(content)
