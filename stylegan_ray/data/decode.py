@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImagePalette, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from stylegan_ray.data.decode_cost import (
@@ -25,6 +25,7 @@ from stylegan_ray.data.decode_cost import (
     load_scaled_pnm,
 )
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
+from stylegan_ray.data.png import check_size_of_pixels, last_row, without_texts
 from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import LARGE_BYTES, describe_pointer, large_turn, printable
 
@@ -126,7 +127,7 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
     check_repeated(content)
     check_comments(content)
-    stream = CountedReads(content)
+    stream = CountedReads(without_texts(content))
     try:
         image = Image.open(stream, formats=available_formats(extra_formats))
     except UnidentifiedImageError as error:
@@ -188,10 +189,11 @@ def decoded(
 
 def _loaded(image: Image.Image, content: bytes) -> Image.Image:
     """An image of which the header is read, decoded, with white as the largest value, and turned upright."""
-    raw_mode = raw_mode_of(image)
+    raw_mode, num_colors, box = raw_mode_of(image), _num_colors(image), _box_of_pixels(image)
     if is_scaled_pnm(image):
         return load_scaled_pnm(image, content)
     image.load()
+    _check_pixels(image, content, num_colors, box)
     _scale_color_key(image, raw_mode, content)
     if image.mode == "LAB":
         image = image.convert("RGB")  # Pillow converts it to no other mode
@@ -200,7 +202,66 @@ def _loaded(image: Image.Image, content: bytes) -> Image.Image:
             raise ValueError("is a TIFF of floats in which 0 is white; save it with 0 as black")
         image, info = Image.fromarray(0xFFFF - np.asarray(image)), image.info
         image.info = info
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
+    return _turned(image)
+
+
+def _check_pixels(image: Image.Image, content: bytes, num_colors: int, box: tuple[int, int, int, int]) -> None:
+    """Raises ValueError for a decoded image that its decoder completed with pixels of its own."""
+    if image.mode == "P" and num_colors < 256 and (most := image.getextrema()[1]) >= num_colors:  # type: ignore[operator]
+        raise ValueError(f"uses color {most}, and its palette has {num_colors}, counted from 0; save it again")
+    if image.format == "PNG":
+        left, top, right, bottom = box
+        row = top + last_row(content, bottom - top)
+        if image.crop((left, row, right, row + 1)).getbbox(alpha_only=False) is None:
+            check_size_of_pixels(content, bottom - top, right - left)
+
+
+def _num_colors(image: Image.Image) -> int:
+    """Colors of the palette of an image of which only the header is read; 0 without one."""
+    palette = image.palette
+    if not isinstance(palette, ImagePalette.ImagePalette):
+        return 0
+    return len(palette.palette) // len((palette.rawmode or palette.mode).partition(";")[0])
+
+
+def _box_of_pixels(image: Image.Image) -> tuple[int, int, int, int]:
+    """The part that a file has pixels for, of an image of which only the header is read; a frame may be smaller."""
+    tiles = getattr(image, "tile", None)
+    return (tiles[0][1] if tiles else None) or (0, 0, *image.size)
+
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation (Exif 3.0, section 4.6.5.1.6)."""
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 for anything else, and where EXIF is missing or damaged."""
+    if not isinstance(image.info.get("exif"), bytes):
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow raises nearly anything on damaged EXIF
+        return 1
+    return int(found) if found in TURNS else 1  # type: ignore[arg-type]
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """An image turned upright, as its EXIF orientation says."""
+    orientation = orientation_of(image)
+    if orientation == 1:
+        return image
+    image = image.transpose(TURNS[orientation])
+    del image.info["exif"]
+    return image
 
 
 def raw_mode_of(image: Image.Image) -> str:
@@ -218,7 +279,7 @@ def _scale_color_key(image: Image.Image, raw_mode: str, content: bytes) -> None:
     if raw_mode in FEW_LEVELS and isinstance(key, int):
         image.info["transparency"] = key % FEW_LEVELS[raw_mode] * (255 // (FEW_LEVELS[raw_mode] - 1))
     elif raw_mode == "RGB;16B" and isinstance(key, tuple):
-        low = Image.open(io.BytesIO(content), formats=["PNG"])
+        low = Image.open(io.BytesIO(without_texts(content)), formats=["PNG"])
         low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # type: ignore[attr-defined]
         low.load()  # the second byte of each value
         halves = zip(strips(image), strips(low), strict=True)

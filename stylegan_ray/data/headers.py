@@ -60,7 +60,7 @@ def _png_header(content: bytes) -> Header | None:
         if kind == b"IDAT":
             return Header(height, width, PNG_COLORS[color])
         end = at + 8 + size
-        if end + 4 > len(content) or not _is_plain_chunk(kind, size, content[at + 8 : at + 16]):
+        if end + 4 > len(content) or not _is_plain_chunk(kind, size):
             return None
         if unpack_from(">I", content, end)[0] != zlib.crc32(content[at + 4 : end]):
             return None
@@ -68,11 +68,9 @@ def _png_header(content: bytes) -> Header | None:
     return None
 
 
-def _is_plain_chunk(kind: bytes, size: int, start: bytes) -> bool:
-    """Whether a chunk is harmless; Pillow takes texts named exif and transparency for what they say."""
-    if kind == b"tEXt":
-        return not start.startswith((b"exif", b"transpar"))
-    return size >= CHUNK_BYTES.get(kind, 1 << 31)
+def _is_plain_chunk(kind: bytes, size: int) -> bool:
+    """Whether a chunk is harmless."""
+    return kind == b"tEXt" or size >= CHUNK_BYTES.get(kind, 1 << 31)
 
 
 def _jpeg_header(content: bytes) -> Header | None:

@@ -26,6 +26,7 @@ from stylegan_ray.data.decode import (
     is_gray,
     is_transparent,
     missing_decoder,
+    orientation_of,
     read_header,
 )
 from stylegan_ray.data.errors import DataError
@@ -44,13 +45,13 @@ CHUNK = 64
 """Images per job of the thread pool."""
 TRIALS, FEW, QUICK_SEC = 8, 4, 1e-4
 """Storage answers at once where one of so many trials takes less time than this for each of a few headers."""
-ORIENTATION = 0x0112
 FLAGS = {
     mode: (0 if mode in GRAY_MODES else IS_COLOR) | (IS_TRANSPARENT if mode in ALPHA_MODES else 0)
     for mode in PNG_COLORS.values()
 }
 """Of images of which only the header is read, by Pillow's mode."""
 SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations of images of which height and width change places."""
 
 Reader = Callable[[int, int | None], bytes]
 """The bytes of an image file: all, or at least the first so many."""
@@ -185,7 +186,7 @@ def _read_header(content: bytes, read_all: Callable[[], bytes], reading: Reading
         image = read_header(content, reading.max_bytes, reading.extra_formats)
     if image.mode in DEEP_MODES or has_deep_channels(image, content):
         return None
-    sideways = "exif" in image.info and image.getexif().get(ORIENTATION) in SIDEWAYS
+    sideways = orientation_of(image) in SIDEWAYS
     height, width = (image.width, image.height) if sideways else (image.height, image.width)
     return height, width, _flags(image, has_alpha(image)), 0
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from support import confined
 from support.data_sets import chw, encoded, noise_picture, opened, write_folder
 
 import stylegan_ray
 from stylegan_ray.data import DataError
-from stylegan_ray.data.decode import Decoder, bytes_in_memory, read_header
+from stylegan_ray.data.decode import Decoder, bytes_in_memory, orientation_of, read_header
 from stylegan_ray.data.errors import BadImage
+from stylegan_ray.data.png import PASSES
 
 SIDE = 16
 
@@ -86,6 +87,7 @@ def webp_of_canvas(side):
 
 
 LARGE = 3072
+GRAY = Image.new("RGB", (LARGE, LARGE), (128, 128, 128))
 PLTE = chunk(b"PLTE", bytes(6))
 LARGE_FILES = {
     "RGB": lambda: png_of_zeros(LARGE, 8, 2, 3),
@@ -97,7 +99,7 @@ LARGE_FILES = {
     "16-bit RGB with a color key": lambda: png_of_zeros(LARGE, 16, 2, 3, chunk(b"tRNS", bytes(6))),
     "WebP": lambda: webp_of_canvas(LARGE),
     "CMYK": lambda: encoded(Image.new("CMYK", (LARGE, LARGE)), "JPEG"),
-    "progressive JPEG": lambda: encoded(Image.new("RGB", (LARGE, LARGE)), "JPEG", progressive=True, subsampling=0),
+    "progressive JPEG": lambda: encoded(GRAY, "JPEG", progressive=True, subsampling=0),
     "AVIF": lambda: encoded(Image.new("RGB", (LARGE, LARGE)), "AVIF", speed=10),
     "floats": lambda: encoded(Image.new("F", (LARGE, LARGE)), "TIFF", compression="tiff_lzw"),
 }
@@ -132,6 +134,100 @@ def png(pixels, *chunks, color=2, interlace=0, end=()):
 
 def decode(content, channels=3, **keys):
     return Decoder((SIDE, SIDE), channels, **keys)("a", content)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 15])
+def test_pixels_of_a_png_that_end_early(num_rows):
+    assert (decode(png(LINES)) == 200).all() and (decode(png(bytes(len(LINES)))) == 0).all()
+    with pytest.raises(BadImage, match=f"cut off before its last pixel: {num_rows * 49} of 784 bytes"):
+        decode(png(LINES[: num_rows * 49]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 1), (1, 8), (5, 7), (16, 16), (13, 8)])
+def test_interlaced_pixels_of_a_png_that_end_early(height, width):
+    """Rows of zeros end as those do for which there is no data."""
+    passes = ((range(top, height, down), range(left, width, right)) for top, left, down, right in PASSES)
+    rows = [bytes(1 + len(columns)) for lines, columns in passes if columns for _ in lines]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1))
+    whole, cut = (
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"".join(some))) + chunk(b"IEND")
+        for some in (rows, rows[:-1])
+    )
+    assert Decoder((height, width), 1)("a", whole).max() == 0
+    with pytest.raises(BadImage, match="cut off before its last pixel"):
+        Decoder((height, width), 1)("a", cut)
+
+
+def inflated(num_bytes):
+    return zlib.compress(bytes(num_bytes))
+
+
+NOTES = {
+    "damaged EXIF": chunk(b"eXIf", b"garbage"), "no EXIF": chunk(b"eXIf", b"II*\0"),
+    "EXIF that points nowhere": chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+    **{name: chunk(b"tEXt", name.encode() + b"\0" + value) for name, value in (
+        ("exif", b"MM"), ("transparency", b"abc"), ("interlace", b"1"), ("bbox", b"1234"), ("icc_profile", b"x"),
+        ("default_image", b"x"))},
+    "compressed transparency": chunk(b"zTXt", b"transparency\0\0" + zlib.compress(b"abc")),
+    "long text": chunk(b"zTXt", b"a\0\0" + inflated(2 << 20)), "odd text": chunk(b"zTXt", b"a\0\7x"),
+    "long international text": chunk(b"iTXt", b"a\0\1\0\0\0" + inflated(2 << 20)),
+    "long XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + inflated(2 << 20)),
+    "many texts": chunk(b"zTXt", b"a\0\0" + inflated(1_000_000)) * 70,
+    "long profile": chunk(b"iCCP", b"a\0\0" + inflated(2 << 20)), "odd profile": chunk(b"iCCP", b"a\0\7x"),
+    "empty profile": chunk(b"iCCP"), "short gamma": chunk(b"gAMA", b"\0"), "short dpi": chunk(b"pHYs"),
+    "short primaries": chunk(b"cHRM", bytes(4)), "short intent": chunk(b"sRGB"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("name", NOTES)
+def test_notes_in_a_png_have_no_effect_on_its_pixels(name):
+    key = chunk(b"tRNS", struct.pack(">HHH", 200, 200, 200))
+    for before, behind in ((NOTES[name], b""), (b"", NOTES[name])):
+        assert (decode(png(LINES, before, end=[behind])) == 200).all()
+        assert (decode(png(LINES, key, before, end=[behind]), alpha="black") == 0).all()
+    if name != "compressed transparency":
+        header = read_header(png(LINES, NOTES[name]))
+        assert orientation_of(header) == 1 and "transparency" not in header.info
+
+
+def test_damaged_exif_of_a_webp():
+    picture = noise_picture(0, (SIDE, SIDE))
+    np.testing.assert_array_equal(decode(encoded(picture, "WEBP", exif=b"garbage")), decode(encoded(picture, "WEBP")))
+
+
+def test_an_orientation_of_a_png_counts():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = noise_picture(0, (SIDE, SIDE))
+    turned = decode(encoded(picture, exif=exif, pnginfo=a_text()))
+    np.testing.assert_array_equal(turned, np.rot90(chw(picture), -1, (1, 2)))
+
+
+def a_text():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("exif", "MM")
+    return info
+
+
+INDICES = b"".join(b"\0" + bytes(range(SIDE)) for _ in range(SIDE))
+
+
+@pytest.mark.parametrize("num_colors", [0, 1, 15, 16])
+def test_colors_that_a_palette_lacks(num_colors):
+    content = png(INDICES, *[chunk(b"PLTE", bytes([7] * 3 * num_colors))] * bool(num_colors), color=3)
+    if num_colors == SIDE:
+        assert (decode(content) == 7).all()
+        return
+    with pytest.raises(BadImage, match=f"uses color 15, and its palette has {num_colors}, counted from 0"):
+        decode(content)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("num_colors", [2, 5, 256])
+def test_whole_palettes(kind, num_colors):
+    picture = noise_picture(0, (SIDE, SIDE)).quantize(num_colors)
+    np.testing.assert_array_equal(decode(encoded(picture, kind)), chw(picture.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["LAB", "CMYK", "YCbCr"])

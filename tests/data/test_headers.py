@@ -49,6 +49,8 @@ PLAIN = {
     "png": PNG, "gray": encoded(GRAY), "rgba": encoded(RGBA), "gray and alpha": encoded(noise_picture(3, mode="LA")),
     "palette": encoded(palette(RGB)), "stored": encoded(RGB, compress_level=0), "dpi": encoded(RGB, dpi=(300, 300)),
     "text": with_chunks(PNG, (b"tEXt", b"Title\0red"), (b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))),
+    "text exif": with_chunks(PNG, (b"tEXt", b"exif\0MM")),
+    "text transparency": with_chunks(PNG, (b"tEXt", b"transparency\0x")),
     "time": with_chunks(PNG, (b"tIME", bytes(7)), (b"cHRM", bytes(32)), (b"bKGD", bytes(6))),
     "jpeg": JPEG, "gray jpeg": encoded(GRAY, "JPEG"), "progressive": encoded(RGB, "JPEG", progressive=True),
     "444": encoded(RGB, "JPEG", subsampling=0, quality=99), "optimized": encoded(RGB, "JPEG", optimize=True),
@@ -57,9 +59,7 @@ PLAIN = {
 }  # fmt: skip
 FOR_PILLOW = {
     "bits": encoded(Image.new("1", (9, 9))), "16 bits": encoded(Image.fromarray(np.zeros((9, 9), np.uint16))),
-    "turned": encoded(RGB, exif=exif(6)), "text exif": with_chunks(PNG, (b"tEXt", b"exif\0MM")),
-    "text transparency": with_chunks(PNG, (b"tEXt", b"transparency\0x")),
-    "key color": encoded(RGB, transparency=(1, 2, 3)),
+    "turned": encoded(RGB, exif=exif(6)), "key color": encoded(RGB, transparency=(1, 2, 3)),
     "animated": encoded(RGB, save_all=True, append_images=[RGB.rotate(180)]),
     "bad text": with_chunks(PNG, (b"zTXt", b"a\0\1x")),
     "turned jpeg": encoded(RGB, "JPEG", exif=exif(6)), "cmyk": encoded(RGB.convert("CMYK"), "JPEG"),

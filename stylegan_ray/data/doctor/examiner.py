@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylegan_ray.data.decode import explain_error, in_eight_bits, is_gray, is_transparent, raw_mode_of, strips
+from stylegan_ray.data.decode import (
+    ORIENTATION,
+    TURNS,
+    explain_error,
+    in_eight_bits,
+    is_gray,
+    is_transparent,
+    orientation_of,
+    raw_mode_of,
+    strips,
+)
 from stylegan_ray.data.doctor.traits import (
     HASH_BYTES,
     TRAITS,
@@ -27,12 +37,10 @@ from stylegan_ray.data.formats.protocol import Inspector, StoredImage
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT
 from stylegan_ray.untrusted import printable
 
-ORIENTATION = 0x0112
 HAS_PAGES = frozenset({"GIF", "WEBP", "PNG", "AVIF", "TIFF"})
 """File formats of which images after the first one are not shown; a MPO file of a camera begins with its photo."""
 MAX_PAGES = 1000
 """Pages of a TIFF that are counted, which takes Pillow a time that grows with their square."""
-ORIENTATIONS = range(1, 9)
 GRAY_BITS: Mapping[str, int] = {"I": 32, "F": 32}
 
 
@@ -75,7 +83,7 @@ def measure(stored: StoredImage, traits: np.ndarray, bits: int = 16, float_bits:
     traits["height"], traits["width"] = image.height, image.width
     traits["flags"] = (not is_gray(image)) * IS_COLOR | is_transparent(image) * IS_TRANSPARENT
     traits["num_frames"] = num_frames(header) if stored.file_format in HAS_PAGES else 1
-    traits["orientation"] = orientation_of(header)
+    traits["orientation"] = _orientation(header)
     traits["bits"] = bits_of(header)
     image = in_eight_bits(image, bits, float_bits)
     traits["pixels"] = np.frombuffer(pixel_hash(image), dtype=np.uint8)
@@ -103,11 +111,12 @@ def num_frames(header: Image.Image) -> int:
     return count
 
 
-def orientation_of(header: Image.Image) -> int:
-    """Orientation in EXIF or in a TIFF's tag, 1 to 8; 1 for anything else, which decoding passes over as well."""
-    has_tags = "exif" in header.info or header.format == "TIFF"
-    found = header.getexif().get(ORIENTATION) if has_tags else 1
-    return int(found) if found in ORIENTATIONS else 1  # type: ignore[arg-type]
+def _orientation(header: Image.Image) -> int:
+    """Orientation in EXIF, or in the tag by which Pillow turns a TIFF while it loads it; 1 to 8."""
+    if header.format != "TIFF":
+        return orientation_of(header)
+    found = header.getexif().get(ORIENTATION)
+    return int(found) if found in TURNS else 1
 
 
 def bits_of(header: Image.Image) -> int:
