@@ -25,6 +25,7 @@ from stylegan_ray.data.decode_cost import (
     load_scaled_pnm,
 )
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
+from stylegan_ray.data.jpeg import check_end
 from stylegan_ray.data.png import check_size_of_pixels, last_row, without_texts
 from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import LARGE_BYTES, describe_pointer, large_turn, printable
@@ -214,6 +215,7 @@ def _check_pixels(image: Image.Image, content: bytes, num_colors: int, box: tupl
         row = top + last_row(content, bottom - top)
         if image.crop((left, row, right, row + 1)).getbbox(alpha_only=False) is None:
             check_size_of_pixels(content, bottom - top, right - left)
+    check_end(content, image)
 
 
 def _num_colors(image: Image.Image) -> int:

@@ -158,6 +158,37 @@ def test_interlaced_pixels_of_a_png_that_end_early(height, width):
         Decoder((height, width), 1)("a", cut)
 
 
+JPEG_KINDS = {
+    "plain": {}, "gray": {"mode": "L"}, "CMYK": {"mode": "CMYK"}, "fine": {"quality": 100, "subsampling": 0},
+    "restarts": {"restart_marker_blocks": 3}, "one restart": {"restart_marker_rows": 4},
+}  # fmt: skip
+
+
+def jpeg(picture, mode="RGB", **options):
+    return encoded(picture.convert(mode), "JPEG", **options)
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_jpeg_that_ends_early_though_it_has_an_end(kind, share):
+    whole = jpeg(noise_picture(0, (70, 70)), **JPEG_KINDS[kind])
+    start = whole.index(b"\xff\xda") + 14
+    content = whole[: start + int((len(whole) - start) * share)] + b"\xff\xd9"
+    for ending in (b"", b"appended"):
+        assert Decoder((70, 70), 3)("a", whole + ending).shape == (3, 70, 70)
+        with pytest.raises(BadImage, match="cut off before its last pixel"):
+            Decoder((70, 70), 3)("a", content + ending)
+
+
+@pytest.mark.parametrize("options", [*JPEG_KINDS.values(), {"progressive": True}])
+@pytest.mark.parametrize("gray_from", [0, 30, 69])
+def test_a_whole_jpeg_whose_last_pixels_are_gray(options, gray_from):
+    picture = noise_picture(0, (70, 70))
+    for level in (127, 128):
+        picture.paste((level,) * 3, (0, gray_from, 70, 70))
+        assert Decoder((70, 70), 3)("a", jpeg(picture, **options)).shape == (3, 70, 70)
+
+
 def inflated(num_bytes):
     return zlib.compress(bytes(num_bytes))
 
