@@ -6,6 +6,7 @@ an entry point: whatever a parser raises on damaged or hostile bytes leaves it a
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -27,6 +28,8 @@ LARGE_BYTES = 1 << 26
 """Threads of a process hold larger files and images one at a time (see `large_turn`)."""
 COPY_AGAIN = "it may be damaged or incomplete: copy or download it again"
 """The way out where a parser fails on a file."""
+NOT_OF_STORAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
+"""Errors of the system where a parser asks for an offset or a size that cannot be."""
 
 
 LFS_POINTER = b"version https://git-lfs"
@@ -56,8 +59,9 @@ class reading:  # noqa: N801 - a context manager, named like a function
     """Guards an entry point: whatever is raised within leaves as `error`, with the file's name, on one printable line.
 
     `error` itself, UserError and the classes in `passes` leave as they are, but a BadFileError becomes `error` and gets
-    the file's name where it lacks it. KeyboardInterrupt, SystemExit and the like are never caught. To let a storage
-    that does not respond be tried again, read the bytes outside and parse them within, or pass OSError.
+    the file's name where it lacks it. All other messages, also those of a plain ValueError, are a library's and get a
+    way out. KeyboardInterrupt, SystemExit and the like are never caught. To let a storage that does not respond be
+    tried again, read the bytes outside and parse them within, or pass OSError.
     """
 
     def __init__(
@@ -102,11 +106,12 @@ def describe(raised: BaseException) -> str:
         return f"cannot be read: it is nested too deeply; {COPY_AGAIN}"
     if isinstance(raised, MemoryError):
         return f"cannot be read: it needs more memory than there is; {COPY_AGAIN}"
-    if isinstance(raised, OSError) and raised.errno is not None:
-        return f"cannot be read: {printable(os.strerror(raised.errno))}"
     text = printable(message_of(raised), most=1000)
-    if isinstance(raised, ValueError) and not isinstance(raised, UnicodeError) and text:
-        return text  # our own readers raise ValueError with a whole message
+    if isinstance(raised, UserError) and text:
+        return text
+    if isinstance(raised, OSError) and raised.errno is not None:
+        damaged = f"; {COPY_AGAIN}" if raised.errno in NOT_OF_STORAGE else ""
+        return f"cannot be read: {printable(os.strerror(raised.errno))}{damaged}"
     return f"cannot be read: {type(raised).__name__}{': ' * bool(text)}{text}; {COPY_AGAIN}"
 
 

@@ -19,7 +19,7 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.images.generate import stored_noise
 from stylegan_ray.storage import Storage, split_address
-from stylegan_ray.untrusted import printable, reading
+from stylegan_ray.untrusted import BadFileError, printable, reading
 
 MOST_NAMED = 8
 MOST_BYTES = 1 << 30
@@ -96,12 +96,12 @@ def _no_arrays(text: str) -> ConfigError:
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file as float32; raises ValueError where they claim more than the file may hold."""
+    """The arrays of an .npz file as float32; raises BadFileError where they claim more than the file may hold."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         left = min(SMALL_BYTES + MOST_EXPANSION * len(content), MOST_BYTES)
         if sum(entry.file_size for entry in entries) > left:
-            raise ValueError(f"its arrays have more than {left} bytes, far more than it takes")
+            raise BadFileError(f"its arrays have more than {left} bytes, far more than it takes")
         arrays = {}
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
@@ -120,15 +120,15 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> np.nd
     try:
         stored, size = parse_npy(content)
     except ValueError as error:
-        raise ValueError(f"{name} does not hold the plain numbers that it states: {error}") from error
+        raise BadFileError(f"{name} does not hold the plain numbers that it states: {error}") from error
     if size != len(content):
-        raise ValueError(f"{name} does not hold the plain numbers that it states: it is longer")
+        raise BadFileError(f"{name} does not hold the plain numbers that it states: it is longer")
     if 4 * stored.size > most:
-        raise ValueError(f"{name} has {stored.size} numbers, far more than the file takes")
+        raise BadFileError(f"{name} has {stored.size} numbers, far more than the file takes")
     with np.errstate(over="ignore"):  # such numbers become infinite, and are refused
         values = stored.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
+        raise BadFileError(f"{name} holds numbers that are not finite")
     return values
 
 

@@ -249,11 +249,11 @@ def _from_ada(found: Mapping[str, Any], copies: Budget) -> Networks:
     parts, models = {}, {}
     states = {name: _tensors(found[name], copies) for name in ("G_ema", "G", "D")}
     if any(name.startswith("synthesis.input.") for name in states["G_ema"]):
-        raise ValueError(STYLEGAN3)
+        raise BadFileError(STYLEGAN3)
     for name in ("G", "D", "G_ema"):
         state, part = found[name].state, name[0]
         if state.get("_init_args"):
-            raise ValueError(f"{name} was built with positional arguments, which are not supported")
+            raise BadFileError(f"{name} was built with positional arguments, which are not supported")
         kwargs = nvidia.stated_kwargs(part, state["_init_kwargs"], found[name])
         parts[name] = nvidia.network_from_ada(part, kwargs, states[name])
         models[part] = nvidia.model_config(part, kwargs)

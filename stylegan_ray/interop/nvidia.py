@@ -87,7 +87,7 @@ def model_config(part: str, init_kwargs: Mapping[str, Any]) -> ModelConfig:
     flat, keys = _flat(init_kwargs), KEYS[part]
     unknown = [key for key in flat if key not in keys and key not in ELSEWHERE]
     if unknown:
-        raise ValueError(f"StyleGAN2-ADA {part} has keyword arguments that are not known here: {_listed(unknown)}")
+        raise BadFileError(f"StyleGAN2-ADA {part} has keyword arguments that are not known here: {_listed(unknown)}")
     values: dict[str, Any] = {"label_mode": "separate"}
     values |= {keys[key]: value for key, value in flat.items() if key in keys}
     base = flat.get("synthesis_kwargs.channel_base" if part == "G" else "channel_base", 32768)

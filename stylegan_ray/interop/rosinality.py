@@ -61,7 +61,7 @@ def read(content: bytes) -> Networks:
     states = {part: _state(found[key], key, copies) for part, key in KEYS.items() if key in found}
     if not states:
         keys = ", ".join(printable(key, 40) for key in sorted(map(str, found))[:8])
-        raise ValueError(
+        raise BadFileError(
             f"no networks in rosinality's layout: expected the keys g, d and g_ema (one at least), found {keys}"
         )
     models = {part: (_D_model if part == "D" else _G_model)(states[part], KEYS[part]) for part in states}
@@ -238,7 +238,7 @@ class _Shapes:
 
     def __call__(self, name: str, axis: int) -> int:
         if name not in self.state or self.state[name].ndim <= axis or not self.state[name].numel():
-            raise ValueError(f"{self.key} has no tensor {name} as rosinality's networks have; the file is not complete")
+            raise BadFileError(f"{self.key} has no tensor {name} as rosinality's networks have; it is not complete")
         return self.state[name].shape[axis]
 
 
@@ -249,7 +249,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 def _resolution(state: Mapping[str, Tensor]) -> int:
     levels = _count(state, r"to_rgbs\.(\d+)\.bias") + _count(state, r"convs\.(\d+)\.conv1\.0\.weight")
     if not 0 < levels < 20:
-        raise ValueError(f"{levels + 1} resolutions; expected 2 (8x8 pixels) to 20")
+        raise BadFileError(f"{levels + 1} resolutions; expected 2 (8x8 pixels) to 20")
     return 4 * 2**levels
 
 
@@ -264,7 +264,7 @@ def _width_keys(widths: Sequence[int], dense: int | None, key: str) -> dict[str,
     least_base = max(width * 2**stage for stage, width in stages.items())
     most_base = min(((width + 1) * 2**stage for stage, width in stages.items() if width < most), default=None)
     if most_base is not None and least_base >= most_base:
-        raise ValueError(
+        raise BadFileError(
             f"{key} has {', '.join(map(str, widths))} feature maps from 4x4 up, which are not fmap_base / 2^stage "
             "up to fmap_max; such widths are not supported"
         )
@@ -282,7 +282,7 @@ def _taps(state: Mapping[str, Tensor]) -> tuple[float, ...]:
     scaled = [kernel / kernel.sum() for kernel in kernels]
     taps = scaled[0].sum(dim=0)
     if any(k.shape != scaled[0].shape or not torch.allclose(k, torch.outer(taps, taps), atol=1e-6) for k in scaled):
-        raise ValueError("its FIR filters (*.kernel) differ from one another, or are not the product of 1-D filters")
+        raise BadFileError("its FIR filters (*.kernel) differ from one another, or are not the product of 1-D filters")
     ratios = taps / taps.abs().min()
     taps = ratios.round() if torch.allclose(ratios, ratios.round(), atol=1e-4) else taps
     return tuple(taps.tolist())
@@ -296,7 +296,7 @@ def _w_avg(latent_avg: Any, G: Generator) -> Tensor:
             return G.mapping(torch.from_numpy(z).to(G.w_avg.dtype)).mean(dim=0)
     is_w = isinstance(latent_avg, Tensor) and latent_avg.numel() == G.w_dim and latent_avg.is_floating_point()
     if not is_w or not torch.isfinite(latent_avg).all():
-        raise ValueError(f"latent_avg must be a tensor of {G.w_dim} finite numbers, one w")
+        raise BadFileError(f"latent_avg must be a tensor of {G.w_dim} finite numbers, one w")
     return latent_avg.reshape(G.w_dim)
 
 

@@ -42,13 +42,15 @@ Panic.__name__ = "PanicException"
         RecursionError("maximum recursion depth exceeded"), MemoryError(), OverflowError("too large"), KeyError("x"),
         EOFError(), StopIteration(), AssertionError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
         Panic("rust"), OSError(22, "Invalid argument"), RuntimeError("two\nlines \x1b[2J"), NotImplementedError(),
+        ValueError("invalid literal for int() with base 10: b'\\x89PNG\\r'"), ValueError(),
     ],
     ids=lambda raised: type(raised).__name__,
 )  # fmt: skip
 def test_whatever_a_parser_raises_leaves_as_one_printable_error_with_the_name(raised):
     with pytest.raises(OtherError) as caught, reading("folder/file.bin", OtherError):
         raise raised
-    assert str(caught.value).startswith("folder/file.bin: ") and str(caught.value).isprintable()
+    assert str(caught.value).startswith("folder/file.bin: cannot be read: ") and str(caught.value).isprintable()
+    assert str(caught.value).endswith("; it may be damaged or incomplete: copy or download it again")
 
 
 @pytest.mark.parametrize(("raised", "shown"), [
