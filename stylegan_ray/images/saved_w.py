@@ -106,7 +106,7 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
             if name in arrays:
-                raise ValueError(f"it holds {printable(name)} twice; leave one out")
+                raise BadFileError(f"it holds {printable(name)} twice; leave one out")
             arrays[name] = _array(archive, entry, left)
             left -= arrays[name].nbytes
         return arrays
