@@ -52,7 +52,7 @@ def _dataset(h5py: Any, file: Any, name: str) -> Any:
 def _target(link: Any) -> str:
     """Where a soft or external link leads."""
     file = getattr(link, "filename", None)
-    return f"{reprlib.repr(link.path)}{f' in the file {reprlib.repr(file)}' if file else ''}"
+    return f"{reprlib.repr(link.path)}{f' in another file, {reprlib.repr(file)}' if file else ''}"
 
 
 def is_stored(dataset: Any) -> bool:
