@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from stylegan_ray.credentials import logger_of
 from stylegan_ray.metrics.names import best_index, is_higher_better
 from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name, unlike_keys, values_of_one_kind
 from stylegan_ray.storage import Storage
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 MOST_METRICS = 24
 """Metrics that are drawn: each takes most of a second."""
