@@ -295,7 +295,8 @@ def _of_one_split(
     names = [info.name for info in items]
     splits = splits_of_images(names) if images else splits_of_files(names)
     if not images and not format.is_trainable:  # a single file, with those that belong to it
-        is_meant = wanted is not None and split_name(wanted).split in filter(None, splits)
+        meant = split_name(wanted).split if wanted is not None else None
+        is_meant = meant is not None and meant in splits
         return infos, None if is_meant else _split_inside(format, wanted, path), []
     if not images and not any(splits):
         return infos, _split_inside(format, wanted, path), notes_on_folders(names)
