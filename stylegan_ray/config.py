@@ -727,6 +727,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def is_yaml(name: str) -> bool:
+    """Whether the name of a preset or a space is that of a file."""
+    return Path(name).suffix.lower() in (".yaml", ".yml")
+
+
 def _presets():
     return resources.files("stylegan_ray") / "presets"
 
@@ -734,7 +739,7 @@ def _presets():
 def _read_preset(preset: str) -> tuple[dict[str, Any], str]:
     """What a preset file contains, and the preset's name."""
     path = Path(preset)
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if is_yaml(preset):
         if not os.path.exists(path):
             raise ConfigError(
                 f"preset file {printable(preset, 500)} does not exist; built-in presets: {', '.join(preset_names())}"

@@ -25,6 +25,7 @@ from stylegan_ray.config import (
     ConfigError,
     DeletedKey,
     RunConfig,
+    is_yaml,
     known_keys,
     load_config,
     nearest,
@@ -137,8 +138,7 @@ def _overrides(given: Any) -> dict[str, Any]:
 
 def _check_preset(preset: str, prog: str) -> None:
     """Raises ConfigError where the data was given in place of the preset."""
-    is_yaml = preset.lower().endswith((".yaml", ".yml"))
-    if preset not in preset_names() and not is_yaml and (os.path.exists(preset) or "://" in preset):
+    if preset not in preset_names() and not is_yaml(preset) and (os.path.exists(preset) or "://" in preset):
         raise ConfigError(
             f"{preset!r} is not a preset; the preset comes before the data: {prog} {DEFAULT_PRESET} {preset}"
         )

@@ -33,6 +33,9 @@ HIGHER_IS_BETTER = ("is", "pr")
 SUFFIXES = {"tiny": "tiny", "dinov2": "dinov2", "efflite0": "efflite0"}
 """Detectors by suffix."""
 
+MOST_CURVES = 24
+"""Metrics whose curves a plot or a page shows: drawing one takes most of a second."""
+
 _DIGITS = "[0-9]{1,9}"
 _NUMBER = rf"{_DIGITS}(\.{_DIGITS})?"
 _SETS = re.compile(rf"(?P<kind>fid|kid|mind)(?P<count>{_NUMBER}k?)(?P<full>_full)?(_(?P<suffix>tiny|dinov2|efflite0))?")

@@ -16,14 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from stylegan_ray.credentials import logger_of
-from stylegan_ray.metrics.names import best_index, is_higher_better
+from stylegan_ray.metrics.names import MOST_CURVES, best_index, is_higher_better
 from stylegan_ray.metrics.rows import MUST_AGREE, Row, full_name, unlike_keys, values_of_one_kind
 from stylegan_ray.storage import Storage
 
 log = logger_of(__name__)
 
-MOST_METRICS = 24
-"""Metrics that are drawn: each takes most of a second."""
 COLORS = ("#0b6bcb", "#d9480f", "#2b8a3e", "#9c36b5", "#c2255c", "#5f6b7a", "#b08900", "#0c8599")
 DASHES = ("-", "--", ":", "-.")
 """Styles of lines: the next one where all colors are taken."""
@@ -58,8 +56,8 @@ class Axis:
 
 def write_plots(runs: Runs, folder: Storage, name: str = "metrics") -> list[str]:
     """Writes NAME.png and NAME.html with every metric over kimg and over time; returns their paths."""
-    if (num := len(_all_metrics(runs))) > MOST_METRICS:
-        log.warning("%s.png shows %d of %d metrics", name, MOST_METRICS, num)
+    if (num := len(_all_metrics(runs))) > MOST_CURVES:
+        log.warning("%s.png shows %d of %d metrics", name, MOST_CURVES, num)
     with matplotlib.rc_context(STYLE):
         figure = draw(runs)
         png, svg = (_saved(figure, kind) for kind in ("png", "svg"))
@@ -219,7 +217,7 @@ def _curves(metric: str, runs: Runs, axis: Axis) -> dict[str, dict[float, Row]]:
 
 def _metrics(runs: Runs) -> list[str]:
     """The metrics that are drawn, the first ones that rows have."""
-    return _all_metrics(runs)[:MOST_METRICS]
+    return _all_metrics(runs)[:MOST_CURVES]
 
 
 def _all_metrics(runs: Runs) -> list[str]:

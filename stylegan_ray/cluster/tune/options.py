@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from stylegan_ray.cluster.tune.space import Space
-from stylegan_ray.config import ConfigError, RunConfig
+from stylegan_ray.config import ConfigError, RunConfig, is_yaml
 from stylegan_ray.metrics.names import is_higher_better, name_in_rows, parse_metric, split_value
 from stylegan_ray.options import check_least, train_options
 
@@ -81,7 +81,7 @@ class Plan:
 def sweep_options(argv: Sequence[str], prog: str = "tune") -> Plan:
     """Parses the command line; raises ConfigError, or exits with help or a usage error."""
     options, words = tyro.cli(SweepOptions, args=list(argv), prog=prog, return_unknown_args=True, use_underscores=False)
-    path = words.pop(0) if words and words[0].endswith((".yaml", ".yml")) else None
+    path = words.pop(0) if words and is_yaml(words[0]) else None
     given = train_options(words, prog)
     if given.resume_from or given.dry_run:
         raise ConfigError("a sweep takes neither --resume-from nor --dry-run; leave them out")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from stylegan_ray.data.decode import missing_decoder, read_header
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.left_out import quoted
+from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.untrusted import printable
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "picture", "photo", "pixel_values", "bytes", "content")
@@ -84,18 +84,16 @@ def note_on_column(schema: pa.Schema, chosen: str, images: Sequence[str]) -> str
     others = [name for name in image_columns(schema) if name != chosen]
     if chosen not in images:
         also = (
-            f"; other columns of bytes are {_quoted_list(others)} (choose with --data.image_column)" if others else ""
+            f"; other columns of bytes are {list_names(others, most=8)} (choose with --data.image_column)"
+            if others
+            else ""
         )
         return f"none of the first values of the column {quoted(chosen)} is an image{also}"
     likely = [name for name in others if name in images or is_likely(schema, name)]
     if not likely:
         return ""
-    return f"images are read from {quoted(chosen)}, not {_quoted_list(likely)} (choose with --data.image_column)"
+    return f"images are read from {quoted(chosen)}, not {list_names(likely, most=8)} (choose with --data.image_column)"
 
 
 def _plain_list(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(printable(name) for name in names[:most]) + (" and others" if len(names) > most else "")
-
-
-def _quoted_list(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(map(quoted, names[:most])) + (" and others" if len(names) > most else "")

@@ -18,7 +18,7 @@ from stylegan_ray.jsonl import (
     rows_so_far,
     tick_rows,
 )
-from stylegan_ray.metrics.names import best_index
+from stylegan_ray.metrics.names import MOST_CURVES, best_index
 from stylegan_ray.run_folder import (
     FAULTS,
     METRICS,
@@ -38,8 +38,6 @@ Row = dict[str, Any]
 
 log = logger_of(__name__)
 
-MOST_METRICS = 24
-"""Whose curves a page shows."""
 CLOCKS = ("time", "start", "nimg", "Timing/timestamp", "Timing/total_sec")
 
 
@@ -68,14 +66,14 @@ class RunData:
         """Raises ConfigError where the configuration cannot be read."""
         metrics = _or(partial(dated_metric_rows, run, METRICS), [])
         shown = list(dict.fromkeys(row["metric"] for row in metrics))
-        if len(shown) > MOST_METRICS:
-            log.warning("%s: the page shows %d of %d metrics", run.root, MOST_METRICS, len(shown))
+        if len(shown) > MOST_CURVES:
+            log.warning("%s: the page shows %d of %d metrics", run.root, MOST_CURVES, len(shown))
         return cls(
             run,
             read_config(run),
             _or(partial(read_run_file, run), {}),
             _or(partial(tick_rows, run, TICKS), []),
-            [row for row in metrics if row.get("value") is not None and row["metric"] in shown[:MOST_METRICS]],
+            [row for row in metrics if row.get("value") is not None and row["metric"] in shown[:MOST_CURVES]],
             [row for row in _or(partial(rows_so_far, run, FAULTS), []) if number(row, "time") is not None],
             _or(partial(dated_images_of, run), {}),
             f"{REALS}.png" if run.exists(f"{REALS}.png") else None,
