@@ -152,8 +152,9 @@ def test_every_trial_has_the_lazy_corrections_of_its_own_intervals():
     assert ratios == [1 / 2, 4 / 5]
 
 
-def test_the_command_parses_space_preset_and_options(tmp_path):
-    path = tmp_path / "space.yaml"
+@pytest.mark.parametrize("name", ["space.yaml", "SPACE.YML"])
+def test_the_command_parses_space_preset_and_options(tmp_path, name):
+    path = tmp_path / name
     path.write_text("loss.r1_gamma: {grid: [1, 2, 3]}")
     plan = sweep_options([str(path), "tiny", "--scheduler", "fifo", "--train.total_kimg", "4", "--every", "2"])
     assert plan.num_samples == 3 and plan.cfg.train.total_kimg == 4
