@@ -116,6 +116,12 @@ class PrepareOptions:
             raise ConfigError(f"--workers {self.workers} must be 0 (no Ray) or more")
         return validated({"data": data, "cluster": {"address": self.address, "num_workers": self.workers or 1}})
 
+    def given_keys(self) -> dict[str, Any]:
+        """The keys of the data section that were given as options; raises ConfigError."""
+        given, default = self.config().data, PrepareOptions(source=self.source).config().data
+        keys = {key: value for key, value in given if value != getattr(default, key)}
+        return keys | ({"resize": given.resize} if self.resolution else {})
+
     @property
     def output_format(self) -> Format:
         """The format of DEST; raises ConfigError when its name does not allow it."""
@@ -198,4 +204,5 @@ def to_option_names(text: str, source: str = "SOURCE") -> str:
 
 def format_options(keys: dict[str, Any]) -> str:
     """Keys of the data section as options of the train command."""
-    return " ".join(f"--data.{key}" if value is True else f"--data.{key} {value}" for key, value in keys.items())
+    words = {key: " ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in keys.items()}
+    return " ".join(f"--data.{key}" if value is True else f"--data.{key} {value}" for key, value in words.items())

@@ -20,6 +20,7 @@ from support.s3 import s3_server
 from stylegan_ray import cli
 from stylegan_ray.data import scan, write
 from stylegan_ray.data.formats import parquet
+from stylegan_ray.options import train_options
 from stylegan_ray.storage import Storage
 
 
@@ -251,6 +252,15 @@ def test_check_finds_what_is_wrong_and_its_advice_works(ray_local, tmp_path, mon
     keys = {name.removeprefix("--data."): value for name, value in zip(options[::2], options[1::2], strict=True)}
     data = opened(source, **{key: int(value) if value.isdigit() else value for key, value in keys.items()})
     assert data.shape() == (3, 32, 32) and data.num_images == 127
+
+
+def test_check_recommends_the_options_that_were_given(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", {f"{i}.png": noise_picture(i, (40, 48), "RGBA") for i in range(3)})
+    assert run(source, "--check", "--resolution", "16x24", "--alpha", "black", "--on-bad-image", "skip") == 0
+    train = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Train"))
+    options = train_options(train.split(" train ")[1].split()).cfg.data
+    assert (options.resolution, options.crop, options.resize) == ((16, 24), "center", "lanczos")
+    assert (options.alpha, options.on_bad_image) == ("black", "skip")
 
 
 def test_check_of_tfrecords(source, tmp_path, capsys):

@@ -98,11 +98,7 @@ def check(options: PrepareOptions) -> int:
     if findings.bad and not len(findings.good):
         return 1
     check_bits(cfg.data, findings.updated_index, path)
-    keys = recommend_keys(findings.updated_index)
-    if options.bits:
-        keys["bits"] = options.bits
-    if options.extra_formats:
-        keys["extra_formats"] = " ".join(options.extra_formats)
+    keys = recommend_keys(findings.updated_index) | options.given_keys()
     if not formats.by_name(index.format).is_trainable:
         print(f"{'Prepare':{HEADING_WIDTH}s}  {open_data.prepare_command(path)}")
     else:
