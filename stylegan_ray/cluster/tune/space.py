@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unk
 from stylegan_ray.jsonl import is_number
 from stylegan_ray.rng import stream, stream_key
 from stylegan_ray.storage import one_line
+from stylegan_ray.train.checks import PATH_LENGTH
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, read_file, reading, short_repr
 from stylegan_ray.untrusted_text import parse_yaml
 
@@ -129,9 +130,11 @@ class Space:
 
     @classmethod
     def read(cls, path: str | None, base: RunConfig) -> Space:
-        """The space of a YAML file, or the default one; raises ConfigError."""
+        """The space of a YAML file, or the default one, without what has no effect; raises ConfigError."""
         if path is None:
-            return cls.parse(DEFAULT_SPACE, "the default space", base)
+            space = cls.parse(DEFAULT_SPACE, "the default space", base)
+            idle = () if base.loss.G in PATH_LENGTH else ("train.G_reg_interval",)
+            return replace(space, parameters=tuple(p for p in space.parameters if p.key not in idle))
         try:
             content = read_file(path, CONFIG_BYTES)
         except (OSError, ValueError) as error:

@@ -17,6 +17,13 @@ def space_of(text: str) -> Space:
     return Space.parse(text, "space.yaml", BASE)
 
 
+@pytest.mark.parametrize(("loss", "searched"), [("logistic_ns_pathreg", True), ("logistic_ns", False)])
+def test_the_default_space_holds_what_has_an_effect(loss, searched):
+    space = Space.read(None, BASE.with_overrides({"loss.G": loss}))
+    assert ("train.G_reg_interval" in space.keys) == searched
+    assert {"schedule.G_lrate", "train.D_reg_interval", "loss.r1_gamma"} <= set(space.keys)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
