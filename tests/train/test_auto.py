@@ -121,9 +121,10 @@ def test_any_preset_can_have_keys_chosen_and_without_them_nothing_changes():
     assert with_choices(RunConfig(), (32, 32)) == RunConfig()
 
 
-def test_tiny_moves_the_mean_of_path_lengths_as_fast_as_its_four_micro_batches_would():
-    cfg = load_config("tiny")
-    assert with_choices(cfg, (32, 32)).loss.pl_decay == pytest.approx(1 - 0.99**4)
+def test_tiny_has_a_micro_batch_a_worker_and_moves_the_mean_of_path_lengths_as_fast_as_by_each():
+    cfg = load_config("tiny", {"loss.G": "logistic_ns_pathreg", "loss.D": "logistic_r1", "cluster.num_workers": 4})
+    chosen = with_choices(cfg, (32, 32))
+    assert chosen.schedule.minibatch_gpu == 4 and chosen.loss.pl_decay == pytest.approx(1 - 0.99**4)
     assert cfg.loss.pl_decay == 0.01, "the run's name does not change"
     assert load_config("tiny", {"loss.pl_decay": 0.02}).train.auto == ()
 
