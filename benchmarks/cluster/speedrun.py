@@ -58,8 +58,8 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     cfg = cfg.with_overrides(
         {
             "metrics.names": [METRIC], "metrics.ticks": 1, "metrics.placement": "inline", "metrics.num_images": None,
-            "metrics.all_images": cfg.data.subset is not None, "train.total_kimg": 1e6, "schedule.tick_kimg": EVERY_KIMG,
-            "schedule.tick_kimg_dict": {},
+            "metrics.all_images": cfg.data.subset is not None, "train.total_kimg": 1e6,
+            "schedule.tick_kimg": EVERY_KIMG, "schedule.tick_kimg_dict": {},
         }
     )  # fmt: skip
     if cfg.data.mirror_augment:
