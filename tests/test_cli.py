@@ -121,7 +121,7 @@ def test_preset_from_a_file(tmp_path):
         ("--cluster.num_workers 4:2", "try 2:4"),
         ("--train.grid_size 5 4 3", "'3'"),
         ("--data.shuffle fully", "'full' or 'blocks'"),
-        ("--schedule.minibatch_size 33", "try 32"),
+        ("--schedule.minibatch_gpu 8 --schedule.minibatch_size 33", "try 32"),
         ("tiny here --data.path there", "given twice"),
         ("--run.preset tiny", "unknown option"),
     ],
@@ -219,7 +219,7 @@ def test_dry_run_prints_configuration_networks_and_schedule(capsys, tmp_path):
     assert (
         by_kimg["0"][5] == "0"
         and by_kimg["7"][5] == "0.5"
-        and by_kimg["60"][6] == f"{load_config('tiny').schedule.D_lrate:g}"
+        and by_kimg["80"][6] == f"{load_config('tiny').schedule.D_lrate:g}"
     )
     totals = [int(row[1].replace(",", "")) for row in rows if row[:1] == ["total"]]
     counted = [int(row[1].replace(",", "")) for row in rows if len(row) == 4 and row[1].replace(",", "").isdigit()]

@@ -1,7 +1,8 @@
 """A run of commit 018a58d (version 0.1) continues: its name, its state and the images that come next are the same.
 
 `fixtures/run_018a58d` holds the folder of a finished run of 96 images on OpenMoji at 8x8, as that commit wrote it but
-for images and network snapshots that were left out. tests/cluster/test_run_018a58d.py continues it by the command.
+for images and network snapshots that were left out, and its preset, which has changed since.
+tests/cluster/test_run_018a58d.py continues it by the command.
 """
 
 import json
@@ -25,6 +26,7 @@ from stylegan_ray.train.schedule import walk
 from stylegan_ray.train.state import TrainState
 
 RUN = Path(__file__).parent / "fixtures" / "run_018a58d" / "tiny-openmoji-0a021540"
+PRESET = RUN.parent / "tiny.yaml"
 CHECKPOINT = RUN / "checkpoints" / "ckpt-000000000096"
 
 
@@ -33,9 +35,10 @@ def saved_config():
 
 
 def command():
-    """The configuration that the command of the run describes today."""
+    """The configuration that the command of the run describes today, with the preset of that time."""
     words = shlex.split(json.loads((RUN / "run.json").read_text())["command"])
-    return train_options(words[2:]).cfg
+    assert words[2] == PRESET.stem
+    return train_options([str(PRESET), *words[3:]]).cfg
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def state():
 def test_the_same_command_finds_the_run():
     cfg = command()
     assert f"tiny-openmoji-{cfg.digest()}" == RUN.name
+    assert train_options([str(RUN / "config.yaml")]).cfg.run.name == RUN.name, "whatever the preset is today"
 
 
 @pytest.mark.parametrize("file", [RUN / "config.yaml", CHECKPOINT / "config.yaml"], ids=["run", "checkpoint"])

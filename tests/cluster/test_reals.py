@@ -186,6 +186,8 @@ def test_stream_of_a_configuration_equals_its_source_over_many_passes(tmp_path):
         "data.resolution": 16,
         "data.mirror_augment": True,
         "cluster.read_ahead": 2,
+        "schedule.minibatch_size": 32,
+        "schedule.minibatch_gpu": 8,
     }
     cfg = load_config("tiny", overrides)
     dataset = open_dataset(cfg.data)

@@ -151,5 +151,5 @@ def test_the_table_is_redrawn_in_a_terminal_and_a_log_gets_lines(monkeypatch):
     live.message("trial 0: fault: worker 0 was killed")
     live.message("again")
     text = terminal.getvalue()
-    assert "*0     runs" in text and "3.25" in text and "G_reg_interval" in text
+    assert "*0     runs" in text and "3.25" in text and "D_reg_interval" in text
     assert text.count("\x1b[J") == text.count("0 of 4 trials done") - 1, "each table replaces the last"
