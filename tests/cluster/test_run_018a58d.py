@@ -9,6 +9,8 @@ import pytest
 from support.jobs import Job, rows_without_times
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run_018a58d" / "tiny-openmoji-0a021540"
+PRESET = RUN.parent / "tiny.yaml"
+"""As it was; it has changed since."""
 
 
 @pytest.mark.cluster
@@ -16,15 +18,8 @@ def test_the_same_command_with_a_larger_total_continues_the_run(tmp_path):
     run = tmp_path / RUN.name
     shutil.copytree(RUN, run)
     words = shlex.split(json.loads((RUN / "run.json").read_text())["command"])[3:]
-    job = Job(
-        "train",
-        str(RUN.parent / "tiny.yaml"),
-        *words,
-        "--train.total_kimg",
-        "0.16",
-        storage=tmp_path,
-        log=tmp_path / "log",
-    )
+    words = [str(PRESET), *words, "--train.total_kimg", "0.16"]
+    job = Job("train", *words, storage=tmp_path, log=tmp_path / "log")
     assert job.wait(300) == 0, job.text()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [RUN.name], "no second run is started"
     assert "continuing at 0.096 kimg" in job.text()
