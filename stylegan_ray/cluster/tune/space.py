@@ -170,8 +170,8 @@ class Space:
 
     @property
     def is_grid(self) -> bool:
-        """Whether every parameter is a grid."""
-        return all(parameter.kind == "grid" for parameter in self.parameters)
+        """Whether no value is random: every parameter is a grid, or the choice of a single value."""
+        return all(parameter.kind == "grid" or len(parameter.values) == 1 for parameter in self.parameters)
 
     def sample(self, seed: int, number: int) -> Values:
         """The values of a trial: a function of seed and number, independent of all other trials.

@@ -175,6 +175,8 @@ def test_a_grid_is_whole_by_default_beside_random_values(tmp_path, seeds, num):
     path = tmp_path / "space.yaml"
     path.write_text(f"run.seed: {{grid: {seeds}}}\nloss.r1_gamma: {{uniform: [1, 2]}}\n")
     assert sweep_options([str(path), "tiny"]).num_samples == num
+    path.write_text(f"run.seed: {{grid: {seeds}}}\nloss.r1_gamma: {{choice: [3], if: {{run.seed: 0}}}}\n")
+    assert sweep_options([str(path), "tiny"]).num_samples == len(seeds), "a choice of one value is not random"
     plan = sweep_options(["--objective", "pr500_3_tiny_recall"])
     assert plan.higher_is_better and plan.cfg.metrics.names == ("pr500_3_tiny",)
     assert plan.objective == "Metrics/pr500_3_tiny_recall"
