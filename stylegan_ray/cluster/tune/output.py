@@ -86,6 +86,7 @@ def report_of(sweep: Storage, plan: Plan, trials: Sequence[Trial], ranked: Seque
         )
         for trial in trials
     )
+    ranked = [trial for trial in ranked if trial.kimg] or ranked  # a value from before training ranks nothing
     with_grid = [(trial, grid) for trial in ranked if (grid := last_grid(sweep, trial))]
     grids = tuple(
         (f"{label}: trial {trial.number}, {format_value(trial.value)} at {trial.kimg:g} kimg", grid)

@@ -308,7 +308,7 @@ def _explained(fractions: np.ndarray, ranks: np.ndarray, is_ordered: bool) -> fl
 
 def draw_coordinates(axes: Axes, report: Report) -> None:
     """Parallel coordinates: the values of each trial, and its objective on the last axis, the better the higher."""
-    axes.set_title("values of each trial and its objective (up is better)", loc="left", fontsize=10, pad=26)
+    axes.set_title("values of each trial and its objective (up is better)", loc="left", fontsize=10, pad=34)
     axes.axis("off")
     scored = [report.trials[index].rows[-1][1] for index in report.order]
     if not scored:
@@ -318,7 +318,8 @@ def draw_coordinates(axes: Axes, report: Report) -> None:
     labels = [(axis.name, axis.lowest, axis.highest) for axis in report.axes]
     for x, (name, low, high) in enumerate([*labels, (report.title, f"{worst:.4g}", f"{best:.4g}")]):
         axes.plot([x, x], [0, 1], color="#bbbbbb", linewidth=1)
-        axes.text(x, 1.14, name, ha="center", fontsize=9, fontweight="bold", color="#333333")
+        y = 1.14 + 0.1 * (x % 2)  # two rows, so that long names of neighbors do not overlap
+        axes.text(x, y, name, ha="center", fontsize=9, fontweight="bold", color="#333333")
         axes.text(x, 1.04, high, ha="center", fontsize=8, color=GRAY)
         axes.text(x, -0.04, low, ha="center", va="top", fontsize=8, color=GRAY)
     for index in reversed(report.order):
@@ -334,7 +335,7 @@ def draw_coordinates(axes: Axes, report: Report) -> None:
         )
         axes.plot(*zip(*points, strict=True), "-o", color=report.color(index), clip_on=False, **style)
     axes.set_xlim(-0.3, last + 0.3)
-    axes.set_ylim(-0.12, 1.2)
+    axes.set_ylim(-0.12, 1.3)
 
 
 def html_page(report: Report, svg: str) -> str:

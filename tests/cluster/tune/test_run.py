@@ -13,7 +13,7 @@ pytest.importorskip("ray")
 
 from stylegan_ray.cluster.nodes import Node
 from stylegan_ray.cluster.tune.options import sweep_options
-from stylegan_ray.cluster.tune.output import write_outputs
+from stylegan_ray.cluster.tune.output import report_of, write_outputs
 from stylegan_ray.cluster.tune.progress import SweepView, table_lines
 from stylegan_ray.cluster.tune.run import (
     Sweep,
@@ -26,7 +26,7 @@ from stylegan_ray.cluster.tune.run import (
     open_sweep,
     write_beginnings,
 )
-from stylegan_ray.cluster.tune.trials import Record, Row, Trial
+from stylegan_ray.cluster.tune.trials import Record, Row, Trial, rank
 from stylegan_ray.config import ConfigError, differences, load_config
 from stylegan_ray.storage import Storage
 
@@ -92,6 +92,15 @@ def test_a_sweep_writes_its_outputs(tmp_path):
     assert b"_hparams_/session_start_info" in events[0].read_bytes() and b"schedule.G_lrate" in events[0].read_bytes()
     write_outputs(storage, PLAN, PLAN.cfg, trials)
     assert len(list((tmp_path / "tensorboard/trial-003").iterdir())) == 1, "in place of the old one"
+
+
+def test_the_report_ranks_trials_that_have_trained(tmp_path):
+    trials = finished_trials()
+    begun = Trial(Record(4, PLAN.space.sample(0, 4)), [Row(0.0, 500.0, 0.0)])
+    ordered = [*trials.values(), begun]
+    report = report_of(Storage.at(tmp_path), PLAN, ordered, rank(ordered, higher_is_better=False))
+    assert len(report.trials) == 5 and sorted(report.order) == [0, 1, 2, 3]
+    assert report_of(Storage.at(tmp_path), PLAN, [begun], [begun]).order == (0,)
 
 
 def test_the_table_marks_the_best_trial():
