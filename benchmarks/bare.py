@@ -18,6 +18,7 @@ from stylegan_ray.config import RunConfig, load_config
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.reals import RealsSource, label_source_of
 from stylegan_ray.distributed import prepare_process
+from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.loop import MicroBatches, training_loop
 from stylegan_ray.train.schedule import places_of_rank, walk
 from stylegan_ray.train.state import TrainState
@@ -27,6 +28,7 @@ def train_bare(cfg: RunConfig, threads: int | None) -> dict[str, Any]:
     """Trains a new run to total_kimg; returns the threads it took and the rows of its ticks."""
     prepare_process(cfg, threads)
     dataset = open_dataset(cfg.data, cfg.run.seed)
+    cfg = with_choices(cfg, dataset.resolution)
     on_gpu = torch.cuda.is_available() and cfg.cluster.gpus_per_worker != 0
     device = torch.device("cuda" if on_gpu else "cpu")
     state = TrainState.create(cfg, dataset.resolution, dataset.num_channels, dataset.label_size, device)

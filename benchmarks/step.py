@@ -20,6 +20,7 @@ from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.ops.convolution import has_instructions
+from stylegan_ray.train.auto import with_choices
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds, flops and memory by phase; images per second over a whole cycle of regularization phases."""
+    cfg = with_choices(cfg, image_shape(cfg)[1:])
     device, names = chosen_device(options.device), possible(options.variants, cfg)
     torch._dynamo.config.recompile_limit = MOST_PROGRAMS
     subjects = {name: Subject(configured(cfg, name), device) for name in names}

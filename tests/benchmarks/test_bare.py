@@ -1,7 +1,10 @@
+from contextlib import suppress
+
 import numpy as np
 from support.jobs import write_pictures
 from support.toy import toy_config
 
+from benchmarks import bare
 from benchmarks.bare import minibatches, train_bare
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.reals import RealsSource
@@ -23,3 +26,13 @@ def test_the_loop_alone_trains_to_the_end(tmp_path):
     assert result["threads"] == 1
     assert result["rows"][0]["Progress/kimg"] == 0.016 and result["rows"][-1]["Progress/kimg"] == 0.064
     assert all(row["Timing/share/checkpoint"] == 0 for row in result["rows"])
+
+
+def test_keys_that_are_chosen_are_those_of_the_run(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(bare, "minibatches", lambda cfg, _: sizes.append(cfg.schedule.minibatch_gpu) or iter(()))
+    keys = {"data.path": str(write_pictures(tmp_path)), "cluster.gpus_per_worker": 0, "schedule.minibatch_gpu": "auto"}
+    cfg = toy_config(**keys, **{"train.total_kimg": 0})
+    with suppress(StopIteration):
+        train_bare(cfg, threads=1)
+    assert sizes == [cfg.schedule.minibatch_size]
