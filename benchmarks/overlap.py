@@ -15,7 +15,7 @@ from benchmarks.command import Bars, Common, Figures
 from benchmarks.cost import Link, reduce_sec
 from benchmarks.growing import seconds
 from benchmarks.results import at_most
-from benchmarks.subject import Subject, image_shape
+from benchmarks.subject import Subject, image_shape, resolved
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
 
@@ -39,7 +39,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds of an average iteration without sums, and those that its sums take on the link."""
-    cfg = cfg.with_overrides({"cluster.num_workers": WORKERS})
+    cfg = resolved(cfg.with_overrides({"cluster.num_workers": WORKERS}))
     with TemporaryDirectory(prefix="sgr-") as folder:
         mp.spawn(worker, (folder, cfg, options.repeats), nprocs=WORKERS)
         phases = torch.load(Path(folder) / "phases.pt")

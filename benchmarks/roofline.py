@@ -16,7 +16,7 @@ from benchmarks.flops import BYTES_ARE, FLOPS_ARE, ArithmeticCounter
 from benchmarks.growing import seconds
 from benchmarks.kernels import seconds_by_class
 from benchmarks.step import configured, settings
-from benchmarks.subject import Subject, chosen_device
+from benchmarks.subject import Subject, chosen_device, resolved
 from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
@@ -39,7 +39,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Per phase: flops and bytes per image, rates that are reached, and the time that the peaks would allow."""
-    cfg = cfg.with_overrides({"cluster.num_workers": 1, "train.compile": False})
+    cfg = resolved(cfg.with_overrides({"cluster.num_workers": 1, "train.compile": False}))
     prepare_process(cfg, options.threads)
     device = chosen_device(options.device)
     subject, peaks = Subject(cfg, device), peak_rates(device, options.repeats)

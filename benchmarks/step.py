@@ -15,12 +15,11 @@ from benchmarks.flops import FLOPS_ARE, ArithmeticCounter
 from benchmarks.growing import images_per_sec_by_resolution, seconds
 from benchmarks.memory import in_own_process, peak_rss
 from benchmarks.results import at_least, at_most
-from benchmarks.subject import Subject, chosen_device, image_shape, label_size_of
+from benchmarks.subject import Subject, chosen_device, image_shape, label_size_of, resolved
 from benchmarks.twins import plain_twins
 from stylegan_ray.config import RunConfig
 from stylegan_ray.distributed import prepare_process
 from stylegan_ray.ops.convolution import has_instructions
-from stylegan_ray.train.auto import with_choices
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Seconds, flops and memory by phase; images per second over a whole cycle of regularization phases."""
-    cfg = with_choices(cfg, image_shape(cfg)[1:])
+    cfg = resolved(cfg)
     device, names = chosen_device(options.device), possible(options.variants, cfg)
     torch._dynamo.config.recompile_limit = MOST_PROGRAMS
     subjects = {name: Subject(configured(cfg, name), device) for name in names}

@@ -10,6 +10,7 @@ import torch
 from stylegan_ray import distributed
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.rng import SeededDraws, stream, stream_key
+from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.optim import update_ema
 from stylegan_ray.train.schedule import Schedule, places_of_rank, training_schedule
 from stylegan_ray.train.state import TrainState
@@ -81,6 +82,11 @@ def new_state(cfg: RunConfig, device: torch.device) -> TrainState:
     for optimizer in state.optimizers.values():
         optimizer.load(optimizer.tensors(), num_steps=1)
     return state
+
+
+def resolved(cfg: RunConfig) -> RunConfig:
+    """The configuration with the keys in train.auto chosen, as the job chooses them."""
+    return with_choices(cfg, image_shape(cfg)[1:])
 
 
 def image_shape(cfg: RunConfig) -> tuple[int, int, int]:
