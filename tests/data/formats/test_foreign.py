@@ -218,7 +218,7 @@ def test_hdf5_files_that_hold_their_images(tmp_path, keys):
         (h5py.SoftLink("/x"), "its `imgs` is a link to '/x', which is not followed; store the array itself"),
         (
             h5py.ExternalLink("/etc/passwd", "/x"),
-            "a link to '/x' in another file, '/etc/passwd', which is",
+            "a link to '/x' in another file, '/etc/passwd', which is not followed; store the array itself",
         ),
         (h5py.Empty("u1"), "its `imgs` is empty, without a shape; store an array there"),
         (np.zeros((2, 8, 8, 3), np.int16), r"its `imgs` is int16 of shape \(2, 8, 8, 3\); it must be uint8"),
