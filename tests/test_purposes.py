@@ -9,7 +9,7 @@ import torch
 from support.data_sets import label_json, numbered, opened, write_folder
 from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
-from stylegan_ray.cluster.tune.space import DEFAULT_SPACE, Space
+from stylegan_ray.cluster.tune.space import Space
 from stylegan_ray.config import load_config
 from stylegan_ray.data.order import image_index
 from stylegan_ray.data.reals import RealsSource
@@ -197,7 +197,14 @@ def test_subsets_of_the_kernel_distance():
 
 
 def test_trials_of_a_sweep():
-    space = Space.parse(DEFAULT_SPACE, "default", load_config("tiny"))
+    text = """\
+schedule.G_lrate: {loguniform: [0.0005, 0.01]}
+schedule.D_lrate: {loguniform: [0.0005, 0.01]}
+train.G_reg_interval: {choice: [1, 2, 4, 8, 16]}
+train.D_reg_interval: {choice: [4, 8, 16, 32]}
+loss.r1_gamma: {loguniform: [0.1, 100]}
+"""
+    space = Space.parse(text, "a space", load_config("tiny"))
     assert space.sample(5, 2) == {
         "schedule.G_lrate": 0.001501,
         "schedule.D_lrate": 0.0008242,

@@ -22,6 +22,7 @@ from benchmarks.subject import Subject, chosen_device, image_shape, new_state
 from stylegan_ray.config import RunConfig
 from stylegan_ray.data import open_dataset
 from stylegan_ray.distributed import prepare_process
+from stylegan_ray.train.auto import with_choices
 from stylegan_ray.train.step import accumulate
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
@@ -51,6 +52,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """Images per second by kind and group size, measured and predicted, and predictions for large groups."""
     cfg = cfg.with_overrides({"train.total_kimg": options.kimg, "cluster.cpus_per_worker": options.threads})
     data = open_dataset(cfg.data, cfg.run.seed)
+    cfg = with_choices(cfg.with_overrides({"cluster.num_workers": max(options.workers)}), data.resolution)
     sized = cfg.with_overrides({"data.resolution": data.resolution, "cluster.num_workers": 1})
     costs, link = in_own_process(phase_costs, sized, options.threads), loopback(sized)
     per_worker = sized.schedule.minibatch_size // sized.schedule.minibatch_gpu // max(options.workers)

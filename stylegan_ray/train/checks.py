@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stylegan_ray.config import ConfigError, RunConfig, load_config, preset_names
@@ -14,33 +14,34 @@ from stylegan_ray.train.schedule import check_growing
 from stylegan_ray.train.stop_when import check_stop_when
 
 RESUME_FROM = "--resume-from"
-PATH_LENGTH, WGAN_GP, ADA = ("logistic_ns_pathreg",), ("wgan_gp",), ("ada", "fixed")
-EFFECTIVE: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "augment.p": ("augment.mode", ADA),
-    "augment.pipe": ("augment.mode", ADA),
-    "augment.policy": ("augment.mode", ("diffaug",)),
-    "augment.target": ("augment.mode", ("ada",)),
-    "augment.ada_kimg": ("augment.mode", ("ada",)),
-    "model.D_mapping_layers": ("model.label_mode", ("separate",)),
-    "model.cmap_dim": ("model.label_mode", ("separate",)),
-    "model.mapping_embed": ("model.label_mode", ("separate",)),
-    "loss.r1_gamma": ("loss.D", ("logistic_r1", "logistic_r2", "rpgan")),
-    "loss.wgan_epsilon": ("loss.D", ("wgan", *WGAN_GP)),
-    "loss.wgan_lambda": ("loss.D", WGAN_GP),
-    "loss.wgan_target": ("loss.D", WGAN_GP),
-    "loss.pl_weight": ("loss.G", PATH_LENGTH),
-    "loss.pl_decay": ("loss.G", PATH_LENGTH),
-    "loss.pl_minibatch_shrink": ("loss.G", PATH_LENGTH),
-    "train.G_reg_interval": ("train.lazy_regularization", (True,)),
-    "train.D_reg_interval": ("train.lazy_regularization", (True,)),
-    "schedule.lod_training_kimg": ("schedule.lod_initial_resolution", ()),
-    "schedule.lod_transition_kimg": ("schedule.lod_initial_resolution", ()),
-    "metrics.all_images": ("data.subset", ()),
-    "train.resume_kimg": (RESUME_FROM, ()),
-    "train.resume_time": (RESUME_FROM, ()),
-    "train.resume_with_new_nets": (RESUME_FROM, ()),
+PATH_LENGTH, R1_OR_R2, WGAN_GP = ("logistic_ns_pathreg",), ("logistic_r1", "logistic_r2", "rpgan"), ("wgan_gp",)
+ADA = ("ada", "fixed")
+EFFECTIVE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "augment.p": {"augment.mode": ADA},
+    "augment.pipe": {"augment.mode": ADA},
+    "augment.policy": {"augment.mode": ("diffaug",)},
+    "augment.target": {"augment.mode": ("ada",)},
+    "augment.ada_kimg": {"augment.mode": ("ada",)},
+    "model.D_mapping_layers": {"model.label_mode": ("separate",)},
+    "model.cmap_dim": {"model.label_mode": ("separate",)},
+    "model.mapping_embed": {"model.label_mode": ("separate",)},
+    "loss.r1_gamma": {"loss.D": R1_OR_R2},
+    "loss.wgan_epsilon": {"loss.D": ("wgan", *WGAN_GP)},
+    "loss.wgan_lambda": {"loss.D": WGAN_GP},
+    "loss.wgan_target": {"loss.D": WGAN_GP},
+    "loss.pl_weight": {"loss.G": PATH_LENGTH},
+    "loss.pl_decay": {"loss.G": PATH_LENGTH},
+    "loss.pl_minibatch_shrink": {"loss.G": PATH_LENGTH},
+    "train.G_reg_interval": {"train.lazy_regularization": (True,), "loss.G": PATH_LENGTH},
+    "train.D_reg_interval": {"train.lazy_regularization": (True,), "loss.D": (*R1_OR_R2, *WGAN_GP)},
+    "schedule.lod_training_kimg": {"schedule.lod_initial_resolution": ()},
+    "schedule.lod_transition_kimg": {"schedule.lod_initial_resolution": ()},
+    "metrics.all_images": {"data.subset": ()},
+    "train.resume_kimg": {RESUME_FROM: ()},
+    "train.resume_time": {RESUME_FROM: ()},
+    "train.resume_with_new_nets": {RESUME_FROM: ()},
 }
-"""The key that decides whether a key has an effect, and the values of it with which it has one; (): all but null."""
+"""The keys that decide whether a key has an effect, and the values of each with which it has one; (): all but null."""
 
 OF_STYLEGAN2: dict[str, dict[str, tuple[Any, ...]]] = {
     "revised": {"G_architecture": ("skip",), "D_architecture": ("resnet", "skip")},
@@ -111,16 +112,23 @@ def notes(cfg: RunConfig, data: Dataset, starts_from_others: bool) -> Iterator[s
     """A line for each given value that has no effect. `starts_from_others`: the run was given --resume-from."""
     values = {**cfg.flat(), RESUME_FROM: starts_from_others or None}
     for key in given_keys(cfg):
-        decisive, wanted = EFFECTIVE[key]
-        value = values[decisive]
-        if value is None:
-            yield f"note: {key} has no effect without {decisive}"
-        elif wanted and value not in wanted:
-            yield f"note: {key} has no effect with {decisive}={str(value).lower() if value is False else value}"
+        if why := why_idle(key, values):
+            yield f"note: {key} has no effect {why}"
     if cfg.augment.mode == "fixed" and not cfg.augment.p:
         yield "note: augment.mode=fixed with augment.p=0 augments nothing; give --augment.p"
     if cfg.data.subset is not None and cfg.data.subset > data.num_images:
         yield f"note: data.subset={cfg.data.subset} is more than the {data.num_images} images that there are"
+
+
+def why_idle(key: str, values: Mapping[str, Any]) -> str | None:
+    """With which value of another key this one has no effect; None if it has one."""
+    for decisive, wanted in EFFECTIVE.get(key, {}).items():
+        value = values[decisive]
+        if value is None:
+            return f"without {decisive}"
+        if wanted and value not in wanted:
+            return f"with {decisive}={str(value).lower() if value is False else value}"
+    return None
 
 
 def given_keys(cfg: RunConfig) -> list[str]:

@@ -14,15 +14,15 @@ from stylegan_ray.config import ConfigError, RunConfig, known_keys, nearest, unk
 from stylegan_ray.jsonl import is_number
 from stylegan_ray.rng import stream, stream_key
 from stylegan_ray.storage import one_line
-from stylegan_ray.train.checks import PATH_LENGTH
+from stylegan_ray.train.checks import why_idle
 from stylegan_ray.untrusted import CONFIG_BYTES, printable, read_file, reading, short_repr
 from stylegan_ray.untrusted_text import parse_yaml
 
 Values = dict[str, Any]
 RANGES, LISTS = ("uniform", "loguniform"), ("choice", "grid")
 DEFAULT_SPACE = """\
-schedule.G_lrate: {loguniform: [0.0005, 0.01]}
-schedule.D_lrate: {loguniform: [0.0005, 0.01]}
+schedule.G_lrate: {loguniform: [0.0005, 0.02]}
+schedule.D_lrate: {loguniform: [0.0005, 0.02]}
 train.G_reg_interval: {choice: [1, 2, 4, 8, 16]}
 train.D_reg_interval: {choice: [4, 8, 16, 32]}
 loss.r1_gamma: {loguniform: [0.1, 100]}
@@ -133,8 +133,8 @@ class Space:
         """The space of a YAML file, or the default one, without what has no effect; raises ConfigError."""
         if path is None:
             space = cls.parse(DEFAULT_SPACE, "the default space", base)
-            idle = () if base.loss.G in PATH_LENGTH else ("train.G_reg_interval",)
-            return replace(space, parameters=tuple(p for p in space.parameters if p.key not in idle))
+            values = base.flat()
+            return replace(space, parameters=tuple(p for p in space.parameters if not why_idle(p.key, values)))
         try:
             content = read_file(path, CONFIG_BYTES)
         except (OSError, ValueError) as error:
