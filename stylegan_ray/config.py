@@ -421,7 +421,7 @@ class ClusterConfig(Section):
     hang_minutes: Annotated[float, Field(gt=0)] | None = 15.0
     """Minutes without progress after which a run stores the stacks of its processes and restarts; null: never."""
     max_failures: Annotated[int, Field(ge=-1)] = -1
-    """Worker failures after which a run stops; -1: never."""
+    """Worker failures after which a run stops; -1: only the limits on faults in a row and per hour remain."""
     keep_checkpoints: Positive = 3
     """Number of newest checkpoints that are kept."""
     read_ahead: Positive = 4

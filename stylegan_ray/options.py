@@ -22,6 +22,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from stylegan_ray.config import (
     ADA_KIMG,
     DELETED_KEYS,
+    AutoKey,
     ConfigError,
     DeletedKey,
     RunConfig,
@@ -274,7 +275,7 @@ def _options(defaults: RunConfig) -> type:
     for section, field in RunConfig.model_fields.items():
         values = getattr(defaults, section)
         members = [
-            (name, Annotated[Any, _text(key), tyro.conf.arg(help=key.description)], _default(getattr(values, name)))
+            (name, *_key_option(f"{section}.{name}", key, getattr(values, name), defaults.train.auto))
             for name, key in field.annotation.model_fields.items()  # type: ignore[union-attr]
             if f"{section}.{name}" in option_keys()
         ]
@@ -289,15 +290,23 @@ def _own(name: str, kind: Any, metavar: str, text: str, default: Any, hint: str 
     return name, Annotated[kind, mark, arg], dataclasses.field(default=default)
 
 
+def _key_option(key: str, field: FieldInfo, value: Any, chosen: Sequence[str]) -> tuple[Any, Any]:
+    """Type and default of a key for tyro. `chosen`: the keys in train.auto, whose defaults are shown as auto."""
+    metavar = _metavar(field.annotation) + ("|auto" if key in get_args(AutoKey) else "")
+    hint = "(default: auto)" if key in chosen else None
+    help_ = tyro.conf.arg(help=field.description, help_behavior_hint=hint)
+    return Annotated[Any, _text(metavar), help_], _default(value)
+
+
 def _default(value: Any) -> Any:
     return dataclasses.field(default_factory=lambda: value)
 
 
-def _text(field: FieldInfo) -> PrimitiveConstructorSpec:
+def _text(metavar: str) -> PrimitiveConstructorSpec:
     """Makes tyro pass the value of a key on as text."""
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=_metavar(field.annotation),
+        metavar=metavar,
         instance_from_str=lambda words: Text(words[0]),
         is_instance=lambda _: True,
         str_from_instance=lambda value: [_format_value(value)],

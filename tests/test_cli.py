@@ -151,6 +151,8 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
         f"(default: {load_config('tiny').loss.r1_gamma})"
         in texts["tiny"].partition("--loss.r1_gamma")[2].partition("--loss.")[0]
     )
+    chosen = texts["tiny"].partition("--schedule.minibatch_gpu INT|auto")[2].partition("--schedule.")[0]
+    assert "(default: auto)" in chosen, "tiny leaves it to train.auto"
     assert "--resume-from CKPT" in texts["tiny"] and "--run.preset" not in texts["tiny"]
 
 
