@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import reprlib
 import tarfile
 from collections.abc import Sequence
@@ -24,8 +25,11 @@ from stylegan_ray.untrusted import PIECE
 SIDE = 32
 LABELS = {b"labels": b"label_names", b"fine_labels": b"fine_label_names"}
 """Key of the labels in a batch, and of their names in the meta file; CIFAR-100 also has twenty coarse classes."""
-BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
+PART = re.compile(r"train|meta|batches\.meta|data_batch_\d+")
+"""Names of training batches and of the file with the names of the classes."""
+BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 """Names of the training batches of CIFAR-10."""
+ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar")
 MAX_BATCH_BYTES = 1 << 29
 MAX_ARCHIVE_BYTES = 1 << 30
 """Of the decompressed archive, also of members that are passed over; CIFAR's have 190 MB."""
@@ -51,7 +55,7 @@ WAY_OUT = "download CIFAR again, or pickle `data` as an array uint8 [N,3072] and
 
 
 def open_reader(paths: list[str]) -> CIFARReader:
-    files = _members(paths[0]) if paths[0].endswith(".gz") else [(path, _content(path)) for path in paths]
+    files = _members(paths[0]) if paths[0].endswith(ARCHIVE_ENDINGS) else [(path, _content(path)) for path in paths]
     parsed = [(os.path.basename(path), load_batch(content, path)) for path, content in files]
     return CIFARReader(
         [(name, tree) for name, tree in parsed if b"data" in tree],
@@ -68,24 +72,33 @@ def _content(path: str) -> bytes:
 
 def _members(path: str) -> list[tuple[str, bytes]]:
     """The training batches and the meta file of the archive, sorted by name."""
-    found = []
+    found: dict[str, bytes] = {}
     with tarfile.open(fileobj=_decompressed(path), mode="r:", tarinfo=BoundedHeader) as archive:
         for number, member in enumerate(archive):
             if number == MAX_MEMBERS:
                 raise ReadError(f"it holds more than {MAX_MEMBERS} files, and CIFAR's about ten; download CIFAR again")
-            if member.isreg() and not member.issparse() and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
+            is_file = member.isreg() and not member.issparse() and not _is_of_a_system(member.name)
+            if is_file and is_part(member.name) and member.size <= MAX_BATCH_BYTES:
                 content = archive.extractfile(member)
                 assert content is not None
-                found.append((member.name, content.read()))
+                found[os.path.normpath(member.name)] = content.read()
     if not found:
         raise ReadError("it holds neither data_batch_1 nor train; download cifar-10-python.tar.gz again")
-    return sorted(found)
+    folders = sorted(set(map(os.path.dirname, found)))
+    if len(folders) > 1:
+        raise ReadError(f"it holds batches in {len(folders)} folders, {', '.join(folders[:3])}; download CIFAR again")
+    return sorted(found.items())
+
+
+def _is_of_a_system(name: str) -> bool:
+    """Whether a file of an archive is hidden, or in a folder that macOS adds."""
+    return any(part.startswith((".", "__MACOSX")) for part in os.path.normpath(name).split("/"))
 
 
 def _decompressed(path: str) -> io.BytesIO:
-    """The content of a .gz file; raises ReadError where it has more than MAX_ARCHIVE_BYTES."""
+    """The content of a tar file, compressed or not; raises ReadError where it has more than MAX_ARCHIVE_BYTES."""
     content = io.BytesIO()
-    with gzip.open(path) as file:
+    with open(path, "rb") if path.endswith(".tar") else gzip.open(path) as file:
         while piece := file.read(PIECE):
             if content.tell() + len(piece) > MAX_ARCHIVE_BYTES:
                 raise ReadError(
@@ -98,8 +111,7 @@ def _decompressed(path: str) -> io.BytesIO:
 
 def is_part(name: str) -> bool:
     """Whether a file is a training batch or the names of the classes."""
-    name = name.rpartition("/")[2]
-    return name in ("train", "meta", "batches.meta") or name.startswith("data_batch_")
+    return PART.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def missing_batches(names: Sequence[str]) -> list[str]:
@@ -117,12 +129,15 @@ class CIFARReader:
         key = next((key for key in LABELS if batches and key in batches[0][1]), None)
         if key is None:
             raise ReadError(f"it has no batch with `data` and `labels` or `fine_labels`; {WAY_OUT}")
-        self.images = np.concatenate([_images(name, tree) for name, tree in batches])  # [N,3,32,32]
-        labels = [label for _, tree in batches for label in _listed(tree.get(key))]
+        images = {name: _images(name, tree) for name, tree in batches}
+        self.images = np.concatenate(list(images.values()))  # [N,3,32,32]
+        labels = [
+            class_numbers(_listed(tree.get(key)), len(images[name]), f"`{_text(key)}` of {name}")
+            for name, tree in batches
+        ]
         class_names = [_text(name) for name in _listed(meta.get(LABELS[key]))]
-        names = [f"{name}/{number:05d}" for name, tree in batches for number in range(len(_images(name, tree)))]
-        numbers = class_numbers(labels, len(names), f"`{_text(key)}`")
-        self.contents = Contents(names, numbers, class_names, missing_batches([name for name, _ in batches]))
+        names = [f"{name}/{number:05d}" for name, of_batch in images.items() for number in range(len(of_batch))]
+        self.contents = Contents(names, np.concatenate(labels), class_names, missing_batches(list(images)))
 
     def read(self, number: int, name: str) -> bytes:
         return encode_pnm(self.images[number].transpose(1, 2, 0))
@@ -136,7 +151,7 @@ def _images(name: str, tree: dict) -> np.ndarray:
 
 
 def _listed(value: Any) -> list:
-    return value if isinstance(value, list) else []
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _text(name: Any) -> str:

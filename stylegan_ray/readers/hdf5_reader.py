@@ -11,6 +11,7 @@ import numpy as np
 from stylegan_ray.readers.protocol import Contents, ReadError, check_images, class_numbers, encode_pnm, import_optional
 
 IMAGES, LABELS = "imgs", "labels"
+MAY_BE_LABELS = frozenset("label labels target targets class classes y".split())
 CHUNK_CACHE_BYTES = 1 << 28
 """Decompressed chunks in memory: StudioGAN's hold 500 images each."""
 
@@ -23,6 +24,11 @@ def open_reader(paths: list[str]) -> HDF5Reader:
         raise ReadError(
             f"it has no data set `{IMAGES}`, only {', '.join(list(file)[:5]) or 'nothing'}; store images as uint8 "
             f"[N,C,H,W] or [N,H,W,C] under `{IMAGES}` and classes under `{LABELS}`"
+        )
+    others = [name for name in file if name.lower() in MAY_BE_LABELS]
+    if LABELS not in file and others:
+        raise ReadError(
+            f"it has no `{LABELS}`, but `{others[0]}`; name it `{LABELS}` if it holds the classes, or delete it"
         )
     return HDF5Reader(images, _dataset(h5py, file, LABELS), paths)
 

@@ -15,7 +15,8 @@ def open_reader(paths: list[str]) -> MatReader:
         found = scipy_io.loadmat(paths[0], variable_names=["X", "y"])
     except NotImplementedError as error:
         raise ReadError(
-            "it is a MATLAB file of version 7.3; SVHN's cropped digits (train_32x32.mat) are of version 5"
+            "it is a MATLAB file of version 7.3, and SVHN's cropped digits (train_32x32.mat) are of version 5; "
+            "download them again, or save X and y without -v7.3"
         ) from error
     images, labels = found.get("X"), found.get("y")
     if (
@@ -33,7 +34,12 @@ def open_reader(paths: list[str]) -> MatReader:
         raise ReadError("it has no y; as in SVHN's cropped digits that must be a class for each image")
     classes = class_numbers(labels, images.shape[3], "y")
     if classes.max(initial=0) > DIGITS:
-        raise ReadError(f"its y holds class {classes.max()}; SVHN's classes are the digits 1 to 9, and 10 for 0")
+        raise ReadError(
+            f"its y holds class {classes.max()}, and SVHN's are the digits 1 to 9, and 10 for 0; of another data set "
+            "make a folder of images with dataset.json"
+        )
+    if {0, DIGITS} <= set(classes.tolist()):
+        raise ReadError("its y holds both 0 and 10, of which SVHN's is 10, for the digit 0; write one of them")
     return MatReader(images, classes % DIGITS)
 
 

@@ -1,9 +1,11 @@
 """Data sets of other programs, written by those programs' libraries and made ready by the command."""
 
 import gzip
+import io
 import json
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -151,6 +153,62 @@ def test_cifar10_as_folder_and_as_archive(tmp_path):
         assert names == [f"class {i}" for i in range(10)]
 
 
+def archive_of(path, files, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_copies_of_batches_of_cifar_are_not_batches(tmp_path, capsys):
+    files = cifar10()
+    copies = {f"data_batch_1{ending}": files["data_batch_1"] for ending in (" (1)", ".bak", "~")}
+    assert run(write_folder(tmp_path / "c", files | copies), tmp_path / "d.zip") == 0
+    assert len(pixels(tmp_path / "d.zip")) == 15
+    whole = {f"cifar-10-batches-py/{name}": content for name, content in files.items()}
+    extra = {
+        "__MACOSX/cifar-10-batches-py/batches.meta": b"x",
+        "./cifar-10-batches-py/data_batch_1": files["data_batch_1"],
+    }
+    plain = archive_of(tmp_path / "cifar-10-python.tar", whole | extra, "w")
+    assert run(plain, tmp_path / "e.zip") == 0 and len(pixels(tmp_path / "e.zip")) == 15
+    twice = archive_of(tmp_path / "cifar-10-python.tar.gz", whole | {f"backup/{name}": files[name] for name in files})
+    assert run(twice, tmp_path / "f.zip") == 2
+    assert "batches in 2 folders, backup, cifar-10-batches-py" in capsys.readouterr().err
+    (tmp_path / "c/batches.meta").unlink()
+    assert run(tmp_path / "c", tmp_path / "g.zip") == 0, "without the names of the classes"
+    assert label_tree(tmp_path / "g.zip") == (label_tree(tmp_path / "d.zip")[0], None)
+
+
+def test_labels_of_cifar_belong_to_their_batch(tmp_path, capsys):
+    data = {b"data": noise(3, 3072)}
+    files = {
+        "data_batch_1": pickle.dumps({**data, b"labels": (1, 9)}, 2),
+        "data_batch_2": pickle.dumps({**data, b"labels": [0, 2, 9, 0]}, 2),
+    }
+    assert run(write_folder(tmp_path / "c", files), tmp_path / "d.zip") == 2
+    assert "`labels` of data_batch_1 holds 2 labels for 3 images" in capsys.readouterr().err
+    (tmp_path / "c/data_batch_2").unlink()
+    (tmp_path / "c/data_batch_1").write_bytes(pickle.dumps({**data, b"labels": (1, 9, 2)}, 2))
+    assert run(tmp_path / "c", tmp_path / "d.zip") == 0 and label_tree(tmp_path / "d.zip")[0] == [1, 9, 2]
+
+
+def test_labels_of_idx_as_others_lay_them(tmp_path, caplog):
+    images, labels = idx(noise(4, 28, 28)), idx(np.array([5, 0, 4, 1], dtype=np.uint8))
+    for number, (image_file, label_file) in enumerate([
+        ("train-images-idx3-ubyte/train-images-idx3-ubyte", "train-labels-idx1-ubyte/train-labels-idx1-ubyte"),
+        ("train-images-idx3-ubyte", "train-labels.idx1-ubyte"),
+    ]):  # fmt: skip
+        source = write_folder(tmp_path / f"source{number}", {image_file: images, label_file: labels})
+        assert run(source, tmp_path / f"{number}.zip") == 0
+        assert label_tree(tmp_path / f"{number}.zip")[0] == [5, 0, 4, 1]
+    files = {"qmnist-train-images-idx3-ubyte": images, "qmnist-train-labels-idx2-int": b"x"}
+    assert run(write_folder(tmp_path / "q", files), tmp_path / "q.zip") == 0
+    assert "'qmnist-train-labels-idx2-int' is not read" in caplog.text
+
+
 @pytest.mark.parametrize(("protocol", "kind"), [(2, bytes), (3, str), (4, str), (5, str), (5, bytes)])
 def test_cifar_pickled_by_python_3(tmp_path, protocol, kind):
     text = lambda word: word.encode() if kind is bytes else word  # noqa: E731
@@ -243,6 +301,40 @@ def test_svhn(tmp_path):
     assert run(tmp_path / "train_32x32.mat", tmp_path / "d.zip") == 0
     np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), images.transpose(3, 2, 0, 1))
     assert label_tree(tmp_path / "d.zip") == ([1, 9, 0, 2], list("0123456789"))
+
+
+@pytest.mark.parametrize(
+    ("y", "says"), [([0, 1, 10, 2], "both 0 and 10"), ([1, 2, 11, 3], "class 11.*folder of images")]
+)
+def test_classes_that_svhn_does_not_have(tmp_path, capsys, y, says):
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": noise(32, 32, 3, 4), "y": np.array(y, np.uint8)[:, None]})
+    assert run(tmp_path / "train_32x32.mat", tmp_path / "d.zip") == 2
+    assert re.search(says, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["label", "Labels", "y"])
+def test_labels_of_hdf5_under_another_name_are_not_dropped(tmp_path, capsys, name):
+    with h5py.File(tmp_path / "d.hdf5", "w") as file:
+        file["imgs"], file[name] = noise(2, 3, 8, 8), np.array([0, 1])
+    assert run(tmp_path / "d.hdf5", tmp_path / "d.zip") == 2
+    assert f"no `labels`, but `{name}`; name it `labels`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("files", "says"), [
+    ({"list_attr_celeba.txt": b"1\nMale Young Male\n000.png 1 1 -1\n"}, "names the attribute 'Male' twice"),
+    ({"list_attr_celeba.txt": b"4\nMale\n000.png 1\n001.png -1\n"}, "says that it has 4 images and has 2 lines"),
+    ({"list_attr_celeba.txt": b"1\nMale\n000.png 1\n", "list_attr_celeba.csv": b"image_id,Male\n000.png,-1\n"},
+     "a file of attributes more than once"),
+])  # fmt: skip
+def test_attributes_that_are_almost_right(tmp_path, capsys, files, says):
+    assert run(write_folder(tmp_path / "celeba", numbered(2) | files), tmp_path / "d.zip") == 2
+    assert says in capsys.readouterr().err
+
+
+def test_lines_of_attributes_may_name_images_without_endings(tmp_path):
+    files = {"list_attr_celeba.txt": b"2\nMale\n000 1\n001 -1\n"}
+    assert run(write_folder(tmp_path / "celeba", numbered(2) | files), tmp_path / "d.zip") == 0
+    assert label_tree(tmp_path / "d.zip") == ([[1], [0]], ["Male"])
 
 
 @pytest.mark.parametrize("table", [False, True, "quoted"])

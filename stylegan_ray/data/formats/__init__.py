@@ -37,7 +37,7 @@ def by_name(name: str) -> Format:
 
 def by_file_name(path: str) -> Format | None:
     """The format of a file that holds a whole data set, by its name; None when no format has such names."""
-    return next((format for format in (*FORMATS, *FOREIGN_FORMATS) if format.is_data_set(path)), None)
+    return next((format for format in (*FOREIGN_FORMATS, *FORMATS) if format.is_data_set(path)), None)
 
 
 def by_listing(

@@ -6,6 +6,8 @@ Training reads such a folder as one of images without labels.
 from __future__ import annotations
 
 import codecs
+import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +16,7 @@ from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.formats.folder import Folder, FolderSource, is_image
+from stylegan_ray.data.formats.protocol import the_one
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
@@ -39,7 +42,7 @@ class CelebA(Folder):
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
         attributes = [info for info in listing if _base(info.name) in ATTRIBUTE_FILES]
         images = [info for info in listing if is_image(info.name, endings)] if attributes else []
-        return attributes[:1] + images if images else []
+        return the_one(attributes, "a file of attributes") + images if images else []
 
     def build_index(
         self, files: Files, infos: Sequence[FileInfo], progress: Progress | None, reading: Reading | None = None
@@ -81,6 +84,8 @@ def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[
     head, body = (lines[0][1][1:], lines[1:]) if is_table else ((lines[1][1] if lines[1:] else []), lines[2:])
     if not 0 < len(head) <= MAX_ATTRIBUTES or not body:
         raise DataError(f"{where} does not begin with the names of the attributes; download it again")
+    if twice := [word for word, times in Counter(head).items() if times > 1]:
+        raise DataError(f"{where} names the attribute {list_names(_texts(twice))} twice; rename or remove one")
     rows = {}
     for number, (image, *values) in body:
         if len(values) != len(head) or not set(values) <= {b"-1", b"1"}:
@@ -92,6 +97,12 @@ def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[
         if stem in rows:
             raise DataError(f"{where}, line {number}: {stem!r} is there twice; remove one of the lines")
         rows[stem] = np.array([value == b"1" for value in values], dtype=np.uint8)
+    stated = lines[0][1][0]
+    if not is_table and stated.isdigit() and int(stated) != len(body):
+        raise DataError(
+            f"{where} says that it has {int(stated)} images and has {len(body)} lines of them; download it again, or "
+            "mend its first line"
+        )
     return tuple(_texts(head)), rows
 
 
@@ -104,4 +115,4 @@ def _base(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _base(path).rpartition(".")[0]
+    return os.path.splitext(_base(path))[0]

@@ -5,6 +5,7 @@ They are read in child processes (see reader_process).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import ClassVar
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, LocalFiles
-from stylegan_ray.data.formats.protocol import EncodedFormat
+from stylegan_ray.data.formats.protocol import EncodedFormat, the_one
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import Labels
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, LOCK_OF_LMDB, Endings, list_names, quoted
@@ -21,7 +22,7 @@ from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.reader_process import ReaderProcess
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import TRAIN, split_name
-from stylegan_ray.readers.cifar_reader import is_part
+from stylegan_ray.readers.cifar_reader import BATCHES, is_part
 from stylegan_ray.untrusted import printable
 
 log = logger_of(__name__)
@@ -126,6 +127,7 @@ class IDX(ForeignFormat):
     name = "idx"
     description = "an idx file"
     IMAGES: ClassVar = re.compile(r"(.*)images([-.])idx3(-ubyte(?:\.gz)?)")
+    LABELS: ClassVar = re.compile(r".*labels[-.]idx1-ubyte(?:\.gz)?")
 
     def is_data_set(self, path: str) -> bool:
         return "idx3" in path and self.IMAGES.fullmatch(_base(path)) is not None
@@ -151,9 +153,17 @@ class IDX(ForeignFormat):
         for name in (label_file, label_file.removesuffix(".gz"), f"{label_file}.gz"):
             if files.holds(folder + name):
                 return [image_file, folder + name]
+        others = [
+            info
+            for info in files.listing()
+            if _base(info.name).startswith(f"{match[1]}labels") and _place(info.name) == _place(image_file)
+        ]
+        if labels := the_one([info for info in others if self.LABELS.fullmatch(_base(info.name))], "a file of labels"):
+            return [image_file, labels[0].name]
         log.warning(
-            "%s has no labels: there is no regular file %s beside it (links out of the folder "
-            "are read with follow_links)", quoted(image_file), quoted(label_file),
+            "%s has no labels: there is no regular file %s beside it (links out of the folder are read with "
+            "follow_links)%s", quoted(image_file), quoted(label_file),
+            f", and {list_names([info.name for info in others])} is not read" if others else "",
         )  # fmt: skip
         return [image_file]
 
@@ -163,26 +173,28 @@ class CIFAR(ForeignFormat):
 
     name = "cifar"
     description = "CIFAR's folder of pickles"
-    ARCHIVE: ClassVar = re.compile(r"cifar-100?-python\.tar\.gz")
+    ARCHIVE: ClassVar = re.compile(r"cifar-100?-python(?:\.tar\.gz|\.tgz|\.tar)")
 
     def is_data_set(self, path: str) -> bool:
         return self.ARCHIVE.fullmatch(_base(path)) is not None
 
     def select(self, listing: Sequence[FileInfo], endings: Endings = IMAGE_ENDINGS) -> list[FileInfo]:
-        metas = [info for info in listing if _base(info.name) in ("meta", "batches.meta")]
-        batches = [info for info in listing if is_part(info.name) and info not in metas]
-        if not metas or not batches:
-            return []
-        folder = the_one(metas, self.description)[0].name.removesuffix(_base(metas[0].name))
-        return [info for info in listing if info.name == folder + _base(info.name) and is_part(info.name)]
+        by_folder: dict[str, dict[str, FileInfo]] = {}
+        for info in listing:
+            if is_part(info.name):
+                folder, _, name = info.name.rpartition("/")
+                by_folder.setdefault(folder, {})[name] = info
+        whole = [
+            parts for parts in by_folder.values() if {"train", "meta"} <= parts.keys() or parts.keys() & set(BATCHES)
+        ]
+        first = the_one([next(iter(parts.values())) for parts in whole], self.description)
+        return list(whole[0].values()) if first else []
 
 
-def the_one(found: list[FileInfo], what: str) -> list[FileInfo]:
-    """The only file of a kind in a folder; raises DataError where there are several."""
-    if len(found) > 1:
-        names = list_names([info.name for info in found])
-        raise DataError(f"data.path holds {what} more than once, {names}; give the path of the one to read")
-    return found
+def _place(path: str) -> str:
+    """The folder of a file; of a file in a folder of its own name, as Kaggle's are, the folder of that."""
+    folder, _, name = path.rpartition("/")
+    return os.path.dirname(folder) if _base(folder) == name else folder
 
 
 def _base(path: str) -> str:

@@ -12,9 +12,10 @@ from PIL import Image
 from stylegan_ray.data.atomic_output import Output
 from stylegan_ray.data.dataset import Dataset, EncodedImages, Images, Source
 from stylegan_ray.data.decode import MAX_IMAGE_BYTES, Decoder, depth_of, open_image, read_header
+from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files
 from stylegan_ray.data.index import Index, Progress
-from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings
+from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names
 from stylegan_ray.data.order import BLOCK_ROWS
 from stylegan_ray.data.scan import Reading
 
@@ -176,3 +177,11 @@ class WritableFormat(ABC):
     @abstractmethod
     def open_writer(self, output: Output, name: str, is_file: bool, dataset: Dataset, plan_sizes: list[int]) -> Writer:
         """A writer of a data set that is added in plans of these sizes; `name` is the last part of the destination."""
+
+
+def the_one(found: list[FileInfo], what: str) -> list[FileInfo]:
+    """The only file of a kind in a folder; raises DataError where there are several."""
+    if len(found) > 1:
+        names = list_names([info.name for info in found])
+        raise DataError(f"data.path holds {what} more than once, {names}; give the path of the one to read")
+    return found
