@@ -31,6 +31,8 @@ CLASS_BOUND, ID_BOUND = 1 << 31, 1 << 64
 """Classes that are trained on have numbers below the first; ids to be renumbered are below the second."""
 NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 """Names of classes that are ordered by value."""
+NO_CLASSES = ("", "nan")
+"""What programs write where there is no class."""
 LEADING = re.compile(r"^(?:\.?/)+")
 FORM = '{"labels": [[name, class or vector], ...]}'
 MAX_COLUMNS = 1 << 16
@@ -78,7 +80,7 @@ class Labels:
             if isinstance(labels, np.ndarray):
                 found = _of_numbers(_checked_array(labels, name), where, class_names)
             elif labels and all(isinstance(label, str) for label in labels):
-                return _of_texts(labels)
+                return _of_texts(labels, name)
             else:
                 found = _of_numbers(_as_array(labels, name), where, class_names)
         except ValueError as error:
@@ -133,14 +135,24 @@ def _of_numbers(values: np.ndarray, where: str, class_names: tuple[str, ...] | N
     return Labels(values, class_names=class_names)
 
 
-def _of_texts(labels: Sequence[str]) -> Labels:
-    """Each text as a class, in the order of the texts, or of their values where all are numbers."""
+def _of_texts(labels: Sequence[str], name: Callable[[int], str]) -> Labels:
+    """Each text as a class, in the order of the texts, or of their values where all are numbers; raises ValueError."""
+    for i, text in enumerate(labels):
+        if problem := problem_of_text(text):
+            raise ValueError(f"the label of {name(i)} {problem}; write the number or the name of its class")
     class_names = sorted(set(labels))
     if all(map(NUMBER.fullmatch, class_names)):
         class_names.sort(key=Decimal)
     numbers = {text: number for number, text in enumerate(class_names)}
     values = np.array([numbers[text] for text in labels], dtype=np.int32)
     return Labels(values, class_names=tuple(class_names), is_late=True)
+
+
+def problem_of_text(text: str) -> str:
+    """Why a text names no class, as the end of a sentence; empty where it does."""
+    if text.strip().lower() not in NO_CLASSES:
+        return ""
+    return f"holds {short_repr(text)}" if text.strip() else "is empty"
 
 
 def _as_array(labels: Sequence[Any], name: Callable[[int], str]) -> np.ndarray:
@@ -338,6 +350,10 @@ def _match(given: dict[str, Any], file: LabelFile) -> tuple[list[Any], bool]:
     if missing := [name for name, key in zip(stored, wanted, strict=True) if key not in given]:
         aligned = _aligned(given, stored)
         if aligned is None:
+            if twice := next((name for name, times in Counter(map(_composed, stored)).items() if times > 1), None):
+                raise BadFileError(
+                    f"two images have the name {quoted(twice)}, in two forms of Unicode; rename one, or delete it"
+                )
             raise BadFileError(
                 f"{LABEL_FILE} has no label for {list_names(missing)}; its names are such as "
                 f"{quoted(next(iter(given)))}, and must be those of the images"

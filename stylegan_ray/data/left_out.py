@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from stylegan_ray.untrusted import BadFileError, printable
 
@@ -187,6 +188,29 @@ def _reason_beside_images(last: str) -> str | None:
     if MORE_BEHIND.search(last) and not last.endswith(TEXT_ENDINGS):
         return ODD_ENDING
     return NO_ENDING if not ENDING.search(last) and last not in PLAIN_NAMES else None
+
+
+PART_OF = re.compile(r"(.*?)([0-9]{1,9})-of-([0-9]{1,9})(?:-[0-9a-f]{8,})?(.*)", re.DOTALL)
+"""A name as a-00000-of-00002.tar, where each part may have a checksum in its name."""
+
+
+def missing_parts(names: Iterable[str]) -> list[str]:
+    """A line about each file of which parts are there, such as a-00000-of-00002.tar, and others are not."""
+    there: dict[tuple[str, str, str], dict[int, str]] = {}
+    for name in names:
+        if match := PART_OF.fullmatch(name):
+            there.setdefault((match[1], match[3], match[4]), {})[int(match[2])] = match[2]
+    lines = []
+    for (begin, total, end), parts in there.items():
+        first = 1 if 0 not in parts and int(total) in parts else 0
+        wanted = range(first, first + int(total))
+        absent = (number for number in wanted if number not in parts)
+        width = len(next(iter(parts.values())))
+        shown = [f"{begin}{number:0{width}d}-of-{total}{end}" for number in islice(absent, MOST_NAMES)]
+        if shown:
+            num = int(total) - sum(number in wanted for number in parts)
+            lines.append(f"{num} of {int(total)} parts are missing: {list_names(shown, total=num)}")
+    return lines
 
 
 def check_name(name: str, where: str) -> None:

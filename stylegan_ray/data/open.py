@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -18,30 +18,29 @@ from stylegan_ray.config import DataConfig, nearest
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.data import formats, openmoji
 from stylegan_ray.data.atomic_output import mark_of_unfinished
+from stylegan_ray.data.covers import FEW_IMAGES, refuse_covers
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.decode import Decoder, extra_decoders
 from stylegan_ray.data.decode_policy import choose_decoder, requested_resolution
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import FileInfo, Files, files_at
-from stylegan_ray.data.formats.folder import FEW_IMAGES, Folder, is_image, is_label_file, label_file_among
+from stylegan_ray.data.formats.folder import Folder, is_image, is_label_file, label_file_among
 from stylegan_ray.data.formats.protocol import Format
 from stylegan_ray.data.index import Index, Progress, load_or_build_index, stamp_of
 from stylegan_ray.data.labels import LABEL_FILE, Labels, choose_label_size
 from stylegan_ray.data.left_out import (
     COMPRESSED_ENDINGS,
     IMAGE_ENDINGS,
-    MAY_HOLD_IMAGES,
     OTHER_TFRECORD,
     TABLE_ENDING,
     TFRECORD_LABELS_ENDING,
-    LeftOut,
     image_endings,
     joined_lines,
     list_names,
+    missing_parts,
     quoted,
-    reason_of,
 )
-from stylegan_ray.data.name_words import is_cover, is_mask, may_name_masks
+from stylegan_ray.data.name_words import is_mask, may_name_masks
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import (
@@ -56,9 +55,6 @@ from stylegan_ray.storage import split_address
 from stylegan_ray.untrusted import LFS_BYTES, describe_pointer, printable, reading
 
 log = logger_of(__name__)
-
-MOST_COVERS = 2
-"""So few images beside archives are covers of a data set, whatever their names are."""
 
 
 def open_dataset(cfg: DataConfig, seed: int = 0, progress: Progress | None = None) -> Dataset:
@@ -177,10 +173,9 @@ def index_files(
         decoders = {"extra_decoders": extra_decoders(cfg.extra_formats)} if cfg.extra_formats else {}
         files, format, infos, left_out, split = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
-            raise DataError(
-                f"data.path={path} is {format.description}, which training does not read; make a "
-                f"zip of it first: {prepare_command(path)}"
-            )
+            _refuse_to_train(format, path)
+        for line in missing_parts([info.name for info in infos]):
+            log.warning("data.path=%s: %s; it may be incomplete", printable(path), line)
         refuse_pointers(files, infos)
         stamp = stamp_of(infos, keys | decoders)
         wanted = replace(Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats), split=split)
@@ -239,7 +234,10 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
     is_folder = format.name == Folder.name
     left_out.add_unused((info.name for info in listing), (info.name for info in infos), is_folder)
     if is_folder:
-        refuse_covers(infos, listing, path)
+        images = [info.name for info in infos if not is_label_file(info.name)]
+        if len(images) <= FEW_IMAGES and not prepares and (foreign := formats.foreign_of(listing, endings)):
+            _refuse_to_train(foreign[0], path)
+        refuse_covers(images, (info.name for info in listing if info.size and not _is_table(info.name)), path)
         left_out.add_images_by_content([info.name for info in listing], files.head)
         for info in infos:
             if info.size > max_bytes and is_image(info.name, endings):
@@ -314,20 +312,16 @@ def notes_on_folders(archives: Sequence[str]) -> list[str]:
     return [words] if folders else []
 
 
-def refuse_covers(infos: Sequence[FileInfo], listing: Sequence[FileInfo], path: str) -> None:
-    """Raises DataError where the only images are one or two, or covers and the like, beside archives."""
-    images, archives = [info.name for info in infos if not is_label_file(info.name)], LeftOut()
-    if not images or len(images) > FEW_IMAGES or (len(images) > MOST_COVERS and not all(map(is_cover, images))):
-        return
-    for info in listing:
-        reason = reason_of(info.name, are_images=True) if info.size else None
-        if reason in MAY_HOLD_IMAGES and not info.name.lower().endswith(TABLE_ENDING):
-            archives.add(reason, info.name)
-    if archives.counts:
-        raise DataError(
-            f"data.path={path} holds no images but {list_names(images)}, beside what may be the data set: "
-            f"{joined_lines(archives.lines())}; to train on these images, move them to a folder of their own"
-        )
+def _refuse_to_train(format: Format, path: str) -> NoReturn:
+    raise DataError(
+        f"data.path={path} is {format.description}, which training does not read; make a zip of it first: "
+        f"{prepare_command(path)}"
+    )
+
+
+def _is_table(name: str) -> bool:
+    """Whether a file beside images is a table of what is known of them; one that holds images is a data set itself."""
+    return name.lower().endswith(TABLE_ENDING)
 
 
 def prepare_command(path: str) -> str:

@@ -27,7 +27,7 @@ FORMATS: tuple[Format, ...] = (
 FOREIGN_FORMATS: tuple[Format, ...] = (LMDB(), HDF5(), Mat(), IDX(), CIFAR(), CelebA())
 """What only prepare_data reads; there they come before the others."""
 
-__all__ = ["FOREIGN_FORMATS", "FORMATS", "by_file_name", "by_listing", "by_name", "writable_formats"]
+__all__ = ["FOREIGN_FORMATS", "FORMATS", "by_file_name", "by_listing", "by_name", "foreign_of", "writable_formats"]
 
 
 def by_name(name: str) -> Format:
@@ -48,7 +48,7 @@ def by_listing(
     It is a folder of images when no format recognizes any. `endings` are those of image files. Raises DataError where
     it holds data sets of several other programs.
     """
-    if prepares and (foreign := _foreign(listing, endings)):
+    if prepares and (foreign := foreign_of(listing, endings)):
         return foreign
     candidates: list[tuple[Format, list[FileInfo]]] = []
     for format in FORMATS:
@@ -56,10 +56,10 @@ def by_listing(
             if format.claims(files, infos, listing):
                 return format, infos
             candidates.append((format, infos))
-    return _foreign(listing, endings) or (candidates[0] if candidates else (by_name(Folder.name), []))
+    return foreign_of(listing, endings) or (candidates[0] if candidates else (by_name(Folder.name), []))
 
 
-def _foreign(listing: Sequence[FileInfo], endings: Endings) -> tuple[Format, list[FileInfo]] | None:
+def foreign_of(listing: Sequence[FileInfo], endings: Endings) -> tuple[Format, list[FileInfo]] | None:
     """The data set of another program in a folder; raises DataError for several, as in the folder of torchvision."""
     found = [(format, infos) for format in FOREIGN_FORMATS if (infos := format.select(listing, endings))]
     if len(found) > 1:

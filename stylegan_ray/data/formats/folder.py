@@ -15,9 +15,6 @@ from stylegan_ray.data.scan import Reading, scan
 
 __all__ = ["IMAGE_ENDINGS", "Folder", "is_image", "label_file_among", "read_labels"]
 
-FEW_IMAGES = 10
-"""Images beside the files of a data set that are taken as pictures of it, such as a thumbnail."""
-
 
 class Folder(EncodedFormat):
     """Image files, with labels in dataset.json or one sub-folder per class."""

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stylegan_ray.data.atomic_output import Output
+from stylegan_ray.data.covers import FEW_IMAGES
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.encode import encode_png
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image
+from stylegan_ray.data.formats.folder import is_image
 from stylegan_ray.data.formats.parquet_columns import (
     image_columns,
     is_likely,

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from stylegan_ray.data.covers import FEW_IMAGES, refuse_covers
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.files import LIMIT_KEY, FileInfo, Files
-from stylegan_ray.data.formats.folder import FEW_IMAGES, is_image, label_file_among
+from stylegan_ray.data.formats.folder import is_image, label_file_among
 from stylegan_ray.data.formats.protocol import EncodedFormat
 from stylegan_ray.data.index import Index, Progress
 from stylegan_ray.data.labels import (
     LABEL_FILE,
+    NUMBER,
     LabelFile,
     Labels,
     attribution_from_json,
     label_limit,
     labels_from_folders,
     labels_from_json,
+    problem_of_text,
 )
 from stylegan_ray.data.left_out import (
     IMAGE_ENDINGS,
@@ -45,6 +50,7 @@ from stylegan_ray.readers.tar_headers import BoundedHeader
 from stylegan_ray.untrusted import (
     LARGE_BYTES,
     PIECE,
+    BadFileError,
     UserError,
     check_size,
     format_bytes,
@@ -53,6 +59,7 @@ from stylegan_ray.untrusted import (
     printable,
     short_repr,
 )
+from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
 SHARD_NAME = re.compile(r"\d+\D*$")
@@ -63,8 +70,6 @@ MOST_PARTS = 8
 MAX_CLASS_BYTES = 1 << 12
 MAX_GLOBAL_KEYS = 100
 """Keys that hold for all members: tarfile copies them for each."""
-NO_CLASSES = ("", "nan")
-"""What programs write where there is no class."""
 AFTER_THE_END = 1 << 26
 """Zeros that may follow the last member; archives are padded to 10 kB, some writers use more."""
 
@@ -93,6 +98,7 @@ class Tar(EncodedFormat):
             _read_headers(members, files, number, info, reading.endings)
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
+        refuse_covers(members.names, members.others, f"{files.root}/{infos[0].name}" if len(infos) == 1 else files.root)
         notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
         if members.classes and members.label_files:
             notes.append(f"labels are read from .cls files, not from {quoted(members.label_files[0][1])}")
@@ -143,6 +149,8 @@ class _Members:
     """Text of each .cls file, by shard and name without the ending."""
     label_files: list[tuple[int, str, int, int]] = field(default_factory=list)
     """Shard, name, offset and size of each file named dataset.json."""
+    others: list[str] = field(default_factory=list)
+    """Names of other files that are not empty."""
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def keep(self, used: Sequence[bool]) -> None:
@@ -162,6 +170,7 @@ def _read_headers(members: _Members, files: Files, shard: int, info: FileInfo, e
                 is_label_file = name.lower().rpartition("/")[2] == LABEL_FILE
                 is_label = (is_label_file or name.lower().endswith(LABEL_ENDING)) and not is_hidden(name)
                 if not is_image(name, endings) and not is_label:
+                    members.others += [name] if member.size else []
                     members.left_out.add_unused([name] if member.isfile() else [], (), are_images=True)
                 elif member.issparse() or not member.isreg():
                     members.left_out.add(SPARSE if member.issparse() else NO_FILES, name)
@@ -175,7 +184,7 @@ def _read_headers(members: _Members, files: Files, shard: int, info: FileInfo, e
                 elif is_label_file:
                     members.label_files.append((shard, name, member.offset_data, member.size))
                 else:
-                    members.classes[f"{shard}/{_stem(name)}"] = _read_class(archive, member)
+                    members.classes[f"{shard}/{_stem(_composed(name))}"] = _read_class(archive, member)
                 seen.add(_with_small_ending(name))
             _check_end(file, archive.offset)
     except (UserError, OSError):
@@ -196,7 +205,7 @@ def _checked_members(archive: tarfile.TarFile, file_size: int, path: str) -> Ite
             raise tarfile.ReadError(f"its global header has more than {MAX_GLOBAL_KEYS} keys")
         name = without_dot(member.name)
         check_name(name, path)
-        if not member.offset < archive.offset <= file_size:  # a negative size would lead back, and so without end
+        if member.size < 0 or not member.offset < archive.offset <= file_size:
             raise tarfile.ReadError(f"{quoted(name)} has a size of {short_repr(member.size)} B, which cannot be")
         yield name, member
 
@@ -229,15 +238,18 @@ def _problem_of_class(text: str) -> str:
     """Why the text of a .cls file names no class, as the end of a sentence; empty where it does."""
     if len(text) > MAX_CLASS_BYTES:
         return f"is of more than {MAX_CLASS_BYTES} B"
-    if text.lower() in NO_CLASSES or not text.isprintable():
-        return f"holds {short_repr(text)}" if text else "is empty"
-    return ""
+    return problem_of_text(text) or ("" if text.isprintable() else f"holds {short_repr(text)}")
 
 
 def _with_small_ending(name: str) -> str:
-    """A name by which WebDataset tells files apart: the ending has no case."""
-    stem, dot, ending = name.rpartition(".")
+    """A name by which WebDataset tells files apart: the ending has no case. Double slashes are one."""
+    stem, dot, ending = posixpath.normpath(name).rpartition(".")
     return f"{stem}{dot}{ending.lower()}"
+
+
+def _composed(name: str) -> str:
+    """A name as most programs write it; macOS decomposes accents."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _stem(name: str) -> str:
@@ -258,8 +270,9 @@ def _samples(members: _Members) -> list[str]:
 
     Dots belong to the names of images that have labels of their own, and where a key has very many images.
     """
-    keys = [f"{shard}/{_key(name)}" for shard, name in zip(members.shard, members.names, strict=True)]
-    own = [f"{shard}/{_stem(name)}" for shard, name in zip(members.shard, members.names, strict=True)]
+    names = list(map(_composed, members.names))
+    keys = [f"{shard}/{_key(name)}" for shard, name in zip(members.shard, names, strict=True)]
+    own = [f"{shard}/{_stem(name)}" for shard, name in zip(members.shard, names, strict=True)]
     counts = Counter(keys)
     labeled = Counter(key for key, stem in zip(keys, own, strict=True) if stem in members.classes)
     return [
@@ -275,7 +288,8 @@ def _choose_images(members: _Members, files: Files, reading: Reading) -> list[st
     samples = _samples(members)
     counts = Counter(samples)
     parts = [
-        _part(sample, shard, name) for sample, shard, name in zip(samples, members.shard, members.names, strict=True)
+        _part(sample, shard, _composed(name))
+        for sample, shard, name in zip(samples, members.shard, members.names, strict=True)
     ]
     several = Counter(part for part, sample in zip(parts, samples, strict=True) if counts[sample] > 1)
     notes = [note] if note else []
@@ -337,7 +351,7 @@ def _label_files(members: _Members, files: Files, shards: Sequence[str]) -> list
     by_shard: dict[int, dict[str, tuple[int, int]]] = {}
     for shard, name, offset, size in members.label_files:
         by_shard.setdefault(shard, {})[name] = offset, size
-    if len(by_shard) == 1:  # for the images of all shards
+    if len(by_shard) == 1 and len(set(members.names)) == len(members.names):  # for the images of all shards
         images = dict.fromkeys(by_shard, members.names)
     found = []
     for shard in sorted(by_shard.keys() & images.keys()):
@@ -383,10 +397,22 @@ def _labels(members: _Members, label_files: Sequence[LabelFile], shards: Sequenc
         texts += found
     if missing:
         return Labels(problem=f"there is no .cls file for {list_names(missing)}")
-    others = [text for text in texts if not CLASS_NUMBER.fullmatch(text)]
+    values = list(map(_value_of_class, texts))
+    others = [text for text, value in zip(texts, values, strict=True) if isinstance(value, str)]
     if others and len(others) < len(texts):
         return Labels(problem=f"some .cls files hold class numbers, but others text, such as {quoted(others[0])}")
-    if others:
-        return Labels.of(texts, "the .cls files")
-    numbers = list(map(int, texts))
-    return Labels.of(numbers, "the .cls files", name=lambda i: quoted(members.names[i]))
+    return Labels.of(values, "the .cls files", name=lambda i: quoted(members.names[i]))
+
+
+def _value_of_class(text: str) -> Any:
+    """What the text of a .cls file stands for: a number, a vector in brackets, or the name of a class."""
+    if CLASS_NUMBER.fullmatch(text):
+        return int(text)
+    if NUMBER.fullmatch(text):
+        return float(text)
+    if not text.startswith("["):
+        return text
+    try:
+        return parse_json(text.encode(), "the .cls file")
+    except BadFileError:
+        return text

@@ -40,6 +40,7 @@ from stylegan_ray.data.left_out import (
     TFRECORD_LABELS_ENDING,
     Endings,
     list_names,
+    missing_parts,
     quoted,
 )
 from stylegan_ray.data.npy import parse_npy
@@ -372,6 +373,8 @@ def _labels(files: Files, infos: Sequence[FileInfo], levels: list[Level]) -> Lab
     num = sum(len(index.start) for index in levels[0]) if levels else 0
     if num and (problem := _problem_of_name(names[0], levels[0][0].name)):
         return Labels(problem=problem)
+    if missing := missing_parts([index.name for index in levels[0]] if levels else []):
+        return Labels(problem=f"{missing[0]}, so that rows of {quoted(names[0])} are those of other images")
     content = files.read(names[0])
     if pointer := describe_pointer(content):
         return Labels(problem=f"{quoted(names[0])} is {pointer}; run `git lfs pull`, or download the file itself")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import posixpath
 import stat
 import struct
 import zipfile
@@ -12,11 +13,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from stylegan_ray.data.atomic_output import Output
+from stylegan_ray.data.covers import refuse_covers
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.decode import check_beginning
 from stylegan_ray.data.encode import encode_png
@@ -35,6 +37,9 @@ from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, inflat
 ENDING = ".zip"
 LOCAL_HEADER = 30
 """Bytes of an entry's local header before its name; an extra field of unknown size follows the name."""
+END_RECORD, LONGEST_COMMENT, END_LOCATOR = 22, (1 << 16) - 1, 20
+"""Bytes of the record at the end, of the comment behind it, and of what points to the record of large archives."""
+MOST_OF_SHORT = (1 << 16) - 1
 USUAL_EXTRA = 64
 """Bytes read beyond the name and the content, so that a short extra field costs no second read."""
 BEGINNING = 1 << 10
@@ -119,6 +124,7 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
     try:
         with files.open(info.name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            _check_count(file, info.size, len(entries))
             for entry in entries:
                 entry.filename = without_dot(_name_of(entry))
                 check_name(entry.filename, path)
@@ -126,6 +132,7 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
             _refuse_overlaps(entries, path)
             images, left_out = _images_among(entries, reading)
             names = [entry.filename for entry in images]
+            refuse_covers(names, (entry.filename for entry in entries if entry.file_size), f"{files.root}/{info.name}")
             by_name = {entry.filename: entry for entry in entries}
             label_file = label_file_among(list(by_name), names)
             _refuse_twice([*images, *(entry for entry in entries if entry.filename == label_file)], path)
@@ -136,6 +143,19 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
             f"{path} is not a whole zip file: {printable(str(error))}; copy it again from its origin"
         ) from error
     return Directory(images, label_file or "", labels, left_out)
+
+
+def _check_count(file: BinaryIO, size: int, num: int) -> None:
+    """Raises BadZipFile where the record at the end counts other entries than zipfile has found in the directory."""
+    begin = max(0, size - END_RECORD - LONGEST_COMMENT - END_LOCATOR)
+    file.seek(begin)
+    tail = file.read(size - begin)
+    at = tail.rfind(b"PK\5\6")
+    (stated,) = struct.unpack_from("<H", tail, at + 10)
+    if stated == MOST_OF_SHORT and tail[max(at - END_LOCATOR, 0) : at].startswith(b"PK\6\7"):
+        return  # the count is in the record of large archives, with 64 bits
+    if stated != num % (MOST_OF_SHORT + 1):
+        raise zipfile.BadZipFile(f"its end counts {stated} files, and its directory holds {num}")
 
 
 def _name_of(entry: zipfile.ZipInfo) -> str:
@@ -198,7 +218,7 @@ def _refuse_twice(entries: list[zipfile.ZipInfo], path: str) -> None:
     """Raises DataError for two entries of one name: programs differ in which of them they read."""
     found: dict[str, str] = {}
     for entry in entries:
-        name = entry.filename.replace("\\", "/")
+        name = posixpath.normpath(entry.filename.replace("\\", "/"))
         if name in found:
             raise DataError(
                 f"{path} holds one file twice, as {quoted(found[name])} and as {quoted(entry.orig_filename)}; write "

@@ -265,3 +265,47 @@ def test_folders_named_by_dots(tmp_path, caplog):
         data = opened(path)
         assert [data.name(i) for i in range(data.num_images)] == ["a.png", "b/c.png"]
         assert "2 in folders named . or .. (write the archive again with plain paths)" in caplog.text
+
+
+@pytest.mark.parametrize(("texts", "labels"), [
+    (["[0, 1]", "[1, 0]", "[0, 1]"], [[0, 1], [1, 0], [0, 1]]),
+    (["2.0", "0.0", "1"], [[0, 0, 1], [1, 0, 0], [0, 1, 0]]),
+    (["[0.5]", "[0.25]", "[1]"], [[0.5], [0.25], [1]]),
+    (["[old]", "new", "new"], [[1, 0], [0, 1], [0, 1]]),
+])  # fmt: skip
+def test_texts_of_classes_are_numbers_vectors_or_names(tmp_path, texts, labels):
+    files = {f"{i}.png": noise_picture(i) for i in range(3)} | {f"{i}.cls": texts[i].encode() for i in range(3)}
+    data = opened(write_tar(tmp_path / "d.tar", files), cond=True)
+    np.testing.assert_array_equal(data.labels(np.arange(3)), labels)
+
+
+def test_a_label_file_is_not_for_images_of_the_same_names_in_other_shards(tmp_path):
+    images = {f"{i}.png": noise_picture(i) for i in range(2)}
+    write_tar(tmp_path / "d" / "0.tar", images | {"dataset.json": label_json([["0.png", 0], ["1.png", 1]])})
+    write_tar(tmp_path / "d" / "1.tar", images)
+    with pytest.raises(DataError, match=r"some of the tar files hold no dataset\.json"):
+        opened(tmp_path / "d", cond=True)
+
+
+def test_labels_and_images_in_two_forms_of_unicode(tmp_path):
+    files = {"\u00e9.png": noise_picture(0), "e\u0301.cls": b"1", "b.png": noise_picture(1), "b.cls": b"0"}
+    data = opened(write_tar(tmp_path / "d.tar", files), cond=True)
+    assert data.labels(np.arange(2)).argmax(1).tolist() == [1, 0]
+
+
+def test_two_spellings_of_one_path_are_refused(tmp_path):
+    files = {"a/0.png": noise_picture(0), "a//0.png": noise_picture(1)}
+    with pytest.raises(DataError, match="twice"):
+        opened(write_tar(tmp_path / "d.tar", files))
+
+
+def test_a_negative_size_is_damage_of_the_archive(tmp_path):
+    header = bytearray(tarfile.TarInfo("a.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 12
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "d.tar").write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(
+        DataError, match=r"d\.tar cannot be read as an uncompressed tar file: 'a\.png' has a size of -1 B"
+    ):
+        opened(tmp_path / "d.tar")

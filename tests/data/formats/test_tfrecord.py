@@ -258,3 +258,19 @@ def test_too_few_class_numbers_with_gaps_are_refused_before_they_are_renumbered(
         np.save(file, np.array([5, 100_000, 5]))
     with pytest.raises(DataError, match="3 rows for 6 images"):
         opened(root, cond=True, renumber_classes=True)
+
+
+@pytest.mark.parametrize("there", [[1], [0, 2]])
+def test_labels_are_not_those_of_missing_parts(tmp_path, caplog, there):
+    images, labels = random_images(6), [0, 0, 1, 1, 2, 2]
+    (tmp_path / "d").mkdir()
+    for part in there:
+        records = [tfrecord_wire.encode_example(image) for image in images[2 * part : 2 * part + 2]]
+        name = f"set-r04-{part:05d}-of-00003.tfrecords"
+        (tmp_path / "d" / name).write_bytes(tfrecord_wire.frame_records(records))
+    file, content = label_file("set", np.asarray(labels))
+    (tmp_path / "d" / file).write_bytes(content)
+    assert opened(tmp_path / "d").num_images == 2 * len(there)
+    assert f"{3 - len(there)} of 3 parts are missing" in caplog.text
+    with pytest.raises(DataError, match=r"parts are missing: 'set-r04-0000\d-of-00003\.tfrecords'.*of other images"):
+        opened(tmp_path / "d", cond=True)

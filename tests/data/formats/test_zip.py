@@ -138,3 +138,33 @@ def test_names_of_entries_that_differ_from_the_directory(tmp_path):
     with pytest.raises(DataError, match=r"'000\.png' has the name zzz\.png in its own header"):
         opened(path)
     assert opened(path, on_bad_image="skip").num_images == 2
+
+
+@pytest.mark.parametrize("count", [1, 3, 65535])
+def test_the_end_counts_the_files(tmp_path, count):
+    path = write_zip(tmp_path / "d.zip", numbered(2))
+    content = bytearray(path.read_bytes())
+    end = content.rfind(b"PK\5\6")
+    content[end + 8 : end + 12] = struct.pack("<HH", count, count)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"its end counts {count} files, and its directory holds 2"):
+        opened(path)
+
+
+def test_an_entry_that_hides_the_next_ones(tmp_path):
+    path = write_zip(tmp_path / "d.zip", numbered(2))
+    content = bytearray(path.read_bytes())
+    first = content.find(b"PK\1\2")
+    content[first + 32 : first + 34] = struct.pack("<H", 60000)  # the length of its comment
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a whole zip file: its end counts 2 files, and its directory holds 1"):
+        opened(path)
+
+
+def test_two_spellings_of_one_path_are_refused(tmp_path):
+    path = tmp_path / "d.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(["a/0.png", "a//0.png"]):
+            archive.writestr(name, encoded(noise_picture(number)))
+    with pytest.raises(DataError, match="holds one file twice"):
+        opened(path)

@@ -17,6 +17,7 @@ from support.data_sets import chw, encoded, label_json, noise_picture, numbered,
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data import DataError
 from stylegan_ray.data.files import LocalFiles
+from stylegan_ray.data.left_out import missing_parts
 from stylegan_ray.data.open import open_index
 
 
@@ -298,6 +299,71 @@ def test_covers_beside_archives_are_no_data_set(tmp_path, image, archive, way_ou
     if "cover" in image:
         with pytest.raises(DataError, match="and 1 more, beside what may be the data set"):
             opened(root)
+
+
+@pytest.mark.parametrize("name", [
+    "d.npz", "d.npy", "d.pkl", "d.bin", "d.mds", "d.beton", "d.rec", "d.lmdb", "d.feather", "d.orc", "d.pt",
+    "d.safetensors", "d.gz", "d.tar.lz4", "d.zip.001", "d.tar.part", "d.z01",
+])  # fmt: skip
+def test_a_thumbnail_beside_other_files_of_data_is_no_data_set(tmp_path, name):
+    root = write_folder(tmp_path / "d", {"thumbnail.png": noise_picture(0), name: b"x"})
+    with pytest.raises(DataError, match=f"beside what may be the data set: 1 files .*'{name}'"):
+        opened(root)
+    described = write_folder(tmp_path / "e", {"0.png": noise_picture(0), "0.npy": b"x"})
+    assert opened(described).num_images == 1, "a file named after the image describes it"
+
+
+@pytest.mark.parametrize("names", [["train-images-idx3-ubyte"], ["train-images-idx3-ubyte.gz"], ["data_batch_1"]])
+def test_a_thumbnail_beside_data_that_is_only_prepared(tmp_path, names):
+    root = write_folder(tmp_path / "d", {"preview.png": noise_picture(0), **dict.fromkeys(names, b"x")})
+    with pytest.raises(DataError, match="training does not read; make a zip of it first: stylegan-ray prepare_data"):
+        opened(root)
+
+
+@pytest.mark.parametrize("name", ["inner.zip", "data.parquet", "data.npz"])
+def test_a_cover_in_an_archive_is_no_data_set(tmp_path, name):
+    files = {"cover.png": noise_picture(0), name: b"x"}
+    with pytest.raises(DataError, match="beside what may be the data set"):
+        opened(write_zip(tmp_path / "d.zip", files))
+    with tarfile.open(tmp_path / "d.tar", "w") as archive:
+        archive.add(write_folder(tmp_path / "e", files), "")
+    with pytest.raises(DataError, match="beside what may be the data set"):
+        opened(tmp_path / "d.tar")
+
+
+def test_parts_that_are_missing_are_told(tmp_path, caplog):
+    for part in (0, 2):
+        with tarfile.open(tmp_path / f"train-{part:05d}-of-00003.tar", "w") as archive:
+            archive.add(write_folder(tmp_path / f"p{part}", {f"{part}.png": noise_picture(part)}), "")
+    assert missing_parts(["a-1-of-2.tar", "a-2-of-2.tar"]) == []
+    assert missing_parts([f"a-{i:05d}-of-00002-{i}bcdef0123456789.parquet" for i in range(2)]) == []
+    assert missing_parts(["a-0-of-999999999.tar"])[0].startswith("999999998 of 999999999 parts are missing: 'a-1-of")
+    root = tmp_path / "d"
+    root.mkdir()
+    for path in tmp_path.glob("train-*.tar"):
+        path.rename(root / path.name)
+    assert opened(root).num_images == 2 and "1 of 3 parts are missing: 'train-00001-of-00003.tar'" in caplog.text
+
+
+def test_one_name_in_two_forms_of_unicode(tmp_path):
+    files = {
+        "\u00e9.png": noise_picture(0),
+        "e\u0301.png": noise_picture(1),
+        "dataset.json": label_json([["\u00e9.png", 0]]),
+    }
+    with pytest.raises(DataError, match=r"two images have the name '\u00e9\.png', in two forms of Unicode"):
+        opened(write_zip(tmp_path / "d.zip", files), cond=True)
+
+
+@pytest.mark.parametrize("text", ["", " ", "nan"])
+def test_a_text_that_is_no_class_in_any_format(tmp_path, text):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": encoded(noise_picture(i)), "path": None} for i in range(2)]
+    pq.write_table(pa.table({"image": images, "label": ["cat", text]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"the label of 'd\.parquet#1'.* write the number or the name of its class"):
+        opened(tmp_path / "d.parquet", cond=True)
 
 
 @pytest.mark.parametrize(
