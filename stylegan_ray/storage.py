@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -66,14 +67,38 @@ def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: 
     return action()
 
 
+def refuse_special(path: str | os.PathLike[str], follow_links: bool = False) -> None:
+    """Raises FileExistsError where a path is that of a device, pipe, socket or folder, which no file may replace."""
+    try:
+        mode = os.stat(path, follow_symlinks=follow_links).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise FileExistsError(f"{printable(path, 500)} is a folder, device, pipe or socket, which no file replaces")
+
+
+def file_to_write(path: str | os.PathLike[str]) -> str:
+    """The file that is written for a path that a user names: links are followed; an address is returned as it is.
+
+    Raises FileExistsError for what no file may replace.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if "://" in path:
+        return path
+    refuse_special(path, follow_links=True)
+    return os.path.realpath(path)
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the name of a file beside a path on disk, which becomes that path at the end, or goes after an error.
 
     So readers see the old content or all of the new one, whenever this process or the machine ends. Several processes
-    and machines may write it at once.
+    and machines may write it at once. A link is replaced, since whoever made the folder may have made it, too;
+    `file_to_write` follows it. Raises FileExistsError for what no file may replace.
     """
     target = os.fspath(path)
+    refuse_special(target)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     partial = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART}"
     try:
@@ -87,11 +112,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
         raise
 
 
-def write_file(path: str | os.PathLike[str], content: bytes) -> str:
-    """Writes a whole file on disk atomically; returns its path."""
-    with whole_file(path) as partial:
-        Path(partial).write_bytes(content)
-    return os.fspath(path)
+def write_file(address: str | os.PathLike[str], content: bytes) -> str:
+    """Writes a whole file at a path or address that a user names, as `file_to_write` says; returns the address."""
+    target = file_to_write(address)
+    if "://" in target:
+        folder, name = split_address(target)
+        Storage.at(folder).write(name, content)
+    else:
+        with whole_file(target) as partial:
+            Path(partial).write_bytes(content)
+    return os.fspath(address)
 
 
 def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> None:

@@ -123,10 +123,13 @@ class Projector:
         files[f"{target.stem}.npz"] = save_w(found.w, found.noise, self.checksum(target))
         return Projected(target.stem, files, psnr(image, wanted), found.distance)
 
+    def names(self, target: Target) -> list[str]:
+        """The files of a target."""
+        return [f"{target.stem}.{ending}" for ending in ("png", "npz", *([self.video] if self.video else []))]
+
     def is_done(self, target: Target, storage: Storage) -> bool:
         """Whether a storage holds the files of a target, made with the same network, image and options."""
-        endings = ["png", "npz", *([self.video] if self.video else [])]
-        if not all(storage.exists(f"{target.stem}.{ending}") for ending in endings):
+        if not all(map(storage.exists, self.names(target))):
             return False
         return read_made_with(storage.read(f"{target.stem}.npz")) == self.checksum(target)
 
