@@ -31,6 +31,15 @@ def absolute(address: str) -> str:
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
 
 
+def refuse_incomplete(address: str, what: str = "an address") -> None:
+    """Raises BadFileError for an address that names no place: an empty one, or one without a bucket."""
+    scheme, mark, rest = address.partition("://")
+    if not address:
+        raise BadFileError(f"{what} is empty; give a path or an address (a variable of the shell may not be set)")
+    if mark and scheme != "file" and not rest.partition("?")[0].strip("/"):
+        raise BadFileError(f"{what} {printable(address)} names no bucket; write {printable(scheme)}://BUCKET/PATH")
+
+
 def join_address(address: str, name: str) -> str:
     """The address of a file or folder in a folder; the query of an s3:// address stays at its end."""
     path, mark, query = address.partition("?") if "://" in address else (address, "", "")
@@ -174,7 +183,9 @@ class Storage:
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Storage:
         """The storage at a local path or an s3:// or gs:// address; raises BadFileError for a malformed address."""
-        address = absolute(os.fspath(address))
+        address = os.fspath(address)
+        refuse_incomplete(address)
+        address = absolute(address)
         if address.startswith(("http://", "https://")):
             raise BadFileError(f"{address!r} is a web address: download the file and give its path")
         try:
