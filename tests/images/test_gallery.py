@@ -167,6 +167,8 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--address auto", "--address goes with --n"),
         ("--load-w x.npz --seeds 1", "--seeds does not go with --load-w"),
         ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
+        ("--mix-seeds 1", "--mix-seeds mixes the layers of --mix-styles, 0-6 unless given, and layer 4"),
+        ("--mix-seeds 1", "give --mix-styles 0-1"),
     ],
 )
 def test_mistakes(generate, words, says):
