@@ -16,6 +16,8 @@ import tyro
 from benchmarks import results
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.options import train_options
+from stylegan_ray.outputs import check_file
+from stylegan_ray.storage import write_file
 
 Figures = dict[str, Any]
 Bars = list[dict[str, Any]]
@@ -37,13 +39,14 @@ def run_benchmark(name: str, benchmark: Any, words: Sequence[str], prog: str) ->
     A benchmark is a module with a dataclass `Options` and a function `measure(options, cfg) -> (figures, bars)`.
     """
     options, cfg = read_options(benchmark.Options, words, prog)
+    if options.json is not None:
+        check_file(options.json, "--json")
     head = results.circumstances(name, f"{prog} {shlex.join(words)}".strip())
     with terminated_as_interrupted():
         figures, bars = benchmark.measure(options, cfg)
     result = {**head, "figures": figures, "bars": bars}
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_file(options.json, f"{json.dumps(result, indent=1)}\n".encode())
     print(results.table(result))
     return 0
 

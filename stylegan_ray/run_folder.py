@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -354,15 +354,41 @@ def find_run(run: str, storage: str | None = None) -> str:
         raise ConfigError(
             f"no run {printable(run)!r}: it is a file, and a run is a folder; give that folder, or its name"
         )
+    if address := _first(run, base, _is_folder):
+        raise ConfigError(f"no run {printable(run)!r}: {_describe_folder(address)}")
     try:
-        found = [name for name in Storage.at(base).names() if is_run(join_address(base, name))]
-        known = [printable(name, 100) for name in found]
+        known = _names_of_runs(base)
     except (ValueError, OSError) as error:
         raise ConfigError(f"no run {printable(run)!r}, and the storage {base} cannot be read: {error}") from error
-    known_runs = f"; runs there: {', '.join(known[:10])}{', ...' if known[10:] else ''}" if known else ""
-    raise ConfigError(
-        f"no run {printable(run)!r}, neither as a folder nor by name in {base}{nearest(run, known) or known_runs}"
-    )
+    known_runs = nearest(run, known) or (f"; runs there: {_first_ten(known)}" if known else "")
+    raise ConfigError(f"no run {printable(run)!r}, neither as a folder nor by name in {base}{known_runs}")
+
+
+def _names_of_runs(address: str) -> list[str]:
+    """Printable names of the runs in a folder."""
+    return [printable(name, 100) for name in Storage.at(address).names() if is_run(join_address(address, name))]
+
+
+def _first_ten(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:10])}{', ...' if names[10:] else ''}"
+
+
+def _is_folder(address: str) -> bool:
+    """Whether there is a folder at an address; not where it cannot be read."""
+    try:
+        return bool(Storage.at(address).names()) or os.path.isdir(os.path.expanduser(address))
+    except (ValueError, OSError):
+        return False
+
+
+def _describe_folder(address: str) -> str:
+    """What a folder is that is no run, and what to give in its place."""
+    outer, name = split_address(address)
+    if name == CHECKPOINTS and is_run(outer):
+        return f"it is the folder of checkpoints of a run; give the run, {outer}, or one of its checkpoints"
+    if names := _names_of_runs(address):
+        return f"it is a folder of runs; give one of them: {_first_ten(names)}"
+    return f"the folder {address} exists and is no run; that of a run holds {CONFIG}, {TICKS} and {CHECKPOINTS}/"
 
 
 def how_ended(run: Storage) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -28,6 +29,15 @@ OLD_SEC = 3600.0
 def absolute(address: str) -> str:
     """An address that means the same in any working directory."""
     return address if "://" in address else os.path.abspath(os.path.expanduser(address))
+
+
+def refuse_incomplete(address: str, what: str = "an address") -> None:
+    """Raises BadFileError for an address that names no place: an empty one, or one without a bucket."""
+    scheme, mark, rest = address.partition("://")
+    if not address:
+        raise BadFileError(f"{what} is empty; give a path or an address (a variable of the shell may not be set)")
+    if mark and scheme != "file" and not rest.partition("?")[0].strip("/"):
+        raise BadFileError(f"{what} {printable(address)} names no bucket; write {printable(scheme)}://BUCKET/PATH")
 
 
 def join_address(address: str, name: str) -> str:
@@ -66,14 +76,38 @@ def retry(action: Callable[[], Result], say: Callable[[str], None], pauses_sec: 
     return action()
 
 
+def refuse_special(path: str | os.PathLike[str], follow_links: bool = False) -> None:
+    """Raises FileExistsError where a path is that of a device, pipe, socket or folder, which no file may replace."""
+    try:
+        mode = os.stat(path, follow_symlinks=follow_links).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise FileExistsError(f"{printable(path, 500)} is a folder, device, pipe or socket, which no file replaces")
+
+
+def file_to_write(path: str | os.PathLike[str]) -> str:
+    """The file that is written for a path that a user names: links are followed; an address is returned as it is.
+
+    Raises FileExistsError for what no file may replace.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if "://" in path:
+        return path
+    refuse_special(path, follow_links=True)
+    return os.path.realpath(path)
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the name of a file beside a path on disk, which becomes that path at the end, or goes after an error.
 
     So readers see the old content or all of the new one, whenever this process or the machine ends. Several processes
-    and machines may write it at once.
+    and machines may write it at once. A link is replaced, since whoever made the folder may have made it, too;
+    `file_to_write` follows it. Raises FileExistsError for what no file may replace.
     """
     target = os.fspath(path)
+    refuse_special(target)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     partial = f"{target}.{os.getpid()}-{uuid.uuid4().hex[:8]}{PART}"
     try:
@@ -87,11 +121,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
         raise
 
 
-def write_file(path: str | os.PathLike[str], content: bytes) -> str:
-    """Writes a whole file on disk atomically; returns its path."""
-    with whole_file(path) as partial:
-        Path(partial).write_bytes(content)
-    return os.fspath(path)
+def write_file(address: str | os.PathLike[str], content: bytes) -> str:
+    """Writes a whole file at a path or address that a user names, as `file_to_write` says; returns the address."""
+    target = file_to_write(address)
+    if "://" in target:
+        folder, name = split_address(target)
+        Storage.at(folder).write(name, content)
+    else:
+        with whole_file(target) as partial:
+            Path(partial).write_bytes(content)
+    return os.fspath(address)
 
 
 def delete_partials(folder: str | os.PathLike[str], names: Container[str]) -> None:
@@ -144,7 +183,9 @@ class Storage:
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Storage:
         """The storage at a local path or an s3:// or gs:// address; raises BadFileError for a malformed address."""
-        address = absolute(os.fspath(address))
+        address = os.fspath(address)
+        refuse_incomplete(address)
+        address = absolute(address)
         if address.startswith(("http://", "https://")):
             raise BadFileError(f"{address!r} is a web address: download the file and give its path")
         try:

@@ -14,7 +14,9 @@ from stylegan_ray.storage import (
     one_line,
     retry,
     split_address,
+    write_file,
 )
+from stylegan_ray.untrusted import BadFileError
 
 
 def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypatch):
@@ -28,6 +30,40 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         here.write("a/b", b"new")
     assert here.read("a/b") == b"old" and here.names("a") == ["b"], "a full disk keeps no partial file"
+
+
+def test_no_file_replaces_a_pipe_or_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(FileExistsError, match=f"{name} is a folder, device, pipe or socket"):
+            Storage.at(tmp_path).write(name, b"a")
+        with pytest.raises(FileExistsError, match=f"{name} is a folder, device, pipe or socket"):
+            write_file(tmp_path / name, b"a")
+    assert (tmp_path / "pipe").is_fifo() and Storage.at(tmp_path).names() == ["folder", "pipe"]
+
+
+def test_a_link_that_a_user_names_is_followed_and_one_in_a_folder_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+    for content in (b"first", b"second"):
+        assert write_file(tmp_path / "link", content) == str(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_bytes() == content
+    Storage.at(tmp_path).write("link", b"third")
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_bytes() == b"second"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, error in (("to_pipe", FileExistsError), ("loop", OSError)):
+        with pytest.raises(error):
+            write_file(tmp_path / name, b"a")
+        assert (tmp_path / name).is_symlink()
+
+
+@pytest.mark.parametrize("address", ["", "s3://", "gs:///", "s3://?region=eu"])
+def test_an_address_that_names_no_place(address):
+    with pytest.raises(BadFileError, match=r"names no bucket; write [sg][s3]://BUCKET/PATH|is empty"):
+        Storage.at(address)
 
 
 def test_two_writers_of_one_process_number_do_not_share_a_partial_file(tmp_path):

@@ -32,6 +32,7 @@ from stylegan_ray.metrics.reals_cache import RealsCache
 from stylegan_ray.metrics.row_files import rows_file
 from stylegan_ray.metrics.rows import Row, full_name
 from stylegan_ray.options import check_least
+from stylegan_ray.outputs import check_file
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import (
     NETWORK_ENDINGS,
@@ -40,7 +41,7 @@ from stylegan_ray.run_folder import (
     read_config,
     refuse_relative,
 )
-from stylegan_ray.storage import Storage, absolute, one_line, split_address
+from stylegan_ray.storage import Storage, absolute, file_to_write, one_line, split_address
 
 MAX_BLOCKS_PER_TASK = 4
 LEAST_IMAGES_OF_CLASS = 100
@@ -56,6 +57,8 @@ def compute_metrics(options: EvaluateOptions) -> int:
         "CHECKPOINT": as_path(options.checkpoint), "DATA": options.data, "--out": options.out,
         "--detector": options.detector,
     })  # fmt: skip
+    if options.out:
+        check_file(options.out, "--out")
     address = absolute(locate(options.checkpoint))
     networks = load(address)
     cfg = training_config(networks.config, address)
@@ -63,7 +66,7 @@ def compute_metrics(options: EvaluateOptions) -> int:
     specs = parse_metrics(options.metrics) if options.metrics else specs_of(cfg.metrics.names, cfg.metrics.num_images)
     if not specs:
         raise ConfigError(f"{address} was trained without metrics; name the ones to compute: --metrics fid50k")
-    place = absolute(options.out) if options.out else rows_file(address)
+    place = file_to_write(options.out) if options.out else rows_file(address)
     folder, name = split_address(place)
     way_out = f"wait for its end, or {ANOTHER_FILE}"
     key = "--out" if options.out else ""

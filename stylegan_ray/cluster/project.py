@@ -21,6 +21,7 @@ from stylegan_ray.images.video import check_video_path
 from stylegan_ray.interop import Networks
 from stylegan_ray.interop.loading import load
 from stylegan_ray.options import check_least
+from stylegan_ray.outputs import check_file
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.run_folder import as_path, refuse_relative
 from stylegan_ray.storage import Storage, one_line
@@ -48,6 +49,8 @@ def project_images(options: ProjectOptions) -> int:
     print(f"Distance  {projector.distance.description}")
     left = []
     for target in targets:
+        for name in projector.names(target) if outdir.is_local else ():
+            check_file(outdir.path(name), "--outdir")
         if projector.is_done(target, outdir):
             print(f"{target.stem}  skipped: {outdir.path(f'{target.stem}.npz')} is of this network, image and options")
         else:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import ray
+import ray.util
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError
 
@@ -26,6 +27,7 @@ from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
 from stylegan_ray.storage import one_line
+from stylegan_ray.untrusted import printable
 
 Say = Callable[[str], None]
 LOCAL_DEFAULTS = {
@@ -52,6 +54,11 @@ HTTP2_SETTINGS = b"\4"
 RAY_TLS = os.environ.get("RAY_USE_TLS", "0") not in ("0", "false")
 MOST_TEMP_CHARACTERS = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store_0123")
 """Of the folder for temporary files: the path of a socket has at most 107 characters."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts in whose place Ray asks the address of this machine."""
+CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"
+"""Ray's variable for how often, once a second, it asks for a cluster where something else answers; 20 unless set."""
+FEW_TRIES = "4"
 SEC_BETWEEN_LOOKS = 5.0
 """How often a run that waits for nodes looks for them."""
 
@@ -156,11 +163,25 @@ def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
             f"cluster that runs; {here}"
         )
     try:
-        ray.init(address=address, **quiet)
+        with few_tries():
+            ray.init(address=address, **quiet)
     except (AuthenticationError, ConnectionError, ValueError) as error:
         raise ConfigError(f"{source}={address}: {why_not_joined(address, error)}; {here}") from error
     except RuntimeError as error:
         raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
+
+
+@contextmanager
+def few_tries() -> Iterator[None]:
+    """Inside, Ray gives up soon where a server that is no Ray answers, unless the user has set how often it tries."""
+    if CONNECT_TRIES in os.environ:
+        yield
+        return
+    os.environ[CONNECT_TRIES] = FEW_TRIES
+    try:
+        yield
+    finally:
+        os.environ.pop(CONNECT_TRIES, None)
 
 
 def why_not_joined(address: str, error: Exception) -> str:
@@ -173,13 +194,20 @@ def why_not_joined(address: str, error: Exception) -> str:
             "the cluster requires its token, in ~/.ray/auth_token, in a file that RAY_AUTH_TOKEN_PATH names or in "
             "RAY_AUTH_TOKEN, on every node and here alike, and RAY_AUTH_MODE=token"
         )
-    said = ": ".join(one_line(part) for part in (error, error.__cause__) if part)
+    said = ": ".join(one_line(last_line(part)) for part in (error, error.__cause__) if part)
+    if "connect to GCS" in str(error.__cause__):
+        return f"what answers there is no Ray ({said}); give the address of a cluster that runs"
     if address == "auto":
         return f"no Ray cluster was found on this machine ({said}); start Ray here (ray start --head)"
     return (
         f"no node of the cluster there runs on this machine, in this container ({said}); a driver needs one: "
         f"ray start --address={address}, or submit the job: {submit_words('http://HEAD:8265')}"
     )
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of a message: Ray's may end with a traceback."""
+    return (str(error).splitlines() or [""])[-1]
 
 
 def submit_words(address: str) -> str:
@@ -209,22 +237,30 @@ def without_address(words: Sequence[str]) -> list[str]:
 def no_answer(address: str) -> str | None:
     """Why no Ray can be at HOST:PORT, found within ANSWER_SEC; None where one may be.
 
-    Ray itself would wait for minutes. Its server speaks HTTP/2: it greets whoever opens a connection.
+    Ray itself would wait for minutes. Its server speaks HTTP/2: it greets whoever opens a connection. In place of
+    localhost Ray asks the address of this machine, where a server that listens on the loopback interface is not found.
     """
-    host, colon, port = address.strip("[]").rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    host, colon, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
         return None if address == "auto" else "an address is HOST:PORT, auto or local"
+    there = "there"
+    if host in LOOPBACK:
+        host = ray.util.get_node_ip_address()
+        there = f"at {host}:{port}, where Ray looks for the clusters of this machine"
     deadline = time.monotonic() + ANSWER_SEC
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SEC / 2) as connection:
+        with socket.create_connection((host, int(port)), ANSWER_SEC / 2) as connection:
             connection.settimeout(max(deadline - time.monotonic(), 0.1))
             connection.sendall(HTTP2_GREETING)
             answer = connection.recv(9)
     except TimeoutError:
-        return f"nothing answers there within {ANSWER_SEC:g} s"
+        return f"nothing answers {there} within {ANSWER_SEC:g} s"
     except OSError as error:
-        return f"nothing answers there: {one_line(error)}"
-    return None if answer[3:4] == HTTP2_SETTINGS else "what answers there is no Ray"
+        return f"nothing answers {there}: {one_line(error)}"
+    except ValueError:  # of the encoding of names
+        return f"{printable(host)} cannot be the name of a host"
+    return None if answer[3:4] == HTTP2_SETTINGS else f"what answers {there} is no Ray"
 
 
 @contextmanager

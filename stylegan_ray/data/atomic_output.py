@@ -17,7 +17,7 @@ from pyarrow import fs
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names
 from stylegan_ray.lease import PREFIX as LEASE
-from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.storage import Storage, refuse_special, split_address
 from stylegan_ray.untrusted import reading
 from stylegan_ray.untrusted_text import parse_json
 
@@ -107,14 +107,14 @@ class LocalOutput:
     """Files on a local disk, written beside their place under a temporary name."""
 
     def __init__(self, path: str, is_file: bool) -> None:
-        place = Path(os.path.expanduser(path))
-        self.path, self.is_file = place.absolute() if is_file else place.resolve(), is_file
+        self.is_file, self.path = is_file, Path(os.path.realpath(os.path.expanduser(path)))
         self.partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
 
     def names(self) -> list[str] | None:
         """Names in the folder at the place (none if it does not exist), or None when it is a file."""
         if self.path.is_dir():
             return sorted(os.listdir(self.path))
+        refuse_special(self.path)
         return None if self.path.exists() else []
 
     def begin(self) -> None:
@@ -140,7 +140,8 @@ class LocalOutput:
         for path in self.partial.iterdir():
             _flush(path)
         if self.is_file:
-            os.replace(self.partial / self.path.name, self.path)
+            (file,) = self.partial.iterdir()  # its name is that of DEST, which may be a link
+            os.replace(file, self.path)
             self.partial.rmdir()
         elif self.path.exists():
             older = self.partial.with_suffix(".old")

@@ -18,6 +18,7 @@ from stylegan_ray.interop.native import Networks, save_network
 from stylegan_ray.interop.requirements import Written
 from stylegan_ray.metrics.row_files import rows_of_network
 from stylegan_ray.networks.shapes import images_at_once
+from stylegan_ray.outputs import check_file, writing
 from stylegan_ray.run_folder import (
     CONFIG,
     PUBLISHED,
@@ -25,7 +26,7 @@ from stylegan_ray.run_folder import (
     folder_of,
     refuse_relative,
 )
-from stylegan_ray.storage import Storage, join_address, split_address
+from stylegan_ray.storage import Storage, join_address, split_address, write_file
 
 LARGEST_TILE = 256
 """Pixels of the larger side of a sample in the grid of a folder."""
@@ -43,10 +44,12 @@ def convert_networks(options: ConvertOptions) -> Iterator[str]:
     if suffix:
         written = WRITERS[suffix](networks)
         yield from (f"note: {note}" for note in written.notes)
-        folder, name = split_address(options.dest)
-        _write(folder, {name: written.content})
+        with writing(options.dest, "DEST"):
+            write_file(options.dest, written.content)
     else:
-        _write(options.dest, _folder_files(networks, source, options.dest))
+        for name, content in _folder_files(networks, source, options.dest).items():
+            with writing(join_address(options.dest, name), "DEST"):
+                Storage.at(options.dest).write(name, content)
     yield options.dest
     if options.push:
         yield hub.push(os.path.expanduser(options.dest), options.push)
@@ -89,7 +92,9 @@ def _check(options: ConvertOptions, suffix: str) -> None:
         hub.validate_repository(options.push)
     if suffix == ".onnx":
         onnx.check_installed()
-    if not suffix:
+    if suffix:
+        check_file(options.dest, "DEST")
+    else:
         try:
             names = Storage.at(options.dest).names()
         except (ValueError, OSError) as error:
@@ -97,14 +102,6 @@ def _check(options: ConvertOptions, suffix: str) -> None:
         if names and PUBLISHED not in names:
             what = "a run" if CONFIG in names else "a checkpoint" if STATE in names else "not empty"
             raise ConfigError(f"the folder {options.dest} is {what}; give DEST the name of a new folder")
-
-
-def _write(folder: str, files: dict[str, bytes]) -> None:
-    try:
-        for name, content in files.items():
-            Storage.at(folder).write(name, content)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{join_address(folder, name)} cannot be written: {error}") from error
 
 
 def _folder_files(networks: Networks, source: str, dest: str) -> dict[str, bytes]:

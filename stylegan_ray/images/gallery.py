@@ -18,13 +18,14 @@ from stylegan_ray.images.directions import Edit, find_directions
 from stylegan_ray.images.generate import Sampler, mixed_styles, walk
 from stylegan_ray.images.grid import Range, image_grid, pil_uint8, png
 from stylegan_ray.images.options import GenerateOptions, check_ranges, numbers, strengths
-from stylegan_ray.images.outputs import check_file, check_folder, check_grid, check_png, writing
+from stylegan_ray.images.outputs import check_grid, check_png
 from stylegan_ray.images.saved_w import SavedW, load_w, save_w
 from stylegan_ray.images.video import check_video_path, write_video
 from stylegan_ray.interop.loading import load
 from stylegan_ray.lease import Claim, held
+from stylegan_ray.outputs import check_file, check_folder, refuse_address, writing
 from stylegan_ray.run_folder import as_path, refuse_relative
-from stylegan_ray.storage import delete_partials, write_file
+from stylegan_ray.storage import delete_partials, file_to_write, write_file
 from stylegan_ray.untrusted import printable
 
 MOST_FRAMES = 50_000
@@ -76,9 +77,8 @@ def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _write_all(gallery: Gallery, options: GenerateOptions) -> Iterator[str]:
-    if options.outdir:
-        longest = max(_names_in_outdir(gallery, options), key=lambda name: len(os.fsencode(name)))
-        check_file(Path(options.outdir) / f"{longest}.png", "--outdir")
+    for name in _names_in_outdir(gallery, options) if options.outdir else ():
+        check_file(Path(options.outdir or "") / f"{name}.png", "--outdir")
     _delete_leftovers(gallery, options)
     if options.directions:
         yield from _write_edits(gallery, _edit_of(gallery.sampler.G, options), options)
@@ -100,8 +100,9 @@ def _delete_leftovers(gallery: Gallery, options: GenerateOptions) -> None:
     """Deletes what a command that wrote the same files left when it was killed."""
     if options.outdir:
         delete_partials(options.outdir, {f"{name}.png" for name in _names_in_outdir(gallery, options)})
-    for path in map(Path, filter(None, (_grid_path(options), options.video, options.save_w))):
-        delete_partials(path.parent, {path.name})
+    for path in filter(None, (_grid_path(options), options.video, options.save_w)):
+        target = Path(file_to_write(path))
+        delete_partials(target.parent, {target.name})
 
 
 def _names_in_outdir(gallery: Gallery, options: GenerateOptions) -> list[str]:
@@ -150,6 +151,7 @@ def _check(options: GenerateOptions) -> None:
     _check_goes_together(options)
     for option, path in (("--grid", _grid_path(options)), ("--save-w", options.save_w), ("--video", options.video)):
         if path:
+            refuse_address(path, option, "give a path on a disk, and copy the file from there")
             check_file(path, option)
     if options.grid:
         check_png(options.grid, "--grid")

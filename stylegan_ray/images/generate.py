@@ -128,7 +128,11 @@ def mixed_styles(rows: Tensor, columns: Tensor, layers: Sequence[int]) -> Tensor
     """
     wrong = [layer for layer in layers if layer >= rows.shape[1]]
     if wrong:
-        raise ConfigError(f"--mix-styles names layer {wrong[0]}; this network has layers 0 to {rows.shape[1] - 1}")
+        last = rows.shape[1] - 1
+        raise ConfigError(
+            f"--mix-seeds mixes the layers of --mix-styles, 0-6 unless given, and layer {wrong[0]} is none of this "
+            f"network, which has layers 0 to {last}; give --mix-styles 0-{last // 2}"
+        )
     mixed = rows.unsqueeze(1).repeat(1, len(columns), 1, 1)  # [R,K,L,W]
     mixed[:, :, list(layers)] = columns[None, :, list(layers)]
     return mixed.flatten(0, 1)

@@ -26,6 +26,7 @@ from stylegan_ray.images.projection import ProjectionPlan, WStatistics, project,
 from stylegan_ray.images.saved_w import read_made_with, save_w
 from stylegan_ray.images.video import write_video
 from stylegan_ray.storage import Storage, split_address
+from stylegan_ray.untrusted import printable
 
 LARGEST_FRAME = 512
 """Videos show larger images at half or a quarter of their size, since the frames are kept in memory."""
@@ -77,7 +78,8 @@ def _read(path: str, decoder: Decoder) -> np.ndarray:
         raise ConfigError(f"image {path} does not exist") from None
     except BadImage as error:
         raise ConfigError(
-            f"image {error}; the policies are --crop {decoder.crop} --resize {decoder.resize} --alpha {decoder.alpha}"
+            f"image {printable(path)}: {error.reason}; the policies are "
+            f"--crop {decoder.crop} --resize {decoder.resize} --alpha {decoder.alpha}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"image {path} cannot be read: {error}") from error
@@ -123,10 +125,13 @@ class Projector:
         files[f"{target.stem}.npz"] = save_w(found.w, found.noise, self.checksum(target))
         return Projected(target.stem, files, psnr(image, wanted), found.distance)
 
+    def names(self, target: Target) -> list[str]:
+        """The files of a target."""
+        return [f"{target.stem}.{ending}" for ending in ("png", "npz", *([self.video] if self.video else []))]
+
     def is_done(self, target: Target, storage: Storage) -> bool:
         """Whether a storage holds the files of a target, made with the same network, image and options."""
-        endings = ["png", "npz", *([self.video] if self.video else [])]
-        if not all(storage.exists(f"{target.stem}.{ending}") for ending in endings):
+        if not all(map(storage.exists, self.names(target))):
             return False
         return read_made_with(storage.read(f"{target.stem}.npz")) == self.checksum(target)
 

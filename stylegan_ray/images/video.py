@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylegan_ray.config import ConfigError
 from stylegan_ray.data.encode import to_pil
-from stylegan_ray.storage import whole_file
+from stylegan_ray.storage import file_to_write, whole_file
 
 PILLOW_OPTIONS = {
     ".webp": {"quality": 90, "method": 4, "minimize_size": True},
@@ -33,9 +33,9 @@ def check_video_path(path: Path) -> None:
 
 
 def write_video(path: Path, frames: Iterator[Tensor], fps: int) -> None:
-    """Writes uint8 frames [C,H,W] as a video; WebP and GIF loop."""
+    """Writes uint8 frames [C,H,W] as a video at a path that a user names; WebP and GIF loop."""
     check_video_path(path)
-    with whole_file(path) as partial:
+    with whole_file(file_to_write(path)) as partial:
         if path.suffix == ".mp4":
             _write_mp4(partial, frames, fps)
             return

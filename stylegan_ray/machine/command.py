@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from stylegan_ray.config import ConfigError
 from stylegan_ray.machine.facts import Facts, gather
 from stylegan_ray.machine.findings import Finding, findings, format_findings, verdict, worst
 from stylegan_ray.options import ClusterAddress
+from stylegan_ray.outputs import check_file, writing
 from stylegan_ray.run_folder import refuse_relative, storage_address
-from stylegan_ray.storage import one_line, write_file
+from stylegan_ray.storage import write_file
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,14 @@ def describe(facts: Facts, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def check_output(path: str | None) -> None:
-    """Raises ConfigError where the folder of a file is not there, or goes with a submitted job."""
+    """Raises ConfigError where a file cannot be written, its folder does not exist, or goes with a submitted job."""
     refuse_relative({"--json": path})
-    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(os.path.expanduser(path)))):
-        raise ConfigError(f"--json {path}: the folder does not exist; give a file in a folder that exists")
+    if path is not None:
+        check_file(path, "--json", makes_folder=False)
 
 
 def write_report(path: str | None, content: Mapping[str, Any]) -> None:
     """Writes the JSON file that was asked for."""
     if path is not None:
-        try:
-            write_file(os.path.expanduser(path), json.dumps(content, indent=1).encode())
-        except OSError as error:
-            raise ConfigError(f"--json {path} cannot be written: {one_line(error)}; give another file") from error
+        with writing(path, "--json"):
+            write_file(path, json.dumps(content, indent=1).encode())

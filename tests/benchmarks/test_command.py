@@ -26,6 +26,7 @@ def test_own_options_and_keys_of_the_configuration_mix():
         (["step", "--schedule.minibatch_gpus", "4"], "schedule.minibatch_gpu"),
         (["step", "--preset", "tini"], "tiny"),
         (["step", "--dry-run"], "--dry-run"),
+        (["step", "--json", "/dev/null"], "--json /dev/null cannot be written"),
         (["stepp"], "did you mean 'step'"),
         (["step", "--device", "cuda:99x"], "--device"),
     ],

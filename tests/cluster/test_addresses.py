@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -39,22 +40,61 @@ def test_a_closed_port_is_named_at_once_with_the_way_out():
 
 def test_a_port_that_is_silent_is_no_ray(monkeypatch):
     monkeypatch.setattr(resources, "ANSWER_SEC", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server((ray.util.get_node_ip_address(), 0)) as server:
         assert "nothing answers" in (no_answer(f"127.0.0.1:{server.getsockname()[1]}") or "")
 
 
 def test_what_speaks_something_else_is_no_ray():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server((host := ray.util.get_node_ip_address(), 0)) as server:
 
         def answer():
             connection, _ = server.accept()
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             connection.close()
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        assert no_answer(f"127.0.0.1:{server.getsockname()[1]}") == "what answers there is no Ray"
+        assert no_answer(f"{host}:{server.getsockname()[1]}") == "what answers there is no Ray"
         thread.join()
+
+
+SERVERS = """
+import concurrent.futures, sys, time
+import grpc
+from stylegan_ray.cluster.resources import join
+from stylegan_ray.config import ConfigError
+
+for interface in ("0.0.0.0", "127.0.0.1"):
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor())
+    port = server.add_insecure_port(f"{interface}:0")
+    server.start()
+    began = time.monotonic()
+    try:
+        join(f"127.0.0.1:{port}", "cluster.address", {})
+    except ConfigError as error:
+        print(error)
+    print(time.monotonic() - began)
+    server.stop(0)
+"""
+
+
+def test_a_server_of_grpc_that_is_no_ray_is_told_within_ten_seconds():
+    """It greets as Ray's. Ray asks the address of the machine, where one on the loopback interface is not found."""
+    done = subprocess.run([sys.executable, "-c", SERVERS], capture_output=True, text=True, timeout=100)
+    everywhere, sec, loopback, loopback_sec = done.stdout.splitlines()
+    assert float(sec) < 10 and "no Ray" in everywhere and "Method not found" in everywhere
+    assert float(loopback_sec) < 10 and ("nothing answers at" in loopback or "no Ray" in loopback)
+    assert "Traceback" not in done.stdout and "no node of the cluster" not in done.stdout
+
+
+@pytest.mark.parametrize("address", ["a..b:6379", ".:6379", f"{'x' * 64}:6379"])
+def test_what_cannot_be_the_name_of_a_host(address):
+    assert "cannot be the name of a host" in (no_answer(address) or "")
+
+
+@pytest.mark.parametrize("address", [":6379", "[]:6379", "host:²", "host:-1", "host:65536", "host"])
+def test_what_is_no_address(address):
+    assert "HOST:PORT" in (no_answer(address) or "")
 
 
 def test_a_ray_answers(ray_local):

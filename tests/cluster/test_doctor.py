@@ -1,6 +1,7 @@
 """The data doctor on a data set with one image of each defect, and what it makes of it."""
 
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -207,7 +208,10 @@ def test_check_of_nothing_and_of_what_cannot_be_trained_on(tmp_path, cache, caps
         ("{s} --json {t}/f.json", "--json"),
         ("{s} {t}/d.zip --sheet {t}/f.png", "--sheet"),
         ("{s} --check --json {t}/absent/f.json", "cannot be written"),
-        ("{s} --check --sheet {t}", "cannot be written"),
+        ("{s} --check --sheet {t}", "--sheet {t} is a folder; give the path of a file"),
+        ("{s} --check --json {t}/pipe", "--json {t}/pipe cannot be written: {t}/pipe is a folder, device, pipe"),
+        ("{s} --check --sheet {t}/pipe", "--sheet {t}/pipe cannot be written"),
+        ("{s} {t}/e.zip --fix", "the list of changes {t}/e.zip.changes.json cannot be written"),
         ("{s} --check --sheet {t}/f.jpg", "--sheet {t}/f.jpg is written as PNG"),
         ("{s} --check --fix {t}/d", "give one of them"),
         ("{s} --check --keep blurred", "--keep blurred"),
@@ -230,12 +234,23 @@ def test_mistakes(tmp_path, cache, capsys, words, says):
     write_folder(tmp_path / "flat", {"a.png": Image.new("RGB", (16, 16))})
     source = write_zip(tmp_path / "z.zip", numbered(2)).read_bytes()
     (tmp_path / "link").symlink_to(tmp_path / "z.zip")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "e.zip.changes.json").symlink_to("pipe")
     places = {"s": tmp_path / "s", "t": tmp_path, "z": tmp_path / "z.zip"}
     assert run(*words.format(**places).split()) == 2
     error = capsys.readouterr().err
     assert says.format(**places) in error and "data." not in error and "Traceback" not in error
-    assert not (tmp_path / "d").exists() and not list(tmp_path.glob("*.json"))
+    assert not (tmp_path / "d").exists() and [path.name for path in tmp_path.glob("*.json")] == ["e.zip.changes.json"]
+    assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "z.zip").read_bytes() == source and len(list((tmp_path / "s").iterdir())) == 2
+
+
+def test_reports_follow_links(cache, tmp_path):
+    write_folder(tmp_path / "s", numbered(2))
+    for option, name in (("--json", "f.json"), ("--sheet", "f.png")):
+        (tmp_path / name).symlink_to(f"target-{name}")
+        assert run(tmp_path / "s", "--check", option, tmp_path / name) == 0
+        assert (tmp_path / name).is_symlink() and (tmp_path / f"target-{name}").stat().st_size > 100
 
 
 def test_credentials_of_addresses_are_in_no_line_and_no_report(cache, tmp_path, capfd):

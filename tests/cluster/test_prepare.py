@@ -1,7 +1,9 @@
 """Preparing and checking data sets, as the command does it."""
 
 import json
+import os
 import resource
+import shlex
 import shutil
 import tarfile
 import zipfile
@@ -306,15 +308,34 @@ def test_check_of_nothing_readable(tmp_path, capsys):
         ("{s} s3://bucket/d.npz", "cannot write .npz"),
         ("{s} {t}/full/notes.txt/d", "cannot be written"),
         ("{s} {t}/folder.zip", "is a folder"),
+        ("{s} {t}/pipe.zip --overwrite", "DEST {t}/pipe.zip cannot be written"),
+        ("{s} ''", "DEST is empty; give a path or an address"),
+        ("'' {t}/d", "SOURCE is empty; give a path or an address"),
+        ("{s} /", "DEST / is the root of all folders"),
+        ("{s} s3://", "DEST s3:// names no bucket; write s3://BUCKET/PATH"),
+        ("{s} gs://", "DEST gs:// names no bucket; write gs://BUCKET/PATH"),
+        ("s3:// {t}/d", "SOURCE s3:// names no bucket; write s3://BUCKET/PATH"),
+        ("s3:// --check", "SOURCE s3:// names no bucket; write s3://BUCKET/PATH"),
     ],
 )  # fmt: skip
-def test_mistakes(source, tmp_path, capsys, words, says):
+def test_mistakes(source, tmp_path, monkeypatch, capsys, words, says):
     write_folder(tmp_path / "full", {"notes.txt": b""})
     write_folder(tmp_path / "folder.zip", {"notes.txt": b""})
-    assert run(*words.format(s=source, t=tmp_path).split()) == 2
+    os.mkfifo(tmp_path / "pipe.zip")
+    monkeypatch.chdir(tmp_path)
+    assert run(*shlex.split(words.format(s=source, t=tmp_path))) == 2
     error = capsys.readouterr().err
+    assert (tmp_path / "pipe.zip").is_fifo() and not (tmp_path / "s3:").exists()
     assert says.format(t=tmp_path) in error and "data." not in error and "Traceback" not in error
     assert not (tmp_path / "d").exists() and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_link_in_the_place_of_dest_is_followed(source, tmp_path):
+    (tmp_path / "link.zip").symlink_to("there.other")
+    assert run(source, tmp_path / "link.zip") == 0
+    assert run(source, tmp_path / "link.zip", "--overwrite") == 0
+    assert (tmp_path / "link.zip").is_symlink() and zipfile.is_zipfile(tmp_path / "there.other")
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_folders_with_dots_in_their_names(source, tmp_path):

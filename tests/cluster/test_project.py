@@ -1,6 +1,7 @@
 """The project command: its files, policies and mistakes, and several images in Ray tasks."""
 
 import io
+import os
 import shutil
 from dataclasses import replace
 
@@ -194,7 +195,9 @@ def test_several_images_in_tasks_and_in_this_process_are_alike(folder, ray_local
     [
         ("", "IMAGE"),
         ("absent.png", "absent.png does not exist"),
+        ("net.safetensors", "error: image net.safetensors: "),
         ("net.safetensors", "not an image"),
+        ("wide.png --outdir full", "--outdir full/wide.npz cannot be written"),
         ("wide.png wide.png", "rename one of them"),
         ("wide.png --crop none", "--crop none"),
         ("wide.png --alpha error", "--alpha error"),
@@ -207,8 +210,11 @@ def test_several_images_in_tasks_and_in_this_process_are_alike(folder, ray_local
     ],
 )
 def test_mistakes(project, words, says, tmp_path):
-    assert says in project(*words.split())
-    assert not (tmp_path / "projected").exists()
+    (tmp_path / "full").mkdir()
+    os.mkfifo(tmp_path / "full" / "wide.npz")
+    said = project(*words.split())
+    assert says in said.replace(f"{tmp_path}/", "") and "on_bad_image" not in said
+    assert (tmp_path / "full" / "wide.npz").is_fifo() and not (tmp_path / "projected").exists()
 
 
 def test_frames_are_closer_at_the_start():

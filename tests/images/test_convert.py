@@ -1,6 +1,7 @@
 """The convert command: suffixes, folders for the Hub, mistakes, and what other commands read back."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -156,6 +157,7 @@ def test_parts_that_are_absent_stay_absent(run, tmp_path):
 def test_mistakes(run, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")
+    os.mkfifo(tmp_path / "pipe.pt")
     cfg, (G, _, _) = make()
     (tmp_path / "g.safetensors").write_bytes(save_network(G, None, None, cfg, 0))
     conditional, networks = make(2)
@@ -164,6 +166,8 @@ def test_mistakes(run, tmp_path, capsys):
         ((run, tmp_path / "x.pth"), "suffix .pth"),
         ((run, tmp_path / "full"), "is not empty"),
         ((run, run), "is a run"),
+        ((run, tmp_path / "pipe.pt"), "DEST"),
+        ((run, tmp_path / "pipe.pt"), "is a folder, device, pipe or socket"),
         ((tmp_path / "g.safetensors", tmp_path / "g.safetensors"), "same file"),
         ((tmp_path / "g.safetensors", tmp_path / "x.onnx"), "no G_ema"),
         ((tmp_path / "g.safetensors", tmp_path / "x"), "no G_ema"),

@@ -1,5 +1,6 @@
 """The files of the generate command."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def test_without_pyav_mp4_is_refused_with_a_way_out(generate, monkeypatch):
         ("--address auto", "--address goes with --n"),
         ("--load-w x.npz --seeds 1", "--seeds does not go with --load-w"),
         ("--mix-seeds 1 --mix-styles 30", "layers 0 to 3"),
+        ("--mix-seeds 1", "--mix-seeds mixes the layers of --mix-styles, 0-6 unless given, and layer 4"),
+        ("--mix-seeds 1", "give --mix-styles 0-1"),
     ],
 )
 def test_mistakes(generate, words, says):
@@ -185,6 +188,23 @@ def test_a_name_that_is_too_long_is_refused_before_anything_is_computed(generate
     words = [word.removeprefix(",") for word in words]
     said = generate(*words)
     assert option in said and "its name has" in said and "230 is the most" in said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--grid", "--save-w", "--video", "--outdir"])
+def test_a_pipe_is_not_replaced_and_a_link_is_followed(generate, tmp_path, option, monkeypatch):
+    names = {"--grid": "a.png", "--save-w": "a.npz", "--video": "a.webp", "--outdir": "seed0001.png"}
+    path, words = tmp_path / names[option], ["--seeds", "0-1", "--frames", "1", option]
+    words.append(str(tmp_path if option == "--outdir" else path))
+    os.mkfifo(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery.Gallery, "stills", None)
+        said = generate(*words)
+    assert said.startswith(f"error: {option} {path} cannot be written") and "pipe" in said and path.is_fifo()
+    path.unlink()
+    (tmp_path / "there").mkdir()
+    path.symlink_to("there/file")
+    generate(*words)
+    assert path.is_symlink() and (tmp_path / "there" / "file").stat().st_size > 100
 
 
 def test_mixing_with_a_video_writes_both(generate):

@@ -49,6 +49,9 @@ def test_a_storage_that_cannot_be_written_is_a_problem_and_status_1(tmp_path, ca
 def test_a_file_that_cannot_be_written_is_refused_before_anything(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--json .*folder"):
         examine_machine(DoctorOptions(json=str(tmp_path / "no" / "report.json")))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"--json .*pipe cannot be written"):
+        examine_machine(DoctorOptions(json=str(tmp_path / "pipe")))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(ValueError, match=r"--json='report.json' is relative"):
         examine_machine(DoctorOptions(json="report.json"))

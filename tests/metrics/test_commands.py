@@ -1,6 +1,7 @@
 """The evaluate command and its sub-commands, in this process."""
 
 import json
+import os
 
 import pytest
 from support.data_sets import write_folder
@@ -112,6 +113,13 @@ def test_without_weights_the_other_metrics_are_computed_and_the_status_is_1(run,
     ("words", "expected"),
     [
         (["nowhere", "--metrics", "fid64_tiny"], "no run 'nowhere'"),
+        (["RUN/.."], "it is a folder of runs; give one of them: run"),
+        (
+            ["RUN/other"],
+            "RUN/other exists and is no run; that of a run holds config.yaml, stats.jsonl and",
+        ),
+        (["RUN/checkpoints"], "it is the folder of checkpoints of a run; give the run, RUN, or one of"),
+        (["RUN", "--metrics", "fid64_tiny", "--out", "RUN/pipe"], "--out RUN/pipe cannot be written"),
         (["RUN"], "--metrics"),
         (["RUN", "--metrics", "fid5k_tyni"], "did you mean 'fid5k_tiny'"),
         (["RUN", "MISSING", "--metrics", "fid64_tiny", "--num-tasks", "0"], "missing"),
@@ -127,9 +135,12 @@ def test_without_weights_the_other_metrics_are_computed_and_the_status_is_1(run,
     ],
 )
 def test_wrong_usage_has_status_2(run, capsys, words, expected):
+    for name in ("other", "checkpoints"):
+        (run / name).mkdir()
+    os.mkfifo(run / "pipe")
     words = [word.replace("RUN", str(run)).replace("MISSING", str(run / "missing")) for word in words]
     status, text = evaluated(capsys, *words)
-    assert status == 2 and expected in text
+    assert status == 2 and expected.replace("RUN/", f"{run}/").replace("RUN,", f"{run},") in text
 
 
 def test_rows_of_a_checkpoint_are_compared_with_those_of_its_run(run, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.options import PrepareOptions, translate_errors
 from stylegan_ray.run_folder import refuse_relative
+from stylegan_ray.storage import refuse_incomplete
 
 
 def prepare_data(options: PrepareOptions) -> int:
@@ -31,6 +33,11 @@ def prepare_data(options: PrepareOptions) -> int:
 
 def what_to_do(options: PrepareOptions) -> Callable[[PrepareOptions], int]:
     """The function that does what the options ask for; raises ConfigError when they do not go together."""
+    refuse_incomplete(options.source, "SOURCE")
+    if options.dest is not None:
+        refuse_incomplete(options.dest, "DEST")
+        if "://" not in options.dest and os.path.realpath(os.path.expanduser(options.dest)) == "/":
+            raise ConfigError(f"DEST {options.dest} is the root of all folders; give a file or a folder in it")
     doctor.refuse_options(options)
     if options.check:
         return doctor.check

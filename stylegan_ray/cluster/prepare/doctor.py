@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 
@@ -36,8 +35,9 @@ from stylegan_ray.data.formats.protocol import Inspector
 from stylegan_ray.data.index import Index
 from stylegan_ray.data.options import PrepareOptions, to_option_names
 from stylegan_ray.images.outputs import check_png
+from stylegan_ray.outputs import check_file
 from stylegan_ray.report.console import ProgressLine
-from stylegan_ray.storage import Storage, absolute, extend_address, split_address
+from stylegan_ray.storage import extend_address, write_file
 from stylegan_ray.table import format_table
 
 IMAGES_PER_CHECK = 128
@@ -60,14 +60,12 @@ def refuse_options(options: PrepareOptions) -> None:
             continue
         if not (options.check or options.fix):
             raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
-        if "://" in file:
-            Storage.at(split_address(file)[0])  # a malformed address is refused
-        folder = os.path.dirname(os.path.abspath(os.path.expanduser(file)))
-        if "://" not in file and (not os.access(folder, os.W_OK) or os.path.isdir(os.path.expanduser(file))):
-            raise ConfigError(f"{name} {file} cannot be written; give a file in a folder that exists")
         _refuse_place(name, file, options)
+        check_file(file, name, makes_folder=False)
         if name == "--sheet":
             check_png(file, name)
+    if options.fix and options.dest is not None:
+        check_file(extend_address(options.dest, CHANGES_ENDING), "the list of changes")
 
 
 def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
@@ -179,9 +177,3 @@ def policies(plan: Fix) -> str:
     """What was done with the doubtful images, a line for each kind."""
     rows = [(kind.heading, str(len(plan.doubts[kind.name])), kind.policy) for kind in KINDS if plan.doubts[kind.name]]
     return format_table([("doubtful", "images", "done"), *rows]) if rows else "Nothing is doubtful."
-
-
-def write_file(address: str, content: bytes) -> None:
-    """Writes a report to a local path or an address in object storage; it appears as a whole."""
-    folder, name = split_address(absolute(address))
-    Storage.at(folder).write(name, content)

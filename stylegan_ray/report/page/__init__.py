@@ -8,12 +8,17 @@ from stylegan_ray.run_folder import REPORT
 from stylegan_ray.storage import Storage, one_line
 
 
-def write_page(run: Storage, folder: Storage | None = None, name: str = REPORT) -> None:
-    """Writes the page of a run into its folder, or into another one."""
+def write_page(run: Storage) -> None:
+    """Writes the page of a run into its folder."""
+    run.write(REPORT, page_bytes(run))
+
+
+def page_bytes(run: Storage) -> bytes:
+    """The page of a run."""
     from stylegan_ray.report.page.html import page_of  # matplotlib, which a training does not need before its end
     from stylegan_ray.report.page.read import RunData
 
-    (folder or run).write(name, page_of(RunData.read(run)).encode("utf-8", "backslashreplace"))
+    return page_of(RunData.read(run)).encode("utf-8", "backslashreplace")
 
 
 def try_to_write_page(run: Storage, say: Callable[[str], None]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from stylegan_ray.config import ConfigError
-from stylegan_ray.report.page import write_page
+from stylegan_ray.outputs import check_file
+from stylegan_ray.report.page import page_bytes, write_page
 from stylegan_ray.run_folder import REPORT, as_path, find_run, refuse_relative
-from stylegan_ray.storage import Storage, join_address, one_line, split_address
+from stylegan_ray.storage import Storage, join_address, one_line, write_file
 from stylegan_ray.untrusted import printable
 
 
@@ -14,9 +15,13 @@ def write_report(run: str, storage: str | None, output: str | None) -> str:
     refuse_relative({"RUN": as_path(run), "--storage": storage, "--output": output})
     address = find_run(run, storage)
     target = output or join_address(address, REPORT)
-    folder, name = split_address(target)
+    if output:
+        check_file(output, "--output")
     try:
-        write_page(Storage.at(address), Storage.at(folder), name)
+        if output:
+            write_file(output, page_bytes(Storage.at(address)))
+        else:
+            write_page(Storage.at(address))
     except ConfigError:
         raise
     except (OSError, ValueError) as error:

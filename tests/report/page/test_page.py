@@ -1,6 +1,7 @@
 """report.html: whole, small, without references, and harmless whatever the run's folder holds."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -192,6 +193,15 @@ def test_the_command_writes_the_page_and_prints_its_address(run, tmp_path, capsy
     assert (tmp_path / "page.html").read_bytes() == (tmp_path / "run" / "report.html").read_bytes()
     assert cli.run(cli.report, ["no-such-run", "--storage", str(tmp_path)]) == 2
     assert "no run 'no-such-run'" in capsys.readouterr().err
+
+
+def test_a_pipe_is_not_replaced_and_a_link_is_followed(run, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.run(cli.report, [str(tmp_path / "run"), "--output", str(tmp_path / "pipe")]) == 2
+    assert f"--output {tmp_path}/pipe cannot be written" in capsys.readouterr().err and (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("page.html")
+    assert cli.run(cli.report, [str(tmp_path / "run"), "--output", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "page.html").stat().st_size > 1000
 
 
 @pytest.mark.cluster
