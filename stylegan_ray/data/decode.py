@@ -14,20 +14,22 @@ import numpy as np
 from PIL import Image, ImagePalette, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from stylegan_ray.data import tiff
 from stylegan_ray.data.decode_cost import (
     MAX_READS,
     CountedReads,
     check_comments,
     check_repeated,
     check_scans,
+    check_scans_of_parts,
     check_speed,
+    has_deep_values,
     is_scaled_pnm,
     load_scaled_pnm,
 )
 from stylegan_ray.data.errors import BadImage, DataError, MissingDecoder
 from stylegan_ray.data.jpeg import check_end
 from stylegan_ray.data.png import check_size_of_pixels, last_row, without_texts
-from stylegan_ray.data.tiff import tile_pixels
 from stylegan_ray.untrusted import LARGE_BYTES, describe_pointer, large_turn, printable
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
@@ -128,7 +130,8 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
     check_repeated(content)
     check_comments(content)
-    stream = CountedReads(without_texts(content))
+    directory = tiff.first_directory(content)
+    stream = CountedReads(_for_pillow(content, directory))
     try:
         image = Image.open(stream, formats=available_formats(extra_formats))
     except UnidentifiedImageError as error:
@@ -144,8 +147,33 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
             f"is a TIFF with a tile of {pixels_of_tile(image, content)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
+    if directory is not None:
+        _prepare_tiff(image, content, directory)
     stream.left = MAX_READS + check_speed(image)
     return image
+
+
+def _for_pillow(content: bytes, directory: tiff.Directory | None) -> bytes:
+    """An image file without what has no effect on its pixels and may hinder Pillow."""
+    if directory is not None:
+        return tiff.for_pillow(content, directory)
+    return EXIF_ITEM.sub(rb"\1none", content) if content[4:8] == b"ftyp" else without_texts(content)
+
+
+EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
+"""An entry for EXIF in AVIF and HEIF, whose boxes irot and imir alone turn an image (ISO/IEC 14496-12, 8.11.6)."""
+
+
+def _prepare_tiff(image: Image.Image, content: bytes, directory: tiff.Directory) -> None:
+    """Makes Pillow read the pixels of a TIFF rightly; raises ValueError where it cannot, or would take very long."""
+    tiff.check_layout(directory)
+    if directory.value(tiff.COMPRESSION, tiff.RAW) == tiff.JPEG:
+        check_scans_of_parts(content, directory.parts(), image.width * image.height)
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=(tiff.raw_mode(directory, tile.args[0]), *tile.args[1:]))
+        for tile in image.tile  # type: ignore[attr-defined]
+    ]
+    image.is_animated = True  # type: ignore[attr-defined] - else Pillow also reads its EXIF directories, of any length
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
@@ -162,7 +190,7 @@ def bytes_per_pixel(image: Image.Image) -> int:
 
 def pixels_of_tile(image: Image.Image, content: bytes) -> int:
     """Pixels of a tile of a TIFF, of which the header is read; 0 for other images."""
-    return tile_pixels(content, image.tag_v2.offset) if isinstance(image, TiffImageFile) else 0
+    return tiff.tile_pixels(content) if isinstance(image, TiffImageFile) else 0
 
 
 def bytes_in_memory(image: Image.Image, content: bytes) -> int:
@@ -232,7 +260,7 @@ def _box_of_pixels(image: Image.Image) -> tuple[int, int, int, int]:
     return (tiles[0][1] if tiles else None) or (0, 0, *image.size)
 
 
-ORIENTATION = 0x0112
+ORIENTATION = tiff.ORIENTATION
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -246,14 +274,17 @@ TURNS = {
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 for anything else, and where EXIF is missing or damaged."""
-    if not isinstance(image.info.get("exif"), bytes):
+    """Orientation in EXIF, or in XMP where EXIF has none, 1 to 8; 1 for anything else, and without EXIF."""
+    exif = image.info.get("exif")
+    if not isinstance(exif, bytes):
         return 1
-    try:
-        found = image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow raises nearly anything on damaged EXIF
-        return 1
-    return int(found) if found in TURNS else 1  # type: ignore[arg-type]
+    found, xmp = tiff.exif_orientation(exif), image.info.get("xmp")
+    if found is None and isinstance(xmp, bytes) and (match := XMP_ORIENTATION.search(xmp)) is not None:
+        found = int(match[1])
+    return found if found in TURNS else 1
+
+
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -443,6 +474,8 @@ def has_deep_channels(image: Image.Image, content: bytes) -> bool:
     """Whether a decoded image of 8 bits per channel is stored with 16, of which Pillow drops the low ones."""
     if content.startswith(b"\x89PNG"):
         return content[24:25] == b"\x10"
+    if content.startswith(b"P"):
+        return has_deep_values(content)
     bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 0)
     return max(bits if isinstance(bits, tuple) else (bits,), default=0) == 16
 

@@ -37,7 +37,7 @@ def examined(content):
 @pytest.mark.parametrize(
     ("kind", "value", "found"),
     [(3, struct.pack("<HH", 300, 0), 1), (4, struct.pack("<I", 1 << 31), 1), (9, struct.pack("<i", -1), 1),
-     (2, b"a\0\0\0", 1), (3, bytes(4), 1), (3, struct.pack("<HH", 6, 0), 6), (11, struct.pack("<f", 6), 6)],
+     (2, b"a\0\0\0", 1), (3, bytes(4), 1), (3, struct.pack("<HH", 6, 0), 6), (11, struct.pack("<f", 6), 1)],
 )  # fmt: skip
 def test_orientations_that_are_none(kind, value, found):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01" + struct.pack("<HI", kind, 1) + value + bytes(4)
