@@ -26,7 +26,6 @@ def test_own_options_and_keys_of_the_configuration_mix():
         (["step", "--schedule.minibatch_gpus", "4"], "schedule.minibatch_gpu"),
         (["step", "--preset", "tini"], "tiny"),
         (["step", "--dry-run"], "--dry-run"),
-        (["step", "--json", "/dev/null"], "--json /dev/null cannot be written"),
         (["stepp"], "did you mean 'step'"),
         (["step", "--device", "cuda:99x"], "--device"),
     ],
@@ -36,6 +35,12 @@ def test_mistakes_are_explained(words, hint, capsys):
         pytest.skip("there is a GPU here")
     assert cli.run(cli.benchmark, words) == 2
     assert hint in capsys.readouterr().err
+
+
+def test_a_pipe_is_refused_before_anything_is_measured(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.run(cli.benchmark, ["step", "--json", str(tmp_path / "pipe")]) == 2
+    assert f"--json {tmp_path}/pipe cannot be written" in capsys.readouterr().err and (tmp_path / "pipe").is_fifo()
 
 
 def test_writes_a_result_that_says_where_it_was_taken(tmp_path, capsys):
