@@ -32,13 +32,24 @@ NOT_OF_STORAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 """Errors of the system where a parser asks for an offset or a size that cannot be."""
 
 
+LONGEST_LINE = 1 << 14
+"""Characters of a line of a message."""
 LFS_POINTER = b"version https://git-lfs"
 LFS_BYTES = 1 << 10
 """A pointer is smaller."""
 
 
 class UserError(ValueError):
-    """An error whose message is for the user: it names key or file, value, rule and a way out, on printable lines."""
+    """An error whose message is for the user: it names key or file, value, rule and a way out.
+
+    Each argument is a line of it, which is made printable: names of files and keys may hold anything.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(printable(line, most=LONGEST_LINE) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class BadFileError(UserError):
