@@ -21,7 +21,7 @@ from stylegan_ray.credentials import without_credentials
 from stylegan_ray.images.options import ConvertOptions, GenerateOptions
 from stylegan_ray.options import parse_options, train_options
 from stylegan_ray.run_folder import ask_to_stop
-from stylegan_ray.untrusted import NonfiniteError, UserError
+from stylegan_ray.untrusted import LONGEST_LINE, NonfiniteError, UserError, printable
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def generate(argv: Sequence[str]) -> int:
     from stylegan_ray.images.gallery import generate_images
 
     for path in generate_images(options):
-        print(without_credentials(path))
+        print(printable(without_credentials(path), most=LONGEST_LINE))
     return 0
 
 
@@ -140,7 +140,7 @@ def convert(argv: Sequence[str]) -> int:
     from stylegan_ray.images.convert import convert_networks
 
     for line in convert_networks(options):
-        print(without_credentials(line))
+        print(printable(without_credentials(line), most=LONGEST_LINE))
     return 0
 
 

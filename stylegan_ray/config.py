@@ -687,7 +687,9 @@ def _with_file(
     try:
         validated(tree, deleted)
     except ConfigError as own:
-        return ConfigError(f"preset file {printable(preset, 500)}: {own}") if str(own) == str(error) else error
+        first, *others = own.args
+        named = ConfigError(f"preset file {printable(preset, 500)}: {first}", *others)
+        return named if own.args == error.args else error
     return error
 
 
@@ -712,7 +714,7 @@ def validated(tree: Mapping[str, Any], deleted: Mapping[str, DeletedKey] = DELET
     try:
         return RunConfig.model_validate(_listed_in_auto(_without_deleted(tree, deleted)))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error))) from None
+        raise ConfigError(*_explain(error)) from None
 
 
 def preset_names() -> list[str]:

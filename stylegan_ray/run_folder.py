@@ -294,7 +294,7 @@ def read_config(run: Storage) -> RunConfig:
         try:
             return validated(tree)
         except ConfigError as error:
-            raise ConfigError(f"{printable(where, 500)}: {'; '.join(str(error).splitlines())}") from None
+            raise ConfigError(f"{printable(where, 500)}: {'; '.join(error.args)}") from None
 
 
 def read_run_file(run: Storage) -> dict[str, Any]:
@@ -411,12 +411,18 @@ def ask_to_stop(run: str, storage: str | None = None) -> str:
     """Writes the STOP file of a run, unless it has ended, or of a sweep; returns a message for the user."""
     if address := _first(run, storage_address(storage), lambda address: has_file(address, SWEEP)):
         _write_stop(address)
-        return f"Asked sweep {address} to stop. Its trials save their states; the command that started it continues it."
+        return (
+            f"Asked sweep {printable(address, 500)} to stop. "
+            "Its trials save their states; the command that started it continues it."
+        )
     address = find_run(run, storage)
     if ended := how_ended(Storage.at(address)):
-        return f"{address} does not run: its last command ended, {ended}. The command that started it continues it."
+        return (
+            f"{printable(address, 500)} does not run: its last command ended, {ended}. "
+            "The command that started it continues it."
+        )
     _write_stop(address)
     return (
-        f"Asked {address} to stop. It saves its state after the current minibatches and ends;\n"
+        f"Asked {printable(address, 500)} to stop. It saves its state after the current minibatches and ends;\n"
         f"the command that started it continues it."
     )

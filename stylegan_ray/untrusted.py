@@ -32,13 +32,24 @@ NOT_OF_STORAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 """Errors of the system where a parser asks for an offset or a size that cannot be."""
 
 
+LONGEST_LINE = 1 << 14
+"""Characters of a line of a message."""
 LFS_POINTER = b"version https://git-lfs"
 LFS_BYTES = 1 << 10
 """A pointer is smaller."""
 
 
 class UserError(ValueError):
-    """An error whose message is for the user: it names key or file, value, rule and a way out, on printable lines."""
+    """An error whose message is for the user: it names key or file, value, rule and a way out.
+
+    Each argument is a line of it, which is made printable: names of files and keys may hold anything.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(printable(line, most=LONGEST_LINE) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class BadFileError(UserError):
@@ -226,13 +237,28 @@ def check_regular(descriptor: int, name: object) -> int:
     return status.st_size
 
 
-def check_holes(descriptor: int, name: object) -> None:
-    """Raises BadFileError for a large open file that is nearly all holes; where no block is counted, none is known."""
-    status = os.fstat(descriptor)
-    stored = 512 * status.st_blocks
-    if status.st_size > LARGE_BYTES and 0 < stored < status.st_size // 64:
+def stored_bytes(descriptor: int) -> int:
+    """Bytes of an open file without its holes; all of them where the file system does not know of any."""
+    size, place, at, found = os.fstat(descriptor).st_size, os.lseek(descriptor, 0, os.SEEK_CUR), 0, 0
+    try:
+        while at < size:
+            begin = os.lseek(descriptor, at, os.SEEK_DATA)
+            at = os.lseek(descriptor, begin, os.SEEK_HOLE)
+            found += at - begin
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no data follows
+            return size
+    finally:
+        os.lseek(descriptor, place, os.SEEK_SET)
+    return found
+
+
+def check_holes(descriptor: int, name: object, small: int = LARGE_BYTES) -> None:
+    """Raises BadFileError for an open file that is nearly all holes; one of `small` bytes may be."""
+    size = os.fstat(descriptor).st_size
+    if size > small and (stored := stored_bytes(descriptor)) < size // 64:
         raise BadFileError(
-            f"{printable(name)}: {format_bytes(status.st_size)}, of which only {format_bytes(stored)} are on the disk; "
+            f"{printable(name)}: {format_bytes(size)}, of which only {format_bytes(stored)} are on the disk; "
             f"{COPY_AGAIN}"
         )
 
@@ -270,10 +296,7 @@ def read_at_most(file: Readable, limit: int, name: object, key: str | None = Non
 
 def size_of(file: Any, name: object) -> int | None:
     """The size of an open file in bytes, None for a stream that does not tell; raises BadFileError for devices."""
-    try:
-        descriptor = file.fileno()
-    except (OSError, AttributeError, ValueError):
-        descriptor = None
+    descriptor = descriptor_of(file)
     if descriptor is not None:
         check_holes(descriptor, name)
         return check_regular(descriptor, name)
@@ -287,6 +310,14 @@ def read_file(path: str | os.PathLike[str], limit: int, key: str | None = None) 
     """The content of a local regular file of at most `limit` bytes; raises BadFileError or OSError."""
     with open_regular(path) as file:
         return read_at_most(file, limit, path, key)
+
+
+def descriptor_of(file: Any) -> int | None:
+    """The descriptor of an open file; None for a stream that has none."""
+    try:
+        return file.fileno()
+    except (OSError, AttributeError, ValueError):
+        return None
 
 
 def format_bytes(size: int) -> str:

@@ -78,7 +78,7 @@ def checked_nodes(cfg: RunConfig, dataset: Dataset, address: str, share: Share, 
 def refuse(problems: Sequence[str]) -> None:
     """Raises ConfigError when there are problems."""
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
 
 
 def problems(node: Node, found: Findings | str, clearance: Clearance) -> list[str]:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from stylegan_ray.config import ConfigError
 from stylegan_ray.untrusted import printable
 
-LONGEST_MESSAGE = 1 << 14
-
 
 class DataError(ConfigError):
-    """A data set that cannot be trained on as configured; the command exits with status 2.
-
-    Its message is one printable line: it holds names of files, which may hold anything.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message, most=LONGEST_MESSAGE))
+    """A data set that cannot be trained on as configured; the command exits with status 2."""
 
 
 class MissingDecoder(ValueError):  # noqa: N818 - it describes an image

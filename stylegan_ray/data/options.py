@@ -187,7 +187,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(to_option_names(str(error))) from error
+        raise ConfigError(*map(to_option_names, error.args)) from error
     finally:
         logging.setLogRecordFactory(make_record)
 

@@ -26,6 +26,10 @@ MOST_BYTES = 1 << 30
 """Largest file, and most bytes of its arrays; the w of 20,000 images at 1024 pixels take 0.7 GB."""
 SMALL_BYTES, MOST_EXPANSION = 1 << 26, 16
 """Arrays take so many bytes, and so many times those of their file: noise and w hardly compress."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How numpy.savez and savez_compressed store arrays; zipfile inflates others without a limit."""
+MOST_ARRAYS = 1 << 10
+"""Entries of a file; noise maps have two per resolution."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,13 @@ def _no_arrays(text: str) -> ConfigError:
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of an .npz file as float32; raises BadFileError where they claim more than the file may hold."""
+    if content.count(b"PK\x01\x02") > MOST_ARRAYS:
+        raise BadFileError(f"it holds more than {MOST_ARRAYS:,} arrays")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
+        for entry in entries:
+            if entry.flag_bits & 1 or entry.compress_type not in METHODS:
+                raise BadFileError(f"{printable(entry.filename)} is encrypted, or compressed otherwise than by deflate")
         left = min(SMALL_BYTES + MOST_EXPANSION * len(content), MOST_BYTES)
         if sum(entry.file_size for entry in entries) > left:
             raise BadFileError(f"its arrays have more than {left} bytes, far more than it takes")

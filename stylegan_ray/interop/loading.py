@@ -23,7 +23,7 @@ from stylegan_ray.interop.native import (
 )
 from stylegan_ray.interop.not_networks import STYLEGAN3, describe_other_file
 from stylegan_ray.interop.pickles import Budget, checked_key, take_tensor
-from stylegan_ray.interop.sizes import checked_augment_p, checked_lod
+from stylegan_ray.interop.sizes import checked_augment_p, checked_lod, require_numbers
 from stylegan_ray.interop.torch_files import is_torch_file
 from stylegan_ray.interop.unpickler import Array, Record, load_pickle
 from stylegan_ray.run_folder import (
@@ -115,9 +115,12 @@ def read_networks(path: str | os.PathLike[str]) -> Networks:
         with reading(address, passes=(FileNotFoundError,)):
             here = Storage.at(address)
             names = [] if _is_file(address) else here.names()
-            return _from_folder(here, names) if names else _from_file(Storage.at(folder), name)
+            networks = _from_folder(here, names) if names else _from_file(Storage.at(folder), name)
+            for part, network in networks.parts().items():  # whose type may be too small for a number of the file
+                require_numbers(network.state_dict(), part)
+            return networks
     except ConfigError as error:  # a configuration in the file that is out of range
-        raise BadFileError(f"{printable(address, 500)}: {'; '.join(str(error).splitlines())}") from error
+        raise BadFileError(f"{printable(address, 500)}: {'; '.join(error.args)}") from error
     except FileNotFoundError:
         raise FileNotFoundError(f"no networks at {printable(address)}: there is no such file or folder") from None
 

@@ -239,7 +239,6 @@ def _build(
         with torch.random.fork_rng(devices=[]):
             network = build(model, *shape)
         network.to(next(iter(state.values())).dtype).load_state_dict(state)
-        require_numbers(network.state_dict(), part)  # the type of its first tensor may be too small for another one
         networks[part] = network.eval()
     return Networks(**networks, config=cfg, D_model=D_model, cur_nimg=cur_nimg)
 

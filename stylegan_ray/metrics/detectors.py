@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,14 +17,17 @@ from torch import Tensor, nn
 
 from stylegan_ray.config import nearest
 from stylegan_ray.data.index import cache_folder
+from stylegan_ray.interop.sizes import require_numbers
 from stylegan_ray.interop.torch_files import read_torch_file
 from stylegan_ray.metrics.efficientnet_lite0 import EfficientNetLite0
 from stylegan_ray.metrics.inception_v3 import InceptionV3
 from stylegan_ray.metrics.tiny_detector import FILE, load_tiny_detector, shipped_weights
 from stylegan_ray.metrics.vgg16 import VGG16, perceptual_from
 from stylegan_ray.storage import Storage, join_address, split_address
-from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError
+from stylegan_ray.untrusted import NETWORK_BYTES, BadFileError, printable
 
+COUNT = "num_batches_tracked"
+"""Tensors that are no numbers of a network: of batches in its training."""
 IMAGES_AT_ONCE = 32  # fixed, so that the rounding of a feature does not depend on the caller
 
 
@@ -275,9 +277,12 @@ def _from_recipe(weights: Weights) -> Detector:
     recipe = RECIPES[weights.name]
     try:
         module = recipe.build(weights.contents)
-    except (RuntimeError, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
+        numbers = {name: value for name, value in module.state_dict().items() if not name.endswith(COUNT)}
+        require_numbers(numbers)  # those of the file may be too large for the type of the network
+    except Exception as error:  # what reads or takes the tensors of another file raises nearly anything
         raise DetectorUnavailable(
-            f"detector {recipe.name!r}: {weights.path} does not hold its weights: {error}"
+            f"detector {recipe.name!r}: {printable(weights.path, 500)} does not hold its weights: "
+            f"{printable(error, 1000)}"
         ) from error
     return Detector(recipe.name, weights.sha256, recipe.resize, module.eval().requires_grad_(False))
 
@@ -302,7 +307,8 @@ def _scripted(weights: Weights) -> Detector:
             script = torch.jit.load(io.BytesIO(weights.contents[0]), map_location="cpu")
         except RuntimeError as error:
             raise DetectorUnavailable(
-                f"detector {weights.name!r}: {weights.path} is not a TorchScript file: {error}"
+                f"detector {weights.name!r}: {printable(weights.path, 500)} is not a TorchScript file: "
+                f"{printable(error, 1000)}"
             ) from error
     keywords = RECIPES[weights.name].script_call if weights.name in RECIPES else ()
     return Detector(f"{weights.name}-script", weights.sha256, "by the script", Scripted(script, keywords))
@@ -330,6 +336,7 @@ def _state(content: bytes) -> dict[str, Tensor]:
     state = read_torch_file(content)
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise BadFileError("it holds something other than tensors by name; fetch it again")
+    require_numbers({name: value for name, value in state.items() if not name.endswith(COUNT)})
     return state
 
 

@@ -98,7 +98,7 @@ def compare_stored(a: str, b: str) -> list[Comparison]:
     try:
         return compare(load_rows(a), load_rows(b))
     except IncomparableRows as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(*error.args) from None
 
 
 def _is_checkpoint(address: str) -> bool:

@@ -18,7 +18,7 @@ from stylegan_ray.metrics.blocks import Plan
 from stylegan_ray.metrics.detectors import Detector
 from stylegan_ray.metrics.names import MetricSpec
 from stylegan_ray.metrics.reduction import Value
-from stylegan_ray.untrusted import printable
+from stylegan_ray.untrusted import UserError, printable
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ MUST_AGREE = (
 """Keys in which comparable rows agree. Seeds may differ: the spread is the variation over seeds."""
 
 
-class IncomparableRows(ValueError):  # noqa: N818 (it names a state)
+class IncomparableRows(UserError):  # noqa: N818 (it names a state)
     """Rows that are not comparable; the message names the keys that differ."""
 
 
@@ -142,7 +142,7 @@ def compare(rows_a: Iterable[Row], rows_b: Iterable[Row]) -> list[Comparison]:
         for key in unlike_keys(last_a[metric], last_b[metric])
     ]
     if unlike:
-        raise IncomparableRows("these rows are not comparable:\n" + "\n".join(unlike))
+        raise IncomparableRows("these rows are not comparable:", *unlike)
     return [Comparison(metric, last_a[metric], last_b[metric]) for metric in shared]
 
 

@@ -67,9 +67,9 @@ class PerceptualVGG16(nn.Module):
 def perceptual_from(backbone: dict[str, Tensor], heads: dict[str, Tensor]) -> PerceptualVGG16:
     """LPIPS from torchvision's VGG16 weights and its authors' linear weights (lin0.model.1.weight, ...)."""
     network = PerceptualVGG16()
-    network.layers.load_state_dict({k.removeprefix("features."): v for k, v in backbone.items() if k[0] == "f"})
-    for block, weights in enumerate(network.weights):
-        weights.data.copy_(heads[f"lin{block}.model.1.weight"].flatten())
+    network.layers.load_state_dict({k.removeprefix("features."): v for k, v in backbone.items() if k.startswith("f")})
+    numbers = range(len(WIDTHS))
+    network.weights.load_state_dict({str(block): heads[f"lin{block}.model.1.weight"].flatten() for block in numbers})
     return network
 
 

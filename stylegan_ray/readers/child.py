@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from stylegan_ray.readers.frames import BAD_FILE, BAD_IMAGE, GOOD, REPLY, REQUEST
-from stylegan_ray.readers.protocol import Reader, ReadError, pack_contents
-from stylegan_ray.untrusted import COPY_AGAIN
+from stylegan_ray.readers.protocol import Reader, ReadError, pack_contents, stored_size
+from stylegan_ray.untrusted import COPY_AGAIN, PIECE, BadFileError, check_holes, open_regular
 
 KINDS = ("lmdb", "hdf5", "idx", "cifar", "mat")
 MEMORY_BYTES, FOR_EACH_BYTE = 1 << 29, 8
-"""Memory of the process, and for each byte of its files (.mat and .gz files are decompressed)."""
+"""Memory of the process, and for each byte of its files that is no hole (.mat and .gz files are decompressed)."""
 
 
 def main(kind: str, paths: Sequence[str]) -> None:
@@ -28,24 +28,28 @@ def main(kind: str, paths: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not come between
-    limit_memory(sum(os.path.getsize(path) for path in paths))
     try:
-        check_regular(paths)
+        check_files(kind, paths)
+        limit_memory(sum(map(stored_size, paths)))
         reader = open_reader(kind, paths)
         content = pack_contents(reader.contents)
     except Exception as error:  # the libraries raise nearly anything on damaged files
-        is_ours = isinstance(error, ReadError)
+        is_ours = isinstance(error, ReadError | BadFileError)
         reason = str(error) if is_ours else f"it cannot be read as {kind}: {explain(error)}; {COPY_AGAIN}"
         return reply(replies, BAD_FILE, reason.encode("utf-8", "replace"))
     reply(replies, GOOD, content)
     serve(reader, os.fdopen(0, "rb"), replies)
 
 
-def check_regular(paths: Sequence[str]) -> None:
-    """Raises ReadError for a folder, device or pipe, which would be waited for."""
+def check_files(kind: str, paths: Sequence[str]) -> None:
+    """Raises BadFileError for a folder, device or pipe, which would be waited for, and for a file of holes.
+
+    An LMDB may be one: its file can be as large as its map from the beginning.
+    """
     for path in paths:
-        if not os.path.isfile(path):
-            raise ReadError(f"{path} is not a regular file (but a folder, device or pipe); give a file")
+        with open_regular(path) as file:
+            if kind != "lmdb":
+                check_holes(file.fileno(), os.path.basename(path), small=PIECE)
 
 
 def open_reader(kind: str, paths: Sequence[str]) -> Reader:

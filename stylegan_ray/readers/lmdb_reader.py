@@ -7,12 +7,11 @@ LSUN stores WebP files under the hash of each.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections import Counter
 from typing import Any
 
-from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, ReadError, import_optional
+from stylegan_ray.readers.protocol import MAX_FILE_BYTES, Contents, ReadError, import_optional, stored_size
 
 LENGTH_KEY = b"length"
 MAX_DIGITS = 12
@@ -24,7 +23,7 @@ NUMBERED_KEY = re.compile(rb"([1-9]\d{0,4})-(\d{5,12})")
 def open_reader(paths: list[str]) -> LMDBReader:
     lmdb = import_optional("lmdb")
     environment = lmdb.open(paths[0], subdir=False, readonly=True, lock=False, create=False, readahead=False)
-    return LMDBReader(environment.begin(), most=os.path.getsize(paths[0]) // ENTRY_BYTES)
+    return LMDBReader(environment.begin(), most=stored_size(paths[0]) // ENTRY_BYTES)
 
 
 class LMDBReader:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from stylegan_ray.untrusted import open_regular, stored_bytes
+
+FEW_IMAGES, BYTES_PER_IMAGE = 10_000, 16
+"""Files hold so many images, and one more for so many bytes: each costs a name."""
 MAX_FILE_BYTES = 1 << 28
 """Encoded image files above this size are refused, as are frames between the processes."""
 
@@ -48,12 +51,18 @@ class Reader(Protocol):
 
 
 def check_images(num: int, height: int, width: int, paths: Sequence[str]) -> None:
-    """Raises ReadError for images of few pixels, or more of them than their files have bytes: each costs a name."""
+    """Raises ReadError for images of few pixels, or more of them than their files can hold."""
     if min(height, width) < SMALLEST_SIDE:
         raise ReadError(f"it says that its images are of {height}x{width} pixels, less than {SMALLEST_SIDE} on a side")
-    size = sum(map(os.path.getsize, paths))
-    if num > size:
+    size = sum(map(stored_size, paths))
+    if num > FEW_IMAGES + size // BYTES_PER_IMAGE:
         raise ReadError(f"it says that it holds {num} images in {size} bytes; copy it again from its origin")
+
+
+def stored_size(path: str) -> int:
+    """Bytes of a file without its holes."""
+    with open_regular(path) as file:
+        return stored_bytes(file.fileno())
 
 
 def encode_pnm(pixels: np.ndarray) -> bytes:

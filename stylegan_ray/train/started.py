@@ -83,14 +83,15 @@ def check_continues(cfg: RunConfig, data: Dataset, resume_from: str | None = Non
         return
     changed, stored = differences(read_config(run), cfg), read_run_file(run)
     if changed:
-        lines = "\n".join(f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items())
+        lines = [f"  {key}: {before!r} then, {after!r} now" for key, (before, after) in changed.items()]
         source = stored.get("source")
         old_values = "give the old values"
         if isinstance(source, dict) and resume_from is None:  # it changes the defaults of some keys
             old_values = f"give --resume-from {printable(source.get('given'))} as before, or the old values"
         raise ConfigError(
-            f"run {address} was started with another configuration:\n{lines}\n"
-            f"{old_values}, or another --run.name for a new run"
+            f"run {address} was started with another configuration:",
+            *lines,
+            f"{old_values}, or another --run.name for a new run",
         )
     kept = stored.get("data")
     before = kept.get("fingerprint") if isinstance(kept, dict) else None

@@ -3,11 +3,13 @@
 import os
 
 import pytest
+import torch
 from support.networks import built
 
 from stylegan_ray import cli
 from stylegan_ray.config import ConfigError
 from stylegan_ray.images.options import numbers, strengths
+from stylegan_ray.images.saved_w import save_w
 from stylegan_ray.interop import save_network
 
 
@@ -89,6 +91,52 @@ def test_a_pipe_named_as_a_lease_is_none(generate):
     os.mkfifo("out/.lease-deadbeef")
     assert generate("--seeds", "0", "--outdir", "out")[0] == 0
     assert "seed000000.png" in " ".join(os.listdir("out")) or len(os.listdir("out")) > 1
+
+
+FORGED = "\x1b[2Jx\nerror: y\u202e"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (cli.generate, ["net", "--load-w", f"{FORGED}.npz"]), (cli.generate, ["net", "--load-w", f"{FORGED}noise.npz"]),
+        (cli.generate, ["net", "--load-w", f"{FORGED}gone.npz"]), (cli.generate, [f"{FORGED}.safetensors"]),
+        (cli.generate, [FORGED]), (cli.generate, [f"{FORGED}gone"]), (cli.generate, [f"net{FORGED}"]),
+        (cli.convert, ["net", f"{FORGED}.onnxx"]),
+        (cli.convert, ["net", FORGED]), (cli.convert, [f"{FORGED}.safetensors", "x.pkl"]),
+        (cli.stop, ["x", "--storage", f"{FORGED}gone"]), (cli.report, [f"{FORGED}.npz"]),
+        (cli.evaluate, [f"{FORGED}.safetensors", "fid8_tiny"]), (cli.evaluate, [f"net{FORGED}", "fid8_tiny"]),
+        (cli.train, [FORGED]), (cli.train, [f"{FORGED}.yaml"]), (cli.train, ["tiny", f"{FORGED}gone", "--dry-run"]),
+        (cli.train, ["tiny", "--dry-run", "--resume-from", f"{FORGED}.safetensors"]),
+        (cli.tune, ["tiny", "--space", f"{FORGED}.yaml"]),
+    ],
+)  # fmt: skip
+def test_names_that_forge_lines(tmp_path, networks, monkeypatch, capsys, command, words):
+    cfg, G, D, G_ema = networks
+    monkeypatch.chdir(tmp_path)
+    os.makedirs(FORGED)
+    shape, noise = (1, G.synthesis.num_ws, G.w_dim), torch.zeros(1, 1, 3, 3)
+    for name, content in {
+        "net": save_network(G, D, G_ema, cfg, 0),
+        f"{FORGED}.safetensors": save_network(None, D, None, cfg, 0),
+        f"{FORGED}.npz": save_w(torch.zeros(1, 2, 3)),
+        f"{FORGED}noise.npz": save_w(torch.zeros(shape), [noise]),
+        f"{FORGED}/config.yaml": b"",
+        f"{FORGED}.yaml": b"a: {b: 1",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    assert cli.run(command, words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.err[:-1].isprintable(), said.err
+    assert all(line.isprintable() for line in said.out.splitlines())
+
+
+def test_what_is_written_is_named_on_one_line(generate, networks):
+    _, G, *_ = networks
+    with open(f"{FORGED}.npz", "wb") as file:
+        file.write(save_w(torch.zeros(1, G.synthesis.num_ws, G.w_dim)))
+    status, said = generate("--load-w", f"{FORGED}.npz", "--outdir", ".")
+    assert status == 0 and said.count("\n") == 1 and said[:-1].isprintable(), said
 
 
 @pytest.mark.parametrize("channels", [2, 5])

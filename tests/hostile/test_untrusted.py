@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import threading
 import time
 import tracemalloc
@@ -11,6 +12,8 @@ from math import isnan
 
 import pytest
 
+from stylegan_ray.config import ConfigError
+from stylegan_ray.data import DataError
 from stylegan_ray.untrusted import (
     BadFileError,
     Turn,
@@ -76,6 +79,14 @@ def test_our_own_errors_keep_their_class_and_message():
         raise BadFileError("file has no end")
     with pytest.raises(FileNotFoundError), reading("file", OtherError, passes=(OSError,)):
         raise FileNotFoundError(2, "no such file")
+
+
+def test_each_argument_of_an_error_is_a_printable_line():
+    error = ConfigError("a \x1b[2J\n is wrong:", "  b\u202e", "x" * 100_000)
+    assert str(error).splitlines()[:2] == ["a \\x1b[2J\\n is wrong:", "  b\\u202e"] and len(str(error)) < 20_000
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == str(ConfigError(*again.args)) and type(again) is ConfigError
+    assert str(DataError("a\nb")) == "a\\nb"
 
 
 def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):

@@ -1,5 +1,8 @@
 """Files of w: out and in again, and what is refused."""
 
+import bz2
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -72,6 +75,32 @@ def test_arrays_far_larger_than_their_file_are_refused(G, tmp_path):
     with pytest.raises(ConfigError, match="no array `w`") as caught:
         load_w([str(tmp_path / "names.npz")], G)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+def archive(data, method, file_size, num=1, flags=0):
+    """A zip of entries of this data, which state another size."""
+    head = struct.pack("<HHHIIIIHH", 20, flags, method, 0, 0, len(data), file_size, 5, 0)
+    local = b"PK\3\4" + head + b"w.npy" + data
+    central = b"PK\1\2" + struct.pack("<H", 20) + head + bytes(14) + b"w.npy"
+    return local + central * num + b"PK\5\6" + struct.pack("<4x2H2IH", num, num, len(central) * num, len(local), 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (archive(bz2.compress(bytes(1 << 28)), zipfile.ZIP_BZIP2, 4000), "is encrypted, or compressed otherwise"),
+        (archive(b"\t\4\5\0\x5d\xff\xff\xff\x7f" + bytes(100), zipfile.ZIP_LZMA, 4000), "compressed otherwise"),
+        (archive(bytes(100), zipfile.ZIP_STORED, 100, flags=1), "is encrypted"),
+        (archive(bytes(100), zipfile.ZIP_STORED, 0, num=2000), "more than 1,024 arrays"),
+    ],
+)
+def test_only_what_numpy_writes_is_inflated(G, tmp_path, content, says):
+    (tmp_path / "w.npz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=says):
+        load_w([str(tmp_path / "w.npz")], G)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

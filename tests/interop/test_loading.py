@@ -3,15 +3,19 @@
 import json
 import os
 import pickle
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from stylegan_ray.checkpoint_files import completion
 from stylegan_ray.config import ConfigError
-from stylegan_ray.interop import load_network, read_networks, save_network
+from stylegan_ray.images.convert import WRITERS
+from stylegan_ray.interop import load_network, read_networks, save_network, tf_pickle
 from stylegan_ray.interop.loading import load, locate
+from stylegan_ray.interop.native import Networks
 
 
 @pytest.fixture
@@ -180,3 +184,16 @@ def golden_pickles():
     ]
     assert len(found) == 6
     return found
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pkl"])
+def test_numbers_too_large_for_the_type_of_the_network_are_refused(made, monkeypatch, tmp_path, ending):
+    """That of its first tensor in our files and rosinality's, and else float32."""
+    cfg, *parts = made(16, 3, 0)
+    parts[0] = parts[0].double() if ending == ".pkl" else parts[0].half()
+    last = list(parts[0].parameters())[-1]
+    last.data = torch.full_like(last, 1e300, dtype=torch.float64)
+    monkeypatch.setattr(tf_pickle, "np", SimpleNamespace(array=np.array, float32=np.float64))
+    (tmp_path / f"network{ending}").write_bytes(WRITERS[ending](Networks(*parts, config=cfg)).content)
+    with pytest.raises(ValueError, match=rf"network\{ending}: tensor .* of G holds NaN or infinite values"):
+        load_network(tmp_path / f"network{ending}")

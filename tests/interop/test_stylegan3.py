@@ -146,6 +146,14 @@ def test_storages_of_older_torch(networks, persistence, monkeypatch, tmp_path, d
     assert torch.equal(found["G"](z), networks[0](z))
 
 
+def test_numbers_too_large_for_float32_are_refused(networks, persistence, monkeypatch, tmp_path):
+    networks[1].double().b4.out.bias.data.fill_(1e300)
+    write(tmp_path / "ada.pkl", *networks)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"ada\.pkl: tensor b4\.out\.bias of D holds NaN or infinite values"):
+        load_network(tmp_path / "ada.pkl")
+
+
 def test_a_stylegan3_network_is_named(networks, persistence, monkeypatch, tmp_path):
     G, D = networks
     G.synthesis.add_module("input", torch.nn.Linear(2, 2))

@@ -20,6 +20,7 @@ from stylegan_ray.metrics.detectors import (
     read_weights,
 )
 from stylegan_ray.metrics.tiny_detector import FILE
+from stylegan_ray.metrics.vgg16 import WIDTHS, vgg_layers
 
 
 class Toy(nn.Module):
@@ -159,6 +160,49 @@ def test_weights_of_another_network_are_refused(recipe):
     torch.save({"other": torch.ones(3)}, recipe)
     with pytest.raises(DetectorUnavailable, match=r"(?s)does not hold its weights.*other"):
         load_detector("toy", str(recipe))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300, 3, True])
+def test_weights_that_are_no_finite_floats_are_refused(recipe, value):
+    torch.save({"weight": torch.tensor([value] * 3, dtype=torch.float64 if isinstance(value, float) else None)}, recipe)
+    with pytest.raises(DetectorUnavailable, match=r"does not hold its weights: tensor weight holds"):
+        load_detector("toy", str(recipe))
+
+
+def test_counts_of_batches_are_whole_numbers(recipe, monkeypatch):
+    norm = nn.BatchNorm2d(3)
+    made = Recipe("toy", (), "none", lambda files: detectors._filled(norm, detectors._state(recipe.read_bytes())))
+    monkeypatch.setitem(detectors.RECIPES, "toy", made)
+    torch.save(nn.BatchNorm2d(3).state_dict(), recipe)
+    assert load_detector("toy", str(recipe)).module is norm
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("lin2.model.1.weight", torch.full((1, 256, 1, 1), torch.nan), "holds NaN"),
+        ("lin2.model.1.weight", torch.full((1, 256, 1, 1), 1e300, dtype=torch.float64), "holds NaN or infinite"),
+        ("lin2.model.1.weight", torch.ones(1, 256, 1, 1, dtype=torch.int64), "holds torch.int64"),
+        ("lin2.model.1.weight", torch.ones(1), "size mismatch"), ("lin2.model.1.weight", None, "lin2"),
+    ],
+)  # fmt: skip
+def test_weights_of_lpips_are_checked(monkeypatch, name, value, says):
+    heads = {f"lin{block}.model.1.weight": torch.ones(1, widths[-1], 1, 1) for block, widths in enumerate(WIDTHS)}
+    heads = {key: tensor for key, tensor in (heads | {name: value}).items() if tensor is not None}
+    backbone = {f"features.{key}": tensor for key, tensor in vgg_layers().state_dict().items()}
+    contents = []
+    for state in (backbone | {"": torch.ones(1)}, heads):
+        torch.save(state, file := io.BytesIO())
+        contents.append(file.getvalue())
+    with pytest.raises(DetectorUnavailable, match=f"lpips.* does not hold its weights: .*{says}"):
+        detectors.Weights("lpips", tuple(contents), "folder").build()
+
+
+def test_names_of_tensors_are_escaped(recipe):
+    torch.save({"\x1b[2J\nother": torch.ones(3)}, recipe)
+    with pytest.raises(DetectorUnavailable, match=r"does not hold its weights.*other") as caught:
+        load_detector("toy", str(recipe))
+    assert str(caught.value).isprintable()
 
 
 def test_weights_by_numbers_are_refused(recipe):

@@ -165,12 +165,11 @@ def check_sweep_continues(sweep: Sweep) -> None:
     if before[2] != sweep.dataset.fingerprint:
         changed["data"] = (before[2], sweep.dataset.fingerprint)
     if changed:
-        lines = "\n".join(
-            f"  {key}: {printable(was)} then, {printable(value)} now" for key, (was, value) in changed.items()
-        )
+        lines = [f"  {key}: {printable(was)} then, {printable(value)} now" for key, (was, value) in changed.items()]
         raise ConfigError(
-            f"sweep {sweep.address} began with other options:\n{lines}\n"
-            f"give the old values, or another --run.name for a new sweep"
+            f"sweep {sweep.address} began with other options:",
+            *lines,
+            "give the old values, or another --run.name for a new sweep",
         )
 
 

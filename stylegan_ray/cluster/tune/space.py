@@ -147,17 +147,20 @@ class Space:
         with reading(where, ConfigError):
             tree = parse_yaml(text, where)
         if not isinstance(tree, dict) or not tree:
-            raise ConfigError(f"{where}: a space is a mapping of dotted keys, such as\n{DEFAULT_SPACE}")
+            raise ConfigError(f"{where}: a space is a mapping of dotted keys, such as", *DEFAULT_SPACE.splitlines())
         try:
             for key in tree:
                 _check_key(key)
             fixed = {key: entry for key, entry in tree.items() if not isinstance(entry, dict)}
             parameters = [_parameter(key, tree[key], base) for key in tree if key not in fixed]
             if not parameters:
-                raise ConfigError(f"there is nothing to search; write a range or a list, such as\n{DEFAULT_SPACE}")
+                raise ConfigError(
+                    "there is nothing to search; write a range or a list, such as", *DEFAULT_SPACE.splitlines()
+                )
             return cls(tuple(_dependencies_first(parameters, fixed)), fixed, printable(where, 500))
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            first, *others = error.args
+            raise ConfigError(f"{where}: {first}", *others) from error
 
     @property
     def keys(self) -> list[str]:
@@ -207,7 +210,7 @@ class Space:
                 base.with_overrides(values)
             except ConfigError as error:
                 given = ", ".join(f"{key}={printable(value, 80)}" for key, value in values.items())
-                raise ConfigError(f"{self.where} contains an invalid configuration ({given}):\n{error}") from error
+                raise ConfigError(f"{self.where} contains an invalid configuration ({given}):", *error.args) from error
 
     def check_movable(self) -> None:
         """Raises ConfigError for parameters that cannot change in the middle of a run."""

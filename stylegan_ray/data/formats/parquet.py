@@ -38,7 +38,7 @@ from stylegan_ray.data.labels import Labels, texts
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, list_names, quoted
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.untrusted import check_size, format_bytes, printable
+from stylegan_ray.untrusted import PIECE, check_holes, check_size, descriptor_of, format_bytes, printable, stored_bytes
 from stylegan_ray.untrusted import reading as guarded
 from stylegan_ray.untrusted_text import parse_json
 
@@ -51,6 +51,8 @@ FIRST_ROWS, FIRST_PIECE = 8, 1 << 16
 """Rows by which it is seen whether a column holds images, and bytes that are read for them at once."""
 MOST_COLUMNS = 256
 """Columns of bytes, the likeliest, of which the first values are looked at."""
+FEW_ROWS, BYTES_PER_ROW = 10_000, 8
+"""A data set has so many rows, and one more for so many bytes of the column of images: each costs a name."""
 MOST_PAGES, BYTES_PER_PAGE = 10_000, 256
 """A file has so many pages, and one more for so many bytes; those of writers take kilobytes."""
 LONGEST_NAME = 200
@@ -127,7 +129,7 @@ class Parquet(EncodedFormat):
     ) -> Index:
         reading = reading or Reading()
         column, note = (reading.image_column, "") if reading.image_column else _choose_column(files, infos)
-        shards, without, num_rows, labels = list[str](), list[str](), [], []
+        shards, without, num_rows, labels, left = list[str](), list[str](), [], [], FEW_ROWS
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
         class_names = dict[tuple[str, ...], str]()
         for info in infos:
@@ -143,8 +145,8 @@ class Parquet(EncodedFormat):
                     class_names.setdefault(found, info.name)
                 with guarded(f"data.path={files.root}/{info.name}", DataError, passes=(OSError,)):
                     footer = read_footer(file, info.size)
-                    _refuse_many_rows(footer, info)
                     leaf = leaf_of(schema, column)
+                    left = _rows_left(file, footer, leaf, info, left)
                     _add_groups(rows, footer, len(shards), info, leaf)
                     _check_pages(file, footer, leaf, info)
                 shards.append(info.name)
@@ -332,14 +334,23 @@ def _refuse_twice(schema: pa.Schema, name: str) -> None:
             raise DataError(f"data.path: {name} has {counts[column]} columns {quoted(column)}; write it again with one")
 
 
-def _refuse_many_rows(footer: Footer, info: FileInfo) -> None:
-    """Raises DataError for more rows than bytes: run-length encoding makes rows without content nearly free."""
+def _rows_left(file: Any, footer: Footer, leaf: str, info: FileInfo, left: int) -> int:
+    """How many rows without content there may still be, of `left`; raises DataError where there are more.
+
+    Run-length encoding makes them nearly free, and so do holes.
+    """
     groups = sum(group.num_rows for group in footer.groups)
-    if footer.num_rows != groups or footer.num_rows > info.size:
+    size = sum(chunk.size for group in footer.groups for chunk in group.chunks if chunk.path == leaf)
+    if (descriptor := descriptor_of(file)) is not None:
+        check_holes(descriptor, "the file", small=PIECE)
+        size = min(size, stored_bytes(descriptor))
+    left += size // BYTES_PER_ROW - footer.num_rows
+    if footer.num_rows != groups or left < 0:
         raise DataError(
             f"data.path: {info.name} claims {footer.num_rows} rows, {groups} of them in row groups, in "
-            f"{format_bytes(info.size)}; copy it again from its origin"
+            f"{format_bytes(size)} of images; write the bytes of every image into it, or copy it again from its origin"
         )
+    return left
 
 
 def _is_small(dtype: pa.DataType) -> bool:

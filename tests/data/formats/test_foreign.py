@@ -12,6 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 import scipy.io
+from support.data_sets import encoded, noise_picture
 from support.foreign import idx, python2_pickle
 
 from stylegan_ray.config import DataConfig
@@ -161,6 +162,53 @@ def test_images_that_cost_a_name_and_hardly_a_byte(tmp_path):
         path.write_bytes(gzip.compress(idx(np.zeros(shape, np.uint8))))
         with pytest.raises(ReadError, match=words):
             idx_reader.open_reader([str(path)])
+
+
+def with_hole(path, size):
+    """Makes a file longer without writing to it."""
+    with open(path, "r+b") as file:
+        file.truncate(size)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["idx", "mat", "hdf5", "cifar"])
+def test_files_of_holes_are_refused_before_they_are_read(tmp_path, monkeypatch, kind):
+    replies = []
+    for name in ("signal.signal", "os.dup2", "limit_memory"):
+        monkeypatch.setattr(f"stylegan_ray.readers.child.{name}", lambda *_: None)
+    monkeypatch.setattr(child, "open_reader", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(child, "reply", lambda _, kind, content: replies.append(content.decode()))
+    (tmp_path / "d").write_bytes(b"x" * 5000)
+    child.main(kind, [with_hole(tmp_path / "d", 2 << 20)])
+    assert "2.097 MB, of which only 8.192 kB are on the disk; it may be damaged" in replies[0]
+
+
+def test_holes_hold_no_images(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(idx(np.zeros((0, 4, 4), np.uint8)).replace(bytes(4), (60_000).to_bytes(4, "big"), 1))
+    with pytest.raises(ReadError, match="holds 60000 images in 4096 bytes"):
+        idx_reader.open_reader([with_hole(path, 16 + 16 * 60_000)])
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        space = h5py.h5s.create_simple((60_000, 3, 4, 4))
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        h5py.h5d.create(file.id, b"imgs", h5py.h5t.NATIVE_UINT8, space, early)
+    with pytest.raises(ReadError, match=r"holds 60000 images in \d{4,5} bytes"):
+        hdf5_reader.open_reader([str(tmp_path / "d.h5")])
+
+
+def test_an_lmdb_may_have_holes(tmp_path, monkeypatch):
+    """Where its map is written to, its file has the size of the map from the beginning."""
+    with lmdb.open(str(tmp_path / "d"), map_size=1 << 34, writemap=True) as environment:
+        with environment.begin(write=True) as transaction:
+            for number in range(20):
+                transaction.put(b"%05d" % number, encoded(noise_picture(number)))
+    assert (tmp_path / "d" / "data.mdb").stat().st_size == 1 << 34
+    assert len(open_index(DataConfig(path=str(tmp_path / "d")), prepares=True)[1].names) == 20
+    monkeypatch.setattr(lmdb_reader, "LMDBReader", lambda _, most: most)
+    most = lmdb_reader.open_reader([str(tmp_path / "d" / "data.mdb")])
+    assert 20 < most < 20_000, "else one without end would be read for long"
 
 
 def test_keys_without_end():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -52,6 +53,38 @@ def test_parquet_blocks_are_row_groups(tmp_path):
     data = opened(write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(40)]), shuffle="blocks")
     indices = RealsSource(data, 0, shuffle="blocks").indices(np.arange(40))
     assert sorted(indices) == list(range(40)) and data.block_rows == 4
+
+
+def with_hole(path, size):
+    """Puts a hole before the footer of a file."""
+    content = path.read_bytes()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    with open(path, "wb") as file:
+        file.write(content[:begin])
+        file.seek(size, os.SEEK_CUR)
+        file.write(content[begin:])
+
+
+@pytest.mark.parametrize("num_files", [1, 20])
+@pytest.mark.parametrize(("hole", "filling"), [(0, 0), (1 << 19, 0), (0, 1 << 20)])
+def test_rows_without_images_are_refused_before_they_are_read(tmp_path, monkeypatch, num_files, hole, filling):
+    monkeypatch.setattr(parquet, "scan", lambda *_: pytest.fail("read"))
+    num = 400_000 // num_files
+    table = pa.table({"image": pa.nulls(num, pa.binary()), "other": [bytes(filling // num_files)] + [None] * (num - 1)})
+    for number in range(num_files):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path, row_group_size=num, use_dictionary=False, compression={"image": "zstd"})
+        if hole:
+            with_hole(path, hole // num_files)
+    with pytest.raises(DataError, match=rf"parquet claims {num} rows, {num} of them in row groups, in .* of images"):
+        opened(tmp_path)
+
+
+def test_a_parquet_file_of_holes_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "d.parquet", [noise_picture(i) for i in range(4)])
+    with_hole(path, 2 << 20)
+    with pytest.raises(DataError, match=r"d\.parquet: the file: 2\.\d+ MB, of which only .* are on the disk"):
+        opened(path)
 
 
 DELTA = {"use_dictionary": False, "data_page_version": "2.0"}
