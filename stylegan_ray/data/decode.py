@@ -130,8 +130,8 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     """An image of which only the header is read; raises what Pillow raises, or ValueError for one that is too large."""
     check_repeated(content)
     check_comments(content)
-    directory = tiff.first_directory(content)
-    stream = CountedReads(_for_pillow(content, directory))
+    for_pillow, directory = tiff.for_pillow(content)
+    stream = CountedReads(without_texts(_without_exif_item(for_pillow)))
     try:
         image = Image.open(stream, formats=available_formats(extra_formats))
     except UnidentifiedImageError as error:
@@ -142,9 +142,9 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
             f"is {image.height}x{image.width} pixels, more than data.max_image_mb={max_bytes >> 20} allows "
             f"({bytes_per_pixel(image)} bytes each)"
         )
-    if bytes_in_memory(image, content) > max_bytes:
+    if bytes_in_memory(image) > max_bytes:
         raise ValueError(
-            f"is a TIFF with a tile of {pixels_of_tile(image, content)} pixels, more than data.max_image_mb="
+            f"is a TIFF with a tile of {pixels_of_tile(image)} pixels, more than data.max_image_mb="
             f"{max_bytes >> 20} allows ({BYTES_PER_PIXEL} bytes each); save it again"
         )
     if directory is not None:
@@ -153,11 +153,9 @@ def read_header(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats:
     return image
 
 
-def _for_pillow(content: bytes, directory: tiff.Directory | None) -> bytes:
-    """An image file without what has no effect on its pixels and may hinder Pillow."""
-    if directory is not None:
-        return tiff.for_pillow(content, directory)
-    return EXIF_ITEM.sub(rb"\1none", content) if content[4:8] == b"ftyp" else without_texts(content)
+def _without_exif_item(content: bytes) -> bytes:
+    """An AVIF or HEIF without EXIF, which has no effect on pixels and may hinder Pillow; other files are unchanged."""
+    return EXIF_ITEM.sub(rb"\1none", content) if content[4:8] == b"ftyp" else content
 
 
 EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
@@ -188,15 +186,20 @@ def bytes_per_pixel(image: Image.Image) -> int:
     return of_mode or (OF_ALPHA if has_alpha(image) else BYTES_PER_PIXEL)
 
 
-def pixels_of_tile(image: Image.Image, content: bytes) -> int:
-    """Pixels of a tile of a TIFF, of which the header is read; 0 for other images."""
-    return tiff.tile_pixels(content) if isinstance(image, TiffImageFile) else 0
+def pixels_of_tile(image: Image.Image) -> int:
+    """Pixels of a tile of a TIFF, which is decoded whole whatever the size of the image; 0 for strips and other images.
+
+    The header of the image is read.
+    """
+    if not isinstance(image, TiffImageFile):
+        return 0
+    return image.tag_v2.get(tiff.TILE_WIDTH, 0) * image.tag_v2.get(tiff.TILE_HEIGHT, 0)
 
 
-def bytes_in_memory(image: Image.Image, content: bytes) -> int:
+def bytes_in_memory(image: Image.Image) -> int:
     """Memory for an image of which the header is read, or for a tile of its file where that takes more."""
     whole = image.width * image.height * bytes_per_pixel(image)
-    return max(whole, pixels_of_tile(image, content) * BYTES_PER_PIXEL)
+    return max(whole, pixels_of_tile(image) * BYTES_PER_PIXEL)
 
 
 def open_image(content: bytes, max_bytes: int = MAX_IMAGE_BYTES, extra_formats: Sequence[str] = ()) -> Image.Image:
@@ -211,7 +214,7 @@ def decoded(
     """As `open_image`; large images are in memory one at a time, while the block runs."""
     header = read_header(content, max_bytes, extra_formats)
     with large_turn:
-        if bytes_in_memory(header, content) > LARGE_BYTES:
+        if bytes_in_memory(header) > LARGE_BYTES:
             large_turn.take()
         yield _loaded(header, content)
 

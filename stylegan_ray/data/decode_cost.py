@@ -103,7 +103,7 @@ def check_scans_of_parts(content: bytes, parts: Sequence[tuple[int, int]], num_p
     each, cost = num_pixels // len(parts), 0
     for part in parts:
         pixels = max(scans[part].num_pixels, each)
-        cost += scans[part].number * pixels + PIXELS_PER_BYTE * min(part[1], 8 * pixels)
+        cost += scans[part].number * pixels + PIXELS_PER_BYTE * min(part[1], len(content), 8 * pixels)
     most, number = max(of.number for of in scans.values()), sum(scans[part].number for part in parts)
     if most > MAX_SCANS or (cost > MAX_SCAN_PIXELS and number > len(parts)):
         raise ValueError(

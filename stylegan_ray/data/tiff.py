@@ -10,7 +10,6 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM*\0", b"II\0*")
 """How files begin that Pillow opens as TIFF, but MM\\0+: it takes a big-endian BigTIFF for a TIFF."""
@@ -47,14 +46,14 @@ MAX_NOTES, MAX_VALUES, MAX_PARTS, MAX_ALL_VALUES = 16, 1000, 1 << 16, 1 << 20
 """Values of a tag of NOTES or LAYOUT, strips or tiles of an image, and values of all directories that are looked at."""
 DAMAGED = "is a damaged or unsupported TIFF; save it again as PNG or JPEG"
 
-
-class Entry(NamedTuple):
-    """Values of a tag."""
-
-    kind: int
-    count: int
-    at: int
-    """Where the values begin."""
+Entry = tuple[int, int, int]
+"""Values of a tag: their kind, their number, and where they begin."""
+STRUCTS = {
+    (order, is_big): (struct.Struct(order + count), struct.Struct(order + entry), struct.Struct(order + link))
+    for order in "<>"
+    for is_big, count, entry, link in ((False, "H", "HHII", "I"), (True, "Q", "HHQQ", "Q"))
+}
+"""Number of entries, entry and link of a directory, by the order of bytes and whether it is of a BigTIFF."""
 
 
 class Directory:
@@ -65,38 +64,43 @@ class Directory:
         self.entries: dict[int, Entry] = {}
         self.repeated: set[int] = set()
         """Tags of several entries: about which of them counts, libtiff and Pillow disagree."""
-        count_code, codes, room = ("Q", "HHQQ", 8) if content.startswith(BIG) else ("H", "HHII", 4)
-        head, entry = struct.Struct(self.order + count_code), struct.Struct(self.order + codes)
+        head, entry, link = STRUCTS[self.order, content.startswith(BIG)]
+        self.is_inside = at + head.size <= len(content)
+        """Whether the file has all of it and of its values; else Pillow leaves out entries, and says nothing."""
         self.num_entries = self.following = self.link = 0
         """Where the next directory is, and where the file says so; 0 without one."""
         self.cut = 0
         """Which link of its chain leads to what Pillow should not see."""
-        if at + head.size > len(content):
+        if not self.is_inside:
             return
         (self.num_entries,) = head.unpack_from(content, at)
         at += head.size
         end = at + self.num_entries * entry.size
         if self.num_entries > MAX_ENTRIES:
             return
+        num_bytes, reach = 0, end
         for place in range(at, min(end, len(content) - entry.size + 1), entry.size):
             tag, kind, count, value = entry.unpack_from(content, place)
-            if tag in self.entries:
+            size = count * BYTES_OF_KIND.get(kind, 0)
+            if size <= link.size:
+                value = place + entry.size - link.size
+            else:
+                num_bytes, reach = num_bytes + size, max(reach, value + size)
+            if self.entries.setdefault(tag, found := (kind, count, value)) is not found:
                 self.repeated.add(tag)
-                continue
-            is_inside = count * BYTES_OF_KIND.get(kind, 1) <= room
-            self.entries[tag] = Entry(kind, count, place + entry.size - room if is_inside else value)
-        if end + room <= len(content):
+        self.is_inside = max(num_bytes, reach) <= len(content)
+        if end + link.size <= len(content):
             self.link = end
-            (self.following,) = struct.unpack_from(self.order + WHOLE[16 if room == 8 else 4], content, end)
+            (self.following,) = link.unpack_from(content, end)
 
     def values(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Whole numbers of a tag; raises ValueError where the file ends before them."""
-        entry = self.entries.get(tag)
-        if entry is None or not entry.count:
+        kind, count, at = self.entries.get(tag, (0, 0, 0))
+        if not count:
             return default
-        if entry.kind not in WHOLE or entry.at + entry.count * BYTES_OF_KIND[entry.kind] > len(self.content):
+        if kind not in WHOLE or at + count * BYTES_OF_KIND[kind] > len(self.content):
             raise ValueError(DAMAGED)
-        return struct.unpack_from(f"{self.order}{entry.count}{WHOLE[entry.kind]}", self.content, entry.at)
+        return struct.unpack_from(f"{self.order}{count}{WHOLE[kind]}", self.content, at)
 
     def value(self, tag: int, default: int = 0) -> int:
         return self.values(tag, (default,))[0]
@@ -136,12 +140,37 @@ class Directory:
         return found * self.num_samples if len(found) == 1 else found
 
 
-def first_directory(content: bytes) -> Directory | None:
-    """The directory of the image that is read; None for a file that is no TIFF.
+def for_pillow(content: bytes) -> tuple[bytes, Directory | None]:
+    """A file for Pillow to open and the directory of its image, or None for one that is no TIFF.
 
-    Raises ValueError for one that takes Pillow long to open. Later directories, which only the data doctor counts, are
-    cut off where they are damaged or do.
+    Raises ValueError for a TIFF that takes Pillow long to open. Later directories, which only the data doctor counts,
+    are cut off where they are damaged or do so.
     """
+    directory = _first_directory(content)
+    if directory is None or not (changes := _changes(directory)):
+        return content, directory
+    for at, instead in changes:
+        content = content[:at] + instead + content[at + len(instead) :]
+    directory = _first_directory(content)
+    if directory is None or _changes(directory):  # it overlaps what was changed
+        raise ValueError(DAMAGED)
+    return content, directory
+
+
+def _changes(directory: Directory) -> list[tuple[int, bytes]]:
+    """Where Pillow must find other bytes, and which: a chain that ends, and no planes where a pixel is one sample.
+
+    It takes a sample in a plane for another kind of pixels.
+    """
+    found = [(directory.cut, bytes(8 if directory.content.startswith(BIG) else 4))] if directory.cut else []
+    if directory.num_samples == 1 and directory.value(PLANES, 1) != 1:
+        kind, _, at = directory.entries[PLANES]
+        found.append((at, struct.pack(directory.order + WHOLE[kind], 1)))
+    return found
+
+
+def _first_directory(content: bytes) -> Directory | None:
+    """The directory of the image that is read, after all were checked."""
     if content.startswith(b"MM\0+"):
         raise ValueError(DAMAGED)
     chain = _chain(content) if content.startswith(STARTS) else iter(())
@@ -149,6 +178,8 @@ def first_directory(content: bytes) -> Directory | None:
     if first is None or last is None:
         return None
     num_values = _check_numbers(first)
+    if not first.is_inside:
+        raise ValueError(DAMAGED)
     for directory in chain:
         try:
             num_values += _check_numbers(directory)
@@ -173,8 +204,8 @@ def _chain(content: bytes) -> Iterator[Directory]:
 
 def _start(content: bytes) -> int:
     """Where the first directory begins; 0 without one."""
-    order, (code, at) = "<" if content.startswith(b"II") else ">", ("Q", 8) if content.startswith(BIG) else ("I", 4)
-    return struct.unpack_from(order + code, content, at)[0] if len(content) >= 2 * at else 0
+    _, _, link = STRUCTS["<" if content.startswith(b"II") else ">", content.startswith(BIG)]
+    return link.unpack_from(content, link.size)[0] if len(content) >= 2 * link.size else 0
 
 
 def _check_numbers(directory: Directory) -> int:
@@ -209,14 +240,23 @@ def check_layout(directory: Directory) -> None:
             f"is a TIFF with {max(directory.bits())}-bit samples in separate planes (PlanarConfiguration 2) which are "
             "not read; save it with the samples of a pixel side by side (PlanarConfiguration 1), or as PNG"
         )
-    needed, parts = _bytes_of_parts(directory), directory.parts()
-    if len(parts) != len(needed):
+    has_strips, width, height = directory.has_strips, directory.value(WIDTH), directory.value(HEIGHT)
+    rows = min(directory.value(ROWS, height), height) if has_strips else directory.value(TILE_HEIGHT)
+    columns = width if has_strips else directory.value(TILE_WIDTH)
+    if not rows or not columns:
+        raise ValueError(DAMAGED)
+    across, down = math.ceil(width / columns), math.ceil(height / rows)
+    parts, needed = directory.parts(), across * down * directory.num_planes
+    if len(parts) != needed:
         raise ValueError(
-            f"is a TIFF with {len(parts)} strips or tiles of pixels, not the {len(needed)} of its size; save it again"
+            f"is a TIFF with {len(parts)} strips or tiles of pixels, not the {needed} of its size; save it again"
         )
     if not directory.is_raw:
         return
-    for (_, size), num_bytes in zip(parts, needed, strict=True):
+    heights = [rows] * (down - 1) + [height - rows * (down - 1) if has_strips else rows]
+    bits = directory.bits() if directory.num_planes > 1 else [sum(directory.bits())]
+    sizes = (high * math.ceil(columns * of_pixel / 8) for of_pixel in bits for high in heights for _ in range(across))
+    for (_, size), num_bytes in zip(parts, sizes, strict=True):
         if size < num_bytes:
             raise ValueError(f"is cut off: a strip or tile has {size} of {num_bytes} bytes; copy or save it again")
 
@@ -233,23 +273,6 @@ def _planes_are_read(directory: Directory) -> bool:
     return (white == RGB and extra in ((), (2,), (999,))) or (white == CMYK and max(directory.bits()) == 8)
 
 
-def _bytes_of_parts(directory: Directory) -> list[int]:
-    """Bytes of the pixels of each strip or tile before compression."""
-    width, height, bits = directory.value(WIDTH), directory.value(HEIGHT), directory.bits()
-    has_strips = directory.has_strips
-    rows = min(directory.value(ROWS, height), height) if has_strips else directory.value(TILE_HEIGHT)
-    columns = width if has_strips else directory.value(TILE_WIDTH)
-    if not rows or not columns:
-        raise ValueError(DAMAGED)
-    across, down = math.ceil(width / columns), math.ceil(height / rows)
-    sizes = []
-    for num_bits in bits if directory.num_planes > 1 else (sum(bits),):
-        row = math.ceil(columns * num_bits / 8)
-        sizes += [row * rows] * (across * (down - 1))
-        sizes += [row * (height - rows * (down - 1) if has_strips else rows)] * across
-    return sizes
-
-
 def raw_mode(directory: Directory, found: str) -> str:
     """Pillow's name of stored pixels, where it forgets that planes may have 16 bits, or how libtiff orders bytes."""
     if not directory.is_raw:
@@ -259,34 +282,11 @@ def raw_mode(directory: Directory, found: str) -> str:
     return found
 
 
-def for_pillow(content: bytes, directory: Directory) -> bytes:
-    """A TIFF without a link that is to be cut.
-
-    Of one sample neither is said that it is stored in planes: Pillow then takes it for another kind of pixels.
-    """
-    zeros = bytes(8 if content.startswith(BIG) else 4)
-    changes = [(directory.cut, zeros)] if directory.cut else []
-    if directory.num_samples == 1 and directory.value(PLANES, 1) != 1:
-        kind, _, at = directory.entries[PLANES]
-        changes.append((at, struct.pack(directory.order + WHOLE[kind], 1)))
-    for at, instead in changes:
-        content = content[:at] + instead + content[at + len(instead) :]
-    return content
-
-
-def tile_pixels(content: bytes) -> int:
-    """Pixels of a tile of a checked TIFF; it is decoded whole whatever the size of the image. 0 for strips."""
-    directory = Directory(content, _start(content))
-    return directory.value(TILE_WIDTH) * directory.value(TILE_HEIGHT)
-
-
 def exif_orientation(exif: bytes) -> int | None:
     """The orientation in EXIF, any number; None where there is none, or not one SHORT or LONG."""
     content = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")
     if not content.startswith(STARTS):
         return None
     directory = Directory(content, _start(content))
-    entry = directory.entries.get(ORIENTATION)
-    if entry is None or entry.kind not in WHOLE or entry.count != 1:
-        return None
-    return directory.value(ORIENTATION)
+    kind, count, _ = directory.entries.get(ORIENTATION, (0, 0, 0))
+    return directory.value(ORIENTATION) if kind in WHOLE and count == 1 else None

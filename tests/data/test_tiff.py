@@ -266,10 +266,32 @@ def test_an_orientation_in_xmp_counts_where_exif_has_none():
         assert orientation_of(read_header(encoded(PICTURE, "JPEG", exif=b"Exif\0\0" + exif, xmp=xmp))) == expected
 
 
-def test_sizes_of_tags_are_compared_with_the_file():
-    content = tiff(gray(tag_273=(4, [8, 8, 8]), tag_278=(4, [6])), [PIXELS])
-    with pytest.raises(ValueError, match="is a damaged or unsupported TIFF"):
-        open_image(content[: content.index(struct.pack("<III", 8, 8, 8)) + 4])
+def test_values_outside_of_the_file():
+    """Pillow leaves out that tag, and those after it, among which may be what numbers mean."""
+    for number in (1, 2):
+        beyond = tiff(gray(tag_270=(2, (100, bytes(100))), tag_339=(3, [1])), [PIXELS])
+        entry = struct.pack("<HHI", 270, 2, 100)
+        content = beyond.replace(entry + beyond[beyond.index(entry) + 8 :][:4], entry + struct.pack("<I", 1 << 30))
+        with pytest.raises(ValueError, match="is a damaged or unsupported TIFF"):
+            open_image(content if number == 1 else beyond.replace(entry, struct.pack("<HHI", 270, 2, 1 << 20)))
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_change_that_makes_another_tag():
+    """The number of planes is in the entry of a tag that Pillow ignores, and set to 1 it makes that the width."""
+    tags = gray(tag_284=(16, [2]), tag_339=(3, [1]), tag_400=fractions())
+    del tags[256]
+    content = tiff(tags, [PIXELS])
+    planes, width = (content.index(struct.pack("<HH", *entry)) for entry in ((284, 16), (400, 5)))
+    content = content[: planes + 8] + struct.pack("<I", width - 7) + content[planes + 12 :]
+    with pytest.raises(ValueError, match=f"{MANY} values of tag 256"):
+        read_header(content)
+
+
+def test_sizes_are_those_of_the_image_however_many_strips_it_needs():
+    tags = gray(tag_256=(4, [1]), tag_257=(4, [1 << 27]), tag_278=(4, [1]))
+    with pytest.raises(ValueError, match="with 1 strips or tiles of pixels, not the 134217728"):
+        read_header(tiff(tags, [PIXELS]))
 
 
 @pytest.mark.parametrize(
