@@ -440,7 +440,7 @@ class ClusterConfig(Section):
         return int(str(self.num_workers).split(":")[0])
 
 
-NOTIFY_URL = r"^https?://[^/\s@]+(/[^\s@]*)?$"
+NOTIFY_URL = r"^https?://[^/?#\s@]+([/?#][^\s@]*)?$"
 """What an address for notifications looks like."""
 
 

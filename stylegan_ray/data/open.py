@@ -236,7 +236,8 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
     if is_folder:
         images = [info.name for info in infos if not is_label_file(info.name)]
         if len(images) <= FEW_IMAGES and not prepares and (foreign := formats.foreign_of(listing, endings)):
-            _refuse_to_train(foreign[0], path)
+            if not any(is_image(info.name, endings) for info in foreign[1]):  # it does not consist of them
+                _refuse_to_train(foreign[0], path)
         refuse_covers(images, (info.name for info in listing if info.size and not _is_table(info.name)), path)
         left_out.add_images_by_content([info.name for info in listing], files.head)
         for info in infos:
