@@ -198,3 +198,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(parameter, KEPT_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Makes glibc return freed memory to the system, of all threads.
+
+    Each thread that ends leaves its freed memory behind, and the next one may begin with memory of its own: a process
+    that computes metrics in a thread each time grew from 400 to 600 MB in an hour.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

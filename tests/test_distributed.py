@@ -6,6 +6,7 @@ import pickle
 import platform
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,6 +42,30 @@ def test_memory_of_freed_tensors_is_kept_for_the_next(tmp_path):
     before, after = json.loads((tmp_path / "faults.json").read_text())
     assert before > 10 * (1 << 20) * 32 // (resource.getpagesize() * 2 * 512)  # even with pages of 2 MB
     assert after < before / 10
+
+
+def memory_of_threads(_, path):
+    prepare_process(toy_config(), 1)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+    def fill():
+        blocks = [torch.ones(1 << 14) for _ in range(4000)]  # 250 MB in blocks of 64 kB
+        del blocks[:-1]
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fill).result()
+    kept = resident()
+    distributed.return_freed_memory()
+    Path(path).write_text(json.dumps([kept, resident()]))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
+def test_freed_memory_of_a_thread_that_has_ended_is_returned(tmp_path):
+    spawn(memory_of_threads, (tmp_path / "mb.json",), nprocs=1)
+    kept, left = json.loads((tmp_path / "mb.json").read_text())
+    assert kept - left > 100
 
 
 def worker(rank, folder):

@@ -265,7 +265,10 @@ def metric_task(inputs: Sequence[ray.ObjectRef], request: Request) -> list[Row]:
     """The task: rows of the network of a request."""
     found: Any = ray.get(inputs[0])
     compute = partial(compute_rows, found, request)
-    return at_idle_priority(compute) if found.device == "cpu" else compute()
+    try:
+        return at_idle_priority(compute) if found.device == "cpu" else compute()
+    finally:
+        distributed.return_freed_memory()
 
 
 def compute_rows(inputs: TaskInputs, request: Request) -> list[Row]:

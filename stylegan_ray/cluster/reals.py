@@ -45,8 +45,9 @@ MAX_BYTES_PER_CHUNK = 32 << 20
 """Larger groups are decoded minibatch by minibatch; JPEG of 256 px in 2, 8, 32 MiB: 1256, 1370, 1434 images/s."""
 MAX_CHUNKS_PER_TASK, MAX_BYTES_PER_TASK = 64, 64 << 20
 """What is decoded again, at most, when the process of a task dies."""
-FIRST_CHUNKS, MAX_CHUNKS, MAX_TASKS = 64, 4096, 256
-"""Length of executions: a short one is planned quickly; each leaves some memory behind in Ray, 1 MB in all."""
+FIRST_CHUNKS, MAX_CHUNKS, MAX_TASKS = 64, 512, 256
+"""Length of executions: a short one is planned quickly, each leaves 27 kB behind in Ray, and a process grows with the
+longest one, so that lengths which double for an hour look like a leak."""
 CLOSE_SEC = 5.0
 """How long close() waits for the tasks that run."""
 
