@@ -62,7 +62,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         threads = torch.get_num_threads()
         for turn in range(options.repeats):
             rates["bare"].append(rate(bare_loop(writer, options.num), options.num))
-            parts = parts_of(recipe, num)
+            parts = list(parts_of(recipe, num))
             rates["tasks"].append(rate(pool.as_they_come(parts), num) / options.tasks)
             assert len(list(Path(folder).iterdir())) >= len(parts), turn
         torch.set_num_threads(threads)
