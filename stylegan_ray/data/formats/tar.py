@@ -63,8 +63,6 @@ from stylegan_ray.untrusted_text import parse_json
 
 ENDING, LABEL_ENDING = ".tar", ".cls"
 SHARD_NAME = re.compile(r"\d+\D*$")
-CLASS_NUMBER = re.compile(r"[+-]?[0-9]+")
-"""Not all that int() takes: 1_1 and numbers in other scripts are names."""
 MOST_PARTS = 8
 """Kinds of images in a sample; where there are more, dots belong to the names."""
 MAX_CLASS_BYTES = 1 << 12
@@ -406,10 +404,8 @@ def _labels(members: _Members, label_files: Sequence[LabelFile], shards: Sequenc
 
 def _value_of_class(text: str) -> Any:
     """What the text of a .cls file stands for: a number, a vector in brackets, or the name of a class."""
-    if CLASS_NUMBER.fullmatch(text):
-        return int(text)
-    if NUMBER.fullmatch(text):
-        return float(text)
+    if NUMBER.fullmatch(text):  # not all that int() takes: 1_1 and numbers in other scripts are names
+        return float(text) if "." in text else int(text)
     if not text.startswith("["):
         return text
     try:
