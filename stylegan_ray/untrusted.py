@@ -13,6 +13,7 @@ import re
 import reprlib
 import stat
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable
 from types import TracebackType
@@ -326,6 +327,12 @@ def format_bytes(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.4g} {name}"
     return f"{size} B"
+
+
+def is_stored_or_deflated(entry: zipfile.ZipInfo) -> bool:
+    """Whether a zip entry is neither encrypted nor packed by a method that zipfile inflates without a limit."""
+    is_encrypted = entry.flag_bits & 1
+    return not is_encrypted and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def inflate(

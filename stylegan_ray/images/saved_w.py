@@ -19,15 +19,13 @@ from stylegan_ray.config import ConfigError
 from stylegan_ray.data.npy import parse_npy
 from stylegan_ray.images.generate import stored_noise
 from stylegan_ray.storage import Storage, split_address
-from stylegan_ray.untrusted import BadFileError, printable, reading
+from stylegan_ray.untrusted import BadFileError, is_stored_or_deflated, printable, reading
 
 MOST_NAMED = 8
 MOST_BYTES = 1 << 30
 """Largest file, and most bytes of its arrays; the w of 20,000 images at 1024 pixels take 0.7 GB."""
 SMALL_BYTES, MOST_EXPANSION = 1 << 26, 16
 """Arrays take so many bytes, and so many times those of their file: noise and w hardly compress."""
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""How numpy.savez and savez_compressed store arrays; zipfile inflates others without a limit."""
 MOST_ARRAYS = 1 << 10
 """Entries of a file; noise maps have two per resolution."""
 
@@ -106,7 +104,7 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         for entry in entries:
-            if entry.flag_bits & 1 or entry.compress_type not in METHODS:
+            if not is_stored_or_deflated(entry):
                 raise BadFileError(f"{printable(entry.filename)} is encrypted, or compressed otherwise than by deflate")
         left = min(SMALL_BYTES + MOST_EXPANSION * len(content), MOST_BYTES)
         if sum(entry.file_size for entry in entries) > left:

@@ -32,7 +32,15 @@ from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
 from stylegan_ray.data.splits import choose_split, splits_of_images
-from stylegan_ray.untrusted import LARGE_BYTES, check_size, format_bytes, inflate, large_turn, printable
+from stylegan_ray.untrusted import (
+    LARGE_BYTES,
+    check_size,
+    format_bytes,
+    inflate,
+    is_stored_or_deflated,
+    large_turn,
+    printable,
+)
 
 ENDING = ".zip"
 LOCAL_HEADER = 30
@@ -44,8 +52,8 @@ USUAL_EXTRA = 64
 """Bytes read beyond the name and the content, so that a short extra field costs no second read."""
 BEGINNING = 1 << 10
 """Bytes by which an entry is recognized as an image before all of it is decompressed."""
-IS_ENCRYPTED, IS_UTF8 = 1, 1 << 11
-"""Bits of an entry's flags: what its content is, and its name."""
+IS_UTF8 = 1 << 11
+"""The bit of an entry's flags that says that its name is in UTF-8."""
 PNG_OVERHEAD = 300
 """Headers of a PNG and of its zip entry, in bytes."""
 
@@ -230,7 +238,7 @@ def _refuse_twice(entries: list[zipfile.ZipInfo], path: str) -> None:
 def _refuse_packed(entries: list[zipfile.ZipInfo], path: str) -> None:
     """Raises DataError for entries that are encrypted or compressed by an unusual method."""
     for entry in entries:
-        if entry.flag_bits & IS_ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if not is_stored_or_deflated(entry):
             raise DataError(
                 f"{path}: {quoted(entry.filename)} is encrypted, or compressed by a method other "
                 "than deflate; write the zip again without compression (`zip -0`)"
