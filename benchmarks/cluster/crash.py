@@ -169,6 +169,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     while left and time.monotonic() - ended < SEC_TO_GO:
         time.sleep(0.1)
         left = marked(folder)
+    left_commands = [command_of(pid) for pid in left]
     kill(left)
     said = log.read_text(errors="replace")
     half = [
@@ -177,7 +178,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     run_whole(folder, name)
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
-        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left,
+        "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left_commands,
         "unmarked": unmarked, "can_be_answered": can_answer,
         "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),

@@ -131,7 +131,7 @@ class Parquet(EncodedFormat):
         column, note = (reading.image_column, "") if reading.image_column else _choose_column(files, infos)
         shards, without, num_rows, labels, left = list[str](), list[str](), [], [], FEW_ROWS
         rows: dict[str, list[int]] = {"shard": [], "group": [], "size": []}
-        class_names = dict[tuple[str, ...], str]()
+        class_names, unlabelled = dict[tuple[str, ...], str](), ""
         for info in infos:
             with files.open(info.name) as file:
                 schema = _open_parquet(files, info.name, file).schema_arrow
@@ -153,6 +153,8 @@ class Parquet(EncodedFormat):
                 num_rows.append(footer.num_rows)
                 if LABEL_COLUMN in schema.names:
                     labels += _read_labels(file, schema, footer)
+                elif not unlabelled:
+                    unlabelled = f"; the columns of {quoted(info.name)} are {list_names(schema.names, most=8)}"
         if not shards:
             raise DataError(f"data.path: no column {quoted(column)} of encoded images is in {list_names(without)}; "
                             "give the name of another with --data.image_column")  # fmt: skip
@@ -165,8 +167,8 @@ class Parquet(EncodedFormat):
         scanned = scan(ParquetSource(files, shards, column, places).read, names, progress, reading)
         left_out = f"{len(without)} Parquet files without images: {list_names(without)}" if without else ""
         return Index(
-            self.name, names, places, _labels(labels, names, class_names), **vars(scanned), shards=tuple(shards),
-            left_out=tuple(filter(None, [note, left_out])),
+            self.name, names, places, _labels(labels, names, class_names, unlabelled), **vars(scanned),
+            shards=tuple(shards), left_out=tuple(filter(None, [note, left_out])),
         )  # fmt: skip
 
     def source(self, files: Files, index: Index) -> ParquetSource:
@@ -509,10 +511,18 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
         return None
 
 
-def _labels(parts: Sequence[LabelPart], names: PackedNames, class_names: dict[tuple[str, ...], str]) -> Labels:
-    """Labels of all rows; `class_names` are those of the files, and for each the first file that has them."""
+def _labels(
+    parts: Sequence[LabelPart], names: PackedNames, class_names: dict[tuple[str, ...], str], unlabelled: str
+) -> Labels:
+    """Labels of all rows.
+
+    `class_names` are those of the files, and for each the first file that has them; `unlabelled` says, as the end of a
+    sentence, what a file without the column has instead.
+    """
     if not len(names) or sum(map(len, parts)) < len(names):
-        return Labels(problem=f"not all Parquet files have a column `{LABEL_COLUMN}` of numbers, texts or vectors")
+        return Labels(
+            problem=f"not all Parquet files have a column `{LABEL_COLUMN}` of numbers, texts or vectors{unlabelled}"
+        )
     if len(class_names) > 1:
         (some, first), (others, second) = list(class_names.items())[:2]
         return Labels(

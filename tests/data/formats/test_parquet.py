@@ -261,6 +261,13 @@ def test_paths_and_labels_of_any_size_are_not_read(tmp_path, monkeypatch):
         opened(tmp_path / "d.parquet", cond=True)
 
 
+def test_columns_that_may_be_labels_are_named(tmp_path):
+    table = pa.table({"image": [encoded(noise_picture(0))], "fine_label": [3], "coarse_label": [1]})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"the columns of 'd\.parquet' are 'image', 'fine_label', 'coarse_label'"):
+        opened(tmp_path / "d.parquet", cond=True)
+
+
 def test_a_damaged_file_beside_a_thumbnail_is_named(tmp_path):
     root = write_folder(tmp_path / "d", {"thumbnail.png": noise_picture(0), "data/train-0.parquet": b"PAR1"})
     with pytest.raises(DataError, match=r"train-0\.parquet is not a whole Parquet file"):
