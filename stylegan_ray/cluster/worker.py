@@ -228,6 +228,8 @@ class Worker:
                         self._finish_networks(pause.stats["Progress/tick"], snapshots)
                         pause = replace(pause, done=True)
                 is_stored = self._save(pause, signals, snapshots)
+                if pause.stats is not None:
+                    distributed.return_freed_memory()
                 if leaves and not (pause.done and is_stored and not self.cfg.metrics.names):
                     raise Terminated(describe_leaving(state, is_stored))
                 if pause.done or signals.ends:
