@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import time
@@ -200,12 +201,22 @@ def keep_freed_memory() -> None:
             libc.mallopt(parameter, KEPT_BYTES)
 
 
+def freeze_objects() -> None:
+    """Takes what lives now to live as long as the process: Python looks for garbage among newer objects only.
+
+    It does so when these have grown by a quarter. Among the 450,000 objects of a training worker, most of them of
+    modules, garbage of Ray Data would wait for three quarters of an hour, and the search takes 0.3 s.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # from here on a quarter of what is left counts
+
+
 def return_freed_memory() -> None:
     """Makes glibc return freed memory to the system, of all threads.
 
     Each thread that ends leaves its freed memory behind, and the next one may begin with memory of its own: a process
-    that computes metrics in a thread each time grew from 400 to 600 MB in an hour. Snapshots and checkpoints leave gaps
-    that fill slowly, by which a training worker grew by 20 MB in 40 minutes.
+    that computes metrics in a thread each time grew from 400 to 600 MB in an hour.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,6 @@
 """Collectives of a group that loses a worker."""
 
+import gc
 import json
 import os
 import pickle
@@ -66,6 +67,32 @@ def test_freed_memory_of_a_thread_that_has_ended_is_returned(tmp_path):
     spawn(memory_of_threads, (tmp_path / "mb.json",), nprocs=1)
     kept, left = json.loads((tmp_path / "mb.json").read_text())
     assert kept - left > 100
+
+
+def garbage_after(freezes, path):
+    """How many objects that nobody can reach any more are left of 100,000, in a process that holds 500,000."""
+    held = [[] for _ in range(500_000)]
+    if freezes:
+        distributed.freeze_objects()
+    else:
+        gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(5):
+        cycles = [[] for _ in range(20_000)]  # for so long that all are old
+        for cycle in cycles:
+            cycle.append(cycle)
+        del cycles, cycle
+    Path(path).write_text(json.dumps([len(held), len(gc.get_objects()) - before]))
+
+
+def count_garbage(rank, folder):
+    garbage_after(rank == 0, Path(folder, f"{rank}.json"))
+
+
+def test_garbage_does_not_wait_for_what_lives_forever(tmp_path):
+    spawn(count_garbage, (tmp_path,), nprocs=2)
+    (_, frozen), (_, other) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert frozen < 30_000 < other
 
 
 def worker(rank, folder):

@@ -212,6 +212,7 @@ class Worker:
             # The last command was ended before it had saved or known its end, or it had a larger total.
             if state.cur_nimg >= self.cfg.train.total_nimg or self._stops_early(snapshots):
                 return self._finish(state, snapshots)
+            distributed.freeze_objects()
             for pause in training_loop(
                 state, self.cfg, self._observed(reals, state), label_source_of(self.cfg.data, self.worker.dataset),
                 lambda: self._interrupted(signals, snapshots), self.watch,
@@ -228,8 +229,6 @@ class Worker:
                         self._finish_networks(pause.stats["Progress/tick"], snapshots)
                         pause = replace(pause, done=True)
                 is_stored = self._save(pause, signals, snapshots)
-                if pause.stats is not None:
-                    distributed.return_freed_memory()
                 if leaves and not (pause.done and is_stored and not self.cfg.metrics.names):
                     raise Terminated(describe_leaving(state, is_stored))
                 if pause.done or signals.ends:
