@@ -1,4 +1,4 @@
-"""A message for a command that ends without one: a process that is killed, or that a library ends, can say nothing."""
+"""What is done for a command that ends without a word: one that is killed, or that a library ends, can do nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-WATCHER = "trap '' INT TERM HUP; read -r ended || printf '%s\\n' \"$1\" >&2"
-"""For a shell, which waits until the pipe on its standard input closes."""
+from stylegan_ray.orphans import END_ORPHANS
+
+WATCHER = f"""
+trap '' INT TERM HUP
+read -r ended && exit
+printf '%s\\n' "$1" >&2
+for sec in 1 3; do
+    sleep $sec
+    {END_ORPHANS}
+done
+"""
+"""For a shell, which waits until the pipe on its standard input closes; Ray's daemons end with the command."""
 
 
 @contextmanager
 def left_behind(text: str) -> Iterator[None]:
-    """Prints the text to standard error if this process ends inside, in whatever way.
+    """Prints the text to standard error if this process ends inside, in whatever way, and ends what Ray leaves.
 
     SIGKILL ends a process without a word, as the kernel does where memory is short; so do libraries that call _exit():
     Ray's, in a driver that lost its raylet. Where there is no shell, nothing is printed.

@@ -26,6 +26,7 @@ import stylegan_ray
 from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
+from stylegan_ray.orphans import end_orphans
 from stylegan_ray.storage import one_line
 from stylegan_ray.untrusted import printable
 
@@ -112,7 +113,15 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
     try:
         yield
     finally:
-        ray.shutdown()
+        leave(is_local(cfg))
+
+
+def leave(ends_ray: bool) -> None:
+    """Leaves the cluster, and ends one that this process has started."""
+    with interrupts.kept():  # Ray takes the handler of SIGTERM away
+        ray.shutdown(wait_for_processes=ends_ray)
+    if ends_ray:
+        end_orphans()
 
 
 @contextmanager
@@ -299,12 +308,14 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
         with interrupts.hangups_held():
             # Where the command line has set Ray's switch (cli.keep_to_loopback), this is also where its servers listen.
             ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
-    except Exception as error:  # Ray raises bare ones
-        ray.shutdown()
-        raise StartError(
-            f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it is "
-            f"less so"
-        ) from error
+    except BaseException as error:
+        leave(ends_ray=True)
+        if isinstance(error, Exception):  # Ray raises bare ones
+            raise StartError(
+                f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it "
+                f"is less so"
+            ) from error
+        raise
 
 
 def local_defaults() -> dict[str, str]:
