@@ -68,6 +68,7 @@ class Options(Common):
 
 def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     """What was left behind after each signal; the configuration is not used, all commands are small."""
+    signal.signal(signal.SIGHUP, ignore)  # commands would inherit that nohup has made it ignored
     unknown = set(options.commands) - set(words_of(options.folder))
     if unknown:
         raise ConfigError(f"--commands {' '.join(unknown)}: known are {', '.join(words_of(options.folder))}")
@@ -99,7 +100,6 @@ def bars_of(rows: Sequence[dict[str, Any]]) -> Bars:
     return [
         at_most("signals after the end of the command", sum(row["had_ended"] for row in rows), 0),
         at_most("half files", sum(len(row["half_files"]) for row in rows), 0),
-        at_most("processes without the mark", sum(len(row["unmarked"]) for row in rows), 0),
         at_most(f"processes after {SEC_TO_GO:g} s", sum(len(row["left"]) for row in rows), 0),
         at_most("files left after the next whole command", sum(len(row["left_over"]) for row in rows), 0),
         at_most("signals without a word how to continue", len(silent), 0),
@@ -159,16 +159,16 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     process, log = start(folder, name)
     with suppress(subprocess.TimeoutExpired):
         process.wait(after_sec)
-    unmarked = without_mark(process.pid, folder)
+    started = descendants(process.pid)
     had_ended = process.poll() is not None
     can_answer = not had_ended and number != signal.SIGKILL and answers(process.pid)
     process.send_signal(number)
     sent = time.monotonic()
     process.wait(MOST_SEC)
-    ended, left = time.monotonic(), marked(folder)
+    ended, left = time.monotonic(), processes_of(folder, started)
     while left and time.monotonic() - ended < SEC_TO_GO:
         time.sleep(0.1)
-        left = marked(folder)
+        left = processes_of(folder, started)
     left_commands = [command_of(pid) for pid in left]
     kill(left)
     said = log.read_text(errors="replace")
@@ -179,7 +179,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
         "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left_commands,
-        "unmarked": unmarked, "can_be_answered": can_answer,
+        "can_be_answered": can_answer,
         "says_how_to_continue": "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
     }  # fmt: skip
@@ -194,21 +194,21 @@ def answers(pid: int) -> bool:
     return False
 
 
-def marked(folder: Path) -> list[int]:
-    """Processes with the mark of this folder in their environment."""
-    mark, found = f"{MARK}={folder}".encode(), []
+def processes_of(folder: Path, started: Sequence[int]) -> list[int]:
+    """Processes with the mark of a folder in their environment, and those of `started` that live.
+
+    A process that gives itself a title, as Ray's do, writes over its environment.
+    """
+    mark, found = f"{MARK}={folder}".encode(), set(started)
     for entry in os.listdir("/proc"):
         with suppress(OSError):
-            is_ours = entry.isdigit() and mark in Path("/proc", entry, "environ").read_bytes().split(b"\0")
-            if is_ours and is_alive(int(entry)):
-                found.append(int(entry))
-    return found
+            if entry.isdigit() and mark in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+                found.add(int(entry))
+    return sorted(filter(is_alive, found))
 
 
-def without_mark(pid: int, folder: Path) -> list[str]:
-    """Command lines of what a process has started that would not be found by the mark."""
-    started = descendants(pid)
-    return [command_of(other) for other in set(started) - set(marked(folder)) if is_alive(other)]
+def ignore(_number: int, _frame: object) -> None:
+    """A handler; programs that a process starts do not inherit it."""
 
 
 def leftovers(folder: Path) -> Iterator[str]:

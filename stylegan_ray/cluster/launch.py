@@ -67,7 +67,8 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
     if run.is_finished:
         view.message(f"Run {run.address} is finished at {run.cur_nimg / 1000:g} kimg; {way_on(run)} continues it.")
         view.message(closing_message(run.address, run.cfg, "done", command_line(), run.cur_nimg / 1000))
-        deliveries_of(run, view.message).finish("done")
+        with run_lease(run.address, "train", view.message):  # removes one that was left, too
+            deliveries_of(run, view.message).finish("done")
         return 0
     warn_of_new_ray(ray.__version__, view.message)
     with run_lease(run.address, "train", view.message), joined(run.cfg, view.message):

@@ -1,5 +1,7 @@
 """What the train command says of runs that end before anything is trained, or have ended; no Ray is started."""
 
+import os
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -11,6 +13,7 @@ from stylegan_ray import cli
 from stylegan_ray.cluster import run as run_module
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.config import load_config
+from stylegan_ray.lease import Claim, Owner
 from stylegan_ray.storage import Storage
 
 
@@ -34,6 +37,15 @@ def test_a_finished_run_given_a_smaller_total_advises_one_that_continues_it(fini
     assert "is finished at 2 kimg" in said
     (way_on,) = [line for line in said.splitlines() if line.startswith("  Continue")]
     assert float(way_on.rpartition(" ")[2]) > 2 and way_on.count("--train.total") == 1
+
+
+def test_a_finished_run_loses_the_lease_of_a_command_that_was_killed(finished, tmp_path):
+    lease = tmp_path / "runs" / "run" / ".lease-00000000"
+    lease.write_bytes(
+        Owner.of_this_process("train", [Claim("run")]).content(1).replace(str(os.getpid()).encode(), b"1")
+    )
+    assert cli.run(cli.train, [*finished, "--train.total_kimg", "2"]) == 0
+    assert not lease.exists()
 
 
 def given(words, total):

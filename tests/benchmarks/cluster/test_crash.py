@@ -1,7 +1,6 @@
 """The benchmark that hurts commands finds what they leave, and finds nothing after those of today."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,14 +43,14 @@ def test_a_process_answers_when_it_has_a_handler():
         process.kill()
 
 
-def test_processes_of_a_command_are_found_by_their_mark(tmp_path, monkeypatch):
+def test_processes_of_a_command_are_found_by_their_mark_or_number(tmp_path, monkeypatch):
     child = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
     monkeypatch.setenv(crash.MARK, str(tmp_path))
     with subprocess.Popen(child, stdin=subprocess.PIPE) as ours:
         monkeypatch.delenv(crash.MARK)
         with subprocess.Popen(child, stdin=subprocess.PIPE) as other:
-            assert crash.marked(tmp_path) == [ours.pid]
-            assert [line for line in crash.without_mark(os.getpid(), tmp_path) if "stdin.readline" in line]
+            assert crash.processes_of(tmp_path, []) == [ours.pid]
+            assert crash.processes_of(tmp_path, [other.pid]) == sorted([ours.pid, other.pid])
             other.kill()
         ours.kill()
 
