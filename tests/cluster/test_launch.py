@@ -1,6 +1,6 @@
 """What the train command says of runs that end before anything is trained, or have ended; no Ray is started."""
 
-import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,9 +41,7 @@ def test_a_finished_run_given_a_smaller_total_advises_one_that_continues_it(fini
 
 def test_a_finished_run_loses_the_lease_of_a_command_that_was_killed(finished, tmp_path):
     lease = tmp_path / "runs" / "run" / ".lease-00000000"
-    lease.write_bytes(
-        Owner.of_this_process("train", [Claim("run")]).content(1).replace(str(os.getpid()).encode(), b"1")
-    )
+    lease.write_bytes(replace(Owner.of_this_process("train", [Claim("run")]), pid=1).content(1))
     assert cli.run(cli.train, [*finished, "--train.total_kimg", "2"]) == 0
     assert not lease.exists()
 
