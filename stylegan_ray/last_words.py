@@ -6,16 +6,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from stylegan_ray.orphans import END_ORPHANS
+from stylegan_ray.orphans import END_LATE_ORPHANS
 
 WATCHER = f"""
 trap '' INT TERM HUP
 read -r ended && exit
 printf '%s\\n' "$1" >&2
-for sec in 1 3; do
-    sleep $sec
-    {END_ORPHANS}
-done
+{END_LATE_ORPHANS}
 """
 """For a shell, which waits until the pipe on its standard input closes; Ray's daemons end with the command."""
 

@@ -11,19 +11,34 @@ from contextlib import suppress
 
 MOST_SEC = 20.0
 """How long end_orphans() waits for the shell on a machine that is busy."""
-PROGRAMS = r"^ray::(DashboardAgent|RuntimeEnvAgent)|/ray/dashboard/agent\.py|/ray/_private/runtime_env/agent/main\.py"
-"""In the command lines of agents, before and after they give themselves titles."""
-END_ORPHANS = f"""
-for agent in $(grep -lsE '{PROGRAMS}' /proc/[0-9]*/cmdline); do
-    agent=${{agent%/cmdline}}
+END_ORPHANS = """
+for agent in $(grep -lsE '^ray::(DashboardAgent|RuntimeEnvAgent)' /proc/[0-9]*/cmdline); do
+    agent=${agent%/cmdline}
     parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' "$agent/stat" 2> /dev/null) || continue
-    grep -qsE '^[^[:space:]]*/raylet' "/proc/$parent/cmdline" || kill -KILL "${{agent#/proc/}}" 2> /dev/null
+    grep -qsE '^[^[:space:]]*/raylet' "/proc/$parent/cmdline" || kill -KILL "${agent#/proc/}" 2> /dev/null
 done
 """
-"""For a shell: a watcher of a command that was killed has no other means."""
+"""For a shell: a watcher of a command that was killed has no other means. The titles of agents tell them from raylets,
+in whose command lines those of their agents stand."""
+END_LATE_ORPHANS = f"""
+for sec in 1 3 6; do
+    sleep $sec
+    {END_ORPHANS}
+done
+"""
+"""The same over ten seconds: an agent that is still loading its code has no title yet."""
 
 
-def end_orphans() -> None:
-    """Ends the agents of all Rays on this machine that are gone, as far as they belong to this user."""
+def end_orphans(are_starting: bool = False) -> None:
+    """Ends the agents of all Rays on this machine that are gone, as far as they belong to this user.
+
+    Where they may still be starting, a process in the background goes on looking for them.
+    """
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["/bin/sh", "-c", END_ORPHANS], timeout=MOST_SEC, check=False, start_new_session=True)
+        subprocess.run(["/bin/sh", "-c", END_ORPHANS], timeout=MOST_SEC, check=False)
+    if are_starting:
+        with suppress(OSError):
+            subprocess.Popen(
+                ["/bin/sh", "-c", END_LATE_ORPHANS], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip

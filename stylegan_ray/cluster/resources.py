@@ -310,6 +310,7 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
             ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
     except BaseException as error:
         leave(ends_ray=True)
+        end_orphans(are_starting=True)
         if isinstance(error, Exception):  # Ray raises bare ones
             raise StartError(
                 f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it "
