@@ -205,7 +205,7 @@ def freeze_objects() -> None:
     """Takes what lives now to live as long as the process: Python looks for garbage among newer objects only.
 
     It does so when these have grown by a quarter. Among the 450,000 objects of a training worker, most of them of
-    modules, garbage of Ray Data would wait for three quarters of an hour, and the search takes 0.3 s.
+    modules, garbage of Ray Data would wait for so long that the process grows, and the search takes 0.3 s.
     """
     gc.collect()
     gc.freeze()

@@ -8,13 +8,16 @@ from contextlib import contextmanager, suppress
 
 from stylegan_ray.orphans import END_LATE_ORPHANS
 
-WATCHER = f"""
+WATCHER = """
 trap '' INT TERM HUP
 read -r ended && exit
 printf '%s\\n' "$1" >&2
-{END_LATE_ORPHANS}
+exec /bin/sh -c "$2" > /dev/null 2>&1
 """
-"""For a shell, which waits until the pipe on its standard input closes; Ray's daemons end with the command."""
+"""For a shell, which waits until the pipe on its standard input closes, says its first argument, and runs its second.
+
+Who reads what the command prints does not wait for that.
+"""
 
 
 @contextmanager
@@ -36,5 +39,6 @@ def left_behind(text: str) -> Iterator[None]:
 def _started(text: str) -> subprocess.Popen[bytes] | None:
     """The shell; in a session of its own, so that Ctrl-C does not reach it."""
     with suppress(OSError):
-        return subprocess.Popen(["/bin/sh", "-c", WATCHER, "sh", text], stdin=subprocess.PIPE, start_new_session=True)
+        words = ["/bin/sh", "-c", WATCHER, "sh", text, END_LATE_ORPHANS]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     return None

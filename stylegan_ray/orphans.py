@@ -29,16 +29,16 @@ done
 """The same over ten seconds: an agent that is still loading its code has no title yet."""
 
 
-def end_orphans(are_starting: bool = False) -> None:
-    """Ends the agents of all Rays on this machine that are gone, as far as they belong to this user.
-
-    Where they may still be starting, a process in the background goes on looking for them.
-    """
+def end_orphans() -> None:
+    """Ends the agents of all Rays on this machine that are gone, as far as they belong to this user."""
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(["/bin/sh", "-c", END_ORPHANS], timeout=MOST_SEC, check=False)
-    if are_starting:
-        with suppress(OSError):
-            subprocess.Popen(
-                ["/bin/sh", "-c", END_LATE_ORPHANS], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+
+
+def end_late_orphans() -> None:
+    """Looks in the background for agents that were starting when their Ray ended."""
+    with suppress(OSError):
+        subprocess.Popen(
+            ["/bin/sh", "-c", END_LATE_ORPHANS], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip

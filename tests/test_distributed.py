@@ -69,10 +69,10 @@ def test_freed_memory_of_a_thread_that_has_ended_is_returned(tmp_path):
     assert kept - left > 100
 
 
-def garbage_after(freezes, path):
+def count_garbage(rank, folder):
     """How many objects that nobody can reach any more are left of 100,000, in a process that holds 500,000."""
     held = [[] for _ in range(500_000)]
-    if freezes:
+    if rank == 0:
         distributed.freeze_objects()
     else:
         gc.collect()
@@ -82,11 +82,7 @@ def garbage_after(freezes, path):
         for cycle in cycles:
             cycle.append(cycle)
         del cycles, cycle
-    Path(path).write_text(json.dumps([len(held), len(gc.get_objects()) - before]))
-
-
-def count_garbage(rank, folder):
-    garbage_after(rank == 0, Path(folder, f"{rank}.json"))
+    Path(folder, f"{rank}.json").write_text(json.dumps([len(held), len(gc.get_objects()) - before]))
 
 
 def test_garbage_does_not_wait_for_what_lives_forever(tmp_path):

@@ -26,7 +26,7 @@ import stylegan_ray
 from stylegan_ray import interrupts
 from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
-from stylegan_ray.orphans import end_orphans
+from stylegan_ray.orphans import end_late_orphans, end_orphans
 from stylegan_ray.storage import one_line
 from stylegan_ray.untrusted import printable
 
@@ -37,7 +37,7 @@ LOCAL_DEFAULTS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
-    # Else glibc gives threads up to eight heaps a core, which fill one after the other: a worker grew for an hour.
+    # Else glibc gives threads up to eight heaps a core, which fill one after the other, so that a worker grows.
     "MALLOC_ARENA_MAX": "2",
 }
 """What a cluster of this machine alone is started with, where nobody has set it."""
@@ -105,15 +105,16 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
     """
     # Messages of workers come through the channel; their output, and what Ray prints, stays in Ray's logs.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    starts_ray = is_local(cfg)
     with interrupts.kept(), code_of_driver():
-        if is_local(cfg):
+        if starts_ray:
             start_local(cfg, say, quiet | {"include_dashboard": dashboard}, num_runs)
         else:
             join(*given_address(cfg), quiet)
     try:
         yield
     finally:
-        leave(is_local(cfg))
+        leave(starts_ray)
 
 
 def leave(ends_ray: bool) -> None:
@@ -310,7 +311,7 @@ def start_local(cfg: RunConfig, say: Say, quiet: dict[str, Any], num_runs: int =
             ray.init(address="local", num_cpus=max(cores, math.ceil(wanted)), _node_ip_address="127.0.0.1", **quiet)
     except BaseException as error:
         leave(ends_ray=True)
-        end_orphans(are_starting=True)
+        end_late_orphans()
         if isinstance(error, Exception):  # Ray raises bare ones
             raise StartError(
                 f"Ray did not start on this machine: {one_line(error, 500)}; where it is too busy, try again when it "
