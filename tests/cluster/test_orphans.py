@@ -1,15 +1,18 @@
-"""Ray's agents end with the command that started Ray, however it ends."""
+"""What Ray has started ends with the command that started Ray, however it ends."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 
+import ray
 from support.jobs import ROOT
 
 from benchmarks.cluster.local_cluster import command_of, descendants, is_alive, kill
@@ -63,3 +66,30 @@ def test_agents_end_with_their_ray_and_no_other(start, number):
     orphans.end_orphans()
     time.sleep(1)
     assert not [others[pid] for pid in others if not is_alive(pid)]
+
+
+@pytest.mark.parametrize("raylet_lives", [False, True])
+def test_a_worker_that_starts_without_its_raylet_ends(tmp_path, raylet_lives):
+    program = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.py"
+    with socket.socket(socket.AF_UNIX) as raylet:
+        path = str(tmp_path / "raylet")
+        if raylet_lives:
+            raylet.bind(path)
+            raylet.listen()
+        words = {
+            "cluster-id": "0" * 56, "node-id": "0" * 56, "worker-id": "0" * 56, "node-ip-address": "127.0.0.1",
+            "node-manager-port": 1, "gcs-address": "127.0.0.1:1", "redis-address": None, "raylet-name": path,
+            "object-store-name": tmp_path / "store", "metrics-agent-port": 0, "runtime-env-agent-port": 0,
+            "worker-launch-time-ms": 0,
+        }  # fmt: skip
+        command = [sys.executable, str(program), *(f"--{word}={value}" for word, value in words.items())]
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while b"default_worker" not in Path(f"/proc/{worker.pid}/cmdline").read_bytes():
+                time.sleep(0.01)
+            orphans.end_orphans()
+            time.sleep(0.5)
+            assert worker.poll() == (None if raylet_lives else -signal.SIGKILL)
+        finally:
+            worker.kill()
+            worker.wait()
