@@ -202,9 +202,10 @@ def large_classes(options: EvaluateOptions, networks: Networks, dataset: Dataset
 def make_plan(options: EvaluateOptions, networks: Networks) -> Plan:
     """Everything besides networks, data and detectors that decides the values."""
     cfg = networks.config
+    mirror = cfg.data.mirror_augment if options.mirror is None else options.mirror == "yes"
     return Plan(
-        (), seed=options.seed, psi=options.trunc, noise=options.noise_mode, dialect=options.dialect,
-        mirror=cfg.data.mirror_augment, lod=networks.lod, drange=cfg.train.drange_net,
+        (), seed=options.seed, psi=options.trunc, noise=options.noise_mode, dialect=options.dialect, mirror=mirror,
+        lod=networks.lod, drange=cfg.train.drange_net,
     )  # fmt: skip
 
 

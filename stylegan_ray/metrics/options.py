@@ -35,6 +35,11 @@ class EvaluateOptions:
     """Number of seeds; with several, also mean and spread."""
     by_class: bool = False
     """Also compute each metric for every class of 100 images or more, of a conditional network."""
+    mirror: Annotated[
+        Literal["yes", "no"] | None,
+        tyro.conf.arg(metavar="yes|no", help_behavior_hint="(default: as data.mirror_augment of the run)"),
+    ] = None
+    """Compare with every real image and its mirror image. Networks of other programs count as trained without."""
     seed: int = 0
     """Seed of latents and noise; repeats use the following ones."""
     trunc: float = 1.0

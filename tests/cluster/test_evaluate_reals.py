@@ -99,6 +99,20 @@ def test_a_run_is_compared_as_in_its_training(images, tmp_path, capsys):
     assert (row["metric"], row["num_gen"], row["num_real"]) == ("fid4_full_tiny", 4, 206)
 
 
+def test_mirror_images_are_compared_where_the_run_or_the_command_says(images, tmp_path):
+    keys = {"data.path": str(images), "data.mirror_augment": True, "run.name": "run"}
+    cfg = load_config("config-f", {f"model.{key}": value for key, value in SMALL.items()}).with_overrides(keys)
+    G, D = build_generator(cfg.model, 8, 3, 0), build_discriminator(cfg.model, 8, 3, 0)
+    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
+    (tmp_path / "network-final.safetensors").write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
+    for words in ([], ["--mirror", "no"], ["--mirror", "yes"]):
+        told = [str(tmp_path), "--metrics", "fid64_full_tiny", "--num-tasks", "0", *words]
+        assert cli.run(cli.evaluate, told) == 0
+    rows = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [(row["mirror"], row["num_real"]) for row in rows] == [(True, 412), (False, 206), (True, 412)]
+    assert rows[0]["value"] == rows[2]["value"] != rows[1]["value"]
+
+
 def test_a_published_folder_does_not_name_its_data(images, tmp_path, capsys):
     file = network(tmp_path, images, cond=False)
     assert cli.run(cli.convert, [file, str(tmp_path / "published")]) == 0
