@@ -11,29 +11,37 @@ from contextlib import suppress
 
 MOST_SEC = 20.0
 """How long end_orphans() waits for the shell on a machine that is busy."""
-END_ORPHANS = """
-for agent in $(grep -lsE '^ray::(DashboardAgent|RuntimeEnvAgent)' /proc/[0-9]*/cmdline); do
-    agent=${agent%/cmdline}
-    parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' "$agent/stat" 2> /dev/null) || continue
-    grep -qsE '^[^[:space:]]*/raylet' "/proc/$parent/cmdline" || kill -KILL "${agent#/proc/}" 2> /dev/null
-done
-for worker in $(grep -lsE '^[^[:space:]]*/ray/_private/workers/default_worker[.]py' /proc/[0-9]*/cmdline); do
-    raylet=$(tr '\\0' '\\n' 2> /dev/null < "$worker" | sed -n 's/^--raylet-name=//p')
-    [ -n "$raylet" ] || continue
-    grep -qsF -- "$raylet" /proc/net/unix
-    [ $? -ne 1 ] || kill -KILL "$(basename "${worker%/cmdline}")" 2> /dev/null
+END_ORPHANS = r"""
+code='ray/(dashboard/agent|_private/runtime_env/agent/main)[.]py --node-id='
+for process in $(grep -lsE 'ray::(Dashboard|RuntimeEnv)Agent|ray/(dashboard|_private)/.*[.]py' /proc/[0-9]*/cmdline); do
+    process=${process%/cmdline}
+    words=$({ tr '\0' ' ' < "$process/cmdline"; } 2> /dev/null)
+    if printf '%s' "$words" | grep -qE "^(ray::(Dashboard|RuntimeEnv)Agent|[^ ]*python[^ ]* -u [^ ]*/$code)"; then
+        parent=$(sed 's/.*) . \([0-9]*\) .*/\1/' "$process/stat" 2> /dev/null) || continue
+        grep -qsE '^[^[:space:]]*/raylet' "/proc/$parent/cmdline" && continue
+    elif printf '%s' "$words" | grep -qE '^[^ ]*python[^ ]* [^ ]*/default_worker[.]py .*--raylet-name='; then
+        raylet=$(printf '%s' "$words" | sed 's/.* --raylet-name=\([^ ]*\).*/\1/')
+        grep -qsF -- "$raylet" /proc/net/unix
+        [ $? -eq 1 ] || continue
+    else
+        continue
+    fi
+    kill -KILL "${process#/proc/}" 2> /dev/null
 done
 """
-"""For a shell: a watcher of a command that was killed has no other means. The titles of agents tell them from raylets,
-in whose command lines those of their agents stand. A worker is known by its own command line until it has a title, and
-its raylet by a socket on which it listens: the parent of a worker in a container, or below `uv run`, is another."""
+"""For a shell: a watcher of a command that was killed has no other means.
+
+Agents and workers that load their code are known by their command lines. Then agents have titles, and workers end by
+themselves. The raylet of a worker is known by a socket on which it listens, since the parent of a worker in a
+container, or below `uv run`, is another process.
+"""
 END_LATE_ORPHANS = f"""
 for sec in 1 3 6; do
     sleep $sec
     {END_ORPHANS}
 done
 """
-"""The same over ten seconds: an agent that is still loading its code has no title yet."""
+"""The same over ten seconds: a raylet that dies may be about to start another process."""
 
 
 def end_orphans() -> None:

@@ -93,3 +93,25 @@ def test_a_worker_that_starts_without_its_raylet_ends(tmp_path, raylet_lives):
         finally:
             worker.kill()
             worker.wait()
+
+
+@pytest.mark.parametrize("program", ["dashboard/agent.py", "_private/runtime_env/agent/main.py"])
+def test_an_agent_that_loads_its_code_without_its_raylet_ends(tmp_path, program):
+    """But not one below its raylet, here a shell of that name, and no other program that is given the same file."""
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to("/bin/sh")
+    file = Path(ray.__file__).parent / program
+    call = f"{sys.executable} -u {file} --node-id=0 2> /dev/null; echo $?"
+    reader = f"tail -f {file} > /dev/null & sleep 2; kill $!; wait $!; echo $?"
+    commands = {call: True, f"exec {raylet} -c '{call}'": False, reader: False}
+    shells = [subprocess.Popen(["/bin/sh", "-c", words], stdout=subprocess.PIPE, text=True) for words in commands]
+    try:
+        while sum(str(file) in command_of(pid) for shell in shells for pid in descendants(shell.pid)) < len(shells):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        orphans.end_orphans()
+        for shell, is_orphan in zip(shells, commands.values(), strict=True):
+            status = int(shell.communicate(timeout=60)[0])
+            assert (status == 128 + signal.SIGKILL) == is_orphan
+    finally:
+        kill([pid for shell in shells for pid in (*descendants(shell.pid), shell.pid)])
