@@ -46,7 +46,7 @@ RUN ln --symbolic /opt/venv/bin/ray /opt/venv/bin/stylegan-ray /usr/local/bin/ &
 USER trainer
 WORKDIR /home/trainer
 # MALLOC_ARENA_MAX: processes of many threads grow less (docs/clusters.md, "Where Ray runs").
-ENV STYLEGAN_RAY_STORAGE=/runs MALLOC_ARENA_MAX=2
+ENV STYLEGAN_RAY_STORAGE=/runs MALLOC_ARENA_MAX=1
 VOLUME /runs
 
 ENTRYPOINT ["stylegan-ray"]
