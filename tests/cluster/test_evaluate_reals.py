@@ -37,10 +37,23 @@ def images(tmp_path_factory):
 
 
 def network(folder, images, cond):
+    return write_network(folder / "network.safetensors", small_config(images, {"data.cond": cond}))
+
+
+def write_run(folder, images, keys):
+    """A run of these keys, as far as evaluate looks at it."""
+    cfg = small_config(images, {**keys, "run.name": "run"})
+    (folder / "config.yaml").write_text(cfg.to_yaml())
+    write_network(folder / "network-final.safetensors", cfg)
+
+
+def small_config(images, keys):
     cfg = load_config("config-f", {f"model.{key}": value for key, value in SMALL.items()})
-    cfg = cfg.with_overrides({"data.path": str(images), "data.cond": cond})
-    G, D = (build(cfg.model, 8, 3, 3 if cond else 0) for build in (build_generator, build_discriminator))
-    file = folder / "network.safetensors"
+    return cfg.with_overrides({"data.path": str(images), **keys})
+
+
+def write_network(file, cfg):
+    G, D = (build(cfg.model, 8, 3, 3 if cfg.data.cond else 0) for build in (build_generator, build_discriminator))
     file.write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
     return str(file)
 
@@ -88,23 +101,15 @@ def test_features_of_a_class_are_stored_apart(images):
 
 
 def test_a_run_is_compared_as_in_its_training(images, tmp_path, capsys):
-    keys = {"data.path": str(images), "data.subset": 20, "metrics.all_images": True, "metrics.num_images": 4}
-    cfg = load_config("config-f", {f"model.{key}": value for key, value in SMALL.items()})
-    cfg = cfg.with_overrides({**keys, "metrics.names": ["fid64_full_tiny"], "run.name": "run"})
-    G, D = build_generator(cfg.model, 8, 3, 0), build_discriminator(cfg.model, 8, 3, 0)
-    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
-    (tmp_path / "network-final.safetensors").write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
+    keys = {"data.subset": 20, "metrics.all_images": True, "metrics.num_images": 4}
+    write_run(tmp_path, images, {**keys, "metrics.names": ["fid64_full_tiny"]})
     assert cli.run(cli.evaluate, [str(tmp_path), "--num-tasks", "0"]) == 0
     (row,) = map(json.loads, (tmp_path / "evaluations.jsonl").read_text().splitlines())
     assert (row["metric"], row["num_gen"], row["num_real"]) == ("fid4_full_tiny", 4, 206)
 
 
 def test_mirror_images_are_compared_where_the_run_or_the_command_says(images, tmp_path):
-    keys = {"data.path": str(images), "data.mirror_augment": True, "run.name": "run"}
-    cfg = load_config("config-f", {f"model.{key}": value for key, value in SMALL.items()}).with_overrides(keys)
-    G, D = build_generator(cfg.model, 8, 3, 0), build_discriminator(cfg.model, 8, 3, 0)
-    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
-    (tmp_path / "network-final.safetensors").write_bytes(save_network(G, D, deepcopy(G), cfg, 1000))
+    write_run(tmp_path, images, {"data.mirror_augment": True})
     for words in ([], ["--mirror", "no"], ["--mirror", "yes"]):
         told = [str(tmp_path), "--metrics", "fid64_full_tiny", "--num-tasks", "0", *words]
         assert cli.run(cli.evaluate, told) == 0
