@@ -180,7 +180,7 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
         "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left_commands,
         "can_be_answered": can_answer,
-        "says_how_to_continue": "same command" in said or "Continue " in said,
+        "says_how_to_continue": not process.returncode or "same command" in said or "Continue " in said,
         "left_over": list(leftovers(folder)),
     }  # fmt: skip
 

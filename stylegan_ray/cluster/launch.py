@@ -87,7 +87,7 @@ def train(cfg: RunConfig, resume_from: str | None = None, observer: Observer | N
             has_saved = run.newest_checkpoint != before
             state = "done" if outcome.state == "done" else "stopped" if has_saved else "unchanged"
             view.message(closing_message(run.address, run.cfg, state, command_line()))
-            return 130 if stop_requested() else 0
+            return 130 if stop_requested() and state != "done" else 0
 
 
 def run_lease(address: str, command: str, say: Callable[[str], None]) -> AbstractContextManager[Lease]:

@@ -93,7 +93,7 @@ class Session:
     def __init__(self, sweep: Storage, trials: dict[int, Trial], view: SweepView) -> None:
         """The sweep's folder, its trials so far, which are kept up to date here, and its console."""
         self.sweep, self.known, self.view = sweep, trials, view
-        self.was_stopped = self._was_announced = False
+        self.was_stopped = self.was_signaled = self._was_announced = False
         self._stopped_at = math.inf
         self._store_and_end: Callable[[], None] = lambda: None
         self._has_saved: set[int] = set()
@@ -116,7 +116,8 @@ class Session:
             note_hangup(number)
             if self.was_stopped:
                 raise KeyboardInterrupt
-            self.was_stopped, self._stopped_at = True, time.monotonic()  # `look` says so: a handler must not print
+            self.was_signaled = True
+            self._stop()  # `look` says so: a handler must not print
 
         def store_and_end() -> None:
             self._store_and_end = lambda: None
@@ -192,8 +193,11 @@ class Session:
                         del self._to_free[number]
                         free_disk(self.trials, record)
             if not self.was_stopped and is_asked_to_stop(self.sweep):
-                signal.raise_signal(signal.SIGINT)
+                self._stop()
         self.view.refresh()
+
+    def _stop(self) -> None:
+        self.was_stopped, self._stopped_at = True, time.monotonic()
 
     def _read_record(self, number: int) -> Record | None:
         return retry(lambda: read_record(self.trials, number), self.view.message)

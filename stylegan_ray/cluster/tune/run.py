@@ -244,9 +244,14 @@ def run_trials(sweep: Sweep, trainable: Any, share: Share, at_once: int, view: S
             unpin(folder.folder(name))
     paths = write_outputs(sweep.storage, sweep.plan, sweep.cfg, running.known)
     view.message(closing_message(sweep, paths, is_whole))
-    if running.was_stopped:
+    return exit_status([trial.state for trial in running.known.values()], is_whole, running.was_signaled)
+
+
+def exit_status(states: Sequence[str], is_whole: bool, was_signaled: bool) -> int:
+    """Of a sweep whose trials have these states. A signal counts only where it left trials to continue."""
+    if was_signaled and not is_whole:
         return 130
-    return 1 if all(trial.state in ("failed", "diverged") for trial in running.known.values()) else 0
+    return 1 if all(state in ("failed", "diverged") for state in states) else 0
 
 
 def trainable_of(sweep: Sweep, share: Share, clearance: Clearance) -> Any:

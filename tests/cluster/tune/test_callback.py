@@ -33,6 +33,18 @@ def session(tmp_path):
         yield session, tune
 
 
+def test_a_signal_and_the_stop_file_are_told_apart(session, tmp_path):
+    """As of train: the exit status is 130 after a signal alone."""
+    session, tune = session
+    (tmp_path / STOP).touch()
+    session.look([])
+    assert session.was_stopped and not session.was_signaled
+    session.look([])
+    assert tune.asked == 1
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_tune_ends_the_trials_when_all_have_saved(session, tmp_path):
     """It kills their processes ten seconds after SIGINT, and a large training takes longer to save."""
     session, tune = session
@@ -41,7 +53,7 @@ def test_tune_ends_the_trials_when_all_have_saved(session, tmp_path):
     session.look([0, 1])
     session.report(1, {"ended": "interrupted", "generation": 0})
     session.look([0, 1])
-    assert session.was_stopped and (tmp_path / STOP).exists() and tune.asked == 0
+    assert session.was_signaled and (tmp_path / STOP).exists() and tune.asked == 0
     session.report(0, {"ended": "interrupted", "generation": 0})
     session.look([0, 1])
     session.look([0, 1])

@@ -183,7 +183,7 @@ def test_asked_to_stop_a_sweep_stores_everything_and_the_same_command_continues(
             assert process.poll() is None, sweep.log.read_text()
             time.sleep(0.1)
         (sweep.folder / "STOP").touch()
-        assert process.wait(60) == 130, sweep.log.read_text()
+        assert process.wait(60) == 0, sweep.log.read_text()
     finally:
         sweep.end(process)
     assert any(trial.state == "open" for trial in sweep.trials().values())

@@ -22,6 +22,7 @@ from stylegan_ray.cluster.tune.run import (
     closing_message,
     description,
     digest,
+    exit_status,
     fitting,
     open_sweep,
     write_beginnings,
@@ -55,6 +56,21 @@ def test_a_cluster_says_how_many_trials_fit():
     assert (fit, share.num_workers, share.cpus, share.gpus) == (2, (1, 2), 2.0, 1) and "4 GPUs" in why
     with pytest.raises(ConfigError, match=r"cluster\.num_workers=2.*cluster\.cpus_per_worker"):
         fitting(cfg, [Node("id", "10.0.0.2", {"CPU": 1})], None)
+
+
+@pytest.mark.parametrize(
+    ("states", "is_whole", "was_signaled", "status"),
+    [
+        (["finished", "stopped"], True, False, 0),
+        (["finished", "open"], False, True, 130),
+        (["finished", "open"], False, False, 0),
+        (["finished", "stopped"], True, True, 0),
+        (["failed", "diverged"], True, True, 1),
+    ],
+    ids=["done", "signal", "STOP file", "signal that came too late", "all failed"],
+)
+def test_the_exit_status_says_whether_something_is_left_to_continue(states, is_whole, was_signaled, status):
+    assert exit_status(states, is_whole, was_signaled) == status
 
 
 def test_an_objective_that_no_trial_could_report_is_refused(tmp_path, monkeypatch):
