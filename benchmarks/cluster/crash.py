@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.cluster.local_cluster import command_of, descendants, is_alive, kill
 from benchmarks.command import Bars, Common, Figures
-from benchmarks.results import at_most
+from benchmarks.results import at_most, commit
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.data.formats.tfrecord_wire import bad_payloads, find_frames
 from stylegan_ray.run_folder import COMPLETE
@@ -80,7 +80,7 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         run_whole(folder, "network")
     for name in options.commands:
         done = [row for row in rows if row["command"] == name and row["seed"] == options.seed]
-        sec = done[0]["sec_whole"] if done else None
+        sec = done[-1]["sec_whole"] if done else None
         for number in range(len(done), options.crashes):
             sec = sec or run_whole(folder, name)
             rng = np.random.default_rng([options.seed, *name.encode(), number])
@@ -88,7 +88,8 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
                 row = crash(folder, name, SIGNALS[number % len(SIGNALS)], float(rng.uniform(0, sec)))
                 if not row["had_ended"]:
                     break
-            rows.append(row | {"seed": options.seed, "number": number, "sec_whole": sec})
+            rows.append(row | {"seed": options.seed, "number": number, "commit": commit()})
+            sec = row["sec_whole"]
             notes.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
             print(json.dumps(rows[-1]), flush=True)
     ours = [row for row in rows if row["seed"] == options.seed and row["command"] in options.commands]
@@ -175,13 +176,13 @@ def crash(folder: Path, name: str, number: signal.Signals, after_sec: float) -> 
     half = [
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not is_whole(folder, path)
     ]
-    run_whole(folder, name)
+    sec_whole = run_whole(folder, name)
     return {
         "command": name, "signal": number.name, "after_sec": after_sec, "had_ended": had_ended,
         "sec_to_end": ended - sent, "status": process.returncode, "half_files": half, "left": left_commands,
         "can_be_answered": can_answer,
         "says_how_to_continue": not process.returncode or "same command" in said or "Continue " in said,
-        "left_over": list(leftovers(folder)),
+        "left_over": list(leftovers(folder)), "sec_whole": sec_whole,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("ray")
 from support.jobs import ROOT, isolated
 
 from benchmarks.cluster import crash
+from stylegan_ray.config import RunConfig
 from stylegan_ray.data.formats.tfrecord_wire import frame_records
 
 
@@ -53,6 +54,24 @@ def test_processes_of_a_command_are_found_by_their_mark_or_number(tmp_path, monk
             assert crash.processes_of(tmp_path, [other.pid]) == sorted([ours.pid, other.pid])
             other.kill()
         ours.kill()
+
+
+def test_the_moments_follow_the_speed_of_the_machine_and_interrupted_measurements_go_on(tmp_path, monkeypatch):
+    moments = []
+
+    def crash_of(folder, name, signal, after_sec):
+        moments.append(after_sec)
+        return dict.fromkeys(("half_files", "left", "left_over"), ()) | {
+            "command": name, "had_ended": False, "can_be_answered": False, "sec_whole": 1e-3,
+        }  # fmt: skip
+
+    monkeypatch.setattr(crash, "run_whole", lambda folder, name: 1e6)
+    monkeypatch.setattr(crash, "crash", crash_of)
+    for crashes in (2, 3):
+        options = crash.Options(folder=tmp_path, commands=("prepare_data",), crashes=crashes)
+        figures, bars = crash.measure(options, RunConfig())
+        assert len(figures["crashes"]) == crashes and all(bar["holds"] for bar in bars)
+    assert moments[0] > 1 and max(moments[1:]) < 1e-3 and len(moments) == 3
 
 
 @pytest.mark.cluster
