@@ -20,7 +20,7 @@ class CheckpointError(BadFileError):
     """A checkpoint is missing, incomplete or damaged."""
 
 
-def completion(files: Mapping[str, bytes]) -> bytes:
+def completion(files: Mapping[str, bytes | memoryview]) -> bytes:
     """The content of COMPLETE for the files of a checkpoint."""
     sums = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()

@@ -228,7 +228,7 @@ class Storage:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path(name))
         return info.size
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Writes a whole file; on a local disk atomically, readers see the old or the new content."""
         target = self.path(name)
         if not self.is_local:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor
 
 from stylegan_ray.checkpoint_files import CheckpointError, completion, read_complete
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.credentials import logger_of
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
+from stylegan_ray.train.packed_tensors import PackedTensors
 from stylegan_ray.train.state import COUNTERS as NUMBERS
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, printable, reading
@@ -28,32 +27,23 @@ log = logger_of(__name__)
 class Snapshot:
     """A copy of a TrainState on the CPU, which training does not change."""
 
-    tensors: dict[str, Tensor]
+    tensors: PackedTensors
     counters: dict[str, Any]
     config_yaml: str
 
     @classmethod
     def of(cls, state: TrainState, cfg: RunConfig) -> Snapshot:
         """Copies the state, the only part of writing a checkpoint that training waits for."""
-        tensors = state.tensors()
-        copies = {
-            name: torch.empty_like(value, device="cpu", pin_memory=value.is_cuda) for name, value in tensors.items()
-        }
-        for name, value in tensors.items():
-            copies[name].copy_(value, non_blocking=True)
-        if state.device.type == "cuda":
-            torch.cuda.synchronize()
-        return cls(copies, state.counters(), cfg.to_yaml())
+        return cls(PackedTensors(state.tensors()), state.counters(), cfg.to_yaml())
 
     @property
     def name(self) -> str:
         return checkpoint_name(self.counters["cur_nimg"])
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, bytes | memoryview]:
         """The files of the checkpoint, without COMPLETE."""
-        contiguous = {name: value.contiguous() for name, value in self.tensors.items()}
         return {
-            STATE: safetensors.torch.save(contiguous),
+            STATE: self.tensors.content,
             COUNTERS: json.dumps(self.counters, indent=1).encode(),
             CONFIG: self.config_yaml.encode(),
         }
@@ -101,7 +91,8 @@ def read_checkpoint(folder: Storage) -> Snapshot:
     with reading(f"checkpoint {folder.path()}", CheckpointError):
         counters = parse_json(contents[COUNTERS], COUNTERS)
         check_counters(counters)
-        return Snapshot(safetensors.torch.load(contents[STATE]), counters, decode_utf8(contents[CONFIG], CONFIG))
+        tensors = PackedTensors(safetensors.torch.load(contents[STATE]))
+        return Snapshot(tensors, counters, decode_utf8(contents[CONFIG], CONFIG))
 
 
 def check_counters(counters: Any) -> None:

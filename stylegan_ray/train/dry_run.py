@@ -115,5 +115,5 @@ def _memory(cfg: RunConfig, subject: Subject) -> str:
         f"peak memory of a worker: {gib(peaks[part])} of tensors, in {part}{process}\n"
         f"by phase: {where}\n"
         f"A checkpoint: {gib(checkpoint_bytes(subject))}; {cfg.cluster.keep_checkpoints} are kept, and while one is "
-        f"written the first worker needs twice that in addition."
+        f"written the first worker needs that much in addition."
     )

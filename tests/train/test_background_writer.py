@@ -8,6 +8,7 @@ from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.checkpoint import Snapshot
+from stylegan_ray.train.packed_tensors import PackedTensors
 
 
 class FullDisk(Storage):
@@ -33,7 +34,7 @@ def storage(tmp_path):
 
 
 def snapshot(nimg):
-    return Snapshot({}, {"cur_nimg": nimg}, "")
+    return Snapshot(PackedTensors({}), {"cur_nimg": nimg}, "")
 
 
 def writer_to(storage, messages, keep=3):

@@ -17,11 +17,13 @@ from stylegan_ray.train.checkpoint import (
     write_checkpoint,
 )
 from stylegan_ray.train.loop import Diverged, training_loop
+from stylegan_ray.train.packed_tensors import PackedTensors
 from stylegan_ray.train.resume import Rollback
 
 
 def snapshot(nimg, value=1.0):
-    return Snapshot({"G.w": torch.full((3,), value), "step": torch.tensor(2)}, {"cur_nimg": nimg}, "run: {}\n")
+    tensors = PackedTensors({"G.w": torch.full((3,), value), "step": torch.tensor(2)})
+    return Snapshot(tensors, {"cur_nimg": nimg}, "run: {}\n")
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +123,10 @@ def test_training_does_not_change_a_snapshot_inside_a_tick():
     next(loop)  # the first group, a tick of its own
     next(loop)
     snapshot = Snapshot.of(state, cfg)
-    counts, files = dict(state.means.counts), snapshot.files()
+    counts, content = dict(state.means.counts), bytes(snapshot.tensors.content)
     next(loop)
     assert state.means.counts != counts, "the tick goes on"
-    assert snapshot.files() == files
+    assert snapshot.tensors.content == content
     snapshot.restore(state)
     assert state.means.counts == counts
 

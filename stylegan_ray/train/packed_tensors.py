@@ -1,0 +1,71 @@
+"""Tensors in one block of memory that is a safetensors file: a copy of a state is written without further copies."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Names of dtypes in the format."""
+ALIGNMENT = 8
+"""Of the first tensor, by spaces after the header; larger elements come first, so that all are aligned."""
+
+
+class PackedTensors(Mapping[str, Tensor]):
+    """A copy of tensors on the CPU.
+
+    The block is not taken from the heap: there, blocks of this size that live on while a training allocates and frees
+    leave holes, and its process grows for hours.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        header, offsets, end = {}, {}, 0
+        for name in names:
+            tensor = tensors[name]
+            offsets[name], end = end, end + tensor.numel() * tensor.element_size()
+            header[name] = {
+                "dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offsets[name], end],
+            }  # fmt: skip
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % ALIGNMENT)
+        start = len(text).to_bytes(8, "little") + text
+        is_cuda = any(tensor.is_cuda for tensor in tensors.values())
+        block = _block(len(start) + end, is_pinned=is_cuda)
+        self.content = block.numpy().data
+        """The file."""
+        self.content[: len(start)] = start
+        self._views = {
+            name: _view(block[len(start) + offsets[name] :], tensors[name]).copy_(tensors[name], non_blocking=is_cuda)
+            for name in names
+        }
+        if is_cuda:
+            torch.cuda.synchronize()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+
+def _block(size: int, is_pinned: bool) -> Tensor:
+    if is_pinned:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+
+
+def _view(rest: Tensor, like: Tensor) -> Tensor:
+    """The beginning of the rest of a block, as a tensor of this dtype and shape."""
+    return rest[: prod(like.shape) * like.element_size()].view(like.dtype).view(like.shape)
