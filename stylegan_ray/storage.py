@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import time
 import uuid
@@ -237,6 +238,14 @@ class Storage:
             return
         with whole_file(target) as partial, open(partial, "wb") as file:
             file.write(content)
+
+    def copy(self, name: str, to: str) -> None:
+        """Writes a whole file with the content of another one; raises FileNotFoundError where that does not exist."""
+        if not self.is_local:
+            self.filesystem.copy_file(self.path(name), self.path(to))
+            return
+        with whole_file(self.path(to)) as partial:
+            shutil.copyfile(self.path(name), partial)
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in a folder; empty where it does not exist."""

@@ -229,7 +229,7 @@ class AsyncMetrics(RunMetrics):
         return [unavailable_row(spec, reason, request.provenance) for spec in self.specs]
 
     def _keep(self, request: Request, snapshots: Snapshots, name: str) -> None:
-        snapshots.writer.submit(name, lambda: self.run.write(name, self.run.read(request.network)))
+        snapshots.writer.submit(name, lambda: self.run.copy(request.network, name))
 
     def _delete(self, request: Request, snapshots: Snapshots) -> None:
         """Deletes a request after its rows have reached the storage."""

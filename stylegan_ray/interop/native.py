@@ -27,6 +27,7 @@ from stylegan_ray.interop.sizes import (
     stated_shapes,
 )
 from stylegan_ray.networks import build_discriminator, build_generator
+from stylegan_ray.packed_tensors import PackedTensors
 from stylegan_ray.run_folder import CONFIG, COUNTERS, HEADER_BYTES, STATE
 from stylegan_ray.untrusted import COPY_AGAIN, BadFileError, check_size, printable
 from stylegan_ray.untrusted_text import parse_json, parse_yaml
@@ -75,9 +76,23 @@ def save_network(
     augment_p: float | None = None,
 ) -> bytes:
     """The content of a network file; of G, D and G_ema those that are None are left out."""
+    return bytes(pack_network(G, D, G_ema, cfg, cur_nimg, D_model, lod, augment_p).content)
+
+
+def pack_network(
+    G: Any,
+    D: nn.Module | None,
+    G_ema: nn.Module | None,
+    cfg: RunConfig,
+    cur_nimg: int,
+    D_model: ModelConfig | None = None,
+    lod: float = 0.0,
+    augment_p: float | None = None,
+) -> PackedTensors:
+    """The same in a block of memory of its own, for a process that must not grow."""
     given: dict[str, Any] = {part: n for part, n in zip(PARTS, (G, D, G_ema), strict=True) if n is not None}
     tensors = {
-        f"{part}.{name}": value.detach().cpu().contiguous()
+        f"{part}.{name}": value.detach()
         for part, network in given.items()
         for name, value in network.state_dict().items()
     }
@@ -98,7 +113,7 @@ def save_network(
         metadata["augment_p"] = repr(augment_p)
     if D_model is not None:
         metadata["D_model"] = D_model.model_dump_json()
-    return safetensors.torch.save(tensors, metadata)
+    return PackedTensors(tensors, metadata)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class BackgroundWriter:
         self._thread = threading.Thread(target=self._work, daemon=True, name="background-writer")
         self._thread.start()
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Submits a whole file."""
         self._submit(WriteJob(name, partial(self.run.write, name, content), len(content)))
 

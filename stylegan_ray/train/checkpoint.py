@@ -12,9 +12,9 @@ import safetensors.torch
 from stylegan_ray.checkpoint_files import CheckpointError, completion, read_complete
 from stylegan_ray.config import RunConfig, validated
 from stylegan_ray.credentials import logger_of
+from stylegan_ray.packed_tensors import PackedTensors
 from stylegan_ray.run_folder import COMPLETE, CONFIG, COUNTERS, STATE, checkpoint_name, complete_checkpoints
 from stylegan_ray.storage import Storage
-from stylegan_ray.train.packed_tensors import PackedTensors
 from stylegan_ray.train.state import COUNTERS as NUMBERS
 from stylegan_ray.train.state import TrainState
 from stylegan_ray.untrusted import CONFIG_BYTES, BadFileError, printable, reading

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
+from stylegan_ray.packed_tensors import PackedTensors
 from stylegan_ray.run_folder import CHECKPOINTS, complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.background_writer import BackgroundWriter
 from stylegan_ray.train.checkpoint import Snapshot
-from stylegan_ray.train.packed_tensors import PackedTensors
 
 
 class FullDisk(Storage):

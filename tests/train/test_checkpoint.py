@@ -7,6 +7,7 @@ import torch
 from support.s3 import s3_server
 from support.toy import ToySet, toy_config, toy_minibatches, toy_state
 
+from stylegan_ray.packed_tensors import PackedTensors
 from stylegan_ray.run_folder import complete_checkpoints
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checkpoint import (
@@ -17,7 +18,6 @@ from stylegan_ray.train.checkpoint import (
     write_checkpoint,
 )
 from stylegan_ray.train.loop import Diverged, training_loop
-from stylegan_ray.train.packed_tensors import PackedTensors
 from stylegan_ray.train.resume import Rollback
 
 

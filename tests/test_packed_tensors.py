@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from support.toy import toy_config, toy_state
 
-from stylegan_ray.train.packed_tensors import DTYPES, PackedTensors
+from stylegan_ray.packed_tensors import DTYPES, PackedTensors
 
 TENSORS = {
     "b": torch.arange(6.0).view(2, 3),

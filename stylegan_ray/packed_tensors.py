@@ -1,4 +1,4 @@
-"""Tensors in one block of memory that is a safetensors file: a copy of a state is written without further copies."""
+"""Tensors in one block of memory that is a safetensors file: what a training saves is written without more copies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import mmap
 from collections.abc import Iterator, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +27,10 @@ class PackedTensors(Mapping[str, Tensor]):
     leave holes, and its process grows for hours.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-        header, offsets, end = {}, {}, 0
+        header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+        offsets, end = {}, 0
         for name in names:
             tensor = tensors[name]
             offsets[name], end = end, end + tensor.numel() * tensor.element_size()
