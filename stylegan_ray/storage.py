@@ -240,12 +240,12 @@ class Storage:
             file.write(content)
 
     def copy(self, name: str, to: str) -> None:
-        """Writes a whole file with the content of another one; raises FileNotFoundError where that does not exist."""
+        """Writes a whole file with the content of another one; raises OSError where that does not exist."""
         if not self.is_local:
             self.filesystem.copy_file(self.path(name), self.path(to))
             return
-        with whole_file(self.path(to)) as partial:
-            shutil.copyfile(self.path(name), partial)
+        with self.open(name) as file, whole_file(self.path(to)) as partial, open(partial, "wb") as out:
+            shutil.copyfileobj(file, out)
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders directly in a folder; empty where it does not exist."""

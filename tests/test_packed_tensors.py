@@ -1,5 +1,7 @@
 """A block of tensors is the file that the safetensors library writes, and a copy."""
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -15,12 +17,23 @@ TENSORS = {
     "flags": torch.tensor([True, False, True]),
     "nothing": torch.zeros(0, 4),
 }
+CONTIGUOUS = {name: tensor.contiguous() for name, tensor in TENSORS.items()}
+METADATA = {"one": "1", "two": "é\n"}
 
 
 def test_the_content_is_what_the_library_writes():
     for tensors in ({}, TENSORS, toy_state(toy_config()).tensors()):
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         assert PackedTensors(tensors).content == safetensors.torch.save(contiguous)
+
+
+def test_metadata_is_in_the_header():
+    packed, written = PackedTensors(TENSORS, METADATA).content, safetensors.torch.save(CONTIGUOUS, METADATA)
+    assert header(packed) == header(written) and bytes(packed).endswith(TENSORS["flags"].numpy().tobytes())
+
+
+def header(content):
+    return json.loads(bytes(content[8 : 8 + int.from_bytes(content[:8], "little")]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

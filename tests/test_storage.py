@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.s3 import s3_server
 
 from stylegan_ray import storage
 from stylegan_ray.storage import (
@@ -30,6 +31,18 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         here.write("a/b", b"new")
     assert here.read("a/b") == b"old" and here.names("a") == ["b"], "a full disk keeps no partial file"
+
+
+def test_a_file_is_copied_within_a_storage(tmp_path):
+    here = Storage.at(tmp_path)
+    with s3_server():
+        for storage in (here, Storage.at("s3://bucket/runs")):
+            storage.write("a/b", bytes(200_000))
+            storage.copy("a/b", "c")
+            assert storage.read("c") == storage.read("a/b") == bytes(200_000)
+            with pytest.raises(OSError):
+                storage.copy("a/missing", "c")
+            assert storage.size("c") == 200_000 and storage.names() == ["a", "c"]
 
 
 def test_no_file_replaces_a_pipe_or_a_folder(tmp_path):
