@@ -44,17 +44,16 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
     prepare_process(cfg, options.threads)
     device = chosen_device(options.device)
     state = new_state(cfg, device)
-    blocked, upload, sizes = [], [], {}
+    blocked, upload, sizes, snapshot = [], [], {}, None
     with TemporaryDirectory(prefix="stylegan_ray-") as folder:
         for _ in range(options.repeats):
             start = time.perf_counter()
-            snapshot = Snapshot.of(state, cfg)
+            snapshot = Snapshot.of(state, cfg, spare=snapshot)
             copied = time.perf_counter()
             write_checkpoint(snapshot, Storage.at(folder))
             blocked.append(copied - start)
             upload.append(time.perf_counter() - copied)
             sizes = {file.name: file.stat().st_size for file in Path(folder, snapshot.name).iterdir()}
-            del snapshot
     interval = interval_sec(cfg, options.sec_per_kimg)
     share = median(blocked) / interval
     figures = {

@@ -24,10 +24,16 @@ class PackedTensors(Mapping[str, Tensor]):
     """A copy of tensors on the CPU.
 
     The block is not taken from the heap: there, blocks of this size that live on while a training allocates and frees
-    leave holes, and its process grows for hours.
+    leave holes, and its process grows for hours. A new block costs the system as long as the copy itself; `spare` is
+    one that is not needed any more, whose block is taken where it has the size.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, str] | None = None,
+        spare: PackedTensors | None = None,
+    ) -> None:
         names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
         header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
         offsets, end = {}, 0
@@ -41,8 +47,9 @@ class PackedTensors(Mapping[str, Tensor]):
         text += b" " * (-len(text) % ALIGNMENT)
         start = len(text).to_bytes(8, "little") + text
         is_cuda = any(tensor.is_cuda for tensor in tensors.values())
-        block = _block(len(start) + end, is_pinned=is_cuda)
-        self.content = block.numpy().data
+        size = len(start) + end
+        block = spare._block if spare is not None and len(spare.content) == size else _new_block(size, is_cuda)
+        self._block, self.content = block, block.numpy().data
         """The file."""
         self.content[: len(start)] = start
         self._views = {
@@ -62,10 +69,10 @@ class PackedTensors(Mapping[str, Tensor]):
         return len(self._views)
 
 
-def _block(size: int, is_pinned: bool) -> Tensor:
+def _new_block(size: int, is_pinned: bool) -> Tensor:
     if is_pinned:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
 
 def _view(rest: Tensor, like: Tensor) -> Tensor:

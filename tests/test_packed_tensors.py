@@ -55,6 +55,16 @@ def test_it_is_a_copy_of_the_same_shapes_and_its_views_are_the_content():
     assert (np.frombuffer(packed.content, np.uint8) != before).any()
 
 
+def test_the_block_of_a_spare_copy_is_taken_where_it_has_the_size():
+    spare = PackedTensors(TENSORS)
+    place = spare["b"].data_ptr()
+    again = PackedTensors({**TENSORS, "b": torch.ones(2, 3)}, spare=spare)
+    assert again["b"].data_ptr() == place and again["b"].sum() == 6
+    assert again.content == PackedTensors({**TENSORS, "b": torch.ones(2, 3)}).content
+    larger = PackedTensors({**TENSORS, "b": torch.ones(3, 3)}, spare=again)
+    assert larger["b"].data_ptr() != place and larger["b"].sum() == 9 and again["b"].sum() == 6
+
+
 def test_the_memory_goes_with_the_last_view():
     packed = PackedTensors({"x": torch.ones(1000)})
     view = packed["x"]

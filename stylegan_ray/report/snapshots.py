@@ -107,7 +107,8 @@ class Snapshots:
 
     def save_checkpoint(self) -> None:
         """Saves the state in the background, after the sinks have stored all that it knows of."""
-        self.writer.write_checkpoint(Snapshot.of(self.state, self.cfg), before=self.sinks.sync)
+        snapshot = Snapshot.of(self.state, self.cfg, self.writer.take_spare())
+        self.writer.write_checkpoint(snapshot, before=self.sinks.sync)
 
     def save_network(self, name: str) -> None:
         """Saves the current networks to a file, in the background."""

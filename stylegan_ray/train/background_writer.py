@@ -56,6 +56,7 @@ class BackgroundWriter:
         self._failure: Exception | None = None
         self._failing_since: float | None = None
         self._num_dropped = 0
+        self._spare: Snapshot | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="background-writer")
         self._thread.start()
@@ -74,6 +75,11 @@ class BackgroundWriter:
         A checkpoint that still waits is dropped.
         """
         self._submit(WriteJob(snapshot.name, partial(self._write_checkpoint, snapshot, before), is_checkpoint=True))
+
+    def take_spare(self) -> Snapshot | None:
+        """The last checkpoint that was written, if nobody has taken it; its memory may be used again."""
+        spare, self._spare = self._spare, None
+        return spare
 
     def flush(self, timeout_sec: float | None = None) -> bool:
         """Waits until all is written, or for some seconds; returns whether all is. Raises other errors than OSError."""
@@ -158,6 +164,7 @@ class BackgroundWriter:
         before()
         self.newest_checkpoint = write_checkpoint(snapshot, self.run.folder(CHECKPOINTS))
         self.checkpoint_sec = time.monotonic() - began
+        self._spare = snapshot
         try:
             delete_old_checkpoints(self.run.folder(CHECKPOINTS), self.keep)
         except OSError as error:  # the new one is complete all the same; the next one tries again

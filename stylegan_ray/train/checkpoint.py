@@ -32,9 +32,13 @@ class Snapshot:
     config_yaml: str
 
     @classmethod
-    def of(cls, state: TrainState, cfg: RunConfig) -> Snapshot:
-        """Copies the state, the only part of writing a checkpoint that training waits for."""
-        return cls(PackedTensors(state.tensors()), state.counters(), cfg.to_yaml())
+    def of(cls, state: TrainState, cfg: RunConfig, spare: Snapshot | None = None) -> Snapshot:
+        """Copies the state, the only part of writing a checkpoint that training waits for.
+
+        The copy takes the place of `spare`, one that is not needed any more.
+        """
+        tensors = PackedTensors(state.tensors(), spare=spare.tensors if spare else None)
+        return cls(tensors, state.counters(), cfg.to_yaml())
 
     @property
     def name(self) -> str:

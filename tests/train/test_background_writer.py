@@ -41,6 +41,20 @@ def writer_to(storage, messages, keep=3):
     return BackgroundWriter(storage, keep, messages.append, pauses_sec=(0.01,))
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_memory_of_a_checkpoint_is_spare_once_it_is_written(storage, is_full):
+    writer = writer_to(storage, [])
+    if is_full:
+        FullDisk.is_full.set()
+    writer.write_checkpoint(first := snapshot(16))
+    if is_full:
+        assert not writer.flush(0.2) and writer.take_spare() is None
+        FullDisk.is_full.clear()
+    assert writer.flush(10)
+    assert writer.take_spare() is first and writer.take_spare() is None
+    writer.close()
+
+
 def test_jobs_run_in_order_and_a_checkpoint_after_what_comes_before_it(storage):
     order, writer = [], writer_to(storage, [])
     writer.write("a", b"1")
