@@ -37,6 +37,8 @@ SEC_TO_GO = 15.0
 """How long after the end of a command its processes may live."""
 MOST_SEC = 900.0
 ATTEMPTS = 3
+LOOK_BACK = 4
+"""The longest of so many whole commands says how long the next one may take: some use what was finished before."""
 COMMANDS = (
     "train", "tune", "prepare_data", "prepare_data_tasks", "generate", "generate_tasks", "evaluate", "evaluate_tasks",
 )  # fmt: skip
@@ -80,16 +82,16 @@ def measure(options: Options, cfg: RunConfig) -> tuple[Figures, Bars]:
         run_whole(folder, "network")
     for name in options.commands:
         done = [row for row in rows if row["command"] == name and row["seed"] == options.seed]
-        sec = done[-1]["sec_whole"] if done else None
+        secs = [row["sec_whole"] for row in done] or [run_whole(folder, name)]
         for number in range(len(done), options.crashes):
-            sec = sec or run_whole(folder, name)
+            sec = max(secs[-LOOK_BACK:])
             rng = np.random.default_rng([options.seed, *name.encode(), number])
             for _ in range(ATTEMPTS):  # a command may be faster than the first time
                 row = crash(folder, name, SIGNALS[number % len(SIGNALS)], float(rng.uniform(0, sec)))
                 if not row["had_ended"]:
                     break
             rows.append(row | {"seed": options.seed, "number": number, "commit": commit()})
-            sec = row["sec_whole"]
+            secs.append(row["sec_whole"])
             notes.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
             print(json.dumps(rows[-1]), flush=True)
     ours = [row for row in rows if row["seed"] == options.seed and row["command"] in options.commands]
