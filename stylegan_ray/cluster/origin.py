@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stylegan_ray.cluster.source import Source, source_entry
 from stylegan_ray.credentials import host_of, without_credentials
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.machine.software import code_checksum, version_of
+from stylegan_ray.train.source import Source, source_entry
 
 if TYPE_CHECKING:
     from stylegan_ray.cluster.resources import Share

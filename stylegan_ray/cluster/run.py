@@ -9,45 +9,43 @@ from dataclasses import dataclass
 from stylegan_ray.cluster.origin import command_line, provenance
 from stylegan_ray.cluster.preflight import Clearance
 from stylegan_ray.cluster.resources import Share
-from stylegan_ray.cluster.source import Source, stored_source
 from stylegan_ray.cluster.worker import Observer
 from stylegan_ray.config import ConfigError, RunConfig
 from stylegan_ray.credentials import clean
 from stylegan_ray.data import open_dataset
 from stylegan_ray.data.dataset import Dataset
-from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
 from stylegan_ray.report.console import ProgressLine
 from stylegan_ray.report.graph import check_graph
 from stylegan_ray.report.trackers import check_trackers
 from stylegan_ray.run_folder import (
-    CHECKPOINTS,
     CONFIG,
-    METRICS,
     RAY_FOLDER,
     RUN_FILE,
     WRITABLE,
-    checkpoint_nimg,
-    complete_checkpoints,
     delete_leftovers,
-    final_nimg,
     read_run_file,
     refuse_relative_paths,
 )
 from stylegan_ray.storage import Storage
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
-from stylegan_ray.train.started import address_of, check_continues, placed, with_shape, with_values
-from stylegan_ray.train.stop_when import why_to_stop
+from stylegan_ray.train.source import Source, stored_source
+from stylegan_ray.train.started import (
+    RunProgress,
+    address_of,
+    check_continues,
+    check_total,
+    placed,
+    with_shape,
+    with_values,
+)
 from stylegan_ray.train.transfer import check_start
 
 
 @dataclass
-class Run:
-    """One run, as the driver sees it."""
+class Run(RunProgress):
+    """One run, as the driver sees it. Its configuration has data path, resolution and channels filled in."""
 
-    cfg: RunConfig
-    """Complete: data path, resolution and channels are filled in."""
     dataset: Dataset
-    address: str
     source: Source | None = None
     """The networks that it starts from; None: new ones."""
     clearance: Clearance | None = None
@@ -63,46 +61,11 @@ class Run:
     in_process: bool = False
     """Train in this process, for a single worker, instead of in workers that Ray Train starts: its local mode."""
 
-    @property
-    def storage(self) -> Storage:
-        return Storage.at(self.address)
-
-    @property
-    def cur_nimg(self) -> int:
-        """Images shown at the newest complete checkpoint; 0 without one."""
-        return checkpoint_nimg(self.newest_checkpoint or "") or 0
-
-    @property
-    def newest_checkpoint(self) -> str | None:
-        """Name of the newest complete checkpoint; None without one."""
-        return next(reversed(complete_checkpoints(self.storage.folder(CHECKPOINTS))), None)
-
-    @property
-    def is_started(self) -> bool:
-        """Whether there is a complete checkpoint to continue from."""
-        return self.newest_checkpoint is not None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the newest checkpoint is that of an end, with its final network."""
-        nimg = self.cur_nimg
-        if final_nimg(self.storage) != nimg:
-            return False
-        return nimg >= self.cfg.train.total_nimg or self.stops_early
-
-    @property
-    def stops_early(self) -> bool:
-        """Whether train.stop_when ends the run at its newest checkpoint."""
-        if self.cfg.train.stop_when is None or not self.storage.exists(METRICS):
-            return False
-        rows = [row for row in dated_metric_rows(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
-        return why_to_stop(self.cfg, rows) is not None
-
 
 def prepare(cfg: RunConfig, resume_from: str | None = None) -> Run:
     """Opens data and storage; raises ConfigError when the run cannot start or continue."""
     complete, dataset = complete_config(cfg, resume_from)
-    run = Run(complete, dataset, address_of(complete))
+    run = Run(complete, address_of(complete), dataset)
     check_writable(run.address)
     words: list[str] = []
     if run.is_started:
@@ -144,16 +107,6 @@ def check_writable(address: str) -> None:
             f"run.storage: {address} cannot be written: {error}; give another with --run.storage, or set "
             f"STYLEGAN_RAY_STORAGE"
         ) from error
-
-
-def check_total(run: Run) -> None:
-    """Raises ConfigError when a started run has gone beyond train.total_kimg and did not end where it is."""
-    total, reached = run.cfg.train.total_kimg, f"{run.cur_nimg / 1000:.12g}"
-    if run.cur_nimg > run.cfg.train.total_nimg and not run.is_finished:
-        raise ConfigError(
-            f"train.total_kimg={total:g} must be at least {reached}, which run {run.address} has reached; "
-            f"--train.total_kimg {reached} ends it there, a larger value trains it further"
-        )
 
 
 def has_ended(run: Storage) -> bool:

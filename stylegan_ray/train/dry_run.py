@@ -12,14 +12,18 @@ from stylegan_ray.data import open_dataset
 from stylegan_ray.data.index import Progress
 from stylegan_ray.machine.memory import gib
 from stylegan_ray.networks import layer_table
+from stylegan_ray.storage import Storage
 from stylegan_ray.table import format_table
 from stylegan_ray.train.auto import applied, choices, explain
 from stylegan_ray.train.checks import check_new, check_subject, check_with_data, notes
 from stylegan_ray.train.memory import Subject, checkpoint_bytes, device_of, growth, peak_bytes
 from stylegan_ray.train.schedule import Schedule, growing_stages, training_schedule
+from stylegan_ray.train.source import stored_source
 from stylegan_ray.train.started import (
+    RunProgress,
     address_of,
     check_continues,
+    check_total,
     has_source,
     placed,
     stored_config,
@@ -47,7 +51,9 @@ def describe(cfg: RunConfig, progress: Progress | None = None, resume_from: str 
     if stored is None:
         check_new(cfg, starts_from_others)
     else:
+        stored_source(Storage.at(address), resume_from)
         check_continues(with_shape(with_stored(named, stored), data), data, resume_from)
+        check_total(RunProgress(cfg, address))
     shape = (data.resolution, data.num_channels, data.label_size)
     height, width = data.resolution
     classes = f", labels of size {data.label_size}" if data.label_size else ""

@@ -3,25 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stylegan_ray.config import ConfigError, RunConfig, differences
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.data.dataset import Dataset
+from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
 from stylegan_ray.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    METRICS,
+    checkpoint_nimg,
     complete_checkpoints,
+    final_nimg,
     read_config,
     read_run_file,
     storage_address,
 )
 from stylegan_ray.storage import Storage, absolute, join_address
 from stylegan_ray.train.auto import with_choices
+from stylegan_ray.train.stop_when import why_to_stop
 from stylegan_ray.untrusted import printable
 
 LONGEST_NAME = 60
 """Characters of the data's name in the name of a run, at most."""
+
+
+@dataclass
+class RunProgress:
+    """How far the run at an address has come."""
+
+    cfg: RunConfig
+    address: str
+
+    @property
+    def storage(self) -> Storage:
+        return Storage.at(self.address)
+
+    @property
+    def cur_nimg(self) -> int:
+        """Images shown at the newest complete checkpoint; 0 without one."""
+        return checkpoint_nimg(self.newest_checkpoint or "") or 0
+
+    @property
+    def newest_checkpoint(self) -> str | None:
+        """Name of the newest complete checkpoint; None without one."""
+        return next(reversed(complete_checkpoints(self.storage.folder(CHECKPOINTS))), None)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a complete checkpoint to continue from."""
+        return self.newest_checkpoint is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the newest checkpoint is that of an end, with its final network."""
+        nimg = self.cur_nimg
+        if final_nimg(self.storage) != nimg:
+            return False
+        return nimg >= self.cfg.train.total_nimg or self.stops_early
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether train.stop_when ends the run at its newest checkpoint."""
+        if self.cfg.train.stop_when is None or not self.storage.exists(METRICS):
+            return False
+        rows = [row for row in dated_metric_rows(self.storage, METRICS) if nimg_of_row(row) <= self.cur_nimg]
+        return why_to_stop(self.cfg, rows) is not None
 
 
 def placed(cfg: RunConfig) -> RunConfig:
@@ -99,6 +148,16 @@ def check_continues(cfg: RunConfig, data: Dataset, resume_from: str | None = Non
         raise ConfigError(
             f"run {address} was started on other data: fingerprint {before} then, {data.fingerprint} now "
             f"({data.path}); restore the images, or give another --run.name for a new run"
+        )
+
+
+def check_total(run: RunProgress) -> None:
+    """Raises ConfigError when a started run has gone beyond train.total_kimg and did not end where it is."""
+    total, reached = run.cfg.train.total_kimg, f"{run.cur_nimg / 1000:.12g}"
+    if run.cur_nimg > run.cfg.train.total_nimg and not run.is_finished:
+        raise ConfigError(
+            f"train.total_kimg={total:g} must be at least {reached}, which run {run.address} has reached; "
+            f"--train.total_kimg {reached} ends it there, a larger value trains it further"
         )
 
 

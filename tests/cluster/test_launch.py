@@ -58,9 +58,10 @@ def at_three(finished, tmp_path):
     return finished
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 @pytest.mark.parametrize("total", ["0", "2", "2.5"])
-def test_a_total_below_what_is_reached_is_an_error_that_names_both(at_three, capsys, total):
-    assert cli.run(cli.train, [*at_three, "--train.total_kimg", total]) == 2
+def test_a_total_below_what_is_reached_is_an_error_that_names_both(at_three, capsys, total, dry_run):
+    assert cli.run(cli.train, [*at_three, "--train.total_kimg", total, *dry_run]) == 2
     said = capsys.readouterr().err
     assert f"train.total_kimg={total} must be at least 3," in said and "--train.total_kimg 3 ends it there" in said
 

@@ -12,12 +12,12 @@ pytest.importorskip("ray")
 
 from stylegan_ray.cluster.resources import Share
 from stylegan_ray.cluster.run import prepare, write_start
-from stylegan_ray.cluster.source import Source
 from stylegan_ray.config import ConfigError, load_config
 from stylegan_ray.interop import save_network
 from stylegan_ray.networks import build_discriminator, build_generator
 from stylegan_ray.train import memory
 from stylegan_ray.train.dry_run import describe
+from stylegan_ray.train.source import Source
 
 SMALL = {"z_dim": 4, "w_dim": 4, "mapping_fmaps": 4, "mapping_layers": 2, "fmap_max": 4}
 
@@ -160,6 +160,15 @@ def test_a_dry_run_is_refused_where_the_run_does_not_continue(configured):
     for command in (prepare, describe):
         with pytest.raises(ConfigError, match=r"loss\.r1_gamma: 10\.0 then, 3\.0 now"):
             command(changed)
+
+
+def test_a_dry_run_with_another_source_is_refused_as_the_run_is(configured, networks):
+    cfg = configured("config-f")
+    started(prepare(cfg))
+    with pytest.raises(ConfigError, match="was started with new networks"):
+        prepare(cfg, networks)
+    with pytest.raises(ConfigError, match="was started with new networks"):
+        describe(cfg, None, networks)
 
 
 def test_a_dry_run_of_a_started_transfer_is_not_refused(configured, networks):

@@ -82,7 +82,7 @@ class TrialSpec:
         cfg, address = self.config(record), join_address(self.trials, record.name)
         has_own_data = subset_of(cfg) != subset_of(validated(self.cfg))
         return Run(
-            cfg, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset, address,
+            cfg, address, open_dataset(cfg.data, cfg.run.seed) if has_own_data else self.dataset,
             clearance=self.clearance, command=self.command, in_process=is_alone(self.share),
             group=split_address(self.sweep)[1],
         )  # fmt: skip
