@@ -14,7 +14,7 @@ from stylegan_ray.images.options import ConvertOptions
 from stylegan_ray.images.training_data import data_of
 from stylegan_ray.interop import hub, onnx, rosinality, tf_pickle, torch_export
 from stylegan_ray.interop.loading import load, locate
-from stylegan_ray.interop.native import Networks, save_network
+from stylegan_ray.interop.native import Networks, pack
 from stylegan_ray.interop.requirements import Written
 from stylegan_ray.metrics.row_files import rows_of_network
 from stylegan_ray.networks.shapes import images_at_once
@@ -56,9 +56,7 @@ def convert_networks(options: ConvertOptions) -> Iterator[str]:
 
 
 def _native(networks: Networks) -> Written:
-    parts = (networks.G, networks.D, networks.G_ema)
-    rest = (networks.cur_nimg, networks.D_model, networks.lod, networks.augment_p)
-    return Written(save_network(*parts, networks.config, *rest))
+    return Written(bytes(pack(networks).content))
 
 
 WRITERS: dict[str, Callable[[Networks], Written]] = {

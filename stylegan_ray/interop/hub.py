@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from stylegan_ray.config import ConfigError, RunConfig, preset_names, validated, without_places
-from stylegan_ray.interop.native import Networks, save_network
+from stylegan_ray.interop.native import Networks, pack
 from stylegan_ray.run_folder import PUBLISHED
 from stylegan_ray.storage import one_line
 
@@ -31,12 +31,8 @@ def folder_files(
     describes the training images as run.json does. Paths and addresses of the training are left out.
     """
     networks = replace(networks, config=public_config(networks.config))
-    content = save_network(
-        networks.G, networks.D, networks.G_ema, networks.config, networks.cur_nimg, networks.D_model, networks.lod,
-        networks.augment_p,
-    )  # fmt: skip
     return {
-        PUBLISHED: content,
+        PUBLISHED: bytes(pack(networks).content),
         CONFIG_JSON: json.dumps(_description(networks, data), indent=2).encode() + b"\n",
         CARD: model_card(networks, name, metrics, data).encode(),
         SAMPLES: samples,

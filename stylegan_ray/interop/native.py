@@ -76,43 +76,34 @@ def save_network(
     augment_p: float | None = None,
 ) -> bytes:
     """The content of a network file; of G, D and G_ema those that are None are left out."""
-    return bytes(pack_network(G, D, G_ema, cfg, cur_nimg, D_model, lod, augment_p).content)
+    return bytes(pack(Networks(G, D, G_ema, cfg, D_model, cur_nimg, lod, augment_p)).content)
 
 
-def pack_network(
-    G: Any,
-    D: nn.Module | None,
-    G_ema: nn.Module | None,
-    cfg: RunConfig,
-    cur_nimg: int,
-    D_model: ModelConfig | None = None,
-    lod: float = 0.0,
-    augment_p: float | None = None,
-) -> PackedTensors:
-    """The same in a block of memory of its own, for a process that must not grow."""
-    given: dict[str, Any] = {part: n for part, n in zip(PARTS, (G, D, G_ema), strict=True) if n is not None}
+def pack(networks: Networks) -> PackedTensors:
+    """A network file in a block of memory of its own, for a process that must not grow."""
+    parts = networks.parts()
     tensors = {
         f"{part}.{name}": value.detach()
-        for part, network in given.items()
+        for part, network in parts.items()
         for name, value in network.state_dict().items()
     }
-    like = next(iter(given.values()))
+    like = next(iter(parts.values()))
     metadata = {
-        "config": json.dumps(cfg.of_network()),
-        "cur_nimg": str(cur_nimg),
+        "config": json.dumps(networks.config.of_network()),
+        "cur_nimg": str(networks.cur_nimg),
         "resolution": json.dumps(list(like.resolution)),
         "num_channels": str(like.num_channels),
         "label_size": str(like.label_size),
         "format_version": str(FORMAT_VERSION),
     }
-    if len(given) < len(PARTS):
-        metadata["parts"] = " ".join(given)
-    if lod:
-        metadata["lod"] = repr(lod)
-    if augment_p is not None:
-        metadata["augment_p"] = repr(augment_p)
-    if D_model is not None:
-        metadata["D_model"] = D_model.model_dump_json()
+    if len(parts) < len(PARTS):
+        metadata["parts"] = " ".join(parts)
+    if networks.lod:
+        metadata["lod"] = repr(networks.lod)
+    if networks.augment_p is not None:
+        metadata["augment_p"] = repr(networks.augment_p)
+    if networks.D_model is not None:
+        metadata["D_model"] = networks.D_model.model_dump_json()
     return PackedTensors(tensors, metadata)
 
 

@@ -11,7 +11,7 @@ from stylegan_ray.config import RunConfig
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.images.grid import choose_latents, choose_reals, grid_shape, image_grid, snapshot_fakes
-from stylegan_ray.interop.native import pack_network
+from stylegan_ray.interop.native import Networks, pack
 from stylegan_ray.jsonl import dated_metric_rows, nimg_of_row
 from stylegan_ray.metrics.names import is_new_best
 from stylegan_ray.metrics.rows import Row
@@ -114,9 +114,10 @@ class Snapshots:
         """Saves the current networks to a file, in the background."""
         state = self.state
         p = state.augment_p if self.cfg.augment.mode == "ada" else None
-        networks = (state.G, state.D, state.G_ema)
-        packed = pack_network(*networks, self.cfg, state.cur_nimg, lod=state.lod(self.cfg), augment_p=p)
-        self.writer.write(name, packed.content)
+        networks = Networks(
+            state.G, state.D, state.G_ema, self.cfg, cur_nimg=state.cur_nimg, lod=state.lod(self.cfg), augment_p=p
+        )
+        self.writer.write(name, pack(networks).content)
 
     def _next_lod(self) -> float:
         """The lod of the next group."""
