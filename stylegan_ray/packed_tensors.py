@@ -69,10 +69,21 @@ class PackedTensors(Mapping[str, Tensor]):
         return len(self._views)
 
 
+def outside_heap(content: bytes) -> memoryview:
+    """A copy of some bytes in a block as above."""
+    block = _pages(len(content))
+    block[:] = content
+    return memoryview(block)
+
+
+def _pages(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def _new_block(size: int, is_pinned: bool) -> Tensor:
     if is_pinned:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    return torch.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
+    return torch.frombuffer(_pages(size), dtype=torch.uint8)
 
 
 def _view(rest: Tensor, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from stylegan_ray.packed_tensors import outside_heap
 from stylegan_ray.run_folder import CHECKPOINTS
 from stylegan_ray.storage import Storage, one_line
 from stylegan_ray.train.checkpoint import Snapshot, delete_old_checkpoints, write_checkpoint
@@ -21,6 +22,8 @@ PAUSES_SEC = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts on one job; the last one repeats."""
 MAX_BYTES = 1 << 30
 """Bytes that may wait beside the newest file; beyond it training waits, or drops the oldest where the storage fails."""
+LARGE_BYTES = 1 << 16
+"""Bytes from which on a file waits outside the heap, where it would leave a hole between tensors of the training."""
 SEC_TO_CLOSE = 10.0
 """How long `close` waits for a file that is being written."""
 
@@ -63,6 +66,8 @@ class BackgroundWriter:
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Submits a whole file."""
+        if isinstance(content, bytes) and len(content) >= LARGE_BYTES:
+            content = outside_heap(content)
         self._submit(WriteJob(name, partial(self.run.write, name, content), len(content)))
 
     def submit(self, name: str, action: Callable[[], None]) -> None:
