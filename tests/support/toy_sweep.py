@@ -91,8 +91,14 @@ class ToySpec(TrialSpec):
     """Configurations of the trials start from a preset that is complete as it is."""
 
     def config(self, record):
-        plain = {key: value for key, value in self.cfg.items() if key != "tick_sec"}
-        return TrialSpec(**{**self.__dict__, "cfg": plain}).config(record)
+        return self.plain().config(record)
+
+    def run(self, record):
+        return self.plain().run(record)
+
+    def plain(self) -> TrialSpec:
+        values = {key: value for key, value in self.cfg.items() if key != "tick_sec"}
+        return TrialSpec(**{**self.__dict__, "cfg": values})
 
 
 class ToyRun(TrialRun):
