@@ -45,8 +45,8 @@ RUN ln --symbolic /opt/venv/bin/ray /opt/venv/bin/stylegan-ray /usr/local/bin/ &
     install --directory --owner=trainer --group=trainer /runs
 USER trainer
 WORKDIR /home/trainer
-# MALLOC_ARENA_MAX: processes of many threads grow less (docs/clusters.md, "Where Ray runs").
-ENV STYLEGAN_RAY_STORAGE=/runs MALLOC_ARENA_MAX=1
+# RAY_LD_PRELOAD_ON_WORKERS: workers that keep their size (docs/clusters.md, "Where Ray runs").
+ENV STYLEGAN_RAY_STORAGE=/runs RAY_LD_PRELOAD_ON_WORKERS=1
 VOLUME /runs
 
 ENTRYPOINT ["stylegan-ray"]

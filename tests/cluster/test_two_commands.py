@@ -14,7 +14,7 @@ from support.jobs import ROOT, Job, isolated, newest_tick, small_model
 
 pytest.importorskip("ray")
 
-from benchmarks.cluster.local_cluster import descendants
+from benchmarks.cluster.local_cluster import command_of, descendants
 from stylegan_ray.run_folder import newest_nimg
 from stylegan_ray.storage import Storage
 
@@ -55,8 +55,13 @@ def test_a_second_command_refuses_and_the_first_listens_on_loopback_only(picture
     first = Job("train", *options, storage=tmp_path, log=tmp_path / "first.log")
     try:
         first.wait_for(lambda: newest_tick(tmp_path / "run") >= 0, 400)
-        ports = listening(descendants(first.process.pid))
+        processes = descendants(first.process.pid)
+        ports = listening(processes)
         assert len(ports) > 3 and [port for port in ports if not is_loopback(port)] == []
+        workers = [pid for pid in processes if command_of(pid).startswith("ray::RayTrainWorker")]
+        assert len(workers) == 2
+        # Ray's allocator, else they grow.
+        assert all("libjemalloc" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)
         second = Job("train", *options, storage=tmp_path, log=tmp_path / "second.log")
         assert second.wait(200) == 2
         assert "in use by train, process" in second.text() and "--run.name" in second.text()
