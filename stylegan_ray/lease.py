@@ -10,7 +10,6 @@ lease. Readers ignore these files, and runs of older versions do too.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from stylegan_ray.config import ConfigError
+from stylegan_ray.locks import is_locked, lock
 from stylegan_ray.storage import PART, Storage, is_alive, one_line
 from stylegan_ray.untrusted import BadFileError, printable
 
@@ -279,34 +279,6 @@ def _end_this_process(text: str) -> None:
     """Ends this process at once: what it still writes, a STOP file included, would hit the command that took over."""
     print(text, file=sys.stderr, flush=True)
     os._exit(1)
-
-
-def lock(file: int) -> bool:
-    """Locks an open file until it is closed or this process ends; false where the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def is_locked(path: str) -> bool | None:
-    """Whether a living process holds the lock of a file; None where it is unknown."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-    return False
 
 
 def missing_folders(path: str) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +21,7 @@ from ray.data.datasource import Datasource, ReadTask
 from stylegan_ray.cluster.channel import DecodingProcess
 from stylegan_ray.interrupts import hear_sigint
 from stylegan_ray.lease import start_of
+from stylegan_ray.scratch import delete_folder, new_folder
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Pace:
 
     def __init__(self, chunks_ahead: int) -> None:
         self.chunks_ahead, self.node_id = chunks_ahead, ray.get_runtime_context().get_node_id()
-        self.folder = Path(tempfile.mkdtemp(prefix="stylegan_ray-stream-"))
+        self.folder = new_folder()
         self._append("taken", 0)
 
     def take(self) -> None:
@@ -127,7 +126,7 @@ class Pace:
 
     def close(self) -> None:
         """Ends the stream: tasks stop before their next chunk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        delete_folder(self.folder)
 
     def wait_for_turn(self, number: int) -> bool:
         """Waits until a chunk may be decoded, by its number in the stream; False: the stream is closed."""

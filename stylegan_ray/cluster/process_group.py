@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from stylegan_ray import distributed
 from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, format_workers, listener, unreached
 from stylegan_ray.cluster.signals import notice_sigterm
 from stylegan_ray.machine.network import interfaces
+from stylegan_ray.scratch import new_folder
 
 STORE_SEC = 60.0
 """How long a worker waits for what another one stores."""
@@ -94,11 +93,10 @@ def connected(interface: str | None, device: torch.device) -> Iterator[None]:
 def file_store(num_workers: int) -> dist.FileStore:
     """The store of workers on one machine: a file, since a server would listen on all of its addresses.
 
-    The last worker deletes it.
+    The last worker deletes it, and the first one's process its folder.
     """
-    path = os.path.join(tempfile.gettempdir(), f"stylegan_ray-group-{uuid.uuid4().hex}")
     is_first = ray.train.get_context().get_world_rank() == 0
-    shared: Any = broadcast_from_rank_zero(path if is_first else None)
+    shared: Any = broadcast_from_rank_zero(str(new_folder() / "group") if is_first else None)
     return dist.FileStore(shared, num_workers)
 
 

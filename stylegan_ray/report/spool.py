@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
+from stylegan_ray.scratch import delete_folder, new_folder
 from stylegan_ray.storage import Storage
 
 
@@ -15,7 +14,7 @@ class Spool:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.is_copy = not storage.is_local
-        self.folder = Path(tempfile.mkdtemp(prefix="stylegan_ray-") if self.is_copy else storage.root)
+        self.folder = new_folder() if self.is_copy else Path(storage.root)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._uploaded: dict[str, tuple[int, int]] = {}
         self._finished: set[str] = set()
@@ -45,4 +44,4 @@ class Spool:
     def delete(self) -> None:
         """Deletes the local copy."""
         if self.is_copy:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            delete_folder(self.folder)
