@@ -14,11 +14,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from stylegan_ray.cluster.addresses import given_address
 from stylegan_ray.cluster.listeners import Address, check_reach, choose_interface, listener, unreached
 from stylegan_ray.cluster.nodes import MARKER, Node, alive_nodes, read_marker
 from stylegan_ray.cluster.pinned import Failure, on_node, results
 from stylegan_ray.cluster.process_group import new_store
-from stylegan_ray.cluster.resources import given_address, joined
+from stylegan_ray.cluster.resources import joined
 from stylegan_ray.config import load_config
 from stylegan_ray.credentials import without_credentials
 from stylegan_ray.machine.command import DoctorOptions, check_output, describe, write_report
@@ -125,7 +126,7 @@ def examine_cluster(options: DoctorOptions) -> int:
     """Prints the findings about each node and about the cluster; returns the exit status."""
     check_output(options.json)
     cfg = load_config("tiny", {"cluster.address": options.address})
-    with joined(cfg, print):
+    with joined(cfg, print, option="--address"):
         nodes = alive_nodes()
         print(f"Cluster {given_address(cfg)[0]}: {len(nodes)} node{'s' * (len(nodes) > 1)}")
         group = Group.on(nodes)

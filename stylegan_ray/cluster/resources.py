@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import shlex
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,20 +12,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import ray
 import ray.util
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import AuthenticationError
 
 import stylegan_ray
 from stylegan_ray import interrupts
+from stylegan_ray.cluster.addresses import OPTION, given_address, join
 from stylegan_ray.config import ConfigError, RunConfig, load_config
 from stylegan_ray.cores import num_cores
 from stylegan_ray.orphans import end_late_orphans, end_orphans
 from stylegan_ray.storage import one_line
-from stylegan_ray.untrusted import printable
 
 Say = Callable[[str], None]
 LOCAL_DEFAULTS = {
@@ -50,19 +45,8 @@ thread that waits for another one keeps that one from running. The benchmark sha
 """
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """Variables that say how threads of OpenMP wait."""
-ANSWER_SEC = 6.0
-"""How long what is at an address has to answer."""
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-HTTP2_SETTINGS = b"\4"
-"""The type of the frame that a server begins with."""
-RAY_TLS = os.environ.get("RAY_USE_TLS", "0") not in ("0", "false")
 MOST_TEMP_CHARACTERS = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store_0123")
 """Of the folder for temporary files: the path of a socket has at most 107 characters."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts in whose place Ray asks the address of this machine."""
-CONNECT_TRIES = "RAY_gcs_server_port_wait_time_s"
-"""Ray's variable for how often, once a second, it asks for a cluster where something else answers; 20 unless set."""
-FEW_TRIES = "4"
 SEC_BETWEEN_LOOKS = 5.0
 """How often a run that waits for nodes looks for them."""
 
@@ -97,11 +81,13 @@ class Share:
 
 
 @contextmanager
-def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False) -> Iterator[None]:
+def joined(
+    cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False, option: str = OPTION
+) -> Iterator[None]:
     """Inside, this process is a driver of the cluster at cluster.address, of that of the job, or of a new local one.
 
     A local one has room for `num_runs` runs at once, even if they share cores. With its dashboard, Ray Train frees the
-    workers of a run whose driver was an actor and died: its PlacementGroupCleaner asks there.
+    workers of a run whose driver was an actor and died: its PlacementGroupCleaner asks there. Errors name `option`.
     No runtime environment is passed: a submitted job has one, and Ray refuses a second that says anything else.
     """
     # Messages of workers come through the channel; their output, and what Ray prints, stays in Ray's logs.
@@ -111,7 +97,7 @@ def joined(cfg: RunConfig, say: Say, num_runs: int = 1, dashboard: bool = False)
         if starts_ray:
             start_local(cfg, say, quiet | {"include_dashboard": dashboard}, num_runs)
         else:
-            join(*given_address(cfg), quiet)
+            join(*given_address(cfg, option), quiet, option)
     try:
         yield
     finally:
@@ -134,7 +120,8 @@ def joined_for_tasks(
 
     num_tasks None: one per GPU, or per CPU where GPUs are absent or not wanted. Raises ConfigError for another device.
     """
-    with joined(load_config("tiny", {"cluster.address": address, "cluster.num_workers": num_tasks or 1}), print):
+    cfg = load_config("tiny", {"cluster.address": address, "cluster.num_workers": num_tasks or 1})
+    with joined(cfg, print, option="--address"):
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not gpus):
@@ -145,135 +132,9 @@ def joined_for_tasks(
             yield num_tasks or max(int(resources.get("CPU", 1)), 1), "cpu"
 
 
-def given_address(cfg: RunConfig) -> tuple[str | None, str]:
-    """The address of the cluster to join, and what gives it; None for a new local one."""
-    if cfg.cluster.address:
-        return cfg.cluster.address, "cluster.address"
-    return os.environ.get("RAY_ADDRESS") or None, "RAY_ADDRESS"
-
-
 def is_local(cfg: RunConfig) -> bool:
     """Whether a cluster of this machine alone is started."""
     return given_address(cfg)[0] in (None, "local")
-
-
-def join(address: str | None, source: str, quiet: dict[str, Any]) -> None:
-    """Makes this process a driver of a running cluster; raises ConfigError that names what gives the address."""
-    assert address is not None
-    here = "cluster.address=local starts Ray on this machine" + (
-        ", and so does a shell without the variable: unset RAY_ADDRESS" if source == "RAY_ADDRESS" else ""
-    )
-    if "://" in address:
-        jobs = f"http://{urlsplit(address).hostname}:8265" if address.startswith("ray://") else address
-        submit = submit_words(jobs)  # the port of ray:// is that of Ray's client
-        raise ConfigError(
-            f"{source}={address}: a driver runs on a node of the cluster and joins it by HOST:PORT or auto; from "
-            f"elsewhere, submit the job: {submit}; {here}"
-        )
-    if not RAY_TLS and (problem := no_answer(address)):
-        raise ConfigError(
-            f"{source}={address}: {problem}; start Ray there (ray start --head --port=...), or give the address of a "
-            f"cluster that runs; {here}"
-        )
-    try:
-        with few_tries():
-            ray.init(address=address, **quiet)
-    except (AuthenticationError, ConnectionError, ValueError) as error:
-        raise ConfigError(f"{source}={address}: {why_not_joined(address, error)}; {here}") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{source}={address} cannot be joined: {one_line(error)}") from error
-
-
-@contextmanager
-def few_tries() -> Iterator[None]:
-    """Inside, Ray gives up soon where a server that is no Ray answers, unless the user has set how often it tries."""
-    if CONNECT_TRIES in os.environ:
-        yield
-        return
-    os.environ[CONNECT_TRIES] = FEW_TRIES
-    try:
-        yield
-    finally:
-        os.environ.pop(CONNECT_TRIES, None)
-
-
-def why_not_joined(address: str, error: Exception) -> str:
-    """Why Ray did not join the cluster at an address where a server like Ray's answers, with the way out.
-
-    A driver looks for the process of a node among those of its machine; those of another container are hidden from it.
-    """
-    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error.__cause__):
-        return (
-            "the cluster requires its token, in ~/.ray/auth_token, in a file that RAY_AUTH_TOKEN_PATH names or in "
-            "RAY_AUTH_TOKEN, on every node and here alike, and RAY_AUTH_MODE=token"
-        )
-    said = ": ".join(one_line(last_line(part)) for part in (error, error.__cause__) if part)
-    if "connect to GCS" in str(error.__cause__):
-        return f"what answers there is no Ray ({said}); give the address of a cluster that runs"
-    if address == "auto":
-        return f"no Ray cluster was found on this machine ({said}); start Ray here (ray start --head)"
-    return (
-        f"no node of the cluster there runs on this machine, in this container ({said}); a driver needs one: "
-        f"ray start --address={address}, or submit the job: {submit_words('http://HEAD:8265')}"
-    )
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of a message: Ray's may end with a traceback."""
-    return (str(error).splitlines() or [""])[-1]
-
-
-def submit_words(address: str) -> str:
-    """This command as a job for the cluster whose dashboard is at an address.
-
-    A job file comes with the folder of its code; the installed command needs none, and the current folder may be large.
-    """
-    program, *words = sys.argv
-    name, words = os.path.basename(program), without_address(words)
-    if name.endswith(".py") and name != "cli.py":
-        return f"ray job submit --address {address} --working-dir . -- {shlex.join(['python', program, *words])}"
-    return f"ray job submit --address {address} -- {shlex.join(['stylegan-ray', *words])}"
-
-
-def without_address(words: Sequence[str]) -> list[str]:
-    """The words of a command without the address of a cluster: a job is in its cluster already."""
-    kept, rest = [], list(words)
-    while rest:
-        name, equals, _ = (word := rest.pop(0)).partition("=")
-        if name.lower() not in ("--cluster.address", "--address"):
-            kept.append(word)
-        elif not equals:
-            rest = rest[1:]
-    return kept
-
-
-def no_answer(address: str) -> str | None:
-    """Why no Ray can be at HOST:PORT, found within ANSWER_SEC; None where one may be.
-
-    Ray itself would wait for minutes. Its server speaks HTTP/2: it greets whoever opens a connection. In place of
-    localhost Ray asks the address of this machine, where a server that listens on the loopback interface is not found.
-    """
-    host, colon, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65535):
-        return None if address == "auto" else "an address is HOST:PORT, auto or local"
-    there = "there"
-    if host in LOOPBACK:
-        host = ray.util.get_node_ip_address()
-        there = f"at {host}:{port}, where Ray looks for the clusters of this machine"
-    deadline = time.monotonic() + ANSWER_SEC
-    try:
-        with socket.create_connection((host, int(port)), ANSWER_SEC / 2) as connection:
-            connection.settimeout(max(deadline - time.monotonic(), 0.1))
-            connection.sendall(HTTP2_GREETING)
-            answer = connection.recv(9)
-    except TimeoutError:
-        return f"nothing answers {there} within {ANSWER_SEC:g} s"
-    except OSError as error:
-        return f"nothing answers {there}: {one_line(error)}"
-    except ValueError:  # of the encoding of names
-        return f"{printable(host)} cannot be the name of a host"
-    return None if answer[3:4] == HTTP2_SETTINGS else f"what answers {there} is no Ray"
 
 
 @contextmanager

@@ -12,15 +12,9 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from stylegan_ray.cluster import resources  # noqa: E402
-from stylegan_ray.cluster.resources import (  # noqa: E402
-    code_of_driver,
-    join,
-    joined,
-    no_answer,
-    set_folder,
-    why_not_joined,
-)
+from stylegan_ray.cluster import addresses, resources  # noqa: E402
+from stylegan_ray.cluster.addresses import join, no_answer, why_not_joined  # noqa: E402
+from stylegan_ray.cluster.resources import code_of_driver, joined, joined_for_tasks, set_folder  # noqa: E402
 from stylegan_ray.cluster.supervise import import_error  # noqa: E402
 from stylegan_ray.config import ConfigError, load_config  # noqa: E402
 
@@ -39,7 +33,7 @@ def test_a_closed_port_is_named_at_once_with_the_way_out():
 
 
 def test_a_port_that_is_silent_is_no_ray(monkeypatch):
-    monkeypatch.setattr(resources, "ANSWER_SEC", 0.3)
+    monkeypatch.setattr(addresses, "ANSWER_SEC", 0.3)
     with socket.create_server((ray.util.get_node_ip_address(), 0)) as server:
         assert "nothing answers" in (no_answer(f"127.0.0.1:{server.getsockname()[1]}") or "")
 
@@ -61,7 +55,7 @@ def test_what_speaks_something_else_is_no_ray():
 SERVERS = """
 import concurrent.futures, sys, time
 import grpc
-from stylegan_ray.cluster.resources import join
+from stylegan_ray.cluster.addresses import join
 from stylegan_ray.config import ConfigError
 
 for interface in ("0.0.0.0", "127.0.0.1"):
@@ -107,6 +101,7 @@ def test_a_ray_answers(ray_local):
         ("head:6379", "No node info found", ("no node of the cluster", "ray start --address=head:6379", "job submit")),
         ("head:6379", "Traceback ... ray.exceptions.AuthenticationError: InvalidAuthToken", ("RAY_AUTH_TOKEN",)),
         ("auto", "", ("on this machine", "ray start --head")),
+        ("auto", "Failed to connect to GCS within 4 seconds", ("no Ray cluster was found on this machine",)),
     ],
 )
 def test_why_ray_joins_nothing_is_said_with_the_way_out(address, cause, words):
@@ -116,6 +111,33 @@ def test_why_ray_joins_nothing_is_said_with_the_way_out(address, cause, words):
     text = why_not_joined(address, error)
     assert all(word in text for word in words), text
     assert ("token" in text) == ("Authentication" in cause)
+
+
+def test_auto_is_no_cluster_of_one_command_alone(monkeypatch):
+    """Ray would take that one and wait for minutes: it listens on the loopback interface."""
+    private = f"127.0.0.1:{closed_port()}"
+    monkeypatch.setattr(addresses, "addresses_here", lambda: [private])
+    with pytest.raises(ConfigError) as caught:
+        join("auto", "RAY_ADDRESS", {}, "--address")
+    text = str(caught.value)
+    assert all(word in text for word in ("RAY_ADDRESS=auto", private, "ray start --head", "--address=local", "unset"))
+
+
+def test_auto_finds_the_cluster_that_others_may_join(ray_local, monkeypatch):
+    address, private = ray.get_runtime_context().gcs_address, f"127.0.0.1:{closed_port()}"
+    assert address in addresses.addresses_here()
+    monkeypatch.setattr(addresses, "addresses_here", lambda: [private, address])
+    assert addresses.found_here("cluster.address", "") == address
+    monkeypatch.setattr(addresses, "addresses_here", lambda: [address])
+    assert addresses.found_here("cluster.address", "") == "auto"
+
+
+def test_commands_with_the_option_address_name_it():
+    address = f"127.0.0.1:{closed_port()}"
+    with pytest.raises(ConfigError, match=f"^--address={address}: .*--address=local") as caught:
+        with joined_for_tasks(address, 1):
+            pass
+    assert "cluster.address" not in str(caught.value)
 
 
 def test_the_variable_is_named_where_it_gives_the_address(monkeypatch):

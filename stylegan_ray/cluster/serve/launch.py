@@ -126,7 +126,7 @@ def application(options: ServeOptions, run: str, token: str | None) -> Iterator[
     is_shared = not is_local(cfg)
     if not is_shared:
         check_port(options.host, options.port)
-    with joined(cfg, print):
+    with joined(cfg, print, option="--address"):
         if is_shared and serve.status().proxies:
             raise ConfigError(
                 "the cluster runs Ray Serve already, whose port cannot be changed; end it with "
