@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,8 +33,6 @@ NAME = "soak"
 """Of the run."""
 MOST_PERCENT = 1.0
 """Growth an hour that is allowed."""
-LONG_HOURS = 0.25
-"""From this length on a lifetime is also looked at alone, so that one process of several cannot hide its leak."""
 SEC_TO_GO = 15.0
 """How long after the end of the command its processes may live."""
 MOST_SEC = 900.0
@@ -70,8 +68,8 @@ class Options(Common):
     """How often the run is ended and continued: by a STOP file, SIGTERM, SIGKILL to a worker, SIGKILL to everything."""
     every_sec: float = 5.0
     """Time between samples."""
-    least_minutes: float = 5.0
-    """Processes that lived shorter are not looked at."""
+    least_minutes: float = 15.0
+    """Shorter lifetimes are not looked at: how a process starts says nothing of leaks."""
     folder: Path = Path("soak")
     """Where the run, the samples and the plot are written."""
 
@@ -322,23 +320,22 @@ def _said(found: Row) -> str:
 
 
 def lifetimes_of(rows: Iterable[Row]) -> dict[tuple[str, str], list[tuple[float, Row]]]:
-    """The samples of each process with their hours, by its role and its id.
+    """The samples of each process in each of its roles, with their hours, by role and by id and earlier roles.
 
-    Ray gives tasks to processes that wait for them, so a role is the title that a process has had most often, idle or
-    not counted.
+    Ray gives tasks to processes that wait for them, and each task loads code that stays, so a process begins another
+    lifetime with its first task of another kind. Its role is its title, and while it waits the one before.
     """
-    samples: dict[str, list[tuple[float, Row]]] = defaultdict(list)
+    samples: dict[tuple[str, str], list[tuple[float, Row]]] = defaultdict(list)
+    roles: dict[str, list[str]] = defaultdict(list)
+    last: dict[str, str] = {}
     for row in rows:
         for found in row["processes"]:
-            samples[found["id"]].append((row["sec"] / 3600, found))
-    return {(role_of(found), number): found for number, found in samples.items()}
-
-
-def role_of(samples: Sequence[tuple[float, Row]]) -> str:
-    """The title that a process had most often, but for that of waiting."""
-    titles = Counter(row["title"] for _, row in samples)
-    busy = Counter({title: count for title, count in titles.items() if title != IDLE})
-    return (busy or titles).most_common(1)[0][0]
+            number, title = found["id"], found["title"]
+            role = last[number] = last.get(number, IDLE) if title == IDLE else title
+            if role not in roles[number]:
+                roles[number].append(role)
+            samples[role, " ".join([number, *roles[number]])].append((row["sec"] / 3600, found))
+    return samples
 
 
 def is_rays(role: str) -> bool:
@@ -373,12 +370,10 @@ def _figures(found: Growth) -> Figures:
 
 
 def long_lifetimes(lives: Mapping[tuple[str, str], list[tuple[float, Row]]]) -> Iterable[Figures]:
-    """The RSS of each of our processes that lived long, alone."""
+    """The RSS of each of our processes alone: one of several cannot hide its leak."""
     for (role, number), samples in lives.items():
-        if not is_rays(role) and samples[-1][0] - samples[0][0] >= LONG_HOURS:
-            found = growth([lifetime(samples, "rss_mb")])
-            if found is not None:
-                yield {"role": role, "id": number, **_figures(found)}
+        if not is_rays(role) and (found := growth([lifetime(samples, "rss_mb")])) is not None:
+            yield {"role": role, "id": number, **_figures(found)}
 
 
 def progress_of(folder: Path, cfg: RunConfig) -> Figures:
@@ -401,7 +396,7 @@ def bars_of(figures: Figures) -> Bars:
         bars.append(at_most(f"{found['role']}: {found['quantity']}, % an hour", found[key], MOST_PERCENT))
     alone = [found["certain_percent_per_hour"] for found in figures["long_lifetimes"]]
     if alone:
-        bars.append(at_most("RSS of one process of 15 minutes and more, % an hour", max(alone), MOST_PERCENT))
+        bars.append(at_most("RSS of one process alone, % an hour", max(alone), MOST_PERCENT))
     for found in figures["shared_fits"]:
         if found["quantity"] in ("object store", "checkpoints"):
             bars.append(at_most(f"{found['quantity']}, % an hour", found["certain_percent_per_hour"], MOST_PERCENT))

@@ -55,8 +55,8 @@ def test_no_leak_passes_though_a_daemon_of_ray_grows():
 
 
 def test_planted_leaks_are_found():
-    (missed,) = verdict(samples(leaks_mb=20))  # 4 % an hour of one worker is 2 % of both
-    assert missed.startswith("ray::RayTrainWorker: rss_mb")
+    missed, alone = verdict(samples(leaks_mb=20))  # 4 % an hour of one worker is 2 % of both
+    assert missed.startswith("ray::RayTrainWorker: rss_mb") and "one process alone" in alone
     (missed,) = verdict(samples(leaks_descriptors=100))
     assert missed.startswith("ray::RayTrainWorker: descriptors")
 
@@ -67,6 +67,21 @@ def test_one_process_cannot_hide_behind_others():
         row["sec"] *= 2
     figures = soak.figures_of(rows, least_hours=0.1)
     assert max(found["percent_per_hour"] for found in figures["long_lifetimes"]) == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_process_begins_another_lifetime_with_its_first_task_of_another_kind():
+    """Code that a task loads stays in memory, also while its process waits."""
+    tasks = ["ReadReals", "IDLE", "metric_task", "IDLE", "metric_task", "ReadReals"]
+    rows = [
+        {"sec": 3600.0 * i, "processes": [process(1, f"ray::{task}", 200.0 if i < 2 else 400.0)]}
+        for i, task in enumerate(tasks)
+    ]
+    lives = soak.lifetimes_of(rows)
+    assert [(role, [hours for hours, _ in samples]) for (role, _), samples in lives.items()] == [
+        ("ray::ReadReals", [0.0, 1.0]),
+        ("ray::metric_task", [2.0, 3.0, 4.0]),
+        ("ray::ReadReals", [5.0]),
+    ]
 
 
 def test_object_store_of_a_raylet():
