@@ -21,7 +21,7 @@ from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.storage import delete_old_partials, whole_file
 from stylegan_ray.untrusted import printable
 
-INDEX_VERSION = 6
+INDEX_VERSION = 7
 """Increased when an index of an earlier version cannot be read, or says what is not found in the data any more."""
 
 IS_COLOR, IS_TRANSPARENT, IS_BAD = 1, 2, 4

@@ -16,7 +16,7 @@ from stylegan_ray.data.errors import DataError
 from stylegan_ray.data.left_out import list_names, quoted
 from stylegan_ray.data.name_words import is_mask, is_of_images
 from stylegan_ray.data.packed_names import PackedNames
-from stylegan_ray.data.splits import are_splits, places_of_images, splits_of_images
+from stylegan_ray.data.splits import Parents, are_splits, places_of_images, splits_of_images
 from stylegan_ray.untrusted import BadFileError, describe_pointer, printable, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
@@ -413,14 +413,17 @@ def _unknown(given: Mapping[str, Any], wanted: set[str]) -> list[str]:
     return sorted(name for name in given if name not in wanted and splits[name] in used)
 
 
-def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"there is no {LABEL_FILE}") -> Labels:
+def labels_from_folders(
+    names: PackedNames | Sequence[str], otherwise: str = f"there is no {LABEL_FILE}", parents: Parents | None = None
+) -> Labels:
     """The top folder of each image as its class; classes are numbered in the order of the folders' names.
 
     A folder that holds all others, and folders of splits (train, test), are no classes: those below them are.
-    Classes that are hardly meant as such are `sparse`. Names may be absolute.
+    Classes that are hardly meant as such are `sparse`. Names may be absolute. `parents` says where splits are if these
+    are the names of one of them.
     """
     stored = list(names)
-    folders = _class_folders(stored)
+    folders = _class_folders(stored, parents)
     class_names, numbers = list[str](), dict[str, int]()
     for folder in sorted(set(folders)):
         if unicodedata.normalize("NFC", folder) not in numbers:  # names of macOS are decomposed
@@ -437,9 +440,9 @@ def labels_from_folders(names: PackedNames | Sequence[str], otherwise: str = f"t
     return labels
 
 
-def _class_folders(names: Sequence[str]) -> list[str]:
+def _class_folders(names: Sequence[str], parents: Parents | None) -> list[str]:
     """The folder of each image that may be its class; empty where there is none."""
-    parts, depth = [place.folders for place in places_of_images(names)], 0
+    parts, depth = [place.folders for place in places_of_images(names, parents)], 0
     while _is_common_depth(parts, depth):
         depth += 1
     return [_folder(part, depth) for part in parts]

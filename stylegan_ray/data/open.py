@@ -44,9 +44,11 @@ from stylegan_ray.data.name_words import is_mask, may_name_masks
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading
 from stylegan_ray.data.splits import (
+    Parents,
     choose_split,
     folders_read_together,
     is_all,
+    parents_of_splits,
     split_name,
     splits_of_files,
     splits_of_images,
@@ -171,14 +173,16 @@ def index_files(
     keys = {"image_column": cfg.image_column, "split": cfg.split, "max_bytes": cfg.max_image_mb << 20}
     with _as_data_errors(path):
         decoders = {"extra_decoders": extra_decoders(cfg.extra_formats)} if cfg.extra_formats else {}
-        files, format, infos, left_out, split = _select_files(path, cfg, prepares)
+        files, format, infos, left_out, split, parents = _select_files(path, cfg, prepares)
         if not format.is_trainable and not prepares:
             _refuse_to_train(format, path)
         for line in missing_parts([info.name for info in infos]):
             log.warning("data.path=%s: %s; it may be incomplete", printable(path), line)
         refuse_pointers(files, infos)
         stamp = stamp_of(infos, keys | decoders)
-        wanted = replace(Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats), split=split)
+        wanted = replace(
+            Reading(None if decode else 0, **keys, extra_formats=cfg.extra_formats), split=split, parents=parents
+        )
         build = partial(format.build_index, files, infos, progress, wanted)
         index = load_or_build_index(normalize_path(path), stamp, build) if decode else build()
     if left_out or index.left_out:
@@ -216,6 +220,8 @@ class Selection(NamedTuple):
     """What else there is, one line for each reason."""
     split: str | None
     """To be found inside of the files."""
+    parents: Parents | None = None
+    """Where the splits are, in a folder of images."""
 
 
 def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
@@ -244,11 +250,12 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
             if info.size > max_bytes and is_image(info.name, endings):
                 left_out.add(f"files of more than data.max_image_mb={cfg.max_image_mb}", info.name)
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
+    parents = parents_of_splits(info.name for info in infos) if is_folder else None
     infos, split, notes = _of_one_split(format, infos, cfg, path)
     if is_folder and notes and not any(is_label_file(info.name) for info in infos):  # each split may have its own
         labels = label_file_among([info.name for info in listing], [info.name for info in infos])
         infos = sorted([*infos, *(info for info in listing if info.name == labels)])
-    return Selection(files, format, infos, [*left_out.lines(), *notes], split)
+    return Selection(files, format, infos, [*left_out.lines(), *notes], split, parents)
 
 
 def _split_inside(format: Format, wanted: str | None, path: str) -> str | None:

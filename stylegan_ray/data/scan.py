@@ -34,6 +34,7 @@ from stylegan_ray.data.headers import PNG_COLORS, plain_header
 from stylegan_ray.data.index import IS_BAD, IS_COLOR, IS_TRANSPARENT, Progress
 from stylegan_ray.data.left_out import Endings, image_endings, quoted
 from stylegan_ray.data.packed_names import PackedNames
+from stylegan_ray.data.splits import Parents
 from stylegan_ray.untrusted import large_turn
 
 DECODE_UP_TO = 100_000
@@ -67,6 +68,8 @@ class Reading:
     image_column: str | None = None
     split: str | None = None
     extra_formats: tuple[str, ...] = ()
+    parents: Parents | None = None
+    """Where the splits of a folder of images are, of which one is read."""
 
     @property
     def endings(self) -> Endings:

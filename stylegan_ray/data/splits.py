@@ -84,15 +84,21 @@ class Place(NamedTuple):
     """Its folders from the top, without the one that is the split."""
 
 
-def places_of_images(names: Sequence[str]) -> list[Place]:
+Parents = frozenset[tuple[str, ...]]
+"""Folders whose sub-folders are splits, each by its parts; the topmost is ()."""
+
+
+def places_of_images(names: Sequence[str], parents: Parents | None = None) -> list[Place]:
     """The split and the folders of each image, where folders anywhere are splits that hold most of the images.
 
-    Folders beside train and test are splits of their own name.
+    Folders beside train and test are splits of their own name. `parents` says where the splits are if `names` are
+    those of a part of the data set alone.
     """
-    folders = [name.replace("\\", "/").lstrip("/").rpartition("/")[0] for name in names]
+    folders = list(map(_folder_of, names))
     counts = Counter(folders)
     paths = {folder: tuple(folder.split("/")) if folder else () for folder in counts}
-    parents = _parents_of_splits(paths.values())
+    if parents is None:
+        parents = _parents_of_splits(paths.values())
     places = {folder: _place(path, parents) for folder, path in paths.items()}
     num_found = sum(counts[folder] for folder, place in places.items() if place.split)
     missing = OTHER if 2 * num_found > len(names) else None
@@ -102,8 +108,16 @@ def places_of_images(names: Sequence[str]) -> list[Place]:
     return [places[folder] for folder in folders]
 
 
-def _parents_of_splits(paths: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """The folders whose sub-folders are splits; the topmost is ()."""
+def parents_of_splits(names: Iterable[str]) -> Parents:
+    """Where the splits of all images of a data set are."""
+    return _parents_of_splits(tuple(folder.split("/")) for folder in {*map(_folder_of, names), ""} - {""})
+
+
+def _folder_of(name: str) -> str:
+    return name.replace("\\", "/").lstrip("/").rpartition("/")[0]
+
+
+def _parents_of_splits(paths: Iterable[tuple[str, ...]]) -> Parents:
     children: dict[tuple[str, ...], set[str]] = {}
     for path in paths:
         for depth in reversed(range(min(len(path), DEEPEST))):
@@ -111,7 +125,7 @@ def _parents_of_splits(paths: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]
             if path[depth] in names:
                 break
             names.add(path[depth])
-    return {parent for parent, names in children.items() if are_splits(names)}
+    return frozenset(parent for parent, names in children.items() if are_splits(names))
 
 
 def _place(path: tuple[str, ...], parents: Collection[tuple[str, ...]]) -> Place:

@@ -12,6 +12,7 @@ from stylegan_ray.data.labels import LABEL_FILE, LabelFile, Labels, labels_from_
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, Endings, is_hidden
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
+from stylegan_ray.data.splits import Parents
 
 __all__ = ["IMAGE_ENDINGS", "Folder", "is_image", "label_file_among", "read_labels"]
 
@@ -32,7 +33,8 @@ class Folder(EncodedFormat):
         names = PackedNames.pack(info.name for info in infos if not is_label_file(info.name))
         label_file = next((info.name for info in infos if is_label_file(info.name)), None)
         scanned = scan(FolderSource(files, names).read, names, progress, reading)
-        labels = read_labels(files.read(label_file) if label_file else None, names, label_file or "")
+        content = files.read(label_file) if label_file else None
+        labels = read_labels(content, names, label_file or "", reading.parents if reading else None)
         return Index(self.name, names, places={}, labels=labels, **vars(scanned))
 
     def source(self, files: Files, index: Index) -> FolderSource:
@@ -75,11 +77,13 @@ def label_file_among(names: Sequence[str], images: Sequence[str]) -> str | None:
     return None
 
 
-def read_labels(content: bytes | None, names: PackedNames, label_file: str = LABEL_FILE) -> Labels:
-    """Labels from the content of dataset.json, or without one from the sub-folders."""
+def read_labels(
+    content: bytes | None, names: PackedNames, label_file: str = LABEL_FILE, parents: Parents | None = None
+) -> Labels:
+    """Labels from the content of dataset.json, or without one from the sub-folders, of which `parents` has splits."""
     if not len(names):
         return Labels()
     if content is None:
-        return labels_from_folders(names)
+        return labels_from_folders(names, parents=parents)
     labels = labels_from_json(LabelFile(content, names, label_file.replace("\\", "/")[: -len(LABEL_FILE)]))
     return labels if label_file.endswith(LABEL_FILE) else replace(labels, is_late=True)

@@ -45,7 +45,7 @@ from stylegan_ray.data.left_out import (
 )
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.data.splits import choose_split, splits_of_images
+from stylegan_ray.data.splits import Parents, choose_split, parents_of_splits, splits_of_images
 from stylegan_ray.readers.tar_headers import BoundedHeader
 from stylegan_ray.untrusted import (
     LARGE_BYTES,
@@ -150,6 +150,8 @@ class _Members:
     others: list[str] = field(default_factory=list)
     """Names of other files that are not empty."""
     left_out: LeftOut = field(default_factory=LeftOut)
+    parents: Parents = frozenset()
+    """Where the splits of its images are."""
 
     def keep(self, used: Sequence[bool]) -> None:
         """Forgets images that are not used."""
@@ -281,6 +283,7 @@ def _samples(members: _Members) -> list[str]:
 
 def _choose_images(members: _Members, files: Files, reading: Reading) -> list[str]:
     """Keeps one split, and one image of each sample; what is left out as lines. Raises DataError."""
+    members.parents = parents_of_splits(members.names)
     used, note = choose_split(splits_of_images(members.names), reading.split, "images") if members.names else ([], "")
     members.keep(list(used))
     samples = _samples(members)
@@ -379,7 +382,8 @@ def _labels(members: _Members, label_files: Sequence[LabelFile], shards: Sequenc
             return Labels(problem=f"some of the tar files hold no {LABEL_FILE}; write one into each, or one for all")
         return replace(labels, is_late=True)
     if not members.classes:
-        return labels_from_folders(members.names, f"the tar files hold no .cls files and no {LABEL_FILE}")
+        missing_files = f"the tar files hold no .cls files and no {LABEL_FILE}"
+        return labels_from_folders(members.names, missing_files, members.parents)
     by_key, texts, missing = _classes_by_key(members), [], []
     for sample, name, shard in zip(_samples(members), members.names, members.shard, strict=True):
         found = {members.classes[sample]} if sample in members.classes else by_key.get(sample, set())

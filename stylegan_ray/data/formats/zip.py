@@ -31,7 +31,7 @@ from stylegan_ray.data.labels import COMMAS_PER_IMAGE, LABEL_FILE, attribution_f
 from stylegan_ray.data.left_out import IMAGE_ENDINGS, NO_FILES, Endings, LeftOut, check_name, quoted, without_dot
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.scan import Reading, scan
-from stylegan_ray.data.splits import choose_split, splits_of_images
+from stylegan_ray.data.splits import Parents, choose_split, parents_of_splits, splits_of_images
 from stylegan_ray.untrusted import (
     LARGE_BYTES,
     check_size,
@@ -105,7 +105,7 @@ class Zip(EncodedFormat):
         stored = [_stored_name(entry) for entry in entries]
         scanned = scan(ZipSource(files, zip_name, names, places, stored).read, names, progress, reading)
         scanned.crc[:] = places["crc"]
-        labels = read_labels(directory.labels, names, directory.label_file)
+        labels = read_labels(directory.labels, names, directory.label_file, directory.parents)
         return Index(
             self.name, names, places, labels, **vars(scanned), shards=(zip_name,),
             attribution=attribution_from_json(directory.labels, len(names)), left_out=tuple(directory.left_out),
@@ -124,6 +124,8 @@ class Directory(NamedTuple):
     labels: bytes | None
     """The content of the label file, if there is one."""
     left_out: list[str]
+    parents: Parents
+    """Where the splits of its images are."""
 
 
 def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory:
@@ -138,7 +140,7 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
                 check_name(entry.filename, path)
             _refuse_outside(entries, info.size, path)
             _refuse_overlaps(entries, path)
-            images, left_out = _images_among(entries, reading)
+            images, left_out, parents = _images_among(entries, reading)
             names = [entry.filename for entry in images]
             refuse_covers(names, (entry.filename for entry in entries if entry.file_size), f"{files.root}/{info.name}")
             by_name = {entry.filename: entry for entry in entries}
@@ -150,7 +152,7 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
         raise DataError(
             f"{path} is not a whole zip file: {printable(str(error))}; copy it again from its origin"
         ) from error
-    return Directory(images, label_file or "", labels, left_out)
+    return Directory(images, label_file or "", labels, left_out, parents)
 
 
 def _check_count(file: BinaryIO, size: int, num: int) -> None:
@@ -181,8 +183,8 @@ def _stored_name(entry: zipfile.ZipInfo) -> bytes:
     return entry.orig_filename.encode("utf-8" if entry.flag_bits & IS_UTF8 else "cp437")
 
 
-def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str]]:
-    """The entries of images by name, and what else could be meant as images."""
+def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str], Parents]:
+    """The entries of images by name, what else could be meant as images, and where splits are."""
     left_out, images = LeftOut(), []
     for entry in sorted(entries, key=lambda entry: entry.filename):
         name = entry.filename.replace("\\", "/")
@@ -194,9 +196,10 @@ def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[lis
             left_out.add(NO_FILES, name)
         else:
             images.append(entry)
-    used, note = choose_split(splits_of_images([entry.filename for entry in images]), reading.split, "images")
+    names = [entry.filename for entry in images]
+    used, note = choose_split(splits_of_images(names), reading.split, "images")
     images = [entry for entry, keep in zip(images, used.tolist(), strict=True) if keep]
-    return images, [*left_out.lines(), *([note] if note else [])]
+    return images, [*left_out.lines(), *([note] if note else [])], parents_of_splits(names)
 
 
 def _refuse_outside(entries: list[zipfile.ZipInfo], file_size: int, path: str) -> None:

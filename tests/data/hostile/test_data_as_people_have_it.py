@@ -181,6 +181,25 @@ def test_splits_by_other_names(tmp_path, caplog, write, folders, num, named):
         opened(path, cond=True, split="ALL")
 
 
+@pytest.mark.parametrize("name", ["d", "d.zip", "d.tar"])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["train", "train_small", "val", "val_small"],
+        ["train", "train_labels", "test"],
+        ["train_clean", "train_noisy", "test_clean"],
+        ["trainA", "trainB", "testA", "testB"],
+    ],
+)
+def test_folders_of_the_split_that_is_used_are_no_classes(tmp_path, caplog, name, folders):
+    files = {f"{folder}/{i}.png": noise_picture(i) for folder in folders for i in range(2)}
+    write = {"d": write_folder, "d.zip": write_zip, "d.tar": lambda path, files: write_tar(path, files.items())}[name]
+    path = write(tmp_path / name, files)
+    assert opened(path).num_images == 4 and "are ignored" not in caplog.text
+    with pytest.raises(DataError, match="sub-folder per class"):
+        opened(path, cond=True)
+
+
 @pytest.mark.parametrize("folders", [("train_1", "train_2"), ("train.x1", "train.x2")])
 def test_parts_of_one_split_are_no_classes(tmp_path, folders):
     root = write_folder(tmp_path / "d", {f"{name}/0.png": noise_picture(i) for i, name in enumerate(folders)})
