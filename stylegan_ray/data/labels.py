@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stylegan_ray.data.errors import DataError
-from stylegan_ray.data.left_out import list_names, quoted
+from stylegan_ray.data.left_out import LABEL_FILE, list_names, quoted
 from stylegan_ray.data.name_words import is_mask, is_of_images
 from stylegan_ray.data.packed_names import PackedNames
 from stylegan_ray.data.splits import Parents, are_splits, places_of_images, splits_of_images
 from stylegan_ray.untrusted import BadFileError, describe_pointer, printable, short_repr
 from stylegan_ray.untrusted_text import parse_json
 
-LABEL_FILE = "dataset.json"
 LABEL_BYTES, LABEL_BYTES_PER_IMAGE = 1 << 20, 1 << 15
 """Largest dataset.json: so much, and so much for each image; a vector of 512 numbers takes about 10 kB."""
 MAX_LABEL_BYTES = 1 << 29

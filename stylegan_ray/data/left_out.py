@@ -23,6 +23,7 @@ OTHER_IMAGE_ENDINGS = (
     ".bpg", ".flif", ".fits", ".dcm", ".icns", ".cur", ".mng", ".jng",
 )  # fmt: skip
 Endings = tuple[str, ...]
+LABEL_FILE = "dataset.json"
 TABLE_ENDING = ".parquet"
 """Of archives that may hold no images but what is known of them."""
 SHARD_ENDINGS = (TABLE_ENDING, ".tar", ".zip", ".h5", ".hdf5", ".mat", ".mdb")
@@ -76,13 +77,16 @@ ARROW = "Arrow files, which are not read (write them as Parquet, with `to_parque
 TFRECORDS = "TFRecords that are empty or in a sub-folder (give the path of the folder that holds them)"
 OTHER_TFRECORDS = "TFRecords of another ending (name them .tfrecords if they hold pixels, as those of StyleGAN)"
 TFRECORD_LABELS = f"label files of TFRecords ({TFRECORD_LABELS_ENDING}), which images in files do not use"
+LABEL_FILES = "label files that lie beside some of the images only (write one for all, or give the path of one folder)"
 ONE_FILE = "data sets beside the one that is read (give the path of the file itself to read it)"
 ANYWHERE = ((HEIF_ENDINGS, HEIF), (OTHER_IMAGE_ENDINGS, NOT_READ), (TFRECORD_ENDING, TFRECORDS))
 BESIDE_IMAGES = (
     (SHARD_ENDINGS, SHARDS), (COMPRESSED_ENDINGS, COMPRESSED), (ARROW_ENDING, ARROW),
     (TFRECORD_LABELS_ENDING, TFRECORD_LABELS),
 )  # fmt: skip
-BESIDE_SHARDS = (((".h5", ".hdf5", ".mat"), ONE_FILE),)
+BESIDE_SHARDS = (
+    ((".h5", ".hdf5", ".mat", ".tar", ".zip"), ONE_FILE), (COMPRESSED_ENDINGS, COMPRESSED), (ARROW_ENDING, ARROW),
+)  # fmt: skip
 """Endings and why such files are left out: of any data set, of one of image files, and of others."""
 MAY_HOLD_IMAGES = frozenset({SHARDS, COMPRESSED, ARROW, TFRECORDS, OTHER_TFRECORDS})
 """Why archives are left out that may be the data set."""
@@ -144,6 +148,15 @@ class LeftOut:
                     for name in same:
                         self.add(BY_CONTENT, name)
 
+    def add_label_files(self, used: str | None, names: Iterable[str], images: Iterable[str]) -> None:
+        """Adds files of labels beside images, where none is used that lies beside all of them."""
+        found = [name for name in names if _last(name) == LABEL_FILE and not is_hidden(name)] if used is None else []
+        folders = {os.path.dirname(image.replace("\\", "/")) + "/" for image in images} if found else set()
+        for name in found:
+            own = name[: -len(LABEL_FILE)].replace("\\", "/")
+            if any(folder.startswith(own) for folder in folders):
+                self.add(LABEL_FILES, name)
+
     def lines(self) -> list[str]:
         """One line for each reason."""
         return [
@@ -164,6 +177,11 @@ def reason_of(name: str, are_images: bool) -> str | None:
     if reason := _by_ending(last, ANYWHERE):
         return reason
     return _reason_beside_images(last) if are_images else _by_ending(last, BESIDE_SHARDS)
+
+
+def _last(name: str) -> str:
+    """The name of a file without its folders, in small letters."""
+    return name.replace("\\", "/").rpartition("/")[2].lower()
 
 
 def is_explained(name: str) -> bool:

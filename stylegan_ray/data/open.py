@@ -252,8 +252,10 @@ def _select_files(path: str, cfg: DataConfig, prepares: bool) -> Selection:
         infos = [info for info in infos if info.size <= max_bytes or not is_image(info.name, endings)]
     parents = parents_of_splits(info.name for info in infos) if is_folder else None
     infos, split, notes = _of_one_split(format, infos, cfg, path)
-    if is_folder and notes and not any(is_label_file(info.name) for info in infos):  # each split may have its own
-        labels = label_file_among([info.name for info in listing], [info.name for info in infos])
+    if is_folder and not any(is_label_file(info.name) for info in infos):  # each split may have its own
+        names, images = [info.name for info in listing], [info.name for info in infos]
+        labels = label_file_among(names, images)
+        left_out.add_label_files(labels, names, images)
         infos = sorted([*infos, *(info for info in listing if info.name == labels)])
     return Selection(files, format, infos, [*left_out.lines(), *notes], split, parents)
 

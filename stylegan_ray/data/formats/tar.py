@@ -97,10 +97,13 @@ class Tar(EncodedFormat):
             if progress:
                 progress(number + 1, len(infos), "reading tar headers")
         refuse_covers(members.names, members.others, f"{files.root}/{infos[0].name}" if len(infos) == 1 else files.root)
-        notes = [*_choose_images(members, files, reading), *members.left_out.lines()]
+        notes = _choose_images(members, files, reading)
         if members.classes and members.label_files:
             notes.append(f"labels are read from .cls files, not from {quoted(members.label_files[0][1])}")
         label_files = _label_files(members, files, shards)
+        if not members.classes and not label_files:
+            members.left_out.add_label_files(None, [name for _, name, _, _ in members.label_files], members.names)
+        notes += members.left_out.lines()
         names = PackedNames.pack(
             name if len(shards) == 1 else f"{shards[shard]}/{name}"
             for name, shard in zip(members.names, members.shard, strict=True)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -140,11 +140,15 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
                 check_name(entry.filename, path)
             _refuse_outside(entries, info.size, path)
             _refuse_overlaps(entries, path)
-            images, left_out, parents = _images_among(entries, reading)
+            all_images, left_out = _images_among(entries, reading)
+            all_names = [entry.filename for entry in all_images]
+            used, note = choose_split(splits_of_images(all_names), reading.split, "images")
+            images = list(compress(all_images, used.tolist()))
             names = [entry.filename for entry in images]
             refuse_covers(names, (entry.filename for entry in entries if entry.file_size), f"{files.root}/{info.name}")
             by_name = {entry.filename: entry for entry in entries}
             label_file = label_file_among(list(by_name), names)
+            left_out.add_label_files(label_file, by_name, names)
             _refuse_twice([*images, *(entry for entry in entries if entry.filename == label_file)], path)
             _refuse_packed([*images, *([by_name[label_file]] if label_file else [])], path)
             labels = _read_labels(archive, by_name[label_file], len(names), path) if label_file else None
@@ -152,7 +156,9 @@ def _read_directory(files: Files, info: FileInfo, reading: Reading) -> Directory
         raise DataError(
             f"{path} is not a whole zip file: {printable(str(error))}; copy it again from its origin"
         ) from error
-    return Directory(images, label_file or "", labels, left_out, parents)
+    return Directory(
+        images, label_file or "", labels, [*left_out.lines(), *filter(None, [note])], parents_of_splits(all_names)
+    )
 
 
 def _check_count(file: BinaryIO, size: int, num: int) -> None:
@@ -183,8 +189,8 @@ def _stored_name(entry: zipfile.ZipInfo) -> bytes:
     return entry.orig_filename.encode("utf-8" if entry.flag_bits & IS_UTF8 else "cp437")
 
 
-def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], list[str], Parents]:
-    """The entries of images by name, what else could be meant as images, and where splits are."""
+def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[list[zipfile.ZipInfo], LeftOut]:
+    """The entries of images by name, and what else could be meant as images."""
     left_out, images = LeftOut(), []
     for entry in sorted(entries, key=lambda entry: entry.filename):
         name = entry.filename.replace("\\", "/")
@@ -196,10 +202,7 @@ def _images_among(entries: list[zipfile.ZipInfo], reading: Reading) -> tuple[lis
             left_out.add(NO_FILES, name)
         else:
             images.append(entry)
-    names = [entry.filename for entry in images]
-    used, note = choose_split(splits_of_images(names), reading.split, "images")
-    images = [entry for entry, keep in zip(images, used.tolist(), strict=True) if keep]
-    return images, [*left_out.lines(), *([note] if note else [])], parents_of_splits(names)
+    return images, left_out
 
 
 def _refuse_outside(entries: list[zipfile.ZipInfo], file_size: int, path: str) -> None:

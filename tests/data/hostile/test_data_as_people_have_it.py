@@ -200,6 +200,23 @@ def test_folders_of_the_split_that_is_used_are_no_classes(tmp_path, caplog, name
         opened(path, cond=True)
 
 
+@pytest.mark.parametrize("name", ["d", "d.zip", "d.tar"])
+def test_each_split_has_its_own_label_file(tmp_path, name):
+    files = {f"{split}/{i}.png": noise_picture(i) for split in ("train", "test") for i in range(2)}
+    files |= {f"{split}/dataset.json": label_json([["0.png", 1], ["1.png", 0]]) for split in ("train", "test")}
+    write = {"d": write_folder, "d.zip": write_zip, "d.tar": lambda path, files: write_tar(path, files.items())}[name]
+    path = write(tmp_path / name, files)
+    assert classes(opened(path, cond=True)) == [1, 0] and classes(opened(path, cond=True, split="test")) == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["d", "d.zip", "d.tar"])
+def test_label_files_beside_some_of_the_images_are_named(tmp_path, caplog, name):
+    files = {"m/1.png": noise_picture(1), "n/1.png": noise_picture(2), "m/dataset.json": label_json([["1.png", 1]])}
+    write = {"d": write_folder, "d.zip": write_zip, "d.tar": lambda path, files: write_tar(path, files.items())}[name]
+    opened(write(tmp_path / name, files))
+    assert "1 label files that lie beside some of the images only" in caplog.text and "m/dataset.json" in caplog.text
+
+
 @pytest.mark.parametrize("folders", [("train_1", "train_2"), ("train.x1", "train.x2")])
 def test_parts_of_one_split_are_no_classes(tmp_path, folders):
     root = write_folder(tmp_path / "d", {f"{name}/0.png": noise_picture(i) for i, name in enumerate(folders)})
