@@ -53,8 +53,7 @@ def write_whole(output: Output) -> Iterator[Output]:
 
 def delete_leftovers(address: str, is_file: bool) -> None:
     """Deletes what a writer of a place left when it was killed; nobody else may be writing it."""
-    output = StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
-    output.delete_leftovers()
+    _output_at(address, is_file).delete_leftovers()
 
 
 def mark_of_unfinished(name: str | None) -> str:
@@ -68,14 +67,10 @@ def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: 
     Raises DataError when the place is taken (and `overwrite` is false, or it holds no data set), cannot be written to,
     or has fewer than `num_bytes` free.
     """
-    try:
-        output = StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
+    with _as_data_errors(address):
+        output = _output_at(address, is_file)
         _check_place(output.names(), address, is_file, endings, overwrite)
         output.begin()
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"DEST {address} cannot be written: {error}; give another DEST") from error
     if output.free_bytes() < num_bytes:
         free = output.free_bytes()
         output.abandon()
@@ -84,6 +79,27 @@ def open_output(address: str, is_file: bool, endings: Sequence[str], overwrite: 
             "more room, or a smaller --resolution"
         )
     return output
+
+
+def check_place(address: str, is_file: bool, endings: Sequence[str], overwrite: bool) -> None:
+    """Raises DataError as `open_output` does when the place is taken; writes nothing."""
+    with _as_data_errors(address):
+        _check_place(_output_at(address, is_file).names(), address, is_file, endings, overwrite)
+
+
+@contextmanager
+def _as_data_errors(address: str) -> Iterator[None]:
+    """Inside, errors of the place are DataErrors."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"DEST {address} cannot be written: {error}; give another DEST") from error
+
+
+def _output_at(address: str, is_file: bool) -> StoredOutput | LocalOutput:
+    return StoredOutput(address, is_file) if "://" in address else LocalOutput(address, is_file)
 
 
 def _check_place(names: list[str] | None, address: str, is_file: bool, endings: Sequence[str], overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stylegan_ray.data.atomic_output import Output, open_output
+from stylegan_ray.data.atomic_output import Output, check_place, open_output
 from stylegan_ray.data.dataset import Dataset
 from stylegan_ray.data.errors import BadImage
 from stylegan_ray.data.formats.protocol import Format, WritableFormat, Writer
@@ -86,23 +86,43 @@ class WriteTask:
     @property
     def is_file(self) -> bool:
         """Whether DEST is one file that holds the whole data set."""
-        ending = self.format.single_file_ending
-        return ending is not None and self.name.lower().endswith(ending)
+        return is_single_file(self.format, self.dest)
 
     @property
     def name(self) -> str:
         """The last part of DEST."""
-        return split_address(self.dest)[1] if "://" in self.dest else os.path.basename(os.path.abspath(self.dest))
+        return _last_part(self.dest)
 
     def open_output(self, overwrite: bool) -> Output:
         """The place for the files; raises DataError when they cannot or must not be written there."""
-        endings = [*self.writing.endings, ATTRIBUTION_FILE]
+        endings = endings_of(self.format)
         return open_output(self.dest, self.is_file, endings, overwrite, self.writing.disk_bytes(self.dataset))
 
     def open_writer(self, output: Output) -> Writer:
         """What writes the encoded images."""
         sizes = [len(plan) for plan in self.plans]
         return self.writing.open_writer(output, self.name, self.is_file, self.dataset, sizes)
+
+
+def refuse_taken(format: Format, dest: str, overwrite: bool) -> None:
+    """Raises DataError where DEST is taken, before anything is read."""
+    check_place(dest, is_single_file(format, dest), endings_of(format), overwrite)
+
+
+def is_single_file(format: Format, dest: str) -> bool:
+    """Whether DEST is one file that holds the whole data set."""
+    ending = format.single_file_ending
+    return ending is not None and _last_part(dest).lower().endswith(ending)
+
+
+def endings_of(format: Format) -> list[str]:
+    """Endings of the files that a data set of a format consists of."""
+    assert format.writer is not None
+    return [*format.writer.endings, ATTRIBUTION_FILE]
+
+
+def _last_part(dest: str) -> str:
+    return split_address(dest)[1] if "://" in dest else os.path.basename(os.path.abspath(dest))
 
 
 def write_attribution(output: Output, dataset: Dataset) -> None:

@@ -245,6 +245,37 @@ def test_mistakes(tmp_path, cache, capsys, words, says):
     assert (tmp_path / "z.zip").read_bytes() == source and len(list((tmp_path / "s").iterdir())) == 2
 
 
+@pytest.mark.parametrize("option", ["--fix", "--workers"])
+def test_a_dest_that_is_taken_is_told_before_source_is_read(tmp_path, cache, capsys, monkeypatch, option):
+    source = write_folder(tmp_path / "s", numbered(2))
+    (tmp_path / "there.zip").write_bytes(b"data")
+    monkeypatch.setattr("stylegan_ray.data.open.open_index", pytest.fail)
+    words = [option] if option == "--fix" else []
+    assert run(source, tmp_path / "there.zip", *words) == 2
+    assert f"DEST {tmp_path / 'there.zip'} exists" in capsys.readouterr().err
+    assert (tmp_path / "there.zip").read_bytes() == b"data"
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path, cache, capsys):
+    source = write_folder(tmp_path / "s", numbered(2))
+    (tmp_path / "set.zip").write_bytes(b"PK\3\4")
+    assert run(source, "--check", "--json", tmp_path / "set.zip") == 2
+    assert "is not a report" in capsys.readouterr().err and (tmp_path / "set.zip").read_bytes() == b"PK\3\4"
+    for _ in range(2):
+        assert run(source, tmp_path / "d.zip", "--check", "--json", tmp_path / "f.json") == 0
+    assert "d.zip is not written" in capsys.readouterr().err and not (tmp_path / "d.zip").exists()
+
+
+def test_a_color_file_among_gray_ones_becomes_gray(tmp_path, cache):
+    rng = np.random.default_rng(0)
+    gray = {f"{i:02d}.png": encoded(Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8))) for i in range(20)}
+    color = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    source = write_folder(tmp_path / "s", gray | {"c.png": encoded(Image.fromarray(color))})
+    assert run(source, tmp_path / "d.zip", "--fix", "--keep", "near-duplicate") == 0
+    changes = json.loads((tmp_path / "d.zip.changes.json").read_text())
+    assert changes["channels"] == 1 and [change["name"] for change in changes["changes"]] == ["c.png"]
+
+
 def test_reports_follow_links(cache, tmp_path):
     write_folder(tmp_path / "s", numbered(2))
     for option, name in (("--json", "f.json"), ("--sheet", "f.png")):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from stylegan_ray.cluster.prepare.write import (
     place_of,
     plan_task,
     pool,
-    refuse_same_place,
+    refuse_dest,
     train_command,
     write_task,
 )
@@ -62,10 +65,21 @@ def refuse_options(options: PrepareOptions) -> None:
             raise ConfigError(f"{name} {file} is a report of --check or --fix; give one of them too")
         _refuse_place(name, file, options)
         check_file(file, name, makes_folder=False)
+        if name == "--json":
+            _refuse_other_file(file)
         if name == "--sheet":
             check_png(file, name)
     if options.fix and options.dest is not None:
         check_file(extend_address(options.dest, CHANGES_ENDING), "the list of changes")
+
+
+def _refuse_other_file(file: str) -> None:
+    """Raises ConfigError where --json would replace a file that holds no JSON, such as a data set."""
+    with suppress(OSError):
+        with open(os.path.expanduser(file), "rb") as opened:
+            begin = opened.read(16).lstrip()
+        if begin and not begin.startswith(b"{"):
+            raise ConfigError(f"--json {file} exists and is not a report of this command; give another file")
 
 
 def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
@@ -82,6 +96,8 @@ def _refuse_place(name: str, file: str, options: PrepareOptions) -> None:
 
 def check(options: PrepareOptions) -> int:
     """Reads every image and prints what is found; returns 1 when some cannot be read."""
+    if options.dest is not None:
+        print(f"DEST {options.dest} is not written: --check only reads", file=sys.stderr)
     cfg = options.config()
     path = open_data.data_path(cfg.data)
     with ProgressLine() as progress:
@@ -108,8 +124,7 @@ def fix(options: PrepareOptions) -> int:
     """Reads every image and writes DEST without what is doubtful; returns the exit status."""
     assert options.dest is not None
     cfg, begin = options.config(), time.monotonic()
-    refuse_same_place(cfg.data, options)
-    options.output_format  # noqa: B018 - raises ConfigError before anything is read
+    refuse_dest(cfg.data, options)
     path = open_data.data_path(cfg.data)
     with ProgressLine() as progress:
         files, index = open_unchecked(cfg, progress)

@@ -28,7 +28,7 @@ from stylegan_ray.data.index import IS_BAD, Index
 from stylegan_ray.data.left_out import quoted
 from stylegan_ray.data.letterbox import letterbox
 from stylegan_ray.data.options import PrepareOptions, format_options
-from stylegan_ray.data.write import Encoder, WriteTask, parse_report, write_attribution
+from stylegan_ray.data.write import Encoder, WriteTask, parse_report, refuse_taken, write_attribution
 from stylegan_ray.lease import Claim, Lease, held
 from stylegan_ray.report.console import ProgressLine, format_time
 from stylegan_ray.storage import split_address
@@ -40,7 +40,7 @@ Run = Callable[[Callable[[Any], Sequence[bytes]], Sequence[Any]], Iterator[Seque
 def write(options: PrepareOptions) -> int:
     """Reads SOURCE and writes DEST; returns the exit status."""
     cfg, is_shuffled, begin = options.config(), options.is_shuffled, time.monotonic()
-    refuse_same_place(cfg.data, options)
+    refuse_dest(cfg.data, options)
     with ProgressLine() as progress:
         files, index = open_data.open_index(cfg.data, progress, prepares=True)
         dataset = open_with_labels(cfg.data, files, index)
@@ -83,11 +83,14 @@ def dest_lease(options: PrepareOptions) -> AbstractContextManager[Lease]:
     return held(folder, "prepare_data", [Claim(name)], "wait for its end, or give another DEST", key="DEST")
 
 
-def refuse_same_place(cfg: DataConfig, options: PrepareOptions) -> None:
-    """Raises DataError when DEST is SOURCE."""
+def refuse_dest(cfg: DataConfig, options: PrepareOptions) -> None:
+    """Raises DataError when DEST is SOURCE, or taken."""
     dest = options.dest or ""
     if place_of(dest) == place_of(open_data.data_path(cfg)):
         raise DataError(f"DEST {dest} is SOURCE itself; give another DEST")
+    format = options.output_format  # raises ConfigError before anything is read
+    if "://" not in dest:  # what a killed writer left in object storage looks like a data set until it is deleted
+        refuse_taken(format, dest, options.overwrite)
 
 
 def place_of(address: str) -> str:

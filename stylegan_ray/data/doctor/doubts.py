@@ -157,12 +157,16 @@ def _transparent(findings: Findings) -> Reasons:
 
 def _other_channels(findings: Findings) -> Reasons:
     """Gray files among color ones, or the reverse."""
-    is_color = findings.traits["flags"] & IS_COLOR != 0
-    usual = common(Counter(is_color[findings.good].tolist()))
+    is_color, usual = findings.traits["flags"] & IS_COLOR != 0, are_usually_color(findings)
     if usual is None:
         return {}
     reason = "a gray file among color ones" if usual else "a color file among gray ones"
     return {entry: reason for entry in _those(findings, is_color != usual)}
+
+
+def are_usually_color(findings: Findings) -> bool | None:
+    """Whether the files are color ones, but for a few; None where both kinds are usual."""
+    return common(Counter((findings.traits["flags"][findings.good] & IS_COLOR != 0).tolist()))
 
 
 def _deep(findings: Findings) -> Reasons:

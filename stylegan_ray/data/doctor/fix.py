@@ -12,7 +12,7 @@ import numpy as np
 from stylegan_ray.config import DataConfig
 from stylegan_ray.data.dataset import Dataset, Images
 from stylegan_ray.data.decode import Decoder
-from stylegan_ray.data.doctor.doubts import KINDS, Reasons, common
+from stylegan_ray.data.doctor.doubts import KINDS, Reasons, are_usually_color, common
 from stylegan_ray.data.doctor.findings import Findings
 from stylegan_ray.data.doctor.summary import Doubts, is_trainable, recommend_keys
 from stylegan_ray.data.doctor.traits import Bars
@@ -60,7 +60,8 @@ class Fix:
         elif cfg.resolution is None and (self.boxes or "resolution" in keys):
             changes["resolution"] = keys.get("resolution") or self._only_size()
         if cfg.channels is None:
-            changes["channels"] = keys.get("channels")
+            is_gray = self.doubts["other-channels"] and not are_usually_color(self.findings)
+            changes["channels"] = 1 if is_gray else keys.get("channels")
         if cfg.alpha == "error":
             changes["alpha"] = "white"
         return cfg.model_copy(update=changes)
