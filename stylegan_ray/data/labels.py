@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -346,13 +346,14 @@ def _match(given: dict[str, Any], file: LabelFile) -> tuple[list[Any], bool]:
     stored = [name.replace("\\", "/") for name in file.names]
     wanted = [name.removeprefix(file.folder) for name in stored]
     is_late = wanted != list(file.names)
-    if missing := [name for name, key in zip(stored, wanted, strict=True) if key not in given]:
+    if any(key not in given for key in wanted):
         aligned = _aligned(given, stored)
         if aligned is None:
             if twice := next((name for name, times in Counter(map(_composed, stored)).items() if times > 1), None):
                 raise BadFileError(
                     f"two images have the name {quoted(twice)}, in two forms of Unicode; rename one, or delete it"
                 )
+            missing = min(_missing(given, stored), key=len)
             raise BadFileError(
                 f"{LABEL_FILE} has no label for {list_names(missing)}; its names are such as "
                 f"{quoted(next(iter(given)))}, and must be those of the images"
@@ -369,12 +370,26 @@ def _aligned(given: Mapping[str, Any], images: Sequence[str]) -> tuple[dict[str,
     They may differ in Unicode's form, case, "./", leading folders that all on one side share, or all folders. No two
     names of a side may then be one.
     """
-    for form in (_composed, lambda name: _composed(name).casefold()):
-        for labeled, wanted in _without_folders(list(map(form, given)), list(map(form, images))):
-            by_key = dict(zip(labeled, given.values(), strict=True))
-            if len(by_key) == len(given) and len(set(wanted)) == len(wanted) and by_key.keys() >= set(wanted):
-                return by_key, wanted
+    for labeled, wanted in _forms(given, images):
+        by_key = dict(zip(labeled, given.values(), strict=True))
+        if len(by_key) == len(given) and len(set(wanted)) == len(wanted) and by_key.keys() >= set(wanted):
+            return by_key, wanted
     return None
+
+
+def _missing(given: Mapping[str, Any], images: Sequence[str]) -> Iterator[list[str]]:
+    """The images without a label, for each form in which names may agree and no two of a side are one."""
+    yield [image for image in images if image not in given]
+    for labeled, wanted in _forms(given, images):
+        known = set(labeled)
+        if len(known) == len(labeled) and len(set(wanted)) == len(wanted):
+            yield [image for image, key in zip(images, wanted, strict=True) if key not in known]
+
+
+def _forms(given: Iterable[str], images: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Names with labels and names of images, in forms in which they may agree."""
+    for form in (_composed, lambda name: _composed(name).casefold()):
+        yield from _without_folders(list(map(form, given)), list(map(form, images)))
 
 
 def _composed(name: str) -> str:

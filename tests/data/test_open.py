@@ -112,6 +112,16 @@ def test_names_that_agree_in_form_only(tmp_path, pack, images, label_file, names
     assert data.labels(np.arange(2)).argmax(1).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("name", ["a\u0308/0.png", "A/0.PNG", "top/a/0.png"])
+def test_only_images_that_lack_a_label_are_named(tmp_path, name):
+    """The others agree in form."""
+    given = {"a\u0308/0.png": "\u00e4/0.png", "A/0.PNG": "a/0.png", "top/a/0.png": "a/0.png"}[name]
+    images = {name: noise_picture(0), f"{name[0]}{name[1:].partition('/')[0]}/q.png": noise_picture(1)}
+    root = write_folder(tmp_path / "d", {**images, "dataset.json": label_json([[given, 1]])})
+    with pytest.raises(DataError, match=r"no label for '[^']*/q\.png'; its names"):
+        opened(root, cond=True)
+
+
 def test_names_that_are_ambiguous_are_shown(tmp_path):
     files = {"a/0.png": noise_picture(0), "b/0.png": noise_picture(1)}
     root = write_folder(tmp_path / "d", {**files, "dataset.json": label_json([["0.png", 1], ["1.png", 0]])})
