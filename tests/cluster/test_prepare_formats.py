@@ -352,7 +352,7 @@ def test_celeba(tmp_path, caplog, capsys, table):
     np.testing.assert_array_equal(pixels(tmp_path / "d.zip"), pixels(source)[:3])
     (source / name).write_bytes(b"\n".join([*(line.encode() for line in head), b"000.png -1 2 1"]))
     assert run(source, tmp_path / "e.zip") == 2
-    assert f"{name}, line {2 if table else 3}" in capsys.readouterr().err
+    assert f"{name}, line {2 if table else 3}: an attribute is '2', and must be -1 or 1" in capsys.readouterr().err
     (source / name).write_bytes(b"\n".join([*(line.encode() for line in head), b"000.png -1 1"]))
     assert run(source, tmp_path / "e.zip") == 2
     assert "has 2 values, and must have 3 of -1 or 1, one for each attribute ('Bald'" in capsys.readouterr().err

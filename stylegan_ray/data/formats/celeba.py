@@ -88,7 +88,12 @@ def parse_attributes(content: bytes, where: str) -> tuple[tuple[str, ...], dict[
         raise DataError(f"{where} names the attribute {list_names(_texts(twice))} twice; rename or remove one")
     rows = {}
     for number, (image, *values) in body:
-        if len(values) != len(head) or not set(values) <= {b"-1", b"1"}:
+        if other := next((value for value in values if value not in (b"-1", b"1")), None):
+            raise DataError(
+                f"{where}, line {number}: an attribute is {quoted(_texts([other])[0])}, and must be -1 or 1; "
+                f"download it again, or mend the line"
+            )
+        if len(values) != len(head):
             raise DataError(
                 f"{where}, line {number}: the name of an image has {len(values)} values, and must have {len(head)} of "
                 f"-1 or 1, one for each attribute ({list_names(_texts(head))}); download it again, or mend the line"

@@ -300,7 +300,7 @@ def _choose_images(members: _Members, files: Files, reading: Reading) -> list[st
     if reading.image_column is None and not _are_kinds(several, [key for key in counts if counts[key] > 1], members):
         return notes
     chosen = reading.image_column or min(several, key=lambda part: (not _is_main(part), -several[part], part))
-    keep = [part == chosen or (reading.image_column is None and counts[sample] == 1)
+    keep = [part == chosen.lower() or (reading.image_column is None and counts[sample] == 1)
             for part, sample in zip(parts, samples, strict=True)]  # fmt: skip
     if not any(keep):
         raise DataError(

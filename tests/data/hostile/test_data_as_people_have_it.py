@@ -61,7 +61,7 @@ def test_image_and_mask_in_a_sample(tmp_path, caplog):
     data = opened(path)
     assert data.num_images == 3 and data.num_channels == 3
     assert "'jpg.png' is used, not 'mask.png'" in caplog.text and "--data.image_column" in caplog.text
-    assert opened(path, image_column="mask.png").num_channels == 1
+    assert opened(path, image_column="Mask.PNG").num_channels == 1
     with pytest.raises(DataError, match=r"data.image_column='depth.png' is not among .*'jpg.png', 'mask.png'"):
         opened(path, image_column="depth.png")
 
